@@ -1,0 +1,179 @@
+//! The format of an encrypted value. This file alone knows byte offsets.
+//!
+//! ```text
+//! 0    1   format   0xF9   (a byte that never occurs in UTF-8)
+//! 1    1   suite    0x01 = XAES-256-GCM (C2SP)
+//! 2    8   key id   big-endian, positive
+//! 10   16  nonce    see the module `nonce`
+//! 26   n   ciphertext
+//! 26+n 16  tag
+//! ```
+//!
+//! The text form is `fc1:` and the base64url (RFC 4648 section 5, no padding) of these bytes.
+
+use base64ct::{Base64UrlUnpadded, Encoding};
+
+use crate::context::Context;
+use crate::keys::{KeyId, MessageKey, NotAuthentic};
+use crate::nonce::Nonce;
+
+/// First byte of every value.
+pub const FORMAT: u8 = 0xF9;
+/// Suite byte of XAES-256-GCM.
+pub const SUITE_XAES_256_GCM: u8 = 0x01;
+/// A value is this much longer than its plaintext.
+pub const OVERHEAD: usize = PLAINTEXT_OFFSET + TAG_LENGTH;
+/// Where the plaintext is put before [`seal_in_place`].
+pub const PLAINTEXT_OFFSET: usize = NONCE_OFFSET + Nonce::LENGTH;
+/// Start of the text form.
+pub const TEXT_PREFIX: &str = "fc1:";
+
+const HEADER_LENGTH: usize = 10;
+const NONCE_OFFSET: usize = HEADER_LENGTH;
+const TAG_LENGTH: usize = 16;
+
+/// Bytes that have the form of an encrypted value. Whether they are authentic, only [`open`] tells.
+///
+/// [`open`]: Ciphertext::open
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Ciphertext<'a> {
+    header: &'a [u8; HEADER_LENGTH],
+    nonce: Nonce,
+    body: &'a [u8],
+    tag: &'a [u8; TAG_LENGTH],
+    key_id: KeyId,
+}
+
+/// Why bytes or a text are not an encrypted value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Malformed {
+    /// Shorter than the 42 bytes that an empty plaintext takes.
+    TooShort,
+    /// The first byte is not [`FORMAT`].
+    Format,
+    /// A suite that this version doesn't know.
+    Suite(u8),
+    /// The key id is zero or negative.
+    KeyId,
+    /// The text does not start with `fc1:`.
+    TextPrefix,
+    /// What follows `fc1:` is not base64url without padding.
+    Base64,
+}
+
+impl<'a> Ciphertext<'a> {
+    /// Parses the binary form.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        match bytes.first() {
+            Some(&FORMAT) => {}
+            Some(_) => return Err(Malformed::Format),
+            None => return Err(Malformed::TooShort),
+        }
+        let (header, rest) = bytes
+            .split_first_chunk::<HEADER_LENGTH>()
+            .ok_or(Malformed::TooShort)?;
+        let (nonce, rest) = rest.split_first_chunk().ok_or(Malformed::TooShort)?;
+        let (body, tag) = rest.split_last_chunk().ok_or(Malformed::TooShort)?;
+        let [_, suite, key_id @ ..] = *header;
+        if suite != SUITE_XAES_256_GCM {
+            return Err(Malformed::Suite(suite));
+        }
+        let key_id = KeyId::new(i64::from_be_bytes(key_id)).ok_or(Malformed::KeyId)?;
+        Ok(Self {
+            header,
+            nonce: Nonce::from_bytes(*nonce),
+            body,
+            tag,
+            key_id,
+        })
+    }
+
+    /// The key that sealed it, by its own word.
+    pub fn key_id(&self) -> KeyId {
+        self.key_id
+    }
+
+    /// The nonce.
+    pub fn nonce(&self) -> &Nonce {
+        &self.nonce
+    }
+
+    /// Bytes of plaintext in it.
+    pub fn plaintext_length(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Decrypts into `out`, which must be [`plaintext_length`](Self::plaintext_length) bytes long.
+    /// `out` holds no plaintext unless the value is authentic.
+    pub fn open_into(
+        &self,
+        key: &MessageKey,
+        context: &Context<'_>,
+        out: &mut [u8],
+    ) -> Result<(), NotAuthentic> {
+        if out.len() != self.body.len() {
+            return Err(NotAuthentic);
+        }
+        out.copy_from_slice(self.body);
+        context.associated_data(self.header, |aad| key.open(&self.nonce, aad, out, self.tag))
+    }
+
+    /// Decrypts into a new buffer.
+    pub fn open(&self, key: &MessageKey, context: &Context<'_>) -> Result<Vec<u8>, NotAuthentic> {
+        let mut out = vec![0; self.body.len()];
+        self.open_into(key, context, &mut out).map(|()| out)
+    }
+}
+
+/// Seals a value in place: `buffer` holds the plaintext at [`PLAINTEXT_OFFSET`] with
+/// [`OVERHEAD`] bytes around it, and holds the value afterwards.
+///
+/// The nonce must come from the [`NonceBlock`](crate::NonceBlock) of the key, and `key` must be the
+/// suite key's message key for it. `Err` only if the buffer is too short or beyond GCM's limit.
+pub fn seal_in_place(
+    key: &MessageKey,
+    key_id: KeyId,
+    nonce: &Nonce,
+    context: &Context<'_>,
+    buffer: &mut [u8],
+) -> Result<(), SealError> {
+    let (header, rest) = buffer.split_first_chunk_mut().ok_or(SealError)?;
+    let (stored_nonce, rest) = rest.split_first_chunk_mut().ok_or(SealError)?;
+    let (body, tag) = rest.split_last_chunk_mut().ok_or(SealError)?;
+    *header = header_of(key_id);
+    *stored_nonce = *nonce.as_bytes();
+    *tag = context
+        .associated_data(header, |aad| key.seal(nonce, aad, body))
+        .ok_or(SealError)?;
+    Ok(())
+}
+
+/// A buffer that can't be sealed: shorter than [`OVERHEAD`], or longer than GCM allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealError;
+
+fn header_of(key_id: KeyId) -> [u8; HEADER_LENGTH] {
+    let mut header = [FORMAT, SUITE_XAES_256_GCM, 0, 0, 0, 0, 0, 0, 0, 0];
+    header[2..].copy_from_slice(&key_id.to_be_bytes());
+    header
+}
+
+/// The text form of a value's bytes.
+pub fn to_text(bytes: &[u8]) -> String {
+    let encoded = Base64UrlUnpadded::encoded_len(bytes);
+    let mut out = String::with_capacity(TEXT_PREFIX.len() + encoded);
+    out.push_str(TEXT_PREFIX);
+    out.push_str(&Base64UrlUnpadded::encode_string(bytes));
+    out
+}
+
+/// Parses the text form; what comes back has been through [`Ciphertext::parse`].
+pub fn from_text(text: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let encoded = text
+        .strip_prefix(TEXT_PREFIX.as_bytes())
+        .ok_or(Malformed::TextPrefix)?;
+    let encoded = str::from_utf8(encoded).map_err(|_| Malformed::Base64)?;
+    let bytes = Base64UrlUnpadded::decode_vec(encoded).map_err(|_| Malformed::Base64)?;
+    Ciphertext::parse(&bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,26 @@
+//! The core of pg_fieldcrypt: everything that can exist without Postgres.
+//!
+//! Keys, from the outside in ([`keys`]): a [`MasterKey`] wraps [`DataKey`]s; a data key yields one
+//! [`SuiteKey`] per suite; a suite key yields a [`MessageKey`] per nonce prefix; a message key seals
+//! and opens fields in the format of [`ciphertext`], with nonces dealt by a [`NonceBlock`].
+//!
+//! Data written by the extension opens with this crate alone, or with any XAES-256-GCM
+//! implementation: `docs/format.md` says how.
+
+#![forbid(unsafe_code)]
+
+pub mod ciphertext;
+pub mod context;
+pub mod keys;
+pub mod master_key_text;
+pub mod nonce;
+mod primitives;
+
+pub use ciphertext::{Ciphertext, Malformed};
+pub use context::Context;
+pub use keys::{
+    DataKey, Fingerprint, KeyId, KeyMetadata, MasterKey, MessageKey, NotAuthentic, SuiteKey,
+    UnwrapError,
+};
+pub use nonce::{BlockScope, Entropy, Nonce, NonceBlock, SystemEntropy};
+pub use primitives::RandomnessUnavailable;

@@ -1,0 +1,94 @@
+//! The text form of master keys: one a line, 64 hex digits or strict base64 of 32 bytes.
+//!
+//! Never raw bytes, which would take a passphrase for a key. `#` starts a comment; empty lines are
+//! skipped. The first key wraps, the others only unwrap.
+
+use base64ct::{Base64, Encoding};
+use zeroize::Zeroizing;
+
+use crate::keys::MasterKey;
+
+/// Master keys that may be loaded at once.
+pub const MAX_KEYS: usize = 16;
+
+/// Why a text holds no master keys. Line numbers start at 1; nothing of the text is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MasterKeyTextError {
+    /// No key in it: empty, or only comments.
+    Empty,
+    /// Hex digits or base64, but not of 32 bytes.
+    WrongLength {
+        /// The line.
+        line: usize,
+        /// Bytes that it holds.
+        bytes: usize,
+    },
+    /// Neither hex digits nor base64.
+    NotHexOrBase64 {
+        /// The line.
+        line: usize,
+    },
+    /// More than [`MAX_KEYS`].
+    TooMany,
+}
+
+/// Reads the keys, in order; a key that appears twice is taken once.
+pub fn parse(text: &[u8]) -> Result<Vec<MasterKey>, MasterKeyTextError> {
+    let mut keys: Vec<MasterKey> = Vec::new();
+    for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        let uncommented = line.split(|byte| *byte == b'#').next().unwrap_or_default();
+        let encoded = uncommented.trim_ascii();
+        if encoded.is_empty() {
+            continue;
+        }
+        let key = MasterKey::derive(&*decode(encoded, index + 1)?);
+        if keys
+            .iter()
+            .any(|known| known.fingerprint() == key.fingerprint())
+        {
+            continue;
+        }
+        if keys.len() == MAX_KEYS {
+            return Err(MasterKeyTextError::TooMany);
+        }
+        keys.push(key);
+    }
+    if keys.is_empty() {
+        return Err(MasterKeyTextError::Empty);
+    }
+    Ok(keys)
+}
+
+fn decode(encoded: &[u8], line: usize) -> Result<Zeroizing<[u8; 32]>, MasterKeyTextError> {
+    let mut key = Zeroizing::new([0; 32]);
+    let is_hex = encoded.iter().all(u8::is_ascii_hexdigit);
+    if is_hex && encoded.len() == 64 {
+        return match base16ct::mixed::decode(encoded, key.as_mut_slice()) {
+            Ok(_) => Ok(key),
+            Err(_) => Err(MasterKeyTextError::NotHexOrBase64 { line }),
+        };
+    }
+    // One byte more than a key's 44 characters can hold, so that a longer text is told from a wrong one.
+    let mut buffer = Zeroizing::new([0; 33]);
+    match Base64::decode(encoded, buffer.as_mut_slice()) {
+        Ok(bytes) if bytes.len() == 32 => {
+            key.copy_from_slice(bytes);
+            Ok(key)
+        }
+        _ if is_hex => Err(MasterKeyTextError::WrongLength {
+            line,
+            bytes: encoded.len().div_ceil(2),
+        }),
+        Ok(bytes) => Err(MasterKeyTextError::WrongLength {
+            line,
+            bytes: bytes.len(),
+        }),
+        Err(base64ct::Error::InvalidLength) if encoded.len() % 4 == 0 => {
+            Err(MasterKeyTextError::WrongLength {
+                line,
+                bytes: encoded.len() / 4 * 3,
+            })
+        }
+        Err(_) => Err(MasterKeyTextError::NotHexOrBase64 { line }),
+    }
+}

@@ -1,0 +1,133 @@
+//! The one place that imports a cipher, a hash or a random source. One function a primitive.
+
+use aes::Aes256Enc;
+use aes_gcm::aead::consts::U12;
+use aes_gcm::aead::{AeadInOut, KeyInit};
+use aes_gcm::aes::cipher::{Array, BlockCipherEncrypt};
+use hkdf::Hkdf;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+/// AES-256-GCM with the encryption key schedule only: GCM never runs AES backwards.
+pub type Aes256Gcm = aes_gcm::AesGcm<Aes256Enc, U12>;
+
+/// The operating system gave no random bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RandomnessUnavailable;
+
+/// Fills `out` with random bytes from the operating system (`getrandom(2)`); no state is kept in
+/// user space, so there is none to inherit over a fork.
+pub fn random(out: &mut [u8]) -> Result<(), RandomnessUnavailable> {
+    getrandom::fill(out).map_err(|_| RandomnessUnavailable)
+}
+
+/// `HKDF-SHA256(salt = "pg_fieldcrypt/v1", ikm, info = the parts concatenated)`, RFC 5869.
+///
+/// `out` is at most 32 bytes here, far below HKDF's limit of 255 × 32.
+pub fn hkdf<const N: usize>(ikm: &[u8; 32], info: &[&[u8]]) -> Zeroizing<[u8; N]> {
+    const { assert!(N <= 32) };
+    let mut out = Zeroizing::new([0; N]);
+    let extracted = Hkdf::<Sha256>::new(Some(b"pg_fieldcrypt/v1"), ikm);
+    let expanded = extracted.expand_multi_info(info, out.as_mut_slice());
+    debug_assert!(expanded.is_ok(), "HKDF-SHA256 expands to 32 bytes");
+    out
+}
+
+/// SHA-256 (FIPS 180-4) over the parts concatenated.
+pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+/// The CMAC subkey `K1 = AES-256(K, 0^128) << 1`, reduced modulo x^128 + x^7 + x^2 + x + 1
+/// (NIST SP 800-38B, section 6.1). XAES-256-GCM keeps it with the key.
+pub fn cmac_subkey(key: &[u8; 32]) -> Zeroizing<[u8; 16]> {
+    let mut block = Array::from([0u8; 16]);
+    Aes256Enc::new(&Array::from(*key)).encrypt_block(&mut block);
+    let doubled = u128::from_be_bytes(block.into());
+    let reduction = if doubled >> 127 == 1 { 0x87 } else { 0 };
+    Zeroizing::new(((doubled << 1) ^ reduction).to_be_bytes())
+}
+
+/// The AES-256-GCM key of XAES-256-GCM (C2SP) for the first 12 bytes of the nonce:
+/// `AES(K, "\x00\x01X\x00" ‖ N[..12] ⊕ K1) ‖ AES(K, "\x00\x02X\x00" ‖ N[..12] ⊕ K1)`,
+/// which is the counter-mode KDF of NIST SP 800-108r1 over CMAC-AES-256.
+pub fn xaes_derive(key: &[u8; 32], k1: &[u8; 16], prefix: &[u8; 12]) -> Aes256Gcm {
+    let aes = Aes256Enc::new(key.into());
+    let mut derived = Zeroizing::new([0u8; 32]);
+    for (counter, half) in (1u8..).zip(derived.chunks_exact_mut(16)) {
+        let mut block = [0u8; 16];
+        block[..4].copy_from_slice(&[0, counter, b'X', 0]);
+        block[4..].copy_from_slice(prefix);
+        for (byte, mask) in block.iter_mut().zip(k1) {
+            *byte ^= mask;
+        }
+        let mut block = Array::from(block);
+        aes.encrypt_block(&mut block);
+        half.copy_from_slice(&block);
+    }
+    Aes256Gcm::new((&*derived).into())
+}
+
+/// AES-256-GCM authenticated encryption in place (NIST SP 800-38D, section 7.1). The key must never
+/// see the same nonce again. Plaintext limit 2^36 − 32 bytes, far above Postgres's 1 GB value.
+pub fn gcm_seal(
+    key: &Aes256Gcm,
+    nonce: &[u8; 12],
+    aad: &[u8],
+    buffer: &mut [u8],
+) -> Option<[u8; 16]> {
+    key.encrypt_inout_detached(nonce.into(), aad, buffer.into())
+        .ok()
+        .map(Into::into)
+}
+
+/// AES-256-GCM authenticated decryption in place (NIST SP 800-38D, section 7.2). The tag is checked,
+/// in constant time, before a single byte is decrypted; on failure `buffer` still holds ciphertext.
+pub fn gcm_open(
+    key: &Aes256Gcm,
+    nonce: &[u8; 12],
+    aad: &[u8],
+    buffer: &mut [u8],
+    tag: &[u8; 16],
+) -> bool {
+    key.decrypt_inout_detached(nonce.into(), aad, buffer.into(), tag.into())
+        .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn xaes_seal(key: [u8; 32], nonce: &[u8; 24], aad: &[u8], plaintext: &[u8]) -> Vec<u8> {
+        let (prefix, rest) = nonce.split_at(12);
+        let derived = xaes_derive(&key, &cmac_subkey(&key), prefix.try_into().unwrap());
+        let mut out = plaintext.to_vec();
+        let tag = gcm_seal(&derived, rest.try_into().unwrap(), aad, &mut out).unwrap();
+        out.extend_from_slice(&tag);
+        out
+    }
+
+    #[test]
+    fn xaes_256_gcm_gives_the_two_vectors_of_the_specification() {
+        let nonce = b"ABCDEFGHIJKLMNOPQRSTUVWX";
+        for (key_byte, aad, expected) in [
+            (
+                1,
+                "",
+                "ce546ef63c9cc60765923609b33a9a1974e96e52daf2fcf7075e2271",
+            ),
+            (
+                3,
+                "c2sp.org/XAES-256-GCM",
+                "986ec1832593df5443a179437fd083bf3fdb41abd740a21f71eb769d",
+            ),
+        ] {
+            let sealed = xaes_seal([key_byte; 32], nonce, aad.as_bytes(), b"XAES-256-GCM");
+            assert_eq!(base16ct::lower::encode_string(&sealed), expected);
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Memory for secrets: a slab of fixed-size slots that is not swapped (`mlock`), not in core dumps
+//! (`MADV_DONTDUMP`), zero in a forked child (`MADV_WIPEONFORK`), and wiped when a slot is released.
+//!
+//! Each of the three is asked of the system and done without where it says no (`RLIMIT_MEMLOCK`,
+//! an old kernel); [`LockedSlab::protection`] says what was got.
+//!
+//! Whoever keeps secrets here must ask [`LockedSlab::was_wiped`] before using any: in a forked child
+//! every slot reads as zero bytes, which for a key is a key.
+
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
+use zeroize::Zeroize;
+
+/// What the system granted for every chunk of a slab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protection {
+    /// Pages are not swapped out.
+    pub locked: bool,
+    /// Pages are left out of core dumps.
+    pub undumped: bool,
+    /// Pages are zero in a forked child.
+    pub wiped_on_fork: bool,
+}
+
+/// Slots for values of `T` in protected memory, addressed by index.
+///
+/// A slot, once handed out, never moves. `T` must be plain enough that dropping it and overwriting
+/// it with zero bytes is all the cleaning it needs.
+pub struct LockedSlab<T> {
+    chunks: Vec<NonNull<Slot<T>>>,
+    free: Vec<u32>,
+    occupied: u32,
+    marker: Option<NonNull<u64>>,
+    protection: Protection,
+    owns: PhantomData<T>,
+}
+
+#[repr(C)]
+struct Slot<T> {
+    occupied: u64,
+    value: T,
+}
+
+/// The system gave no memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfMemory;
+
+const PAGE: usize = 4096;
+const CHUNK_BYTES: usize = 64 * 1024;
+const ALIVE: u64 = 0x6669_656c_6463_7279;
+
+impl<T> LockedSlab<T> {
+    const SLOTS_PER_CHUNK: usize = {
+        assert!(align_of::<Slot<T>>() <= PAGE);
+        let slots = CHUNK_BYTES / size_of::<Slot<T>>();
+        assert!(slots > 0, "a slot must fit a chunk");
+        slots
+    };
+
+    /// An empty slab. Nothing is allocated before the first [`insert`](Self::insert).
+    pub const fn new() -> Self {
+        Self {
+            chunks: Vec::new(),
+            free: Vec::new(),
+            occupied: 0,
+            marker: None,
+            protection: Protection {
+                locked: true,
+                undumped: true,
+                wiped_on_fork: true,
+            },
+            owns: PhantomData,
+        }
+    }
+
+    /// Puts a value into a slot.
+    pub fn insert(&mut self, value: T) -> Result<u32, OutOfMemory> {
+        if self.free.is_empty() {
+            self.grow()?;
+        }
+        let index = self.free.pop().ok_or(OutOfMemory)?;
+        // SAFETY: `index` came from `free`, so it lies in a chunk and nobody holds a reference to it.
+        unsafe {
+            let slot = self.slot(index);
+            (&raw mut (*slot).value).write(value);
+            (*slot).occupied = 1;
+        }
+        self.occupied += 1;
+        Ok(index)
+    }
+
+    /// The value in a slot, unless it is free.
+    pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
+        if index as usize >= self.chunks.len() * Self::SLOTS_PER_CHUNK {
+            return None;
+        }
+        // SAFETY: the index is in bounds, and the value is initialised while `occupied` is 1; a chunk
+        // wiped by a fork reads 0. The reference borrows the slab exclusively.
+        unsafe {
+            let slot = self.slot(index);
+            ((*slot).occupied == 1).then(|| &mut (*slot).value)
+        }
+    }
+
+    /// Drops the value in a slot and overwrites it with zero bytes.
+    pub fn remove(&mut self, index: u32) {
+        let Some(value) = self.get_mut(index) else {
+            return;
+        };
+        let value: *mut T = value;
+        // SAFETY: the value is initialised and no reference to it is left; the slot is free after
+        // this, so that it is not dropped again.
+        unsafe {
+            ptr::drop_in_place(value);
+            let slot = self.slot(index);
+            let bytes = slot.cast::<u8>();
+            std::slice::from_raw_parts_mut(bytes, size_of::<Slot<T>>()).zeroize();
+        }
+        self.occupied -= 1;
+        self.free.push(index);
+    }
+
+    /// Drops every value and gives the memory back.
+    pub fn clear(&mut self) {
+        for index in 0..self.chunks.len() * Self::SLOTS_PER_CHUNK {
+            self.remove(index as u32);
+        }
+        self.release();
+    }
+
+    /// Forgets the slots without dropping what was in them: for a child that finds them wiped.
+    pub fn forget_wiped(&mut self) {
+        self.release();
+    }
+
+    /// Values in the slab.
+    pub fn len(&self) -> usize {
+        self.occupied as usize
+    }
+
+    /// Whether it holds no value.
+    pub fn is_empty(&self) -> bool {
+        self.occupied == 0
+    }
+
+    /// Whether this process is a forked child that finds the slots zeroed. One memory read.
+    #[inline]
+    pub fn was_wiped(&self) -> bool {
+        // SAFETY: `marker` points into a page that is mapped as long as `marker` is `Some`.
+        self.marker
+            .is_some_and(|marker| unsafe { marker.read_volatile() } != ALIVE)
+    }
+
+    /// What the system granted, so far.
+    pub fn protection(&self) -> Protection {
+        self.protection
+    }
+
+    fn grow(&mut self) -> Result<(), OutOfMemory> {
+        if self.marker.is_none() {
+            let page = self.map(PAGE)?.cast::<u64>();
+            // SAFETY: a fresh, writable, page-aligned mapping.
+            unsafe { page.write_volatile(ALIVE) };
+            self.marker = Some(page);
+        }
+        let first =
+            u32::try_from(self.chunks.len() * Self::SLOTS_PER_CHUNK).map_err(|_| OutOfMemory)?;
+        let chunk = self.map(CHUNK_BYTES)?.cast::<Slot<T>>();
+        self.chunks.push(chunk);
+        self.free
+            .extend((first..first + Self::SLOTS_PER_CHUNK as u32).rev());
+        Ok(())
+    }
+
+    fn map(&mut self, length: usize) -> Result<NonNull<c_void>, OutOfMemory> {
+        // SAFETY: an anonymous mapping at an address of the kernel's choice; the advice and the lock
+        // concern that mapping alone.
+        unsafe {
+            let memory = mmap_anonymous(
+                ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+            .map_err(|_| OutOfMemory)?;
+            self.protection.undumped &= madvise(memory, length, Advice::LinuxDontDump).is_ok();
+            self.protection.wiped_on_fork &=
+                madvise(memory, length, Advice::LinuxWipeOnFork).is_ok();
+            self.protection.locked &= mlock(memory, length).is_ok();
+            NonNull::new(memory).ok_or(OutOfMemory)
+        }
+    }
+
+    fn slot(&self, index: u32) -> *mut Slot<T> {
+        let (chunk, at) = (
+            index as usize / Self::SLOTS_PER_CHUNK,
+            index as usize % Self::SLOTS_PER_CHUNK,
+        );
+        // SAFETY: callers pass an index below chunks × SLOTS_PER_CHUNK, so the offset stays in the chunk.
+        unsafe { self.chunks[chunk].as_ptr().add(at) }
+    }
+
+    fn release(&mut self) {
+        let marker = self
+            .marker
+            .take()
+            .map(|marker| (marker.cast::<c_void>(), PAGE));
+        let chunks = self
+            .chunks
+            .drain(..)
+            .map(|chunk| (chunk.cast::<c_void>(), CHUNK_BYTES));
+        for (memory, length) in chunks.chain(marker) {
+            // SAFETY: mapped by `map` with this length, and nothing points into it any more.
+            let unmapped = unsafe { munmap(memory.as_ptr(), length) };
+            debug_assert!(unmapped.is_ok());
+        }
+        self.free.clear();
+        self.occupied = 0;
+    }
+}
+
+impl<T> Default for LockedSlab<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Drop for LockedSlab<T> {
+    fn drop(&mut self) {
+        if self.was_wiped() {
+            self.forget_wiped()
+        } else {
+            self.clear()
+        }
+    }
+}
+
+/// Runs `work` on a stretch of stack that is overwritten with zero bytes afterwards: what its
+/// callees left there of keys (arguments, spilled registers, hash buffers) does not stay.
+#[inline(never)]
+pub fn with_scrubbed_stack<R>(work: impl FnOnce() -> R) -> R {
+    let result = apart(work);
+    scrub();
+    result
+}
+
+#[inline(never)]
+fn apart<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
+
+#[inline(never)]
+fn scrub() {
+    let mut stack = [0xAAu8; 64 * 1024];
+    stack.zeroize();
+    std::hint::black_box(&stack);
+}
