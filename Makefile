@@ -1,0 +1,63 @@
+# The only interface for developers. The work is done by the scripts in pgrx-config/ and tests/.
+# PG=16 chooses another PostgreSQL (15 is the tested one), T=name one test.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build install package demo psql stop test test-core test-regress \
+	test-isolation test-cluster fuzz bench lint fmt clean
+
+export PG T
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
+
+setup: ## install what is missing: PostgreSQL, compilers, cargo-pgrx
+	@pgrx-config/setup.sh
+
+build: setup ## build the extension (release)
+	@pgrx-config/build.sh build
+
+install: setup ## build, and install into this machine's PostgreSQL
+	@pgrx-config/build.sh install
+
+package: setup ## build, and pack the files for another server
+	@pgrx-config/build.sh package
+
+demo: install ## start a throw-away cluster and walk through the main job
+	@tests/demo/demo.sh
+
+psql: ## open psql on the demo's cluster
+	@pgrx-config/cluster.sh psql
+
+stop: ## stop the demo's cluster
+	@pgrx-config/cluster.sh stop
+
+test: ## everything: core, fuzzing, SQL, concurrency, real clusters
+	@tests/run/all.sh
+
+test-core: ## the crates that need no PostgreSQL
+	@tests/run/core.sh
+
+test-regress: install ## SQL tests (T=name for one)
+	@tests/run/regress.sh regress
+
+test-isolation: install ## concurrency tests (T=name for one)
+	@tests/run/regress.sh isolation
+
+test-cluster: install ## restarts, crashes, standbys, dumps (T=name for one)
+	@tests/run/cluster.sh
+
+fuzz: ## fuzz the parsers (FUZZ_SECONDS=60)
+	@tests/run/fuzz.sh
+
+bench: install ## measure against the competitors, write the table and the picture
+	@bench/run.sh
+
+lint: setup ## rustfmt, clippy, cargo-deny, shellcheck
+	@tests/run/lint.sh
+
+fmt: ## format the code
+	@cargo fmt --all
+
+clean: ## remove what was built, and the demo's cluster
+	@pgrx-config/cluster.sh remove
+	@cargo clean

@@ -1,0 +1,112 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034 # used where this is sourced
+# What the scripts behind `make` share: where things are, who runs what. Sourced, never run.
+set -euo pipefail
+umask 022
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+
+: "${HOME:=$(getent passwd "$(id -u)" | cut -d: -f6)}"
+export HOME
+export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin"
+export LC_ALL=C.UTF-8
+
+# No setting of the caller's may lead a test to a server that is not ours.
+unset PGHOST PGHOSTADDR PGPORT PGUSER PGDATABASE PGPASSWORD PGPASSFILE PGSERVICE PGSERVICEFILE \
+    PGOPTIONS PGDATA PGSSLMODE PGTZ PGDATESTYLE PGCLIENTENCODING PSQLRC PSQL_HISTORY
+
+pg=${PG:-15} # the PostgreSQL major version; 15 is the tested one
+pg_bin=/usr/lib/postgresql/$pg/bin
+pg_config=$pg_bin/pg_config
+pg_test=/usr/lib/postgresql/$pg/lib/pgxs/src/test
+
+# PostgreSQL refuses to run as root, and its user may be unable to enter this repository. So the
+# server runs as `server_user`, and all that it reads or writes lives in the folder `work`.
+if ((EUID == 0)); then server_user=fieldcrypt-dev; else server_user=$(id -un); fi
+work=${FIELDCRYPT_WORK:-/var/tmp/pg_fieldcrypt-$EUID}
+
+pgrx_version=$(sed -nE 's/^pgrx *= *(\{.*version *= *)?"=?([0-9][^"]*)".*/\2/p' Cargo.toml | head -n 1)
+cargo_pgrx=cargo-pgrx
+# Where setup.sh puts cargo-pgrx when another version is installed already.
+pgrx_beside=${XDG_CACHE_HOME:-$HOME/.cache}/pg_fieldcrypt/cargo-pgrx-$pgrx_version
+if [[ -x $pgrx_beside/bin/cargo-pgrx ]]; then cargo_pgrx=$pgrx_beside/bin/cargo-pgrx; fi
+
+pgrx_config=${PGRX_HOME:-$HOME/.pgrx}/config.toml
+# A developer's own PostgreSQL in pgrx's configuration stays there; here Debian's is used.
+if grep -qs "^pg$pg *=" "$pgrx_config" && ! grep -qs "^pg$pg *= *\"$pg_config\"" "$pgrx_config"; then
+    export PGRX_PG_CONFIG_PATH=$pg_config
+fi
+
+say() { printf '==> %s\n' "$*"; }
+
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+as_root() {
+    if ((EUID == 0)); then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "this needs root, and there is no sudo. As root, run: $*"
+    fi
+}
+
+# Runs a command as the server's user, in the work folder.
+as_server() (
+    cd "$work"
+    if ((EUID == 0)); then
+        exec runuser -u "$server_user" -- env HOME="$work" USER="$server_user" LOGNAME="$server_user" \
+            PATH="$pg_bin:/usr/bin:/bin" "$@"
+    else
+        exec env PATH="$pg_bin:$PATH" "$@"
+    fi
+)
+
+# Makes the server's user and the work folder. Somebody else's folder of that name is refused:
+# /var/tmp is open to all.
+open_work() {
+    if ! id "$server_user" >/dev/null 2>&1; then
+        say "Creating the system user $server_user, who runs the test servers"
+        as_root useradd --system --no-create-home --home-dir "$work" --shell /usr/sbin/nologin "$server_user"
+    fi
+    if mkdir -m 700 "$work" 2>/dev/null; then chown "$server_user" "$work"; fi
+    if [[ -L $work || ! -d $work || $(stat -c %U "$work") != "$server_user" ]]; then
+        die "$work is not a folder of $server_user's; remove it, or name another with FIELDCRYPT_WORK"
+    fi
+}
+
+# Empties a folder in `work`, first ending servers that a crashed run left behind in it.
+clear_folder() {
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    as_server bash -c '
+        for process in /proc/[0-9]*; do
+            if [[ $(readlink "$process/cwd" 2>/dev/null) == "$1"/* && $(readlink "$process/exe" 2>/dev/null) == "$2"/* ]]; then
+                kill -QUIT "${process#/proc/}" 2>/dev/null && sleep 0.2
+            fi
+        done
+        chmod -R u+rwX "$1" 2>/dev/null
+        rm -rf "$1" && mkdir -p "$1"' clear "$work/$1" "$pg_bin"
+}
+
+# Copies a folder of the repository into `work`.
+copy_in() {
+    as_server mkdir -p "$work/$2"
+    tar -C "$root/$1" -cf - . | as_server tar -C "$work/$2" --no-same-owner -xf -
+}
+
+# Writes a new random master key, readable by the server alone.
+new_master_key() {
+    # shellcheck disable=SC2016
+    as_server bash -c 'umask 077 && od -An -vtx1 -N32 /dev/urandom | tr -d " \n" >"$1" && echo >>"$1"' key "$1"
+}
+
+# The last word of a test suite: prints the count, keeps it for the summary, fails if it must.
+report() {
+    say "$1: $2 passed, $3 failed"
+    if [[ -n ${FIELDCRYPT_RESULTS:-} ]]; then echo "$1 $2 $3" >>"$FIELDCRYPT_RESULTS"; fi
+    (($2 > 0 && $3 == 0))
+}

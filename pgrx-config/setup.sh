@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Installs what building and testing need on Debian: packages, cargo-pgrx, pgrx's configuration.
+# What is there is left alone, so a second run costs next to nothing.
+source "$(dirname "$0")/lib.sh"
+
+packages=(
+    build-essential pkg-config clang libclang-dev           # pgrx generates its bindings with libclang
+    "postgresql-$pg" "postgresql-server-dev-$pg"            # the server, its headers, its test programs
+    "postgresql-$pg-cron"                                   # scheduled rotation
+    perl libipc-run-perl gdb locales                        # tests on real clusters
+    ca-certificates openssl
+)
+
+main() {
+    command -v cargo >/dev/null || die "Rust is missing: install it from https://rustup.rs, then run this again"
+    [[ -n $pgrx_version ]] || die "Cargo.toml pins no version of pgrx"
+    debian_packages
+    test_locale
+    cargo_pgrx
+    pgrx_configuration
+    open_work
+}
+
+debian_packages() {
+    local missing
+    missing=$(comm -23 <(printf '%s\n' "${packages[@]}" | sort) \
+        <(dpkg-query -W -f='${db:Status-Abbrev} ${Package}\n' "${packages[@]}" 2>/dev/null | awk '$1 == "ii" {print $2}' | sort))
+    if [[ -z $missing ]]; then return; fi
+
+    say "Installing Debian packages: ${missing//$'\n'/ }"
+    logged as_root apt-get update
+    # Debian's package would create and start a cluster `main`. This drop-in forbids it, for as
+    # long as the installation takes; clusters that exist are not touched.
+    local drop_in=/etc/postgresql-common/createcluster.d/pg_fieldcrypt.conf
+    as_root mkdir -p "${drop_in%/*}"
+    # shellcheck disable=SC2064
+    trap "as_root rm -f $drop_in" EXIT
+    echo 'create_main_cluster = false' | as_root tee "$drop_in" >/dev/null
+    # shellcheck disable=SC2086
+    logged as_root env DEBIAN_FRONTEND=noninteractive apt-get -y --no-install-recommends install $missing
+    as_root rm -f "$drop_in"
+    trap - EXIT
+}
+
+# Keeps what a command says to itself, unless it fails.
+logged() {
+    local log
+    log=$(mktemp)
+    if ! "$@" >"$log" 2>&1 </dev/null; then
+        cat "$log" >&2
+        rm -f "$log"
+        die "failed: $*"
+    fi
+    rm -f "$log"
+}
+
+# The tests want one database whose order is not by bytes.
+test_locale() {
+    if locale -a | grep -qix 'en_US.utf-\?8'; then return; fi
+    say "Generating the locale en_US.UTF-8"
+    as_root localedef -i en_US -f UTF-8 en_US.UTF-8
+}
+
+cargo_pgrx() {
+    local found options=()
+    found=$("$cargo_pgrx" pgrx --version 2>/dev/null || true)
+    if [[ $found == "cargo-pgrx $pgrx_version" ]]; then return; fi
+    if [[ -n $found ]]; then
+        options=(--root "$pgrx_beside")
+        say "$found stays; this project's version goes to $pgrx_beside"
+    fi
+    say "Installing cargo-pgrx $pgrx_version: this takes some minutes (seven on two cores)"
+    cargo install --locked --version "=$pgrx_version" "${options[@]}" cargo-pgrx
+}
+
+# The one line that pgrx needs. `cargo pgrx init` would replace what a developer has there.
+pgrx_configuration() {
+    if grep -qs "^pg$pg *=" "$pgrx_config"; then return; fi
+    say "Telling pgrx about PostgreSQL $pg in $pgrx_config"
+    mkdir -p "${pgrx_config%/*}"
+    grep -qs '^\[configs\]' "$pgrx_config" || echo '[configs]' >>"$pgrx_config"
+    sed -i "/^\[configs\]/a pg$pg = \"$pg_config\"" "$pgrx_config"
+}
+
+main
