@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Tests on real clusters: restarts, crashes, standbys, dumps (perl, PostgreSQL::Test::Cluster).
+# T=name runs one file, with all its output.
+source "$(dirname "$0")/../../pgrx-config/lib.sh"
+
+tests=()
+for file in tests/cluster/t/*"${T:-}"*.pl; do
+    if [[ -e $file ]]; then tests+=("t/$(basename "$file")"); fi
+done
+((${#tests[@]} > 0)) || die "there is no test${T:+ named $T} in tests/cluster/t"
+
+open_work
+clear_folder cluster
+copy_in tests cluster/tests
+
+options=(--jobs 2)
+if [[ -n ${T:-} ]]; then options=(--verbose); fi
+say "prove: ${tests[*]}"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+status=0
+# shellcheck disable=SC2016 # expanded by the inner shell
+# TESTDIR up to PostgreSQL 15, the other two from 16 on
+as_server env \
+    PG_REGRESS="$pg_test/regress/pg_regress" PG_CONFIG="$pg_config" \
+    TESTDIR="$work/cluster" TESTDATADIR="$work/cluster/tmp_check" TESTLOGDIR="$work/cluster/tmp_check/log" \
+    PG_TEST_TIMEOUT_DEFAULT="${PG_TEST_TIMEOUT_DEFAULT:-180}" \
+    bash -c 'cd cluster/tests/cluster && exec prove --timer -I lib -I "$0" "$@"' "$pg_test/perl" \
+    "${options[@]}" "${tests[@]}" 2>&1 </dev/null | tee "$log" || status=$?
+
+total=$(sed -nE 's/^Files=[0-9]+, Tests=([0-9]+).*/\1/p' "$log")
+failed=$(sed -nE 's/.*\(Wstat: .*Tests: [0-9]+ Failed: ([0-9]+)\).*/\1/p' "$log" | awk '{n += ($1 > 0 ? $1 : 1)} END {print n + 0}')
+if ((status != 0 && failed == 0)); then failed=1; fi
+if ((status != 0)); then
+    while IFS= read -r name; do
+        say "the end of $name's log; all of it, and the servers' logs: $work/cluster/tmp_check/log"
+        as_server tail -n 40 "$work/cluster/tmp_check/log/regress_log_$name" || true
+    done < <(sed -nE 's#^t/([^ ]+)\.pl +\(Wstat.*#\1#p' "$log")
+fi
+passed=$((${total:-0} - failed))
+report cluster "$((passed > 0 ? passed : 0))" "$failed"

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Formatting, clippy, dependencies (licences, sources, advisories), shell scripts.
+source "$(dirname "$0")/../../pgrx-config/lib.sh"
+
+failed=0
+check() {
+    say "$*"
+    "$@" || failed=1
+}
+
+check cargo fmt --all --check
+if [[ -e crates/envelope/fuzz/Cargo.toml ]]; then
+    check cargo fmt --manifest-path crates/envelope/fuzz/Cargo.toml --check
+fi
+check cargo clippy --locked --workspace --all-targets --no-default-features --features "pg$pg" -- -D warnings
+
+if ! command -v cargo-deny >/dev/null; then
+    say "Installing cargo-deny: this takes some minutes, once"
+    cargo install --locked cargo-deny
+fi
+check cargo deny check bans licenses sources
+if timeout 60 cargo deny fetch db >/dev/null 2>&1; then
+    check cargo deny check advisories
+else
+    say "the advisory database can't be fetched: advisories are not checked"
+fi
+
+if command -v shellcheck >/dev/null; then
+    mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
+    check shellcheck -x --source-path=SCRIPTDIR "${scripts[@]}"
+else
+    say "shellcheck is not installed: the scripts are not checked (apt-get install shellcheck)"
+fi
+exit "$failed"
