@@ -1,0 +1,163 @@
+#!/usr/bin/env bash
+# The main job, told step by step on a throw-away cluster. Every step is checked: if one does not
+# do what the text says, the demo fails.
+source "$(dirname "$0")/../../pgrx-config/lib.sh"
+
+cluster=pgrx-config/cluster.sh
+key=$work/demo/master.key
+ssn=123-45-6789
+
+main() {
+    say "Starting a private cluster, with a master key file of its own"
+    $cluster fresh
+    new_master_key "$key"
+    as_server cp -p "$key" "$key.right"
+    as_server tee -a "$work/demo/data/postgresql.conf" >/dev/null <<<"fieldcrypt.master_key_file = '$key'"
+    quietly 'SELECT pg_reload_conf()'
+
+    set_up
+    encrypt
+    thief
+    decrypt
+    rights
+    rotate
+    audit_log
+    wrong_master_key
+    goodbye
+}
+
+set_up() {
+    heading "A table with an encrypted column"
+    note "The setting fieldcrypt.master_key_file names the master key. It lies outside the data directory."
+    sql <<'SQL'
+CREATE EXTENSION pg_fieldcrypt;
+CREATE TABLE patients (id int PRIMARY KEY, name text, ssn fieldcrypt.encrypted);
+SELECT fieldcrypt.audit_table('patients');
+SQL
+}
+
+encrypt() {
+    heading "Encrypt"
+    note "The context binds a value to its table, column and row: it opens nowhere else."
+    sql <<SQL
+INSERT INTO patients
+SELECT id, name, fieldcrypt.encrypt_field(ssn, context => 'patients.ssn/' || id)
+FROM (VALUES (1, 'Ada', '$ssn'), (2, 'Grace', '987-65-4321'), (3, 'Alan', '555-12-3456')) AS v (id, name, ssn);
+SELECT id, name, ssn FROM patients;
+SELECT id, fieldcrypt.ciphertext_info(ssn) FROM patients WHERE id = 1;
+SQL
+}
+
+thief() {
+    heading "What a thief sees"
+    note "In a dump:"
+    show "pg_dump --table patients --data-only"
+    $cluster exec pg_dump --table patients --data-only | grep '^[0-9]'
+    note "In the files of the data directory, after a checkpoint (files that contain $ssn):"
+    quietly 'CHECKPOINT'
+    show "grep --recursive --files-with-matches $ssn \$PGDATA | wc -l"
+    local found
+    found=$(as_server grep --recursive --files-with-matches --text --fixed-strings -e "$ssn" "$work/demo/data" | wc -l)
+    echo "$found"
+    ((found == 0)) || die "the plaintext is on the disk"
+}
+
+decrypt() {
+    heading "Decrypt"
+    sql <<'SQL'
+SELECT id, name, fieldcrypt.decrypt_field(ssn, 'patients.ssn/' || id) FROM patients ORDER BY id;
+SQL
+    note "Ada's value in Grace's row: an error, never a wrong value."
+    fails <<'SQL'
+SELECT fieldcrypt.decrypt_field(ssn, 'patients.ssn/2') FROM patients WHERE id = 1;
+SQL
+}
+
+rights() {
+    heading "A role that encrypts but can't decrypt"
+    sql <<'SQL'
+CREATE ROLE app LOGIN;
+GRANT SELECT, INSERT, UPDATE ON patients TO app;
+SELECT fieldcrypt.grant_access('app', 'encrypt');
+SQL
+    user=app sql <<'SQL'
+INSERT INTO patients VALUES (4, 'Edsger', fieldcrypt.encrypt_field('321-54-9876', 'patients.ssn/4'));
+SQL
+    user=app fails <<'SQL'
+SELECT fieldcrypt.decrypt_field(ssn, 'patients.ssn/' || id) FROM patients;
+SQL
+}
+
+rotate() {
+    heading "Rotate the key"
+    note "New values take the new key; old values stay readable."
+    sql <<'SQL'
+CALL fieldcrypt.rotate_keys('default', reason => 'demo');
+INSERT INTO patients VALUES (5, 'Barbara', fieldcrypt.encrypt_field('111-22-3333', 'patients.ssn/5'));
+SELECT id, fieldcrypt.key_id(ssn), fieldcrypt.decrypt_field(ssn, 'patients.ssn/' || id) FROM patients ORDER BY id;
+SQL
+    note "Move the old rows to the new key. Nobody sees a plaintext on the way."
+    sql <<'SQL'
+UPDATE patients SET ssn = fieldcrypt.reencrypt_field(ssn, 'patients.ssn/' || id);
+SELECT count(*) AS patients, count(DISTINCT fieldcrypt.key_id(ssn)) AS keys FROM patients;
+SQL
+    local keys
+    keys=$(value 'SELECT count(DISTINCT fieldcrypt.key_id(ssn)) FROM patients')
+    [[ $keys == 1 ]] || die "re-encryption left $keys keys in use"
+}
+
+audit_log() {
+    heading "Who did what"
+    sql <<'SQL'
+SELECT at::time(0), event, actor, key_id, table_name, row_key, changed_columns FROM fieldcrypt.audit_log ORDER BY id;
+SQL
+}
+
+wrong_master_key() {
+    heading "A wrong master key"
+    note "Somebody puts another key into the file:"
+    new_master_key "$key"
+    quietly 'SELECT pg_reload_conf()'
+    fails <<'SQL'
+SELECT fieldcrypt.decrypt_field(ssn, 'patients.ssn/1') FROM patients WHERE id = 1;
+SQL
+    note "With the right key back in its place, nothing is lost:"
+    as_server cp -p "$key.right" "$key"
+    quietly 'SELECT pg_reload_conf()'
+    sql <<'SQL'
+SELECT fieldcrypt.decrypt_field(ssn, 'patients.ssn/1') FROM patients WHERE id = 1;
+SQL
+    local value
+    value=$(value "SELECT fieldcrypt.decrypt_field(ssn, 'patients.ssn/1') FROM patients WHERE id = 1")
+    [[ $value == "$ssn" ]] || die "the value is not what was encrypted"
+}
+
+goodbye() {
+    heading "Yours now"
+    cat <<-TEXT
+		    make psql    opens psql on this cluster
+		    make stop    stops it
+	TEXT
+}
+
+heading() { printf '\n\n%s\n%s\n' "$1" "${1//?/=}"; }
+note() { printf '\n-- %s\n' "$1"; }
+show() { printf '\n$ %s\n' "$1"; }
+
+# Runs SQL from standard input and prints it with its results.
+sql() {
+    echo
+    $cluster psql --no-psqlrc --username "${user:-postgres}" --set ON_ERROR_STOP=1 --set VERBOSITY=verbose \
+        --set SHOW_CONTEXT=never --pset footer=off --pset null=- --echo-queries --quiet 2>&1 |
+        sed -e '/^LOCATION: /d' -e 's/^psql:<stdin>:[0-9]*: //'
+}
+
+# The same for one statement that must be refused.
+fails() {
+    if sql; then die "this should have been refused"; fi
+}
+
+value() { $cluster psql --no-psqlrc --no-align --tuples-only --set ON_ERROR_STOP=1 --command "$1"; }
+quietly() { value "$1" >/dev/null; }
+
+main
