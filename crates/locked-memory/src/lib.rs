@@ -5,10 +5,12 @@
 //! an old kernel); [`LockedSlab::protection`] says what was got.
 //!
 //! Whoever keeps secrets here must ask [`LockedSlab::was_wiped`] before using any: in a forked child
-//! every slot reads as zero bytes, which for a key is a key.
+//! every slot reads as zero bytes, which for a key is a key. No reference into a slot may be held
+//! over a fork.
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
@@ -27,8 +29,9 @@ pub struct Protection {
 
 /// Slots for values of `T` in protected memory, addressed by index.
 ///
-/// A slot, once handed out, never moves. `T` must be plain enough that dropping it and overwriting
-/// it with zero bytes is all the cleaning it needs.
+/// A slot, once handed out, never moves; its index is used again after [`remove`](Self::remove).
+/// `T` should be plain enough that dropping it and overwriting it with zero bytes is all the cleaning
+/// it needs: a child that finds the slots wiped drops nothing.
 pub struct LockedSlab<T> {
     chunks: Vec<NonNull<Slot<T>>>,
     free: Vec<u32>,
@@ -67,11 +70,7 @@ impl<T> LockedSlab<T> {
             free: Vec::new(),
             occupied: 0,
             marker: None,
-            protection: Protection {
-                locked: true,
-                undumped: true,
-                wiped_on_fork: true,
-            },
+            protection: Protection { locked: true, undumped: true, wiped_on_fork: true },
             owns: PhantomData,
         }
     }
@@ -82,9 +81,10 @@ impl<T> LockedSlab<T> {
             self.grow()?;
         }
         let index = self.free.pop().ok_or(OutOfMemory)?;
-        // SAFETY: `index` came from `free`, so it lies in a chunk and nobody holds a reference to it.
+        let slot = self.slot(index);
+        // SAFETY: `slot` lies in a chunk of this slab, and is free: no value is overwritten undropped.
+        // The exclusive borrow of the slab rules out references into it.
         unsafe {
-            let slot = self.slot(index);
             (&raw mut (*slot).value).write(value);
             (*slot).occupied = 1;
         }
@@ -97,12 +97,11 @@ impl<T> LockedSlab<T> {
         if index as usize >= self.chunks.len() * Self::SLOTS_PER_CHUNK {
             return None;
         }
-        // SAFETY: the index is in bounds, and the value is initialised while `occupied` is 1; a chunk
-        // wiped by a fork reads 0. The reference borrows the slab exclusively.
-        unsafe {
-            let slot = self.slot(index);
-            ((*slot).occupied == 1).then(|| &mut (*slot).value)
-        }
+        let slot = self.slot(index);
+        // SAFETY: `slot` lies in a chunk of this slab. `occupied` is always initialised, by the kernel's
+        // zero bytes at first; while it is 1 the value is. A chunk wiped by a fork reads 0. The reference
+        // borrows the slab exclusively.
+        unsafe { ((*slot).occupied == 1).then(|| &mut (*slot).value) }
     }
 
     /// Drops the value in a slot and overwrites it with zero bytes.
@@ -111,15 +110,17 @@ impl<T> LockedSlab<T> {
             return;
         };
         let value: *mut T = value;
-        // SAFETY: the value is initialised and no reference to it is left; the slot is free after
-        // this, so that it is not dropped again.
+        let slot = self.slot(index);
+        self.occupied -= 1;
+        // SAFETY: the value is initialised and no reference to it is left. `occupied` is cleared first,
+        // so that it is not dropped again, should its drop panic. The bytes of the slot, padding
+        // included, are memory of this slab's alone; zero bytes make it a free slot.
         unsafe {
+            (*slot).occupied = 0;
             ptr::drop_in_place(value);
-            let slot = self.slot(index);
-            let bytes = slot.cast::<u8>();
+            let bytes = slot.cast::<MaybeUninit<u8>>();
             std::slice::from_raw_parts_mut(bytes, size_of::<Slot<T>>()).zeroize();
         }
-        self.occupied -= 1;
         self.free.push(index);
     }
 
@@ -131,7 +132,8 @@ impl<T> LockedSlab<T> {
         self.release();
     }
 
-    /// Forgets the slots without dropping what was in them: for a child that finds them wiped.
+    /// Gives the memory back without dropping or overwriting what is in it: for a child that finds it
+    /// wiped.
     pub fn forget_wiped(&mut self) {
         self.release();
     }
@@ -150,8 +152,7 @@ impl<T> LockedSlab<T> {
     #[inline]
     pub fn was_wiped(&self) -> bool {
         // SAFETY: `marker` points into a page that is mapped as long as `marker` is `Some`.
-        self.marker
-            .is_some_and(|marker| unsafe { marker.read_volatile() } != ALIVE)
+        self.marker.is_some_and(|marker| unsafe { marker.read_volatile() } != ALIVE)
     }
 
     /// What the system granted, so far.
@@ -166,52 +167,55 @@ impl<T> LockedSlab<T> {
             unsafe { page.write_volatile(ALIVE) };
             self.marker = Some(page);
         }
-        let first =
-            u32::try_from(self.chunks.len() * Self::SLOTS_PER_CHUNK).map_err(|_| OutOfMemory)?;
-        let chunk = self.map(CHUNK_BYTES)?.cast::<Slot<T>>();
-        self.chunks.push(chunk);
-        self.free
-            .extend((first..first + Self::SLOTS_PER_CHUNK as u32).rev());
+        let first = self.chunks.len() * Self::SLOTS_PER_CHUNK;
+        let (Ok(first), Ok(end)) =
+            (u32::try_from(first), u32::try_from(first + Self::SLOTS_PER_CHUNK))
+        else {
+            return Err(OutOfMemory);
+        };
+        let chunk = self.map(CHUNK_BYTES)?;
+        // SAFETY: the advice and the lock concern the fresh mapping alone, and change none of its bytes
+        // in this process.
+        self.protection.undumped &=
+            unsafe { madvise(chunk.as_ptr(), CHUNK_BYTES, Advice::LinuxDontDump) }.is_ok();
+        // SAFETY: as above. The marker, which holds no secret, is not locked: 64 KiB is all that an old
+        // RLIMIT_MEMLOCK allows.
+        self.protection.locked &= unsafe { mlock(chunk.as_ptr(), CHUNK_BYTES) }.is_ok();
+        self.chunks.push(chunk.cast::<Slot<T>>());
+        self.free.extend((first..end).rev());
         Ok(())
     }
 
+    /// Fresh zero bytes, which a forked child finds zero again.
     fn map(&mut self, length: usize) -> Result<NonNull<c_void>, OutOfMemory> {
-        // SAFETY: an anonymous mapping at an address of the kernel's choice; the advice and the lock
-        // concern that mapping alone.
-        unsafe {
-            let memory = mmap_anonymous(
+        // SAFETY: an anonymous mapping at an address of the kernel's choice replaces nothing.
+        let memory = unsafe {
+            mmap_anonymous(
                 ptr::null_mut(),
                 length,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::PRIVATE,
             )
-            .map_err(|_| OutOfMemory)?;
-            self.protection.undumped &= madvise(memory, length, Advice::LinuxDontDump).is_ok();
-            self.protection.wiped_on_fork &=
-                madvise(memory, length, Advice::LinuxWipeOnFork).is_ok();
-            self.protection.locked &= mlock(memory, length).is_ok();
-            NonNull::new(memory).ok_or(OutOfMemory)
-        }
+        };
+        let memory = memory.ok().and_then(NonNull::new).ok_or(OutOfMemory)?;
+        // SAFETY: the advice concerns the fresh mapping alone, and changes none of its bytes in this
+        // process.
+        self.protection.wiped_on_fork &=
+            unsafe { madvise(memory.as_ptr(), length, Advice::LinuxWipeOnFork) }.is_ok();
+        Ok(memory)
     }
 
+    /// A pointer into one of this slab's chunks; panics if there is no such chunk.
     fn slot(&self, index: u32) -> *mut Slot<T> {
-        let (chunk, at) = (
-            index as usize / Self::SLOTS_PER_CHUNK,
-            index as usize % Self::SLOTS_PER_CHUNK,
-        );
-        // SAFETY: callers pass an index below chunks × SLOTS_PER_CHUNK, so the offset stays in the chunk.
+        let (chunk, at) =
+            (index as usize / Self::SLOTS_PER_CHUNK, index as usize % Self::SLOTS_PER_CHUNK);
+        // SAFETY: `at` is below SLOTS_PER_CHUNK, so the offset stays in the chunk that it is added to.
         unsafe { self.chunks[chunk].as_ptr().add(at) }
     }
 
     fn release(&mut self) {
-        let marker = self
-            .marker
-            .take()
-            .map(|marker| (marker.cast::<c_void>(), PAGE));
-        let chunks = self
-            .chunks
-            .drain(..)
-            .map(|chunk| (chunk.cast::<c_void>(), CHUNK_BYTES));
+        let marker = self.marker.take().map(|marker| (marker.cast::<c_void>(), PAGE));
+        let chunks = self.chunks.drain(..).map(|chunk| (chunk.cast::<c_void>(), CHUNK_BYTES));
         for (memory, length) in chunks.chain(marker) {
             // SAFETY: mapped by `map` with this length, and nothing points into it any more.
             let unmapped = unsafe { munmap(memory.as_ptr(), length) };
@@ -230,21 +234,23 @@ impl<T> Default for LockedSlab<T> {
 
 impl<T> Drop for LockedSlab<T> {
     fn drop(&mut self) {
-        if self.was_wiped() {
-            self.forget_wiped()
-        } else {
-            self.clear()
-        }
+        if self.was_wiped() { self.forget_wiped() } else { self.clear() }
     }
 }
 
-/// Runs `work` on a stretch of stack that is overwritten with zero bytes afterwards: what its
-/// callees left there of keys (arguments, spilled registers, hash buffers) does not stay.
+/// Runs `work` on a stretch of stack of which 64 KiB are overwritten with zero bytes afterwards, also
+/// if it panics: what its callees left there of keys (arguments, spilled registers, hash buffers)
+/// does not stay. What `work` returns should be no secret, or one on the heap or in a slab.
 #[inline(never)]
 pub fn with_scrubbed_stack<R>(work: impl FnOnce() -> R) -> R {
-    let result = apart(work);
-    scrub();
-    result
+    struct ScrubOnDrop;
+    impl Drop for ScrubOnDrop {
+        fn drop(&mut self) {
+            scrub();
+        }
+    }
+    let _also_on_panic = ScrubOnDrop;
+    apart(work)
 }
 
 #[inline(never)]
@@ -254,7 +260,7 @@ fn apart<R>(work: impl FnOnce() -> R) -> R {
 
 #[inline(never)]
 fn scrub() {
-    let mut stack = [0xAAu8; 64 * 1024];
-    stack.zeroize();
+    let mut stack = [MaybeUninit::<u8>::uninit(); 64 * 1024];
+    stack.as_mut_slice().zeroize();
     std::hint::black_box(&stack);
 }
