@@ -69,9 +69,8 @@ impl<'a> Ciphertext<'a> {
             Some(_) => return Err(Malformed::Format),
             None => return Err(Malformed::TooShort),
         }
-        let (header, rest) = bytes
-            .split_first_chunk::<HEADER_LENGTH>()
-            .ok_or(Malformed::TooShort)?;
+        let (header, rest) =
+            bytes.split_first_chunk::<HEADER_LENGTH>().ok_or(Malformed::TooShort)?;
         let (nonce, rest) = rest.split_first_chunk().ok_or(Malformed::TooShort)?;
         let (body, tag) = rest.split_last_chunk().ok_or(Malformed::TooShort)?;
         let [_, suite, key_id @ ..] = *header;
@@ -79,13 +78,7 @@ impl<'a> Ciphertext<'a> {
             return Err(Malformed::Suite(suite));
         }
         let key_id = KeyId::new(i64::from_be_bytes(key_id)).ok_or(Malformed::KeyId)?;
-        Ok(Self {
-            header,
-            nonce: Nonce::from_bytes(*nonce),
-            body,
-            tag,
-            key_id,
-        })
+        Ok(Self { header, nonce: Nonce::from_bytes(*nonce), body, tag, key_id })
     }
 
     /// The key that sealed it, by its own word.
@@ -129,7 +122,8 @@ impl<'a> Ciphertext<'a> {
 /// [`OVERHEAD`] bytes around it, and holds the value afterwards.
 ///
 /// The nonce must come from the [`NonceBlock`](crate::NonceBlock) of the key, and `key` must be the
-/// suite key's message key for it. `Err` only if the buffer is too short or beyond GCM's limit.
+/// suite key's message key for it. `Err` only if the buffer is too short or beyond GCM's limit; the
+/// plaintext is still in it then.
 pub fn seal_in_place(
     key: &MessageKey,
     key_id: KeyId,
@@ -142,9 +136,7 @@ pub fn seal_in_place(
     let (body, tag) = rest.split_last_chunk_mut().ok_or(SealError)?;
     *header = header_of(key_id);
     *stored_nonce = *nonce.as_bytes();
-    *tag = context
-        .associated_data(header, |aad| key.seal(nonce, aad, body))
-        .ok_or(SealError)?;
+    *tag = context.associated_data(header, |aad| key.seal(nonce, aad, body)).ok_or(SealError)?;
     Ok(())
 }
 
@@ -169,9 +161,7 @@ pub fn to_text(bytes: &[u8]) -> String {
 
 /// Parses the text form; what comes back has been through [`Ciphertext::parse`].
 pub fn from_text(text: &[u8]) -> Result<Vec<u8>, Malformed> {
-    let encoded = text
-        .strip_prefix(TEXT_PREFIX.as_bytes())
-        .ok_or(Malformed::TextPrefix)?;
+    let encoded = text.strip_prefix(TEXT_PREFIX.as_bytes()).ok_or(Malformed::TextPrefix)?;
     let encoded = str::from_utf8(encoded).map_err(|_| Malformed::Base64)?;
     let bytes = Base64UrlUnpadded::decode_vec(encoded).map_err(|_| Malformed::Base64)?;
     Ciphertext::parse(&bytes)?;

@@ -10,7 +10,7 @@ impl<'a> Context<'a> {
     /// No context: the value opens anywhere under its key.
     pub const NONE: Context<'static> = Context { parts: &[] };
 
-    /// A context of these parts, or `None` if there are more than 65,535.
+    /// A context of these parts, or `None` if there are more than 65,535 or one has 4 GiB.
     pub fn new(parts: &'a [&'a str]) -> Option<Self> {
         let fits = parts.len() <= u16::MAX as usize
             && parts.iter().all(|part| u32::try_from(part.len()).is_ok());
@@ -35,10 +35,7 @@ impl<'a> Context<'a> {
             heap.as_mut_slice()
         };
         out[..10].copy_from_slice(header);
-        write_canonical(
-            &mut out[10..],
-            self.parts.iter().map(|part| part.as_bytes()),
-        );
+        write_canonical(&mut out[10..], self.parts.iter().map(|part| part.as_bytes()));
         use_it(out)
     }
 }
@@ -66,9 +63,7 @@ mod tests {
     use super::*;
 
     fn encode(parts: &[&str]) -> Vec<u8> {
-        Context::new(parts)
-            .unwrap()
-            .associated_data(&[7; 10], <[u8]>::to_vec)
+        Context::new(parts).unwrap().associated_data(&[7; 10], <[u8]>::to_vec)
     }
 
     #[test]

@@ -103,8 +103,7 @@ impl MasterKey {
     ) -> Result<WrappedKey, RandomnessUnavailable> {
         let mut nonce = [0; 24];
         random(&mut nonce)?;
-        self.wrap_with_nonce(key, metadata, nonce)
-            .ok_or(RandomnessUnavailable)
+        self.wrap_with_nonce(key, metadata, nonce).ok_or(RandomnessUnavailable)
     }
 
     fn wrap_with_nonce(
@@ -134,12 +133,8 @@ impl MasterKey {
     ) -> Result<DataKey, UnwrapError> {
         let wrapped: &WrappedKey = wrapped.try_into().map_err(|_| UnwrapError::Malformed)?;
         let (&[version], rest) = wrapped.split_first_chunk().ok_or(UnwrapError::Malformed)?;
-        let (nonce, rest) = rest
-            .split_first_chunk::<24>()
-            .ok_or(UnwrapError::Malformed)?;
-        let (sealed, tag) = rest
-            .split_first_chunk::<32>()
-            .ok_or(UnwrapError::Malformed)?;
+        let (nonce, rest) = rest.split_first_chunk::<24>().ok_or(UnwrapError::Malformed)?;
+        let (sealed, tag) = rest.split_first_chunk::<32>().ok_or(UnwrapError::Malformed)?;
         let tag: &[u8; 16] = tag.try_into().map_err(|_| UnwrapError::Malformed)?;
         if version != WRAP_VERSION {
             return Err(UnwrapError::Malformed);
@@ -222,10 +217,7 @@ impl DataKey {
     pub fn suite_key(&self, key_id: KeyId) -> SuiteKey {
         let suite = [SUITE_XAES_256_GCM];
         let key = hkdf(&self.0, &[b"suite", &suite, &key_id.to_be_bytes()]);
-        SuiteKey {
-            k1: *cmac_subkey(&key),
-            key: *key,
-        }
+        SuiteKey { k1: *cmac_subkey(&key), key: *key }
     }
 
     /// 16 public bytes by which a key is recognised without opening anything: stored, compared on

@@ -34,7 +34,8 @@ pub enum MasterKeyTextError {
 
 /// Reads the keys, in order; a key that appears twice is taken once.
 pub fn parse(text: &[u8]) -> Result<Vec<MasterKey>, MasterKeyTextError> {
-    let mut keys: Vec<MasterKey> = Vec::new();
+    // Room for all: a vector that grew would leave unwiped copies of the keys on the heap.
+    let mut keys: Vec<MasterKey> = Vec::with_capacity(MAX_KEYS);
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let uncommented = line.split(|byte| *byte == b'#').next().unwrap_or_default();
         let encoded = uncommented.trim_ascii();
@@ -42,10 +43,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<MasterKey>, MasterKeyTextError> {
             continue;
         }
         let key = MasterKey::derive(&*decode(encoded, index + 1)?);
-        if keys
-            .iter()
-            .any(|known| known.fingerprint() == key.fingerprint())
-        {
+        if keys.iter().any(|known| known.fingerprint() == key.fingerprint()) {
             continue;
         }
         if keys.len() == MAX_KEYS {
@@ -75,20 +73,23 @@ fn decode(encoded: &[u8], line: usize) -> Result<Zeroizing<[u8; 32]>, MasterKeyT
             key.copy_from_slice(bytes);
             Ok(key)
         }
-        _ if is_hex => Err(MasterKeyTextError::WrongLength {
-            line,
-            bytes: encoded.len().div_ceil(2),
-        }),
-        Ok(bytes) => Err(MasterKeyTextError::WrongLength {
-            line,
-            bytes: bytes.len(),
-        }),
-        Err(base64ct::Error::InvalidLength) if encoded.len() % 4 == 0 => {
-            Err(MasterKeyTextError::WrongLength {
-                line,
-                bytes: encoded.len() / 4 * 3,
-            })
+        _ if is_hex => {
+            Err(MasterKeyTextError::WrongLength { line, bytes: encoded.len().div_ceil(2) })
         }
-        Err(_) => Err(MasterKeyTextError::NotHexOrBase64 { line }),
+        Ok(bytes) => Err(MasterKeyTextError::WrongLength { line, bytes: bytes.len() }),
+        Err(_) => match length_of_long_base64(encoded) {
+            Some(bytes) => Err(MasterKeyTextError::WrongLength { line, bytes }),
+            None => Err(MasterKeyTextError::NotHexOrBase64 { line }),
+        },
     }
+}
+
+/// How many bytes a base64 text holds that did not fit the buffer; `None` if it is no such text.
+fn length_of_long_base64(encoded: &[u8]) -> Option<usize> {
+    let digits =
+        encoded.strip_suffix(b"==").or_else(|| encoded.strip_suffix(b"=")).unwrap_or(encoded);
+    let well_formed = encoded.len() > 44
+        && encoded.len().is_multiple_of(4)
+        && digits.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'));
+    well_formed.then_some(digits.len() * 3 / 4)
 }

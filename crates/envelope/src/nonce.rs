@@ -65,11 +65,7 @@ impl SystemEntropy {
     /// Nothing drawn yet.
     pub const NEW: Self = Self {
         serial: 0,
-        scope: BlockScope {
-            process: 0,
-            transaction: 0,
-            statement: 0,
-        },
+        scope: BlockScope { process: 0, transaction: 0, statement: 0 },
         blocks_in_scope: 0,
         stocked: 0,
         stock: [[0; 32]; Self::MAX_STOCK],
@@ -91,9 +87,7 @@ impl SystemEntropy {
         }
         self.blocks_in_scope += 1;
         self.stocked -= 1;
-        Ok(Zeroizing::new(std::mem::take(
-            &mut self.stock[self.stocked],
-        )))
+        Ok(Zeroizing::new(std::mem::take(&mut self.stock[self.stocked])))
     }
 
     fn forget_stock(&mut self) {
@@ -121,10 +115,7 @@ impl Entropy for SystemEntropy {
 
 fn nanoseconds(clock: ClockId) -> [u8; 8] {
     let now = clock_gettime(clock);
-    now.tv_sec
-        .wrapping_mul(1_000_000_000)
-        .wrapping_add(now.tv_nsec)
-        .to_be_bytes()
+    now.tv_sec.wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec).to_be_bytes()
 }
 
 /// Whom a block belongs to. A block never crosses any of these.
@@ -154,11 +145,7 @@ impl NonceBlock {
     /// An ended block: the next nonce starts a new one.
     pub const ENDED: Self = Self {
         start: [0; 16],
-        scope: BlockScope {
-            process: 0,
-            transaction: 0,
-            statement: 0,
-        },
+        scope: BlockScope { process: 0, transaction: 0, statement: 0 },
         values_left: 0,
         bytes_left: 0,
     };
@@ -174,21 +161,15 @@ impl NonceBlock {
         if self.values_left == 0 || self.bytes_left < length || self.scope != scope {
             *self = Self::ENDED;
             let start = entropy.block_start(scope)?;
-            *self = Self {
-                start,
-                scope,
-                values_left: Self::MAX_VALUES,
-                bytes_left: Self::MAX_BYTES,
-            };
+            *self =
+                Self { start, scope, values_left: Self::MAX_VALUES, bytes_left: Self::MAX_BYTES };
         }
         let index = Self::MAX_VALUES - self.values_left;
         self.values_left -= 1;
         self.bytes_left = self.bytes_left.saturating_sub(length);
         let mut nonce = self.start;
         let (_, counter) = nonce.split_at_mut(12);
-        let first = counter
-            .iter()
-            .fold(0u32, |sum, byte| (sum << 8) | u32::from(*byte));
+        let first = counter.iter().fold(0u32, |sum, byte| (sum << 8) | u32::from(*byte));
         counter.copy_from_slice(&first.wrapping_add(index).to_be_bytes());
         Ok(Nonce(nonce))
     }
