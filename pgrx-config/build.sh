@@ -23,7 +23,7 @@ build() {
     mkdir -p target/package
     rm -rf "$tree" "$stamp"
     touch "$stamp.new" # before the build: what changes meanwhile is built next time
-    "$cargo_pgrx" pgrx package --pg-config "$pg_config" --no-default-features --features "pg$pg" --out-dir "$tree"
+    logged "$cargo_pgrx" pgrx package --pg-config "$pg_config" --no-default-features --features "pg$pg" --out-dir "$tree"
     mv "$stamp.new" "$stamp"
 }
 

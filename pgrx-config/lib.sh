@@ -104,6 +104,18 @@ new_master_key() {
     as_server bash -c 'umask 077 && od -An -vtx1 -N32 /dev/urandom | tr -d " \n" >"$1" && echo >>"$1"' key "$1"
 }
 
+# Runs a command and shows its standard output only if it fails.
+logged() {
+    local log
+    log=$(mktemp)
+    if ! "$@" >"$log" </dev/null; then
+        cat "$log" >&2
+        rm -f "$log"
+        die "failed: $*"
+    fi
+    rm -f "$log"
+}
+
 # The last word of a test suite: prints the count, keeps it for the summary, fails if it must.
 report() {
     say "$1: $2 passed, $3 failed"

@@ -28,7 +28,7 @@ debian_packages() {
     if [[ -z $missing ]]; then return; fi
 
     say "Installing Debian packages: ${missing//$'\n'/ }"
-    logged as_root apt-get update
+    logged as_root apt-get -q update
     # Debian's package would create and start a cluster `main`. This drop-in forbids it, for as
     # long as the installation takes; clusters that exist are not touched.
     local drop_in=/etc/postgresql-common/createcluster.d/pg_fieldcrypt.conf
@@ -37,21 +37,10 @@ debian_packages() {
     trap "as_root rm -f $drop_in" EXIT
     echo 'create_main_cluster = false' | as_root tee "$drop_in" >/dev/null
     # shellcheck disable=SC2086
-    logged as_root env DEBIAN_FRONTEND=noninteractive apt-get -y --no-install-recommends install $missing
+    logged as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing
     as_root rm -f "$drop_in"
+    as_root rmdir --ignore-fail-on-non-empty "${drop_in%/*}"
     trap - EXIT
-}
-
-# Keeps what a command says to itself, unless it fails.
-logged() {
-    local log
-    log=$(mktemp)
-    if ! "$@" >"$log" 2>&1 </dev/null; then
-        cat "$log" >&2
-        rm -f "$log"
-        die "failed: $*"
-    fi
-    rm -f "$log"
 }
 
 # The tests want one database whose order is not by bytes.
