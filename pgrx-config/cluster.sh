@@ -44,7 +44,9 @@ fresh() {
 
 start() {
     if running; then return; fi
-    as_server rm -f "$data/postmaster.pid" # of a crashed run: nobody is left
+    # A crashed run's lock files may name a process number that somebody else has now.
+    end_leftovers demo
+    as_server rm -f "$data/postmaster.pid" "$home/.s.PGSQL.$port" "$home/.s.PGSQL.$port.lock"
     if ! as_server pg_ctl --pgdata "$data" --log "$home/server.log" --wait start >/dev/null </dev/null; then
         as_server tail -n 20 "$home/server.log" >&2
         die "the demo cluster does not start"

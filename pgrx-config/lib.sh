@@ -79,17 +79,23 @@ open_work() {
     fi
 }
 
-# Empties a folder in `work`, first ending servers that a crashed run left behind in it.
-clear_folder() {
+# Ends server processes that a crashed run left behind in a folder of `work`.
+end_leftovers() {
     # shellcheck disable=SC2016 # expanded by the inner shell
     as_server bash -c '
         for process in /proc/[0-9]*; do
             if [[ $(readlink "$process/cwd" 2>/dev/null) == "$1"/* && $(readlink "$process/exe" 2>/dev/null) == "$2"/* ]]; then
                 kill -QUIT "${process#/proc/}" 2>/dev/null && sleep 0.2
             fi
-        done
-        chmod -R u+rwX "$1" 2>/dev/null
-        rm -rf "$1" && mkdir -p "$1"' clear "$work/$1" "$pg_bin"
+        done; true' end "$work/$1" "$pg_bin"
+}
+
+# Makes a folder in `work`, or empties it.
+clear_folder() {
+    end_leftovers "$1"
+    if as_server test -d "$work/$1"; then as_server chmod -R u+rwX "$work/$1"; fi
+    as_server rm -rf "$work/$1"
+    as_server mkdir "$work/$1"
 }
 
 # Copies a folder of the repository into `work`.
