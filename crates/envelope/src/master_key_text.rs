@@ -35,7 +35,15 @@ pub enum MasterKeyTextError {
 /// Reads the keys, in order; a key that appears twice is taken once.
 pub fn parse(text: &[u8]) -> Result<Vec<MasterKey>, MasterKeyTextError> {
     // Room for all: a vector that grew would leave unwiped copies of the keys on the heap.
-    let mut keys: Vec<MasterKey> = Vec::with_capacity(MAX_KEYS);
+    let mut keys = Vec::with_capacity(MAX_KEYS);
+    parse_each(text, |key| keys.push(key))?;
+    Ok(keys)
+}
+
+/// As [`parse`], but hands each key over as it is read, for a caller that has a better place for
+/// secrets than a `Vec`. After an error the keys handed over so far must not be used.
+pub fn parse_each(text: &[u8], mut take: impl FnMut(MasterKey)) -> Result<(), MasterKeyTextError> {
+    let mut known = Vec::new();
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let uncommented = line.split(|byte| *byte == b'#').next().unwrap_or_default();
         let encoded = uncommented.trim_ascii();
@@ -43,18 +51,19 @@ pub fn parse(text: &[u8]) -> Result<Vec<MasterKey>, MasterKeyTextError> {
             continue;
         }
         let key = MasterKey::derive(&*decode(encoded, index + 1)?);
-        if keys.iter().any(|known| known.fingerprint() == key.fingerprint()) {
+        if known.contains(&key.fingerprint()) {
             continue;
         }
-        if keys.len() == MAX_KEYS {
+        if known.len() == MAX_KEYS {
             return Err(MasterKeyTextError::TooMany);
         }
-        keys.push(key);
+        known.push(key.fingerprint());
+        take(key);
     }
-    if keys.is_empty() {
+    if known.is_empty() {
         return Err(MasterKeyTextError::Empty);
     }
-    Ok(keys)
+    Ok(())
 }
 
 fn decode(encoded: &[u8], line: usize) -> Result<Zeroizing<[u8; 32]>, MasterKeyTextError> {
