@@ -151,7 +151,7 @@ impl MasterKey {
 
     fn wrapping_cipher(&self, nonce: &[u8; 24]) -> Option<(Aes256Gcm, [u8; 12])> {
         let (prefix, rest) = nonce.split_first_chunk::<12>()?;
-        let cipher = xaes_derive(&self.wrap, &*cmac_subkey(&self.wrap), prefix);
+        let cipher = xaes_derive(&self.wrap, &cmac_subkey(&self.wrap), prefix);
         Some((cipher, rest.try_into().ok()?))
     }
 }
@@ -250,6 +250,7 @@ impl Zeroize for SuiteKey {
 }
 
 /// An AES-256-GCM key, scheduled. Serves the nonces of one prefix under one suite key.
+#[derive(ZeroizeOnDrop)]
 pub struct MessageKey(Aes256Gcm);
 
 impl MessageKey {
@@ -275,3 +276,6 @@ impl MessageKey {
 /// A value did not open: tampered with, or bound to another context. The two can't be told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotAuthentic;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Works out every vector in this folder again, from the formulas in README.md, with OpenSSL.
+
+Needs Python's `cryptography`. Says what differs and exits non-zero; never writes a file.
+With --print it prints the files as they should be.
+"""
+
+import base64
+import json
+import pathlib
+import sys
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+HERE = pathlib.Path(__file__).parent
+
+
+def hkdf(key, info, length=32):
+    return HKDF(SHA256(), length, b"pg_fieldcrypt/v1", info).derive(key)
+
+
+def aes(key, block):
+    encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
+    return encryptor.update(block) + encryptor.finalize()
+
+
+def xaes_256_gcm(key, nonce, plaintext, aad):
+    first = int.from_bytes(aes(key, bytes(16)), "big")
+    k1 = (first << 1) ^ (0x87 | 1 << 128 if first >> 127 else 0)
+    derived = b""
+    for counter in 1, 2:
+        block = bytes([0, counter]) + b"X\0" + nonce[:12]
+        derived += aes(key, (int.from_bytes(block, "big") ^ k1).to_bytes(16, "big"))
+    return AESGCM(derived).encrypt(nonce[12:], plaintext, aad)
+
+
+def canonical(parts):
+    return len(parts).to_bytes(2, "big") + b"".join(len(p).to_bytes(4, "big") + p for p in parts)
+
+
+def field(vector):
+    key_id = int(vector["key_id"]).to_bytes(8, "big")
+    nonce = bytes.fromhex(vector["nonce"])
+    suite_key = hkdf(bytes.fromhex(vector["dek"]), b"suite\x01" + key_id)
+    header = b"\xf9\x01" + key_id
+    sealed = xaes_256_gcm(
+        suite_key,
+        nonce[:12] + bytes(8) + nonce[12:],
+        bytes.fromhex(vector["plaintext"]),
+        header + canonical([part.encode() for part in vector["context"]]),
+    )
+    value = header + nonce + sealed
+    text = "fc1:" + base64.urlsafe_b64encode(value).decode().rstrip("=")
+    return {"suite_key": suite_key.hex(), "value": value.hex(), "text": text}
+
+
+def master_key(vector):
+    key = bytes.fromhex(vector["mek"])
+    return {
+        "fingerprint": hkdf(key, b"mek-fingerprint", 16).hex(),
+        "wrap_key": hkdf(key, b"wrap").hex(),
+        "export_key": hkdf(key, b"export").hex(),
+    }
+
+
+def wrapped_key(vector):
+    mek, dek = bytes.fromhex(vector["mek"]), bytes.fromhex(vector["dek"])
+    key_id = int(vector["key_id"]).to_bytes(8, "big")
+    nonce = bytes.fromhex(vector["nonce"])
+    check = hkdf(dek, b"dek-check" + key_id, 16)
+    aad = canonical([
+        b"pg_fieldcrypt/v1 wrapped key",
+        vector["tenant"].encode(),
+        key_id,
+        vector["version"].to_bytes(4, "big"),
+        vector["purpose"].encode(),
+        vector["algorithm"].encode(),
+        hkdf(mek, b"mek-fingerprint", 16),
+        check,
+    ])
+    wrapped = b"\x01" + nonce + xaes_256_gcm(hkdf(mek, b"wrap"), nonce, dek, aad)
+    return {"dek_check": check.hex(), "wrapped": wrapped.hex()}
+
+
+def main():
+    differing = 0
+    for name, formula in (
+        ("master-keys.json", master_key),
+        ("wrapped-keys.json", wrapped_key),
+        ("fields.json", field),
+    ):
+        vectors = json.loads((HERE / name).read_text())
+        for vector in vectors:
+            expected = formula(vector)
+            if any(vector.get(key) != value for key, value in expected.items()):
+                differing += 1
+                print(f"{name}: {vector['name']}: should be {expected}", file=sys.stderr)
+            vector.update(expected)
+        if "--print" in sys.argv:
+            print(json.dumps(vectors, indent=2, ensure_ascii=True))
+        else:
+            print(f"{name}: {len(vectors)} vectors")
+    sys.exit(1 if differing else 0)
+
+
+if __name__ == "__main__":
+    main()
