@@ -8,6 +8,7 @@
 //! implementation: `docs/format.md` says how.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod ciphertext;
 pub mod context;

@@ -174,3 +174,6 @@ impl NonceBlock {
         Ok(Nonce(nonce))
     }
 }
+
+#[cfg(test)]
+mod tests;
