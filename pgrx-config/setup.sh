@@ -27,7 +27,11 @@ debian_packages() {
         <(dpkg-query -W -f='${db:Status-Abbrev} ${Package}\n' "${packages[@]}" 2>/dev/null | awk '$1 == "ii" {print $2}' | sort))
     if [[ -z $missing ]]; then return; fi
 
-    say "Installing Debian packages: ${missing//$'\n'/ }"
+    missing=${missing//$'\n'/ }
+    if ((EUID != 0)) && ! command -v sudo >/dev/null; then
+        die "packages are missing, and there is no sudo. As root, run: apt-get install --no-install-recommends $missing"
+    fi
+    say "Installing Debian packages: $missing"
     logged as_root apt-get -q update
     # Debian's package would create and start a cluster `main`. This drop-in forbids it, for as
     # long as the installation takes; clusters that exist are not touched.

@@ -53,13 +53,17 @@ thief() {
     note "In a dump:"
     show "pg_dump --table patients --data-only"
     $cluster exec pg_dump --table patients --data-only | grep '^[0-9]'
-    note "In the files of the data directory, after a checkpoint (files that contain $ssn):"
+    note "In the data directory after a checkpoint: the name, which is not encrypted, and the number."
     quietly 'CHECKPOINT'
+    show "grep --recursive --files-with-matches Grace \$PGDATA | wc -l"
+    files_with Grace
     show "grep --recursive --files-with-matches $ssn \$PGDATA | wc -l"
-    local found
-    found=$(as_server grep --recursive --files-with-matches --text --fixed-strings -e "$ssn" "$work/demo/data" | wc -l)
-    echo "$found"
-    ((found == 0)) || die "the plaintext is on the disk"
+    files_with "$ssn"
+    (($(files_with Grace) > 0 && $(files_with "$ssn") == 0)) || die "that is not what should lie on the disk"
+}
+
+files_with() {
+    { as_server grep --recursive --files-with-matches --text --fixed-strings -e "$1" "$work/demo/data" || true; } | wc -l
 }
 
 decrypt() {
