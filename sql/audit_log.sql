@@ -1,0 +1,94 @@
+-- The audit log: append-only, partitioned by year from the start.
+
+CREATE FUNCTION fieldcrypt._refuse_change() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'fieldcrypt_refuse_change';
+CREATE FUNCTION fieldcrypt._refuse_restore_over() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'fieldcrypt_refuse_restore_over';
+CREATE FUNCTION fieldcrypt._refuse_restore_over_log() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'fieldcrypt_refuse_restore_over_log';
+CREATE FUNCTION fieldcrypt._outer_role() RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'fieldcrypt_outer_role';
+COMMENT ON FUNCTION fieldcrypt._refuse_change() IS 'trigger: only the extension itself changes its tables';
+COMMENT ON FUNCTION fieldcrypt._refuse_restore_over() IS 'trigger: nothing is restored over existing keys';
+COMMENT ON FUNCTION fieldcrypt._refuse_restore_over_log() IS 'trigger: nothing is restored over an existing log';
+COMMENT ON FUNCTION fieldcrypt._outer_role() IS 'the role chosen with SET ROLE, whatever SECURITY DEFINER function runs';
+
+CREATE SEQUENCE fieldcrypt.audit_log_id_seq AS bigint;
+
+-- No key on the parent: a unique index there would have to hold the partitioning column.
+CREATE TABLE fieldcrypt.audit_log (
+    id bigint NOT NULL DEFAULT pg_catalog.nextval('fieldcrypt.audit_log_id_seq'),
+    at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    event text COLLATE "C" NOT NULL,
+    actor text NOT NULL DEFAULT session_user,
+    role text NOT NULL DEFAULT fieldcrypt._outer_role(),
+    client_address inet DEFAULT pg_catalog.inet_client_addr(),
+    application text DEFAULT pg_catalog.current_setting('application_name'),
+    backend_pid integer NOT NULL DEFAULT pg_catalog.pg_backend_pid(),
+    transaction_id xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+    tenant text COLLATE "C",
+    key_id bigint,
+    reason text,
+    table_name text COLLATE "C",
+    partition_name text COLLATE "C",
+    row_key jsonb,
+    changed_columns text[]
+) PARTITION BY RANGE (at);
+
+CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.audit_log
+    FOR EACH ROW EXECUTE FUNCTION fieldcrypt._refuse_change();
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
+CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_restore_over_log();
+
+-- A partition is found by pg_dump only if it is registered, and it can be registered only here: so
+-- the years to come are made now. What lies outside them goes into the default partition.
+DO $partitions$
+DECLARE
+    year integer;
+    part text;
+BEGIN
+    FOR year IN 2026 .. 2056 LOOP
+        IF year < 2056 THEN
+            part := pg_catalog.format('audit_log_%s', year);
+            EXECUTE pg_catalog.format(
+                'CREATE TABLE fieldcrypt.%I PARTITION OF fieldcrypt.audit_log FOR VALUES FROM (%L) TO (%L)',
+                part, year || '-01-01 00:00:00+00', year + 1 || '-01-01 00:00:00+00');
+        ELSE
+            part := 'audit_log_default';
+            EXECUTE pg_catalog.format(
+                'CREATE TABLE fieldcrypt.%I PARTITION OF fieldcrypt.audit_log DEFAULT', part);
+        END IF;
+        EXECUTE pg_catalog.format('ALTER TABLE fieldcrypt.%I ADD PRIMARY KEY (id)', part);
+        EXECUTE pg_catalog.format(
+            'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.%I
+                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change()', part);
+        EXECUTE pg_catalog.format(
+            'CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.%I
+                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_restore_over_log()', part);
+        EXECUTE pg_catalog.format(
+            'COMMENT ON TABLE fieldcrypt.%I IS %L', part, 'partition of fieldcrypt.audit_log; read that');
+        PERFORM pg_catalog.pg_extension_config_dump(
+            pg_catalog.format('fieldcrypt.%I', part)::pg_catalog.regclass, '');
+    END LOOP;
+END
+$partitions$;
+
+SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.audit_log_id_seq', '');
+
+COMMENT ON SEQUENCE fieldcrypt.audit_log_id_seq IS 'ids of fieldcrypt.audit_log; gaps are rolled-back transactions';
+COMMENT ON TABLE fieldcrypt.audit_log IS 'who did what with which key and which row: append-only, never a value';
+COMMENT ON COLUMN fieldcrypt.audit_log.event IS 'what happened: key_created, key_rotated, key_deactivated, key_refused, row_inserted, row_updated, row_deleted, table_truncated, table_audited, table_unaudited, access_granted, access_revoked';
+COMMENT ON COLUMN fieldcrypt.audit_log.actor IS 'session_user: who logged in';
+COMMENT ON COLUMN fieldcrypt.audit_log.role IS 'the role chosen with SET ROLE; the actor, if none was';
+COMMENT ON COLUMN fieldcrypt.audit_log.application IS 'application_name, which the client chooses';
+COMMENT ON COLUMN fieldcrypt.audit_log.table_name IS 'the table; for a partition, the table at the top';
+COMMENT ON COLUMN fieldcrypt.audit_log.row_key IS 'primary key of the row; NULL for a table without one';
+COMMENT ON COLUMN fieldcrypt.audit_log.changed_columns IS 'encrypted columns whose stored value changed';
+
+CREATE FUNCTION fieldcrypt._record(
+        event text, tenant text, key_id bigint, reason text, table_name text) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'fieldcrypt_record';
+COMMENT ON FUNCTION fieldcrypt._record(text, text, bigint, text, text) IS
+    'writes a row of the audit log; granted to nobody, called by functions of the extension';

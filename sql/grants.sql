@@ -1,0 +1,155 @@
+-- Rights: nothing for PUBLIC; the rest by name.
+
+REVOKE ALL ON SCHEMA fieldcrypt FROM PUBLIC;
+REVOKE ALL ON TYPE fieldcrypt.encrypted FROM PUBLIC;
+
+CREATE FUNCTION fieldcrypt._privilege_objects(privilege text)
+    RETURNS TABLE (rights text, object text)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH listed (privilege, rights, object) AS (VALUES
+        ('encrypt', 'EXECUTE', 'FUNCTION fieldcrypt.encrypt_field(text, text, text)'),
+        ('encrypt', 'EXECUTE', 'FUNCTION fieldcrypt.encrypt_field_bytea(bytea, text, text)'),
+        ('encrypt', 'EXECUTE', 'FUNCTION fieldcrypt.encrypt_field_jsonb(jsonb, text, text)'),
+        ('decrypt', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field(fieldcrypt.encrypted, text)'),
+        ('decrypt', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field_bytea(fieldcrypt.encrypted, text)'),
+        ('decrypt', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field_jsonb(fieldcrypt.encrypted, text)'),
+        ('decrypt', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field_as(fieldcrypt.encrypted, anyelement, text)'),
+        ('decrypt', 'EXECUTE', 'FUNCTION fieldcrypt.try_decrypt_field(fieldcrypt.encrypted, text)'),
+        ('reencrypt', 'EXECUTE', 'FUNCTION fieldcrypt.reencrypt_field(fieldcrypt.encrypted, text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.create_key(text)'),
+        ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.rotate_keys(text, text, boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._rotate_step(text, text, boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._next_tenant(text, boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.master_key_status()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.audit_table(regclass)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.unaudit_table(regclass)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._audit_change()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._record_table_audit(text, boolean)'),
+        ('manage', 'SELECT', 'TABLE fieldcrypt.master_keys'),
+        ('manage', 'SELECT (key_id, tenant, purpose, version, state, algorithm, master_key_fingerprint, key_check, created_at, deactivated_at, destroyed_at)',
+            'TABLE fieldcrypt.encryption_keys'),
+        ('audit', 'SELECT', 'TABLE fieldcrypt.audit_log'),
+        ('backup', 'SELECT', 'TABLE fieldcrypt.encryption_keys'),
+        ('backup', 'SELECT', 'TABLE fieldcrypt.master_keys'),
+        ('backup', 'SELECT', 'SEQUENCE fieldcrypt.audit_log_id_seq'),
+        -- What every use of a value needs: the type, its casts and its comparison.
+        ('value', 'USAGE', 'TYPE fieldcrypt.encrypted'),
+        ('value', 'EXECUTE', 'FUNCTION fieldcrypt.encrypted_from_bytea(bytea)'),
+        ('value', 'EXECUTE', 'FUNCTION fieldcrypt.encrypted_same(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
+        ('value', 'EXECUTE', 'FUNCTION fieldcrypt.encrypted_not_same(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
+        ('value', 'EXECUTE', 'FUNCTION fieldcrypt.encrypted_hash(fieldcrypt.encrypted)'),
+        ('value', 'EXECUTE', 'FUNCTION fieldcrypt.encrypted_hash_extended(fieldcrypt.encrypted, bigint)'),
+        ('value', 'EXECUTE', 'FUNCTION fieldcrypt.key_id(fieldcrypt.encrypted)'),
+        ('value', 'EXECUTE', 'FUNCTION fieldcrypt.ciphertext_info(fieldcrypt.encrypted)'),
+        ('schema', 'USAGE', 'SCHEMA fieldcrypt')
+    )
+    SELECT l.rights, l.object FROM listed AS l WHERE l.privilege = $1
+    UNION ALL
+    SELECT 'SELECT', format('TABLE %s', i.inhrelid::regclass)
+      FROM pg_inherits AS i
+     WHERE $1 = 'backup' AND i.inhparent = 'fieldcrypt.audit_log'::regclass
+    UNION ALL
+    SELECT 'SELECT', 'TABLE fieldcrypt.audit_log' WHERE $1 = 'backup'
+$$;
+COMMENT ON FUNCTION fieldcrypt._privilege_objects(text) IS 'what each privilege of grant_access is made of';
+
+CREATE FUNCTION fieldcrypt._held_privileges(grantee regrole) RETURNS text[]
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(array_agg(m.privilege ORDER BY m.privilege), '{}')
+      FROM (
+        SELECT 'encrypt', p.proacl FROM pg_proc AS p WHERE p.oid = 'fieldcrypt.encrypt_field(text, text, text)'::regprocedure
+        UNION ALL
+        SELECT 'decrypt', p.proacl FROM pg_proc AS p WHERE p.oid = 'fieldcrypt.decrypt_field(fieldcrypt.encrypted, text)'::regprocedure
+        UNION ALL
+        SELECT 'reencrypt', p.proacl FROM pg_proc AS p WHERE p.oid = 'fieldcrypt.reencrypt_field(fieldcrypt.encrypted, text)'::regprocedure
+        UNION ALL
+        SELECT 'manage', p.proacl FROM pg_proc AS p WHERE p.oid = 'fieldcrypt.create_key(text)'::regprocedure
+        UNION ALL
+        SELECT 'audit', c.relacl FROM pg_class AS c WHERE c.oid = 'fieldcrypt.audit_log'::regclass
+        UNION ALL
+        SELECT 'backup', c.relacl FROM pg_class AS c WHERE c.oid = 'fieldcrypt.audit_log_id_seq'::regclass
+      ) AS m (privilege, acl)
+     WHERE EXISTS (SELECT FROM aclexplode(m.acl) AS a WHERE a.grantee = $1)
+$$;
+COMMENT ON FUNCTION fieldcrypt._held_privileges(regrole) IS 'the privileges that were granted to a role itself';
+
+CREATE FUNCTION fieldcrypt._change_access(target regrole, privileges text[], granting boolean) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner regrole := (SELECT n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'fieldcrypt');
+    verb text := CASE WHEN granting THEN 'GRANT' ELSE 'REVOKE' END;
+    direction text := CASE WHEN granting THEN 'TO' ELSE 'FROM' END;
+    known text[] := '{encrypt,decrypt,reencrypt,manage,audit,backup}';
+    bundles text[] := privileges;
+    held text[];
+    item record;
+BEGIN
+    IF NOT pg_has_role(current_user, owner, 'USAGE') THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = 'only the owner of pg_fieldcrypt can change access to it',
+            HINT = format('Connect as %s, or as a superuser.', owner);
+    END IF;
+    IF target IS NULL OR coalesce(cardinality(privileges), 0) = 0 OR NOT privileges <@ known THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'a role and at least one known privilege are needed',
+            HINT = 'Privileges are: encrypt, decrypt, reencrypt, manage, audit, backup.';
+    END IF;
+    IF granting THEN
+        bundles := bundles || 'schema'::text;
+        IF privileges && '{encrypt,decrypt,reencrypt,manage}' THEN
+            bundles := bundles || 'value'::text;
+        END IF;
+    END IF;
+    FOR item IN
+        SELECT o.rights, o.object FROM unnest(bundles) AS b(name), fieldcrypt._privilege_objects(b.name) AS o
+    LOOP
+        EXECUTE format('%s %s ON %s %s %s', verb, item.rights, item.object, direction, target);
+    END LOOP;
+    IF NOT granting THEN
+        -- What privileges share goes with the last of them, and comes back with those that stay.
+        held := ARRAY(SELECT unnest(fieldcrypt._held_privileges(target)) EXCEPT SELECT unnest(privileges));
+        IF cardinality(held) > 0 THEN
+            PERFORM fieldcrypt._change_access(target, held, true);
+        END IF;
+        bundles := CASE WHEN cardinality(held) = 0 THEN '{value,schema}'
+                        WHEN NOT held && '{encrypt,decrypt,reencrypt,manage}' THEN '{value}'
+                        ELSE '{}' END;
+        FOR item IN
+            SELECT o.rights, o.object FROM unnest(bundles) AS b(name), fieldcrypt._privilege_objects(b.name) AS o
+        LOOP
+            EXECUTE format('REVOKE %s ON %s FROM %s', item.rights, item.object, target);
+        END LOOP;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._change_access(regrole, text[], boolean) IS 'what grant_access and revoke_access share';
+
+CREATE FUNCTION fieldcrypt.grant_access(target regrole, VARIADIC privileges text[]) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM fieldcrypt._change_access(target, privileges, true);
+    PERFORM fieldcrypt._record('access_granted', NULL, NULL,
+        format('%s to %s', array_to_string(privileges, ', '), target), NULL);
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt.grant_access(regrole, text[]) IS
+    'gives a role some of: encrypt, decrypt, reencrypt, manage (keys and audited tables), audit (read the log), backup (what pg_dump must read)';
+
+CREATE FUNCTION fieldcrypt.revoke_access(target regrole, VARIADIC privileges text[]) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM fieldcrypt._change_access(target, privileges, false);
+    PERFORM fieldcrypt._record('access_revoked', NULL, NULL,
+        format('%s from %s', array_to_string(privileges, ', '), target), NULL);
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt.revoke_access(regrole, text[]) IS 'takes privileges of grant_access away from a role';
+
+REVOKE ALL ON ALL TABLES IN SCHEMA fieldcrypt FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA fieldcrypt FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA fieldcrypt FROM PUBLIC;

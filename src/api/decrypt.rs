@@ -1,0 +1,93 @@
+//! `decrypt_field` and its siblings, and `reencrypt_field`.
+
+use fieldcrypt_envelope::Ciphertext;
+use fieldcrypt_envelope::ciphertext::PLAINTEXT_OFFSET;
+use pgrx::pg_sys::{self, Datum};
+
+use super::with_context;
+use crate::error::Error;
+use crate::keyring;
+use crate::pg::call::{Call, sql_functions};
+use crate::pg::values::{self, Varlena};
+use crate::pg::{encoding, session};
+
+sql_functions! {
+    fieldcrypt_decrypt_field, pg_finfo_fieldcrypt_decrypt_field => decrypt_field;
+    fieldcrypt_decrypt_field_bytea, pg_finfo_fieldcrypt_decrypt_field_bytea => decrypt_field_bytea;
+    fieldcrypt_decrypt_field_jsonb, pg_finfo_fieldcrypt_decrypt_field_jsonb => decrypt_field_jsonb;
+    fieldcrypt_decrypt_field_as, pg_finfo_fieldcrypt_decrypt_field_as => decrypt_field_as;
+    fieldcrypt_try_decrypt_field, pg_finfo_fieldcrypt_try_decrypt_field => try_decrypt_field;
+    fieldcrypt_reencrypt_field, pg_finfo_fieldcrypt_reencrypt_field => reencrypt_field;
+}
+
+fn decrypt_field(call: &Call) -> Result<Option<Datum>, Error> {
+    let Some(mut plaintext) = decrypt(call, 1)? else { return Ok(None) };
+    match encoding::from_utf8(plaintext.bytes_mut())? {
+        std::borrow::Cow::Owned(converted) => Ok(Some(Varlena::of(&converted)?.into_datum())),
+        std::borrow::Cow::Borrowed(_) => Ok(Some(plaintext.into_datum())),
+    }
+}
+
+fn decrypt_field_bytea(call: &Call) -> Result<Option<Datum>, Error> {
+    Ok(decrypt(call, 1)?.map(Varlena::into_datum))
+}
+
+fn decrypt_field_jsonb(call: &Call) -> Result<Option<Datum>, Error> {
+    decrypt_into_type(call, 1, pg_sys::JSONBOID)
+}
+
+/// The type is that of the second argument, whose value does not matter.
+fn decrypt_field_as(call: &Call) -> Result<Option<Datum>, Error> {
+    decrypt_into_type(call, 2, call.argument_type(1))
+}
+
+/// For finding damage: NULL where the value or its key is broken or gone. What the caller can mend
+/// stays an error, and so does a value that is authentic but no text.
+fn try_decrypt_field(call: &Call) -> Result<Option<Datum>, Error> {
+    match decrypt_field(call) {
+        Err(error) if error.is_damage() => Ok(None),
+        result => result,
+    }
+}
+
+/// The plaintext goes from the old value's key to the new one's without leaving the result's own
+/// memory. A value that is on the active key already is checked and given back as it is.
+fn reencrypt_field(call: &Call) -> Result<Option<Datum>, Error> {
+    let Some(bytes) = call.bytes(0) else { return Ok(None) };
+    with_context(call, 1, |context| {
+        let value = Ciphertext::parse(bytes)?;
+        let mut fresh = Varlena::around(bytes.len(), 0, bytes)?;
+        let plaintext = PLAINTEXT_OFFSET..PLAINTEXT_OFFSET + value.plaintext_length();
+        keyring::open(&value, context, &mut fresh.bytes_mut()[plaintext])?;
+        let (is_active, tenant) = keyring::standing(value.key_id())?;
+        if is_active {
+            fresh.bytes_mut().copy_from_slice(bytes);
+        } else {
+            keyring::seal(&tenant, context, fresh.bytes_mut())?;
+        }
+        Ok(Some(fresh.into_datum()))
+    })
+}
+
+fn decrypt_into_type(
+    call: &Call,
+    context_index: usize,
+    type_oid: pg_sys::Oid,
+) -> Result<Option<Datum>, Error> {
+    let Some(mut plaintext) = decrypt(call, context_index)? else { return Ok(None) };
+    let text = encoding::from_utf8(plaintext.bytes_mut())?;
+    values::text_in_type(&text, type_oid).map(Some)
+}
+
+#[inline]
+fn decrypt(call: &Call, context_index: usize) -> Result<Option<Varlena>, Error> {
+    let Some(bytes) = call.bytes(0) else { return Ok(None) };
+    session::refuse_if_security_restricted()?;
+    with_context(call, context_index, |context| {
+        let value = Ciphertext::parse(bytes)?;
+        let mut plaintext = Varlena::zeroed(value.plaintext_length())?;
+        keyring::open(&value, context, plaintext.bytes_mut())?;
+        Ok(Some(plaintext))
+    })
+}
+

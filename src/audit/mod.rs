@@ -1,0 +1,136 @@
+//! The audit log: who did what with which key and which row. Never a value.
+
+pub mod row_trigger;
+
+use fieldcrypt_envelope::KeyId;
+
+use pgrx::pg_sys::Datum;
+
+use crate::error::Error;
+use crate::pg::call::{Call, sql_functions};
+use crate::pg::session;
+use crate::pg::spi::{self, Parameter};
+use crate::pg::values::Varlena;
+
+sql_functions! {
+    fieldcrypt_record, pg_finfo_fieldcrypt_record => record_called;
+    fieldcrypt_outer_role, pg_finfo_fieldcrypt_outer_role => outer_role;
+}
+
+/// What happened, as column `event` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A tenant's first key was made.
+    KeyCreated,
+    /// A new version became the tenant's active key.
+    KeyRotated,
+    /// A key stopped encrypting.
+    KeyDeactivated,
+    /// A row of an audited table was inserted.
+    RowInserted,
+    /// A row of an audited table was updated.
+    RowUpdated,
+    /// A row of an audited table was deleted.
+    RowDeleted,
+    /// An audited table was emptied.
+    TableTruncated,
+}
+
+impl Event {
+    fn name(self) -> &'static str {
+        match self {
+            Self::KeyCreated => "key_created",
+            Self::KeyRotated => "key_rotated",
+            Self::KeyDeactivated => "key_deactivated",
+            Self::RowInserted => "row_inserted",
+            Self::RowUpdated => "row_updated",
+            Self::RowDeleted => "row_deleted",
+            Self::TableTruncated => "table_truncated",
+        }
+    }
+}
+
+/// What a row of the log says besides who, when and from where.
+#[derive(Default)]
+pub struct Details<'a> {
+    /// The tenant.
+    pub tenant: Option<&'a [u8]>,
+    /// The key.
+    pub key_id: Option<KeyId>,
+    /// Why, in the caller's words.
+    pub reason: Option<&'a [u8]>,
+    /// The table, qualified.
+    pub table_name: Option<&'a [u8]>,
+    /// The partition, if the row lies in one.
+    pub partition_name: Option<&'a [u8]>,
+    /// The primary key as a JSON object.
+    pub row_key: Option<&'a [u8]>,
+    /// Encrypted columns that changed, as a JSON array of names.
+    pub changed_columns: Option<&'a [u8]>,
+}
+
+/// Records an event of a key.
+pub fn record_key(
+    event: Event,
+    tenant: &[u8],
+    key_id: KeyId,
+    reason: Option<&[u8]>,
+) -> Result<(), Error> {
+    record(
+        event.name(),
+        &Details { tenant: Some(tenant), key_id: Some(key_id), reason, ..Details::default() },
+    )
+}
+
+/// Records a change of an audited table.
+pub fn record_change(event: Event, details: &Details<'_>) -> Result<(), Error> {
+    record(event.name(), details)
+}
+
+/// Writes a row, as the log's owner: whoever did it needs no right on the log. Who, when and from
+/// where are the columns' defaults.
+fn record(event: &str, details: &Details<'_>) -> Result<(), Error> {
+    session::as_owner(|| {
+        spi::execute(
+            "INSERT INTO fieldcrypt.audit_log
+                    (event, tenant, key_id, reason, table_name, partition_name, row_key,
+                     changed_columns)
+             SELECT $1, $2, $3, $4, $5, $6, $7::pg_catalog.jsonb,
+                    CASE WHEN $8 IS NOT NULL THEN ARRAY(
+                        SELECT pg_catalog.jsonb_array_elements_text($8::pg_catalog.jsonb)) END",
+            &[
+                Parameter::Text(Some(event.as_bytes())),
+                Parameter::Text(details.tenant),
+                Parameter::BigInt(details.key_id.map(KeyId::as_i64)),
+                Parameter::Text(details.reason),
+                Parameter::Text(details.table_name),
+                Parameter::Text(details.partition_name),
+                Parameter::Text(details.row_key),
+                Parameter::Text(details.changed_columns),
+            ],
+        )
+    })?;
+    Ok(())
+}
+
+/// `_record`, for the functions of `sql/`.
+fn record_called(call: &Call) -> Result<Option<Datum>, Error> {
+    let event = call.bytes(0).ok_or(Error::NullArgument("event"))?;
+    let event = str::from_utf8(event).map_err(|_| Error::NotUtf8)?;
+    let key_id = call.datum(2).and_then(|datum| KeyId::new(datum.value() as i64));
+    record(
+        event,
+        &Details {
+            tenant: call.bytes(1),
+            key_id,
+            reason: call.bytes(3),
+            table_name: call.bytes(4),
+            ..Details::default()
+        },
+    )?;
+    Ok(Some(Datum::null()))
+}
+
+fn outer_role(_: &Call) -> Result<Option<Datum>, Error> {
+    Ok(Some(Varlena::of(&session::outer_role())?.into_datum()))
+}

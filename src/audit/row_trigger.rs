@@ -1,0 +1,104 @@
+//! The trigger that `audit_table` puts on a user's table.
+
+use pgrx::pg_sys::{self, Datum, Oid};
+use serde_json::{Map, Value};
+
+use super::{Details, Event, record_change};
+use crate::error::Error;
+use crate::pg::call::{Call, sql_functions};
+use crate::pg::encoding;
+use crate::pg::triggers::{Operation, TriggerCall, is_encrypted, output, same_bytes};
+use crate::pg::tuple::Row;
+
+sql_functions! {
+    fieldcrypt_audit_change, pg_finfo_fieldcrypt_audit_change => audit_change;
+}
+
+/// AFTER INSERT, UPDATE and DELETE for each row, and TRUNCATE. Columns are found by what they are
+/// when the trigger fires, so renamed and added ones are right.
+fn audit_change(call: &Call) -> Result<Option<Datum>, Error> {
+    let trigger = TriggerCall::from(call).ok_or_else(|| {
+        Error::Internal("fieldcrypt.audit_change() is a trigger function".into())
+    })?;
+    let event = match trigger.operation() {
+        Operation::Insert => Event::RowInserted,
+        Operation::Update => Event::RowUpdated,
+        Operation::Delete => Event::RowDeleted,
+        Operation::Truncate => Event::TableTruncated,
+    };
+    let table = trigger.root_name();
+    let relation = trigger.relation_name();
+    let (before, after) = trigger.rows();
+    let columns = trigger.columns();
+    let row_key = match after.as_ref().or(before.as_ref()) {
+        Some(row) => primary_key(&trigger, &columns, row)?,
+        None => None,
+    };
+    let changed = match (before.is_some(), after.is_some()) {
+        (false, false) => None,
+        _ => Some(changed_columns(&columns, before.as_ref(), after.as_ref())?),
+    };
+    record_change(
+        event,
+        &Details {
+            table_name: Some(&table),
+            partition_name: (relation != table).then_some(relation.as_slice()),
+            row_key: row_key.as_deref(),
+            changed_columns: changed.as_deref(),
+            ..Details::default()
+        },
+    )?;
+    Ok(Some(Datum::null()))
+}
+
+fn primary_key(
+    trigger: &TriggerCall,
+    columns: &[(i16, Vec<u8>, Oid)],
+    row: &Row<'_>,
+) -> Result<Option<Vec<u8>>, Error> {
+    let key_columns = trigger.primary_key();
+    let mut object = Map::new();
+    for (number, name, type_oid) in columns {
+        if !key_columns.contains(number) {
+            continue;
+        }
+        let value = match row.datum(*number) {
+            Some(datum) => json_value(&output(datum, *type_oid), *type_oid)?,
+            None => Value::Null,
+        };
+        object.insert(utf8(name)?, value);
+    }
+    if object.is_empty() { Ok(None) } else { in_database_encoding(&Value::Object(object)).map(Some) }
+}
+
+fn changed_columns(
+    columns: &[(i16, Vec<u8>, Oid)],
+    before: Option<&Row<'_>>,
+    after: Option<&Row<'_>>,
+) -> Result<Vec<u8>, Error> {
+    let mut names = Vec::new();
+    for (number, name, type_oid) in columns {
+        let datum = |row: Option<&Row<'_>>| row.and_then(|row| row.datum(*number));
+        if is_encrypted(*type_oid)? && !same_bytes(datum(before), datum(after)) {
+            names.push(Value::String(utf8(name)?));
+        }
+    }
+    in_database_encoding(&Value::Array(names))
+}
+
+fn json_value(text: &[u8], type_oid: Oid) -> Result<Value, Error> {
+    let text = utf8(text)?;
+    let is_integer = [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID].contains(&type_oid);
+    Ok(match text.parse::<i64>() {
+        Ok(number) if is_integer => Value::from(number),
+        _ => Value::String(text),
+    })
+}
+
+fn utf8(text: &[u8]) -> Result<String, Error> {
+    String::from_utf8(encoding::to_utf8(text)?.into_owned()).map_err(|_| Error::NotUtf8)
+}
+
+fn in_database_encoding(value: &Value) -> Result<Vec<u8>, Error> {
+    Ok(encoding::from_utf8(value.to_string().as_bytes())?.into_owned())
+}

@@ -1,0 +1,45 @@
+//! Type `fieldcrypt.encrypted`: what goes in and out is ciphertext, always.
+//!
+//! Equality and hashing are of the bytes, so Postgres's own `byteaeq` and `hashvarlena` serve.
+
+use fieldcrypt_envelope::ciphertext;
+use fieldcrypt_envelope::Ciphertext;
+use pgrx::pg_sys::Datum;
+
+use crate::error::Error;
+use crate::pg::call::{Call, sql_functions};
+use crate::pg::values::{self, Varlena};
+
+sql_functions! {
+    fieldcrypt_encrypted_in, pg_finfo_fieldcrypt_encrypted_in => input;
+    fieldcrypt_encrypted_out, pg_finfo_fieldcrypt_encrypted_out => output;
+    fieldcrypt_encrypted_recv, pg_finfo_fieldcrypt_encrypted_recv => receive;
+    fieldcrypt_encrypted_from_bytea, pg_finfo_fieldcrypt_encrypted_from_bytea => from_bytea;
+}
+
+fn input(call: &Call) -> Result<Option<Datum>, Error> {
+    let Some(text) = call.c_string(0) else { return Ok(None) };
+    let value = ciphertext::from_text(text)?;
+    Ok(Some(Varlena::of(&value)?.into_datum()))
+}
+
+fn output(call: &Call) -> Result<Option<Datum>, Error> {
+    let Some(value) = call.bytes(0) else { return Ok(None) };
+    // Refused before the text is built: its three quarters are what a value may hold at most.
+    if value.len() > values::MAX_TEXT_SOURCE {
+        return Err(Error::TooLarge { bytes: value.len() / 3 * 4 });
+    }
+    values::c_string(ciphertext::to_text(value).as_bytes()).map(Some)
+}
+
+fn receive(call: &Call) -> Result<Option<Datum>, Error> {
+    let Some(value) = call.message_rest(0) else { return Ok(None) };
+    Ciphertext::parse(value)?;
+    Ok(Some(Varlena::of(value)?.into_datum()))
+}
+
+fn from_bytea(call: &Call) -> Result<Option<Datum>, Error> {
+    let Some(value) = call.bytes(0) else { return Ok(None) };
+    Ciphertext::parse(value)?;
+    Ok(Some(Varlena::of(value)?.into_datum()))
+}

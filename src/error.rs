@@ -1,0 +1,271 @@
+//! Every error of the extension, and the one place that gives it SQLSTATE, message and hint.
+//!
+//! No variant holds a key or a plaintext. `docs/errors.md` lists the codes.
+
+use fieldcrypt_envelope::{Fingerprint, KeyId, Malformed, NotAuthentic, RandomnessUnavailable};
+
+use crate::pg::report::Report;
+
+/// What can go wrong.
+#[derive(Debug)]
+pub enum Error {
+    /// Not the form of an encrypted value.
+    Malformed(Malformed),
+    /// Tampered with, or bound to another context.
+    NotAuthentic,
+    /// No row in `encryption_keys` has this id.
+    UnknownKey(KeyId),
+    /// The key is suspended.
+    KeySuspended(KeyId),
+    /// The key has been destroyed.
+    KeyDestroyed(KeyId),
+    /// `fieldcrypt.tenant` is set, and the value is another tenant's.
+    OtherTenant,
+    /// The tenant has keys, but none that may encrypt.
+    NoActiveKey { tenant: String },
+    /// No source of a master key is configured.
+    NoMasterKey,
+    /// The configured source gives no master key.
+    MasterKeySource { problem: String, hint: &'static str },
+    /// A key is wrapped by a master key that is not loaded.
+    WrongMasterKey { needed: Vec<Fingerprint>, loaded: Vec<Fingerprint> },
+    /// A row of `encryption_keys` was damaged, edited or moved.
+    WrappedKeyNotAuthentic(KeyId),
+    /// `encryption_keys` or `master_keys` holds what the extension never writes.
+    KeyTable(String),
+    /// A key is needed and can't be made here.
+    CannotCreateKey(KeyCreationRefused),
+    /// ANALYZE, an index build or a materialized view asked for plaintext.
+    SecurityRestricted,
+    /// An argument that may be left out was given as NULL.
+    NullArgument(&'static str),
+    /// A tenant's name is empty or too long.
+    TenantName,
+    /// Somebody writes to a guarded table by hand.
+    Guarded { table: String },
+    /// A restore into a database that has keys or a log already.
+    RestoreOverExisting { table: String },
+    /// The text is not UTF-8 and the database has no encoding to convert it from.
+    NotUtf8,
+    /// The decrypted bytes are no text.
+    NotText,
+    /// The decrypted text can't be written in the database's encoding.
+    Untranslatable,
+    /// The decrypted text is no value of the type asked for.
+    Conversion { type_name: String },
+    /// The result would be longer than Postgres allows.
+    TooLarge { bytes: usize },
+    /// The operating system gave no random bytes.
+    Randomness,
+    /// No memory for keys.
+    OutOfMemory,
+    /// The library is loaded in a database without the extension.
+    NotInstalled,
+    /// What should not happen.
+    Internal(String),
+}
+
+/// Why a key can't be made here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyCreationRefused {
+    /// The server is a standby.
+    Standby,
+    /// The transaction is READ ONLY.
+    ReadOnlyTransaction,
+    /// The query runs in parallel.
+    ParallelMode,
+}
+
+impl From<Malformed> for Error {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
+impl From<NotAuthentic> for Error {
+    fn from(_: NotAuthentic) -> Self {
+        Self::NotAuthentic
+    }
+}
+
+impl From<RandomnessUnavailable> for Error {
+    fn from(_: RandomnessUnavailable) -> Self {
+        Self::Randomness
+    }
+}
+
+impl Error {
+    /// Whether the value itself is damaged or its key gone for good: what `try_decrypt_field`
+    /// answers NULL for.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Malformed(_) | Self::NotAuthentic | Self::UnknownKey(_) | Self::KeyDestroyed(_)
+        )
+    }
+
+    /// SQLSTATE, message and hint. Own codes are of class KF.
+    pub fn report(self) -> Report {
+        let (sqlstate, message, hint): (&[u8; 5], String, &str) = match self {
+            Self::Malformed(malformed) => (
+                b"KF001",
+                match malformed {
+                    Malformed::Suite(suite) => format!(
+                        "not an encrypted value: cipher suite {suite} is unknown to this version"
+                    ),
+                    Malformed::TextPrefix => {
+                        "not an encrypted value: it does not start with \"fc1:\"".into()
+                    }
+                    Malformed::Base64 => "not an encrypted value: invalid base64url".into(),
+                    Malformed::TooShort => "not an encrypted value: too short".into(),
+                    Malformed::Format | Malformed::KeyId => {
+                        "not an encrypted value: invalid header".into()
+                    }
+                },
+                "Columns of type encrypted take ciphertext only: encrypt with fieldcrypt.encrypt_field(value).",
+            ),
+            Self::NotAuthentic => (
+                b"KF002",
+                "encrypted value is not authentic".into(),
+                "Either it was tampered with, or it was encrypted with another context: pass the context that encrypt_field was given.",
+            ),
+            Self::UnknownKey(key) => (
+                b"KF003",
+                format!("encryption key {key} does not exist in this database"),
+                "The value comes from another database, or fieldcrypt.encryption_keys was not restored with it.",
+            ),
+            Self::KeySuspended(key) => (
+                b"KF004",
+                format!("encryption key {key} is suspended"),
+                "A suspended key neither encrypts nor decrypts until an administrator resumes it.",
+            ),
+            Self::KeyDestroyed(key) => (
+                b"KF005",
+                format!("encryption key {key} has been destroyed"),
+                "Values encrypted with a destroyed key can't be decrypted any more.",
+            ),
+            Self::OtherTenant => (
+                b"KF006",
+                "encrypted value belongs to another tenant".into(),
+                "fieldcrypt.tenant is set in this session and is not the tenant of the value's key: RESET fieldcrypt.tenant, or set the right one.",
+            ),
+            Self::NoActiveKey { tenant } => (
+                b"KF007",
+                format!("tenant \"{tenant}\" has no active encryption key"),
+                "Its keys are suspended, deactivated, compromised or destroyed: resume one, or make a new one with CALL fieldcrypt.rotate_keys(tenant, force => true).",
+            ),
+            Self::NoMasterKey => (
+                b"KF008",
+                "no master key is configured".into(),
+                "Set fieldcrypt.master_key_file in postgresql.conf to a file with 64 hex digits (for instance from: openssl rand -hex 32), mode 0600, and reload.",
+            ),
+            Self::MasterKeySource { problem, hint } => (b"KF009", problem, hint),
+            Self::WrongMasterKey { needed, loaded } => (
+                b"KF010",
+                format!(
+                    "keys in this database are wrapped by master key {}; loaded: {}",
+                    fingerprints(&needed),
+                    fingerprints(&loaded)
+                ),
+                "Load the master key that this database was used with; a second line in the key file adds it beside another.",
+            ),
+            Self::WrappedKeyNotAuthentic(key) => (
+                b"KF011",
+                format!("the wrapped encryption key {key} is not authentic"),
+                "Its row in fieldcrypt.encryption_keys was damaged, edited or moved: restore that table from a backup.",
+            ),
+            Self::KeyTable(problem) => (
+                b"KF012",
+                problem,
+                "The table was edited by hand or damaged: restore it from a backup.",
+            ),
+            Self::CannotCreateKey(reason) => (
+                b"KF013",
+                match reason {
+                    KeyCreationRefused::Standby => {
+                        "a new encryption key is needed, and a standby can't make one"
+                    }
+                    KeyCreationRefused::ReadOnlyTransaction => {
+                        "a new encryption key is needed, and a READ ONLY transaction can't make one"
+                    }
+                    KeyCreationRefused::ParallelMode => {
+                        "a new encryption key is needed, and a parallel query can't make one"
+                    }
+                }
+                .into(),
+                "Make it ahead of time, on the primary: SELECT fieldcrypt.create_key(tenant).",
+            ),
+            Self::SecurityRestricted => (
+                b"KF014",
+                "decryption is refused here: the result would be stored in plaintext".into(),
+                "ANALYZE, index builds and materialized views must not hold decrypted values: take decrypt_field out of the statistics object, index or view.",
+            ),
+            Self::NullArgument(name) => (
+                b"22004",
+                format!("{name} must not be NULL"),
+                "Leave the argument out, or pass '', to say none. A NULL is often a missing column or setting.",
+            ),
+            Self::TenantName => (
+                b"22023",
+                "a tenant's name has 1 to 1024 bytes".into(),
+                "Shorten it, for instance to an id.",
+            ),
+            Self::Guarded { table } => (
+                b"KF015",
+                format!("{table} is written by the functions of pg_fieldcrypt only"),
+                "A key or a log entry changed by hand could not be trusted, or would lose data.",
+            ),
+            Self::RestoreOverExisting { table } => (
+                b"KF016",
+                format!("this database already has rows in {table}: nothing is restored over them"),
+                "Restore into a new database, or one where CREATE EXTENSION pg_fieldcrypt has just been run.",
+            ),
+            Self::NotUtf8 => (
+                b"22021",
+                "the text is not valid UTF-8".into(),
+                "Plaintext is stored as UTF-8. In an SQL_ASCII database use encrypt_field_bytea for other bytes.",
+            ),
+            Self::NotText => (
+                b"22021",
+                "the decrypted value is not a text".into(),
+                "It was encrypted from bytes: use decrypt_field_bytea.",
+            ),
+            Self::Untranslatable => (
+                b"22P05",
+                "the decrypted text has a character that this database's encoding can't show".into(),
+                "Use decrypt_field_bytea, which gives it in UTF-8.",
+            ),
+            Self::Conversion { type_name } => (
+                b"22018",
+                format!("the decrypted value is not valid for type {type_name}"),
+                "Use decrypt_field to see it as text.",
+            ),
+            Self::TooLarge { bytes } => (
+                b"54000",
+                format!("the result of {bytes} bytes is longer than a value may be"),
+                "Postgres holds values of up to 1 GB; encryption adds 42 bytes, the text form a third.",
+            ),
+            Self::Randomness => {
+                (b"58000", "the operating system gave no random bytes".into(), "")
+            }
+            Self::OutOfMemory => (b"53200", "out of memory for encryption keys".into(), ""),
+            Self::NotInstalled => (
+                b"55000",
+                "the extension pg_fieldcrypt is not installed in this database".into(),
+                "CREATE EXTENSION pg_fieldcrypt;",
+            ),
+            Self::Internal(problem) => (b"XX000", problem, ""),
+        };
+        Report { sqlstate, message, hint: hint.into() }
+    }
+}
+
+fn fingerprints(list: &[Fingerprint]) -> String {
+    let names: Vec<String> = list.iter().map(|one| abbreviated(*one)).collect();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+/// A fingerprint for a message, in ASCII, which every database encoding can show.
+fn abbreviated(fingerprint: Fingerprint) -> String {
+    fingerprint.to_string().replace('…', "...")
+}

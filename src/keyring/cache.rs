@@ -1,0 +1,376 @@
+//! The cache of unwrapped keys: by id, and by tenant for the active ones.
+//!
+//! A cached key is good as of a generation of `encryption_keys`. When that is over, its row is read
+//! again: unchanged, it stays without being unwrapped again; changed, it goes. What a transaction
+//! that may yet roll back wrote, and what it read of its own writes, carries its subtransaction.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
+
+use fieldcrypt_envelope::{
+    BlockScope, KeyId, MessageKey, Nonce, NonceBlock, SuiteKey, SystemEntropy,
+};
+use fieldcrypt_locked_memory::LockedSlab;
+use pgrx::pg_sys::SubTransactionId;
+
+use crate::error::Error;
+use crate::pg::catalog::KeyState;
+
+/// What is known of a cached key, all of it public.
+pub struct Facts {
+    /// Its id.
+    pub key_id: KeyId,
+    /// Its tenant, in the database's encoding.
+    pub tenant: Rc<[u8]>,
+    /// Its state: active, deactivated or compromised. Others are not cached.
+    pub state: KeyState,
+    /// Its check value, by which a row is known to hold the same key.
+    pub check: [u8; 16],
+    /// The generation before the snapshot that its row was read with.
+    pub generation: u64,
+    /// The subtransaction that wrote the row, or one inside it, while it may roll back.
+    pub uncommitted: Option<SubTransactionId>,
+}
+
+/// Where a key stands in the cache. Good until the ring changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot(u32);
+
+/// The cache.
+pub struct Ring {
+    secrets: LockedSlab<Secret>,
+    entries: Vec<Option<Entry>>,
+    by_id: HashMap<KeyId, Slot, BuildHasherDefault<RandomIdHasher>>,
+    active: HashMap<Rc<[u8]>, Slot>,
+    last_active: Slot,
+    last_key: Slot,
+    clock_hand: usize,
+    uncommitted: usize,
+    messages: MessageKeys,
+    entropy: LockedSlab<SystemEntropy>,
+}
+
+struct Secret {
+    key: SuiteKey,
+    block: NonceBlock,
+}
+
+struct Entry {
+    facts: Facts,
+    recently_used: bool,
+}
+
+impl Ring {
+    /// An empty one. Draws nothing random and maps no memory.
+    pub fn new() -> Self {
+        Self {
+            secrets: LockedSlab::new(),
+            entries: Vec::new(),
+            by_id: HashMap::default(),
+            active: HashMap::new(),
+            last_active: Slot(0),
+            last_key: Slot(0),
+            clock_hand: 0,
+            uncommitted: 0,
+            messages: MessageKeys::new(),
+            entropy: LockedSlab::new(),
+        }
+    }
+
+    /// Forgets everything in a forked child, whose copy of the secrets reads as zero bytes.
+    #[inline]
+    pub fn wake(&mut self, forget: bool) {
+        let wiped = self.secrets.was_wiped() || self.entropy.was_wiped() || self.messages.was_wiped();
+        if wiped || forget {
+            self.forget_everything();
+        }
+    }
+
+    /// The tenant's active key as of a generation.
+    #[inline]
+    pub fn active(&mut self, tenant: &[u8], as_of: u64) -> Option<Slot> {
+        let good = |facts: &Facts| {
+            facts.state == KeyState::Active && facts.generation == as_of && *facts.tenant == *tenant
+        };
+        if let Some(entry) = self.entry_mut(self.last_active)
+            && good(&entry.facts)
+        {
+            entry.recently_used = true;
+            return Some(self.last_active);
+        }
+        let slot = *self.active.get(tenant)?;
+        let entry = self.entry_mut(slot)?;
+        if !good(&entry.facts) {
+            return None;
+        }
+        entry.recently_used = true;
+        self.last_active = slot;
+        Some(slot)
+    }
+
+    /// A key as of a generation.
+    #[inline]
+    pub fn key(&mut self, key_id: KeyId, as_of: u64) -> Option<Slot> {
+        let good = |facts: &Facts| facts.generation == as_of && facts.key_id == key_id;
+        if let Some(entry) = self.entry_mut(self.last_key)
+            && good(&entry.facts)
+        {
+            entry.recently_used = true;
+            return Some(self.last_key);
+        }
+        let slot = *self.by_id.get(&key_id)?;
+        let entry = self.entry_mut(slot)?;
+        if !good(&entry.facts) {
+            return None;
+        }
+        entry.recently_used = true;
+        self.last_key = slot;
+        Some(slot)
+    }
+
+    /// What is known of the key in a slot that [`active`](Self::active) or [`key`](Self::key) gave.
+    #[inline]
+    pub fn facts(&self, slot: Slot) -> &Facts {
+        match self.entries.get(slot.0 as usize) {
+            Some(Some(entry)) => &entry.facts,
+            _ => unreachable!("a slot is used only before the ring changes"),
+        }
+    }
+
+    /// The next nonce of the key in a slot.
+    #[inline]
+    pub fn next_nonce(
+        &mut self,
+        slot: Slot,
+        scope: BlockScope,
+        length: u64,
+    ) -> Result<Nonce, Error> {
+        if self.entropy.is_empty() {
+            self.entropy.insert(SystemEntropy::NEW).map_err(|_| Error::OutOfMemory)?;
+        }
+        let entropy = self.entropy.get_mut(0).ok_or(Error::OutOfMemory)?;
+        let secret = self.secrets.get_mut(slot.0).ok_or(Error::OutOfMemory)?;
+        Ok(secret.block.next(scope, length, entropy)?)
+    }
+
+    /// The AES-GCM key for a nonce under the key in a slot.
+    #[inline]
+    pub fn message_key(&mut self, slot: Slot, nonce: &Nonce) -> Result<&MessageKey, Error> {
+        let key_id = self.facts(slot).key_id;
+        let secret = self.secrets.get_mut(slot.0).ok_or(Error::OutOfMemory)?;
+        self.messages.get(key_id, nonce, &secret.key)
+    }
+
+    /// If the key of a freshly read row is cached, updates what is known of it; otherwise gives the
+    /// facts back, for [`insert`](Self::insert).
+    pub fn revalidate(&mut self, facts: Facts) -> Option<Facts> {
+        let Some(slot) = self.by_id.get(&facts.key_id).copied() else { return Some(facts) };
+        let known = self.facts(slot);
+        if known.check != facts.check || known.tenant != facts.tenant {
+            self.remove(slot);
+            return Some(facts);
+        }
+        let tenant = Rc::clone(&known.tenant);
+        self.count_uncommitted(slot, facts.uncommitted.is_some());
+        if facts.state == KeyState::Active {
+            self.active.insert(Rc::clone(&tenant), slot);
+        } else if self.active.get(&tenant) == Some(&slot) {
+            self.active.remove(&tenant);
+        }
+        if let Some(entry) = self.entry_mut(slot) {
+            entry.facts = Facts { tenant, ..facts };
+        }
+        None
+    }
+
+    /// Caches a key, after evicting what exceeds the limit.
+    pub fn insert(&mut self, facts: Facts, key: SuiteKey, limit: usize) -> Result<(), Error> {
+        self.forget(facts.key_id);
+        while self.secrets.len() >= limit.max(1) {
+            self.evict_one();
+        }
+        let secret = Secret { key, block: NonceBlock::ENDED };
+        let slot = Slot(self.secrets.insert(secret).map_err(|_| Error::OutOfMemory)?);
+        let index = slot.0 as usize;
+        if self.entries.len() <= index {
+            self.entries.resize_with(index + 1, || None);
+        }
+        self.by_id.insert(facts.key_id, slot);
+        if facts.state == KeyState::Active {
+            self.active.insert(Rc::clone(&facts.tenant), slot);
+        }
+        self.uncommitted += usize::from(facts.uncommitted.is_some());
+        self.entries[index] = Some(Entry { facts, recently_used: true });
+        Ok(())
+    }
+
+    /// Forgets a key, if it is cached.
+    pub fn forget(&mut self, key_id: KeyId) {
+        if let Some(slot) = self.by_id.get(&key_id).copied() {
+            self.remove(slot);
+        }
+    }
+
+    /// Forgets every key.
+    pub fn forget_everything(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Uncommitted keys are committed.
+    pub fn transaction_committed(&mut self) {
+        self.each_uncommitted(|_| Fate::Commit);
+    }
+
+    /// Uncommitted keys of a subtransaction become its parent's.
+    pub fn subtransaction_committed(&mut self, child: SubTransactionId, parent: SubTransactionId) {
+        self.each_uncommitted(|of| if of >= child { Fate::MoveTo(parent) } else { Fate::Stay });
+    }
+
+    /// Drops the keys of a subtransaction and of those inside it, which have higher numbers; with 0,
+    /// of all.
+    pub fn subtransaction_gone(&mut self, child: SubTransactionId) {
+        self.each_uncommitted(|of| if of >= child { Fate::Drop } else { Fate::Stay });
+    }
+
+    fn each_uncommitted(&mut self, fate: impl Fn(SubTransactionId) -> Fate) {
+        if self.uncommitted == 0 {
+            return;
+        }
+        for index in 0..self.entries.len() {
+            let Some(Some(entry)) = self.entries.get_mut(index) else { continue };
+            let Some(of) = entry.facts.uncommitted else { continue };
+            match fate(of) {
+                Fate::Stay => {}
+                Fate::MoveTo(parent) => entry.facts.uncommitted = Some(parent),
+                Fate::Commit => {
+                    entry.facts.uncommitted = None;
+                    self.uncommitted -= 1;
+                }
+                Fate::Drop => self.remove(Slot(index as u32)),
+            }
+        }
+    }
+
+    /// The clock algorithm: a key used since the hand last passed is spared once.
+    fn evict_one(&mut self) {
+        while !self.entries.is_empty() {
+            self.clock_hand = (self.clock_hand + 1) % self.entries.len();
+            match &mut self.entries[self.clock_hand] {
+                Some(entry) if entry.recently_used => entry.recently_used = false,
+                Some(_) => return self.remove(Slot(self.clock_hand as u32)),
+                None => {}
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: Slot) {
+        let Some(entry) = self.entries.get_mut(slot.0 as usize).and_then(Option::take) else {
+            return;
+        };
+        self.uncommitted -= usize::from(entry.facts.uncommitted.is_some());
+        self.by_id.remove(&entry.facts.key_id);
+        if self.active.get(&entry.facts.tenant) == Some(&slot) {
+            self.active.remove(&entry.facts.tenant);
+        }
+        self.messages.forget(entry.facts.key_id);
+        self.secrets.remove(slot.0);
+    }
+
+    fn count_uncommitted(&mut self, slot: Slot, now: bool) {
+        let before = self.facts(slot).uncommitted.is_some();
+        self.uncommitted = self.uncommitted + usize::from(now) - usize::from(before);
+    }
+
+    #[inline]
+    fn entry_mut(&mut self, slot: Slot) -> Option<&mut Entry> {
+        self.entries.get_mut(slot.0 as usize)?.as_mut()
+    }
+}
+
+enum Fate {
+    Stay,
+    MoveTo(SubTransactionId),
+    Commit,
+    Drop,
+}
+
+/// A small cache of AES-GCM keys, by key id and nonce prefix: the rows of a bulk statement share one.
+struct MessageKeys {
+    keys: LockedSlab<MessageKey>,
+    places: [Option<Place>; MessageKeys::PLACES],
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    key_id: KeyId,
+    prefix: [u8; 12],
+    index: u32,
+}
+
+impl MessageKeys {
+    const PLACES: usize = 64;
+
+    fn new() -> Self {
+        Self { keys: LockedSlab::new(), places: [None; Self::PLACES] }
+    }
+
+    fn was_wiped(&self) -> bool {
+        self.keys.was_wiped()
+    }
+
+    #[inline]
+    fn get(
+        &mut self,
+        key_id: KeyId,
+        nonce: &Nonce,
+        key: &SuiteKey,
+    ) -> Result<&MessageKey, Error> {
+        let prefix = nonce.prefix();
+        // Prefixes are random, so any byte of them spreads evenly.
+        let place = &mut self.places[usize::from(prefix[0]) % Self::PLACES];
+        let index = match place {
+            Some(known) if known.key_id == key_id && known.prefix == *prefix => known.index,
+            _ => {
+                if let Some(old) = place.take() {
+                    self.keys.remove(old.index);
+                }
+                let index =
+                    self.keys.insert(key.message_key(nonce)).map_err(|_| Error::OutOfMemory)?;
+                *place = Some(Place { key_id, prefix: *prefix, index });
+                index
+            }
+        };
+        self.keys.get_mut(index).map(|key| &*key).ok_or(Error::OutOfMemory)
+    }
+
+    fn forget(&mut self, key_id: KeyId) {
+        for place in &mut self.places {
+            if place.is_some_and(|known| known.key_id == key_id)
+                && let Some(known) = place.take()
+            {
+                self.keys.remove(known.index);
+            }
+        }
+    }
+}
+
+/// Key ids are random already: one multiplication spreads them over the table.
+#[derive(Default)]
+struct RandomIdHasher(u64);
+
+impl Hasher for RandomIdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

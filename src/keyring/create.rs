@@ -1,0 +1,162 @@
+//! New data keys: the first of a tenant, and the next version.
+//!
+//! Both hold the tenant's lock to the end of the transaction and re-read under it, so two sessions
+//! that race for a first key get the same one.
+
+use fieldcrypt_envelope::{DataKey, Fingerprint, KeyId};
+use fieldcrypt_locked_memory::with_scrubbed_stack;
+
+use super::{ALGORITHM, with_metadata};
+use crate::audit::{self, Event};
+use crate::error::Error;
+use crate::master_key;
+use crate::pg::catalog::{self, KeyRow, MasterKeysLock, PURPOSE_FIELD};
+use crate::pg::spi::{self, Parameter};
+use crate::pg::{encoding, session};
+use crate::settings::MAX_TENANT_BYTES;
+
+/// Makes the tenant's first key. If another session made one meanwhile, that is the one. A tenant
+/// whose keys are all suspended or retired gets none: that was somebody's decision.
+pub fn first_key(tenant: &[u8]) -> Result<KeyRow, Error> {
+    session::refuse_unless_writable()?;
+    lock(tenant)?;
+    if let Some(row) = catalog::active_key(tenant)? {
+        return Ok(row);
+    }
+    if catalog::newest_version(tenant)?.is_some() {
+        return Err(Error::NoActiveKey { tenant: encoding::lossy(tenant) });
+    }
+    let key_id = insert(tenant, 1, None, Event::KeyCreated)?;
+    written(key_id)
+}
+
+/// The tenant's active key, made if the tenant never had one.
+pub fn ensure_active(tenant: &[u8]) -> Result<KeyId, Error> {
+    match catalog::active_key(tenant)? {
+        Some(row) => Ok(row.key_id),
+        None => first_key(tenant).map(|row| row.key_id),
+    }
+}
+
+/// Deactivates the tenant's active key and makes the next version. With `force` also where no key is
+/// active, or none was ever made.
+pub fn rotate(tenant: &[u8], reason: Option<&[u8]>, force: bool) -> Result<KeyId, Error> {
+    session::refuse_unless_writable()?;
+    lock(tenant)?;
+    let active = catalog::active_key(tenant)?;
+    if active.is_none() && !force {
+        return Err(Error::NoActiveKey { tenant: encoding::lossy(tenant) });
+    }
+    let version = catalog::newest_version(tenant)?.unwrap_or(0) + 1;
+    if let Some(old) = &active {
+        session::as_owner(|| {
+            spi::execute(
+                "UPDATE fieldcrypt.encryption_keys
+                    SET state = 'deactivated', deactivated_at = pg_catalog.clock_timestamp()
+                  WHERE key_id OPERATOR(pg_catalog.=) $1",
+                &[Parameter::BigInt(Some(old.key_id.as_i64()))],
+            )
+        })?;
+        audit::record_key(Event::KeyDeactivated, tenant, old.key_id, reason)?;
+    }
+    insert(tenant, version, reason, Event::KeyRotated)
+}
+
+fn lock(tenant: &[u8]) -> Result<(), Error> {
+    if tenant.is_empty() || tenant.len() > MAX_TENANT_BYTES {
+        return Err(Error::TenantName);
+    }
+    catalog::lock_tenant(tenant)
+}
+
+fn written(key_id: KeyId) -> Result<KeyRow, Error> {
+    catalog::key_by_id(key_id)?
+        .ok_or_else(|| Error::Internal("a key that was just written can't be found".into()))
+}
+
+fn insert(
+    tenant: &[u8],
+    version: i32,
+    reason: Option<&[u8]>,
+    event: Event,
+) -> Result<KeyId, Error> {
+    let master_key = current_master_key()?;
+    let key_id = unused_key_id()?;
+    let (wrapped, check) = with_scrubbed_stack(|| {
+        let data_key = DataKey::generate()?;
+        let wrapped = with_metadata(key_id, tenant, version, |metadata| {
+            master_key::wrap(master_key, &data_key, metadata)
+        })?;
+        Ok::<_, Error>((wrapped, data_key.check(key_id)))
+    })?;
+    session::as_owner(|| {
+        spi::execute(
+            "INSERT INTO fieldcrypt.encryption_keys
+                    (key_id, tenant, purpose, version, state, algorithm, wrapped_key,
+                     master_key_fingerprint, key_check)
+             VALUES ($1, $2, $3, $4, 'active', $5, $6, $7, $8)",
+            &[
+                Parameter::BigInt(Some(key_id.as_i64())),
+                Parameter::Text(Some(tenant)),
+                Parameter::Text(Some(PURPOSE_FIELD)),
+                Parameter::Integer(version),
+                Parameter::Text(Some(ALGORITHM)),
+                Parameter::Bytea(&wrapped),
+                Parameter::Bytea(&master_key.0),
+                Parameter::Bytea(&check),
+            ],
+        )
+    })?;
+    audit::record_key(event, tenant, key_id, reason)?;
+    Ok(key_id)
+}
+
+fn unused_key_id() -> Result<KeyId, Error> {
+    loop {
+        let key_id = KeyId::generate()?;
+        if catalog::key_by_id(key_id)?.is_none() {
+            return Ok(key_id);
+        }
+    }
+}
+
+/// The master key that wraps new keys: the database's current one, which is the first that was ever
+/// loaded here until it is rotated. Refused unless every master key of this database is loaded, so
+/// that a server started with a wrong key file does not begin a second generation of keys.
+fn current_master_key() -> Result<Fingerprint, Error> {
+    let loaded = master_key::fingerprints()?;
+    catalog::lock_master_keys(MasterKeysLock::MakeDataKey)?;
+    let mut known = catalog::master_keys()?;
+    if known.is_empty() {
+        catalog::lock_master_keys(MasterKeysLock::FirstMasterKey)?;
+        known = catalog::master_keys()?;
+    }
+    if known.is_empty() {
+        let first = *loaded.first().ok_or(Error::NoMasterKey)?;
+        if catalog::has_keys()? {
+            return Err(Error::KeyTable(
+                "encryption_keys has rows and master_keys has none".into(),
+            ));
+        }
+        session::as_owner(|| {
+            spi::execute(
+                "INSERT INTO fieldcrypt.master_keys (fingerprint, is_current) VALUES ($1, true)",
+                &[Parameter::Bytea(&first.0)],
+            )
+        })?;
+        return Ok(first);
+    }
+    let needed: Vec<Fingerprint> = known
+        .iter()
+        .map(|row| row.fingerprint)
+        .filter(|fingerprint| !loaded.contains(fingerprint))
+        .collect();
+    if !needed.is_empty() {
+        return Err(Error::WrongMasterKey { needed, loaded });
+    }
+    known
+        .iter()
+        .find(|row| row.is_current)
+        .map(|row| row.fingerprint)
+        .ok_or_else(|| Error::KeyTable("master_keys has no current row".into()))
+}

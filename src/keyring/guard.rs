@@ -1,0 +1,53 @@
+//! The triggers of the extension's own tables.
+
+use pgrx::pg_sys::Datum;
+
+use crate::error::Error;
+use crate::pg::call::{Call, sql_functions};
+use crate::pg::triggers::TriggerCall;
+use crate::pg::{callbacks, catalog, encoding, session};
+
+sql_functions! {
+    fieldcrypt_refuse_change, pg_finfo_fieldcrypt_refuse_change => refuse_change;
+    fieldcrypt_refuse_restore_over, pg_finfo_fieldcrypt_refuse_restore_over => refuse_restore_over;
+    fieldcrypt_refuse_restore_over_log, pg_finfo_fieldcrypt_refuse_restore_over_log => refuse_restore_over_log;
+    fieldcrypt_invalidate_keys, pg_finfo_fieldcrypt_invalidate_keys => invalidate_keys;
+}
+
+/// BEFORE UPDATE, DELETE and TRUNCATE: only the extension itself passes.
+fn refuse_change(call: &Call) -> Result<Option<Datum>, Error> {
+    let trigger = trigger(call)?;
+    if callbacks::guards_are_open() {
+        return Ok(Some(trigger.row_datum().unwrap_or(Datum::null())));
+    }
+    Err(Error::Guarded { table: encoding::lossy(&trigger.relation_name()) })
+}
+
+/// BEFORE INSERT, for each statement: a COPY by pg_restore passes into an empty table only, so that
+/// a restore over existing keys is refused before its first row.
+fn refuse_restore_over(call: &Call) -> Result<Option<Datum>, Error> {
+    let trigger = trigger(call)?;
+    if !callbacks::guards_are_open() && catalog::has_rows(trigger.relation())? {
+        return Err(Error::RestoreOverExisting { table: encoding::lossy(&trigger.relation_name()) });
+    }
+    Ok(Some(Datum::null()))
+}
+
+/// The same for the audit log, which in a new database may have rows already, written by
+/// `audit_table` triggers of tables that were restored before it: there, keys decide.
+fn refuse_restore_over_log(call: &Call) -> Result<Option<Datum>, Error> {
+    if callbacks::guards_are_open() || !catalog::has_keys()? {
+        return Ok(Some(Datum::null()));
+    }
+    refuse_restore_over(call)
+}
+
+/// AFTER UPDATE and DELETE for each row, and TRUNCATE: tells every session.
+fn invalidate_keys(call: &Call) -> Result<Option<Datum>, Error> {
+    session::invalidate(trigger(call)?.relation());
+    Ok(Some(Datum::null()))
+}
+
+fn trigger(call: &Call) -> Result<TriggerCall, Error> {
+    TriggerCall::from(call).ok_or_else(|| Error::Guarded { table: "a trigger's table".into() })
+}

@@ -1,0 +1,249 @@
+//! Data keys: found in the cache, else by one index look-up, else made.
+//!
+//! Every look-up first processes the invalidations of sessions that have committed meanwhile, also on
+//! a cache hit: without that, a session inside a transaction would go on with a stale key.
+
+mod cache;
+mod create;
+pub mod guard;
+
+use std::cell::{Cell, RefCell};
+
+use fieldcrypt_envelope::ciphertext::{self, PLAINTEXT_OFFSET};
+use fieldcrypt_envelope::{Ciphertext, Context, KeyId, KeyMetadata};
+use fieldcrypt_locked_memory::with_scrubbed_stack;
+use pgrx::pg_sys::SubTransactionId;
+
+pub use create::{ensure_active, rotate};
+
+use crate::error::Error;
+use crate::master_key;
+use crate::pg::catalog::{self, KeyRow, KeyState, PURPOSE_FIELD};
+use crate::pg::{callbacks, encoding, session};
+use crate::settings;
+use cache::{Facts, Ring, Slot};
+
+/// The tenant where neither the call nor the session names one.
+pub const DEFAULT_TENANT: &[u8] = b"default";
+/// Column `algorithm` of the keys that this version makes and uses.
+pub const ALGORITHM: &[u8] = b"XAES-256-GCM";
+
+/// Look-ups before one is accepted although keys change all the time (a table of keys under VACUUM
+/// after VACUUM must not hang a query).
+const PATIENCE: usize = 16;
+
+thread_local! {
+    static RING: RefCell<Ring> = RefCell::new(Ring::new());
+    static FORGET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The tenant of a call: what it names, else the session's, else `default`.
+pub fn tenant_of_call(named: &[u8]) -> Result<&[u8], Error> {
+    let tenant = match named {
+        b"" => settings::tenant().unwrap_or(DEFAULT_TENANT),
+        named => named,
+    };
+    if tenant.len() > settings::MAX_TENANT_BYTES {
+        return Err(Error::TenantName);
+    }
+    Ok(tenant)
+}
+
+/// Seals `buffer`, which holds the plaintext at [`PLAINTEXT_OFFSET`], with the tenant's active key,
+/// which is made if the tenant never had one.
+#[inline]
+pub fn seal(tenant: &[u8], context: &Context<'_>, buffer: &mut [u8]) -> Result<(), Error> {
+    with_slot(
+        |ring, generation| ring.active(tenant, generation),
+        |generation| {
+            let row = match catalog::active_key(tenant)? {
+                Some(row) => row,
+                None => create::first_key(tenant)?,
+            };
+            adopt(row, generation)
+        },
+        |ring, slot| seal_with(ring, slot, context, buffer),
+    )
+}
+
+/// Opens a value into `plaintext`, which has the value's plaintext length.
+#[inline]
+pub fn open(
+    value: &Ciphertext<'_>,
+    context: &Context<'_>,
+    plaintext: &mut [u8],
+) -> Result<(), Error> {
+    with_key(value.key_id(), |ring, slot| {
+        refuse_other_tenant(&ring.facts(slot).tenant)?;
+        let key = ring.message_key(slot, value.nonce())?;
+        Ok(value.open_into(key, context, plaintext)?)
+    })
+}
+
+/// Whether the value's key is its tenant's active one, and that tenant's name.
+pub fn standing(key_id: KeyId) -> Result<(bool, Vec<u8>), Error> {
+    with_key(key_id, |ring, slot| {
+        let facts = ring.facts(slot);
+        Ok((facts.state == KeyState::Active, facts.tenant.to_vec()))
+    })
+}
+
+/// Forgets every key: the master key changed.
+pub fn forget_everything() {
+    RING.with_borrow_mut(Ring::forget_everything);
+}
+
+/// Keys that this transaction made are committed now. Called where nothing may fail.
+pub fn transaction_committed() {
+    in_callback(Ring::transaction_committed);
+}
+
+/// Keys that this transaction made are gone, or belong to a prepared transaction.
+pub fn transaction_gone() {
+    in_callback(|ring| ring.subtransaction_gone(0));
+}
+
+/// Keys of a subtransaction are its parent's now.
+pub fn subtransaction_committed(child: SubTransactionId, parent: SubTransactionId) {
+    in_callback(|ring| ring.subtransaction_committed(child, parent));
+}
+
+/// Keys of a subtransaction are gone.
+pub fn subtransaction_gone(child: SubTransactionId) {
+    in_callback(|ring| ring.subtransaction_gone(child));
+}
+
+/// A callback may come while the ring is borrowed only if the backend is going down in the middle of
+/// a look-up; then forgetting is left to the next one, if there ever is.
+fn in_callback(work: impl FnOnce(&mut Ring)) {
+    RING.with(|ring| match ring.try_borrow_mut() {
+        Ok(mut ring) => work(&mut ring),
+        Err(_) => FORGET.set(true),
+    });
+}
+
+fn with_key<R>(
+    key_id: KeyId,
+    use_it: impl FnOnce(&mut Ring, Slot) -> Result<R, Error>,
+) -> Result<R, Error> {
+    with_slot(
+        |ring, generation| ring.key(key_id, generation),
+        |generation| {
+            let row = catalog::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id));
+            if row.is_err() {
+                RING.with_borrow_mut(|ring| ring.forget(key_id));
+            }
+            adopt(row?, generation)
+        },
+        use_it,
+    )
+}
+
+/// Finds a key in the cache as of now, else loads it, and uses it. A loaded key counts as of the
+/// generation before its snapshot: if keys changed since, it is loaded again.
+#[inline]
+fn with_slot<R>(
+    find: impl Fn(&mut Ring, u64) -> Option<Slot>,
+    load: impl Fn(u64) -> Result<(), Error>,
+    use_it: impl FnOnce(&mut Ring, Slot) -> Result<R, Error>,
+) -> Result<R, Error> {
+    session::accept_invalidations();
+    master_key::notice_reload();
+    let mut as_of = callbacks::generation();
+    for attempt in 0.. {
+        let found = RING.with_borrow_mut(|ring| {
+            ring.wake(FORGET.replace(false));
+            find(ring, as_of)
+        });
+        if let Some(slot) = found {
+            return RING.with_borrow_mut(|ring| use_it(ring, slot));
+        }
+        let before = callbacks::generation();
+        load(before)?;
+        as_of = if attempt < PATIENCE { callbacks::generation() } else { before };
+    }
+    Err(Error::Internal("unreachable: the loop only ends by return".into()))
+}
+
+fn seal_with(
+    ring: &mut Ring,
+    slot: Slot,
+    context: &Context<'_>,
+    buffer: &mut [u8],
+) -> Result<(), Error> {
+    let length = buffer.len().saturating_sub(ciphertext::OVERHEAD) as u64;
+    let key_id = ring.facts(slot).key_id;
+    let nonce = ring.next_nonce(slot, session::block_scope(), length)?;
+    let key = ring.message_key(slot, &nonce)?;
+    ciphertext::seal_in_place(key, key_id, &nonce, context, buffer)
+        .map_err(|_| Error::TooLarge { bytes: buffer.len() })
+}
+
+fn refuse_other_tenant(tenant: &[u8]) -> Result<(), Error> {
+    match settings::tenant() {
+        Some(session_tenant) if session_tenant != tenant => Err(Error::OtherTenant),
+        _ => Ok(()),
+    }
+}
+
+/// Takes a row of the table into the cache, unless its state forbids any use.
+fn adopt(row: KeyRow, generation: u64) -> Result<(), Error> {
+    let refused = match row.state {
+        KeyState::Active | KeyState::Deactivated | KeyState::Compromised => None,
+        KeyState::Suspended => Some(Error::KeySuspended(row.key_id)),
+        KeyState::Destroyed => Some(Error::KeyDestroyed(row.key_id)),
+    };
+    let facts = Facts {
+        key_id: row.key_id,
+        tenant: row.tenant.as_slice().into(),
+        state: row.state,
+        check: row.check,
+        generation,
+        uncommitted: row.uncommitted.then(session::current_subtransaction),
+    };
+    if let Some(error) = refused {
+        RING.with_borrow_mut(|ring| ring.forget(row.key_id));
+        return Err(error);
+    }
+    let facts = match RING.with_borrow_mut(|ring| ring.revalidate(facts)) {
+        None => return Ok(()),
+        Some(facts) => facts,
+    };
+    with_scrubbed_stack(|| {
+        let suite_key = unwrap(&row)?.suite_key(row.key_id);
+        RING.with_borrow_mut(|ring| ring.insert(facts, suite_key, settings::key_cache_size()))
+    })
+}
+
+fn unwrap(row: &KeyRow) -> Result<fieldcrypt_envelope::DataKey, Error> {
+    if row.algorithm != ALGORITHM || row.purpose != PURPOSE_FIELD {
+        return Err(Error::KeyTable(format!(
+            "encryption key {} has an algorithm or purpose that this version does not know",
+            row.key_id
+        )));
+    }
+    let wrapped = row.wrapped_key.as_deref().unwrap_or_default();
+    with_metadata(row.key_id, &row.tenant, row.version, |metadata| {
+        master_key::unwrap(row.master_key, wrapped, metadata, &row.check)
+    })
+}
+
+/// Calls `work` with what the wrapping of a key authenticates, texts in UTF-8.
+fn with_metadata<R>(
+    key_id: KeyId,
+    tenant: &[u8],
+    version: i32,
+    work: impl FnOnce(&KeyMetadata<'_>) -> Result<R, Error>,
+) -> Result<R, Error> {
+    let tenant = encoding::to_utf8(tenant)?;
+    let tenant = str::from_utf8(&tenant).map_err(|_| Error::NotUtf8)?;
+    work(&KeyMetadata {
+        tenant,
+        key_id,
+        version: version.unsigned_abs(),
+        purpose: "field",
+        algorithm: "XAES-256-GCM",
+    })
+}
+
+const _: () = assert!(PLAINTEXT_OFFSET == 26, "docs/format.md says so");

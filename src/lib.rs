@@ -1,0 +1,35 @@
+//! pg_fieldcrypt: encrypts single fields inside PostgreSQL.
+//!
+//! This crate is the glue between Postgres and the core, `crates/envelope`. The SQL surface is in
+//! `sql/`; every function that it names is defined in one of the modules below. `unsafe` lives in
+//! [`pg`].
+
+mod api;
+mod audit;
+mod datatype;
+mod error;
+mod keyring;
+mod master_key;
+mod pg;
+mod settings;
+
+use pgrx::prelude::*;
+
+pgrx::pg_module_magic!(name, version);
+
+/// Called when the library is loaded: by the postmaster with `shared_preload_libraries`, otherwise
+/// by a backend at its first call into the extension. Draws nothing random and opens no file.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::init();
+    pg::callbacks::init();
+}
+
+extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);
+extension_sql_file!("../sql/type.sql", name = "type", requires = ["schema"]);
+extension_sql_file!("../sql/audit_log.sql", name = "audit_log", requires = ["type"]);
+extension_sql_file!("../sql/keys.sql", name = "keys", requires = ["audit_log"]);
+extension_sql_file!("../sql/fields.sql", name = "fields", requires = ["keys"]);
+extension_sql_file!("../sql/rotation.sql", name = "rotation", requires = ["fields"]);
+extension_sql_file!("../sql/audit_table.sql", name = "audit_table", requires = ["rotation"]);
+extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["audit_table"], finalize);

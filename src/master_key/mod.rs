@@ -1,0 +1,278 @@
+//! The master key: where it comes from, and the process's loaded copy.
+//!
+//! What is kept is derived from the key ([`MasterKey`]); the key's own bytes exist only while a source
+//! is read, in locked memory, on a stack that is scrubbed.
+
+mod command;
+mod file;
+mod setting;
+
+use std::cell::RefCell;
+
+use fieldcrypt_envelope::master_key_text::{self, MasterKeyTextError};
+use fieldcrypt_envelope::{DataKey, Fingerprint, KeyMetadata, MasterKey, UnwrapError};
+use fieldcrypt_locked_memory::{LockedSlab, with_scrubbed_stack};
+
+use crate::error::Error;
+use crate::pg::{report, session};
+use crate::{keyring, settings};
+
+/// Bytes that a source may give: sixteen keys with generous comments.
+const MAX_TEXT: usize = 64 * 1024;
+
+/// Where the loaded master keys came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// `fieldcrypt.master_key_file`.
+    File,
+    /// `fieldcrypt.master_key_command`.
+    Command,
+    /// `fieldcrypt.master_key`.
+    Setting,
+}
+
+impl Source {
+    /// The setting that configures it.
+    pub fn setting(self) -> &'static str {
+        match self {
+            Self::File => "fieldcrypt.master_key_file",
+            Self::Command => "fieldcrypt.master_key_command",
+            Self::Setting => "fieldcrypt.master_key",
+        }
+    }
+}
+
+/// What `master_key_status()` shows.
+pub struct Status {
+    /// The source.
+    pub source: Source,
+    /// The loaded keys, in order.
+    pub fingerprints: Vec<Fingerprint>,
+    /// When they were loaded, in Postgres's time.
+    pub loaded_at: i64,
+    /// Why a later reload failed, if one did: the keys loaded before are still in use.
+    pub problem: Option<String>,
+}
+
+struct Loaded {
+    source: Source,
+    keys: LockedSlab<MasterKey>,
+    order: Vec<(Fingerprint, u32)>,
+    loaded_at: i64,
+    configuration_time: i64,
+    problem: Option<String>,
+}
+
+thread_local! {
+    static LOADED: RefCell<Option<Loaded>> = const { RefCell::new(None) };
+}
+
+/// The fingerprints of the loaded keys, in order; loads them if need be.
+pub fn fingerprints() -> Result<Vec<Fingerprint>, Error> {
+    ensure_loaded()?;
+    Ok(LOADED.with_borrow(|loaded| {
+        loaded.iter().flat_map(|loaded| &loaded.order).map(|(fingerprint, _)| *fingerprint).collect()
+    }))
+}
+
+/// Opens a wrapped key with the master key that wrapped it.
+pub fn unwrap(
+    master_key: Fingerprint,
+    wrapped: &[u8],
+    metadata: &KeyMetadata<'_>,
+    check: &[u8],
+) -> Result<DataKey, Error> {
+    with_key(master_key, |key| {
+        key.unwrap(wrapped, metadata, check).map_err(|error| match error {
+            UnwrapError::Malformed | UnwrapError::NotAuthentic => {
+                Error::WrappedKeyNotAuthentic(metadata.key_id)
+            }
+        })
+    })
+}
+
+/// Wraps a new key.
+pub fn wrap(
+    master_key: Fingerprint,
+    data_key: &DataKey,
+    metadata: &KeyMetadata<'_>,
+) -> Result<Vec<u8>, Error> {
+    with_key(master_key, |key| Ok(key.wrap(data_key, metadata)?.to_vec()))
+}
+
+/// Reads the source again if the configuration was reloaded since. One comparison otherwise.
+#[inline]
+pub fn notice_reload() {
+    let stale = LOADED.with_borrow(|loaded| {
+        loaded
+            .as_ref()
+            .is_some_and(|loaded| loaded.configuration_time != session::configuration_time())
+    });
+    if stale {
+        reload();
+    }
+}
+
+/// What is loaded, for people.
+pub fn status() -> Result<Status, Error> {
+    ensure_loaded()?;
+    LOADED.with_borrow(|loaded| {
+        let loaded = loaded.as_ref().ok_or(Error::NoMasterKey)?;
+        Ok(Status {
+            source: loaded.source,
+            fingerprints: loaded.order.iter().map(|(fingerprint, _)| *fingerprint).collect(),
+            loaded_at: loaded.loaded_at,
+            problem: loaded.problem.clone(),
+        })
+    })
+}
+
+fn with_key<R>(
+    wanted: Fingerprint,
+    work: impl FnOnce(&MasterKey) -> Result<R, Error>,
+) -> Result<R, Error> {
+    ensure_loaded()?;
+    LOADED.with_borrow_mut(|loaded| {
+        let loaded = loaded.as_mut().ok_or(Error::NoMasterKey)?;
+        let index = loaded.order.iter().find(|(known, _)| *known == wanted).map(|(_, index)| *index);
+        match index.and_then(|index| loaded.keys.get_mut(index)) {
+            Some(key) => work(key),
+            None => Err(Error::WrongMasterKey {
+                needed: vec![wanted],
+                loaded: loaded.order.iter().map(|(known, _)| *known).collect(),
+            }),
+        }
+    })
+}
+
+fn ensure_loaded() -> Result<(), Error> {
+    let usable =
+        LOADED.with_borrow(|loaded| loaded.as_ref().is_some_and(|loaded| !loaded.keys.was_wiped()));
+    if usable {
+        notice_reload();
+        return Ok(());
+    }
+    let fresh = load()?;
+    LOADED.set(Some(fresh));
+    Ok(())
+}
+
+/// Keeps what is loaded if the source has become unusable: a slip in a file must not stop a running
+/// application. The log says so, and `master_key_status()`.
+fn reload() {
+    let configuration_time = session::configuration_time();
+    match load() {
+        Ok(fresh) => {
+            let same_keys = LOADED.with_borrow(|loaded| {
+                loaded.as_ref().is_some_and(|loaded| {
+                    let names = |keys: &Loaded| keys.order.iter().map(|(name, _)| *name).collect();
+                    let (old, new): (Vec<_>, Vec<_>) = (names(loaded), names(&fresh));
+                    old == new
+                })
+            });
+            LOADED.set(Some(fresh));
+            if !same_keys {
+                keyring::forget_everything();
+            }
+        }
+        Err(error) => {
+            let mut problem = error.report();
+            LOADED.with_borrow_mut(|loaded| {
+                if let Some(loaded) = loaded {
+                    loaded.configuration_time = configuration_time;
+                    loaded.problem = Some(problem.message.clone());
+                }
+            });
+            problem.message =
+                format!("the master key was not reloaded, the old one stays: {}", problem.message);
+            report::warn(problem);
+        }
+    }
+}
+
+fn load() -> Result<Loaded, Error> {
+    let configuration_time = session::configuration_time();
+    let source = configured_source()?;
+    let mut text = LockedSlab::<[u8; MAX_TEXT / 2]>::new();
+    let slot = text.insert([0; MAX_TEXT / 2]).map_err(|_| Error::OutOfMemory)?;
+    let buffer = text.get_mut(slot).ok_or(Error::OutOfMemory)?;
+    let length = match source {
+        Source::File => file::read(buffer)?,
+        Source::Command => command::read(buffer)?,
+        Source::Setting => setting::read(buffer)?,
+    };
+    if length == buffer.len() {
+        return Err(unusable(source, "gives more text than master keys take"));
+    }
+    let mut keys = LockedSlab::new();
+    let mut order = Vec::new();
+    let mut out_of_memory = false;
+    let parsed = with_scrubbed_stack(|| {
+        master_key_text::parse_each(&buffer[..length], |key| {
+            let fingerprint = key.fingerprint();
+            match keys.insert(key) {
+                Ok(index) => order.push((fingerprint, index)),
+                Err(_) => out_of_memory = true,
+            }
+        })
+    });
+    if out_of_memory {
+        return Err(Error::OutOfMemory);
+    }
+    parsed.map_err(|error| unparsable(source, error))?;
+    Ok(Loaded {
+        source,
+        keys,
+        order,
+        loaded_at: session::now(),
+        configuration_time,
+        problem: None,
+    })
+}
+
+fn configured_source() -> Result<Source, Error> {
+    if settings::master_key_is_unprotected() {
+        return Err(Error::MasterKeySource {
+            problem: "fieldcrypt.master_key is set without pg_fieldcrypt in shared_preload_libraries: refused, since every role can read it".into(),
+            hint: "Take the setting away, treat this master key as disclosed, and use fieldcrypt.master_key_file; or preload the library.",
+        });
+    }
+    let mut configured = [
+        (Source::File, settings::master_key_file().is_some()),
+        (Source::Command, settings::master_key_command().is_some()),
+        (Source::Setting, settings::master_key().is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(source, is_set)| is_set.then_some(source));
+    match (configured.next(), configured.next()) {
+        (None, _) => Err(Error::NoMasterKey),
+        (Some(source), None) => Ok(source),
+        (Some(first), Some(second)) => Err(Error::MasterKeySource {
+            problem: format!("both {} and {} are set", first.setting(), second.setting()),
+            hint: "Set exactly one source of the master key.",
+        }),
+    }
+}
+
+fn unusable(source: Source, problem: &str) -> Error {
+    Error::MasterKeySource {
+        problem: format!("{} {problem}", source.setting()),
+        hint: "It must give one key a line, each of 64 hex digits or base64 of 32 bytes, for instance from: openssl rand -hex 32",
+    }
+}
+
+fn unparsable(source: Source, error: MasterKeyTextError) -> Error {
+    let problem = match error {
+        MasterKeyTextError::Empty => "gives no master key".into(),
+        MasterKeyTextError::WrongLength { line, bytes } => {
+            format!("gives {bytes} bytes in line {line}; a master key has 32")
+        }
+        MasterKeyTextError::NotHexOrBase64 { line } => {
+            format!("gives neither hex digits nor base64 in line {line}")
+        }
+        MasterKeyTextError::TooMany => {
+            format!("gives more than {} master keys", master_key_text::MAX_KEYS)
+        }
+    };
+    unusable(source, &problem)
+}

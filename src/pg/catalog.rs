@@ -1,0 +1,372 @@
+//! The one place that opens `encryption_keys` and `master_keys` for reading.
+//!
+//! They are read as Postgres reads its own catalogs: by index, under a fresh catalog snapshot, so
+//! that a REPEATABLE READ transaction and a parallel worker see the newest committed key too, and a
+//! look-up costs a few microseconds, not an SPI call.
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_int};
+use std::mem::MaybeUninit;
+
+use fieldcrypt_envelope::{Fingerprint, KeyId};
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::values::Varlena;
+use super::{callbacks, tuple};
+use crate::error::Error;
+
+/// The purpose of the keys that encrypt fields.
+pub const PURPOSE_FIELD: &[u8] = b"field";
+
+/// A row of `fieldcrypt.encryption_keys`. Texts are in the database's encoding.
+pub struct KeyRow {
+    /// Column `key_id`.
+    pub key_id: KeyId,
+    /// Column `tenant`.
+    pub tenant: Vec<u8>,
+    /// Column `purpose`.
+    pub purpose: Vec<u8>,
+    /// Column `version`.
+    pub version: i32,
+    /// Column `state`.
+    pub state: KeyState,
+    /// Column `algorithm`.
+    pub algorithm: Vec<u8>,
+    /// Column `wrapped_key`, `None` once destroyed.
+    pub wrapped_key: Option<Vec<u8>>,
+    /// Column `master_key_fingerprint`.
+    pub master_key: Fingerprint,
+    /// Column `key_check`.
+    pub check: [u8; 16],
+    /// Whether this row version was written by the current transaction, which may yet roll back.
+    pub uncommitted: bool,
+}
+
+/// The states of a data key, NIST SP 800-57 part 1, section 7.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyState {
+    /// Encrypts and decrypts.
+    Active,
+    /// Decrypts only.
+    Deactivated,
+    /// Neither, until resumed.
+    Suspended,
+    /// Decrypts only, for re-encryption.
+    Compromised,
+    /// Erased.
+    Destroyed,
+}
+
+impl KeyState {
+    fn parse(name: &[u8]) -> Option<Self> {
+        Some(match name {
+            b"active" => Self::Active,
+            b"deactivated" => Self::Deactivated,
+            b"suspended" => Self::Suspended,
+            b"compromised" => Self::Compromised,
+            b"destroyed" => Self::Destroyed,
+            _ => return None,
+        })
+    }
+}
+
+/// A row of `fieldcrypt.master_keys`.
+pub struct MasterKeyRow {
+    /// Column `fingerprint`.
+    pub fingerprint: Fingerprint,
+    /// Column `is_current`: new data keys are wrapped by this one.
+    pub is_current: bool,
+}
+
+/// The key with this id.
+pub fn key_by_id(key_id: KeyId) -> Result<Option<KeyRow>, Error> {
+    let relations = Relations::resolve()?;
+    let key = int8_key(keys::KEY_ID, key_id.as_i64());
+    first(relations.keys, relations.keys_by_id, &mut [key], key_row)
+}
+
+/// The tenant's key for new values.
+pub fn active_key(tenant: &[u8]) -> Result<Option<KeyRow>, Error> {
+    let relations = Relations::resolve()?;
+    let mut scan_keys = tenant_keys(tenant)?;
+    first(relations.keys, relations.active_keys, &mut scan_keys, key_row)
+}
+
+/// The highest version among the tenant's keys in any state; `None` if the tenant never had one.
+pub fn newest_version(tenant: &[u8]) -> Result<Option<i32>, Error> {
+    let relations = Relations::resolve()?;
+    let mut newest = None;
+    let mut scan_keys = tenant_keys(tenant)?;
+    scan(relations.keys, relations.keys_by_version, &mut scan_keys, |row| {
+        newest = newest.max(Some(row.integer(keys::VERSION)?));
+        Ok(true)
+    })?;
+    Ok(newest)
+}
+
+/// All master keys that wrap a data key of this database, or did.
+pub fn master_keys() -> Result<Vec<MasterKeyRow>, Error> {
+    let relations = Relations::resolve()?;
+    let mut rows = Vec::new();
+    scan(relations.master_keys, pg_sys::InvalidOid, &mut [], |row| {
+        rows.push(MasterKeyRow {
+            fingerprint: Fingerprint(row.sixteen_bytes(master_keys::FINGERPRINT)?),
+            is_current: row.boolean(master_keys::IS_CURRENT)?,
+        });
+        Ok(true)
+    })?;
+    Ok(rows)
+}
+
+/// Whether a relation has any row that a fresh snapshot sees.
+pub fn has_rows(relation: Oid) -> Result<bool, Error> {
+    let mut found = false;
+    scan(relation, pg_sys::InvalidOid, &mut [], |_| {
+        found = true;
+        Ok(false)
+    })?;
+    Ok(found)
+}
+
+/// Whether the database has any data key.
+pub fn has_keys() -> Result<bool, Error> {
+    has_rows(Relations::resolve()?.keys)
+}
+
+/// Serialises the makers of a tenant's keys until the end of the transaction. An object lock, not an
+/// advisory one: SQL can't take it away.
+pub fn lock_tenant(tenant: &[u8]) -> Result<(), Error> {
+    let relations = Relations::resolve()?;
+    // FNV-1a; two tenants of equal hash only wait for each other.
+    let hash = tenant
+        .iter()
+        .fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    // SAFETY: takes a lock and processes invalidation messages, both allowed in a transaction.
+    unsafe {
+        pg_sys::LockDatabaseObject(
+            relations.keys,
+            Oid::from(hash),
+            0,
+            pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
+        );
+    }
+    Ok(())
+}
+
+/// How `master_keys` is locked, until the end of the transaction.
+#[derive(Clone, Copy)]
+pub enum MasterKeysLock {
+    /// By whoever makes a data key: conflicts with a change of the current master key.
+    MakeDataKey = pg_sys::RowShareLock as isize,
+    /// By whoever writes the first row.
+    FirstMasterKey = pg_sys::ShareRowExclusiveLock as isize,
+}
+
+/// Locks `master_keys`.
+pub fn lock_master_keys(lock: MasterKeysLock) -> Result<(), Error> {
+    let relations = Relations::resolve()?;
+    // SAFETY: takes a lock and processes invalidation messages, both allowed in a transaction.
+    unsafe { pg_sys::LockRelationOid(relations.master_keys, lock as pg_sys::LOCKMODE) };
+    Ok(())
+}
+
+/// The role that owns the key table, and with it the extension.
+pub fn owner_of_keys() -> Result<Oid, Error> {
+    let relations = Relations::resolve()?;
+    // SAFETY: opens the relation with a lock, reads its catalog row, closes it.
+    unsafe {
+        let relation =
+            pg_sys::table_open(relations.keys, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let owner = (*(*relation).rd_rel).relowner;
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        Ok(owner)
+    }
+}
+
+/// The type `fieldcrypt.encrypted`.
+pub fn encrypted_type() -> Result<Oid, Error> {
+    Ok(Relations::resolve()?.encrypted_type)
+}
+
+/// Column numbers of `fieldcrypt.encryption_keys`, in the order of `sql/keys.sql`.
+mod keys {
+    pub const KEY_ID: i16 = 1;
+    pub const TENANT: i16 = 2;
+    pub const PURPOSE: i16 = 3;
+    pub const VERSION: i16 = 4;
+    pub const STATE: i16 = 5;
+    pub const ALGORITHM: i16 = 6;
+    pub const WRAPPED_KEY: i16 = 7;
+    pub const MASTER_KEY: i16 = 8;
+    pub const CHECK: i16 = 9;
+}
+
+/// Column numbers of `fieldcrypt.master_keys`.
+mod master_keys {
+    pub const FINGERPRINT: i16 = 1;
+    pub const IS_CURRENT: i16 = 2;
+}
+
+fn key_row(row: &tuple::Row<'_>) -> Result<KeyRow, Error> {
+    let damaged = |what: &str| Error::KeyTable(format!("encryption_keys has a row with {what}"));
+    Ok(KeyRow {
+        key_id: KeyId::new(row.bigint(keys::KEY_ID)?)
+            .ok_or_else(|| damaged("a key id that is not positive"))?,
+        tenant: row.bytes(keys::TENANT)?.to_vec(),
+        purpose: row.bytes(keys::PURPOSE)?.to_vec(),
+        version: row.integer(keys::VERSION)?,
+        state: KeyState::parse(row.bytes(keys::STATE)?)
+            .ok_or_else(|| damaged("a state that this version does not know"))?,
+        algorithm: row.bytes(keys::ALGORITHM)?.to_vec(),
+        wrapped_key: row.optional_bytes(keys::WRAPPED_KEY).map(<[u8]>::to_vec),
+        master_key: Fingerprint(row.sixteen_bytes(keys::MASTER_KEY)?),
+        check: row.sixteen_bytes(keys::CHECK)?,
+        uncommitted: row.is_of_current_transaction(),
+    })
+}
+
+#[derive(Clone, Copy)]
+struct Relations {
+    keys: Oid,
+    keys_by_id: Oid,
+    active_keys: Oid,
+    keys_by_version: Oid,
+    master_keys: Oid,
+    encrypted_type: Oid,
+}
+
+impl Relations {
+    /// Looks the names up once, and again after every invalidation of `encryption_keys` (DROP
+    /// EXTENSION and REINDEX CONCURRENTLY give new ids).
+    fn resolve() -> Result<Self, Error> {
+        thread_local! { static KNOWN: Cell<Option<(u64, Relations)>> = const { Cell::new(None) } }
+        if let Some((generation, relations)) = KNOWN.get()
+            && generation == callbacks::generation()
+        {
+            return Ok(relations);
+        }
+        let relations = Self::look_up().ok_or(Error::NotInstalled)?;
+        callbacks::watch_relation(relations.keys);
+        KNOWN.set(Some((callbacks::generation(), relations)));
+        Ok(relations)
+    }
+
+    fn look_up() -> Option<Self> {
+        // SAFETY: catalog look-ups by name that answer InvalidOid if there is none.
+        let schema = valid(unsafe { pg_sys::get_namespace_oid(c"fieldcrypt".as_ptr(), true) })?;
+        let relation =
+            |name: &CStr| valid(unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) });
+        let type_oid = {
+            // SAFETY: as above; the syscache key is a name and a schema.
+            let oid = unsafe {
+                pg_sys::GetSysCacheOid(
+                    pg_sys::SysCacheIdentifier::TYPENAMENSP as c_int,
+                    pg_sys::Anum_pg_type_oid as pg_sys::AttrNumber,
+                    Datum::from(c"encrypted".as_ptr()),
+                    Datum::from(schema),
+                    Datum::null(),
+                    Datum::null(),
+                )
+            };
+            valid(oid)?
+        };
+        Some(Self {
+            keys: relation(c"encryption_keys")?,
+            keys_by_id: relation(c"encryption_keys_pkey")?,
+            active_keys: relation(c"encryption_keys_active")?,
+            keys_by_version: relation(c"encryption_keys_version")?,
+            master_keys: relation(c"master_keys")?,
+            encrypted_type: type_oid,
+        })
+    }
+}
+
+fn valid(oid: Oid) -> Option<Oid> {
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+fn first<R>(
+    relation: Oid,
+    index: Oid,
+    scan_keys: &mut [pg_sys::ScanKeyData],
+    read: impl Fn(&tuple::Row<'_>) -> Result<R, Error>,
+) -> Result<Option<R>, Error> {
+    let mut found = None;
+    scan(relation, index, scan_keys, |row| {
+        found = Some(read(row)?);
+        Ok(false)
+    })?;
+    Ok(found)
+}
+
+/// Calls `visit` with the rows until it answers `false`.
+fn scan(
+    relation: Oid,
+    index: Oid,
+    scan_keys: &mut [pg_sys::ScanKeyData],
+    mut visit: impl FnMut(&tuple::Row<'_>) -> Result<bool, Error>,
+) -> Result<(), Error> {
+    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: the sequence of every catalog scan in Postgres. A NULL snapshot asks for a catalog
+    // snapshot, which for a table without a syscache is taken anew. The row is used only before the
+    // next `systable_getnext`. If Postgres raises an error in between, the transaction's resource
+    // owner releases scan, relation and snapshot.
+    unsafe {
+        let heap = pg_sys::table_open(relation, lock);
+        let descriptor = pg_sys::systable_beginscan(
+            heap,
+            index,
+            index != pg_sys::InvalidOid,
+            std::ptr::null_mut(),
+            scan_keys.len() as c_int,
+            scan_keys.as_mut_ptr(),
+        );
+        let mut outcome = Ok(());
+        loop {
+            let tuple = pg_sys::systable_getnext(descriptor);
+            if tuple.is_null() {
+                break;
+            }
+            match visit(&tuple::Row::deform(tuple, (*heap).rd_att)) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        pg_sys::systable_endscan(descriptor);
+        pg_sys::table_close(heap, lock);
+        outcome
+    }
+}
+
+fn tenant_keys(tenant: &[u8]) -> Result<[pg_sys::ScanKeyData; 2], Error> {
+    Ok([text_key(keys::TENANT, tenant)?, text_key(keys::PURPOSE, PURPOSE_FIELD)?])
+}
+
+fn int8_key(column: i16, value: i64) -> pg_sys::ScanKeyData {
+    scan_key(column, pg_sys::F_INT8EQ, Datum::from(value))
+}
+
+fn text_key(column: i16, value: &[u8]) -> Result<pg_sys::ScanKeyData, Error> {
+    Ok(scan_key(column, pg_sys::F_TEXTEQ, Varlena::of(value)?.into_datum()))
+}
+
+/// `ScanKeyInit` compares under the collation "C", which is why the columns have it.
+fn scan_key(column: i16, equality: u32, value: Datum) -> pg_sys::ScanKeyData {
+    let mut key = MaybeUninit::<pg_sys::ScanKeyData>::zeroed();
+    // SAFETY: initialises the structure it is given; all-zero bytes are valid for it before that.
+    unsafe {
+        pg_sys::ScanKeyInit(
+            key.as_mut_ptr(),
+            column,
+            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+            Oid::from(equality),
+            value,
+        );
+        key.assume_init()
+    }
+}
+

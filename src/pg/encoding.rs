@@ -1,0 +1,85 @@
+//! Between the database's encoding and UTF-8, in which plaintexts and contexts are sealed.
+//!
+//! Nothing here quotes the bytes it can't convert, as Postgres's own errors would.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+
+use pgrx::pg_sys;
+
+use crate::error::Error;
+
+const UTF8: i32 = pg_sys::pg_enc::PG_UTF8 as i32;
+const SQL_ASCII: i32 = pg_sys::pg_enc::PG_SQL_ASCII as i32;
+
+/// A text of the database in UTF-8.
+#[inline]
+pub fn to_utf8(text: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
+    match database_encoding() {
+        UTF8 => Ok(Cow::Borrowed(text)),
+        SQL_ASCII => match str::from_utf8(text) {
+            Ok(_) => Ok(Cow::Borrowed(text)),
+            Err(_) => Err(Error::NotUtf8),
+        },
+        encoding => convert(text, encoding, UTF8).map(Cow::Owned).ok_or(Error::NotUtf8),
+    }
+}
+
+/// UTF-8 bytes as a text of the database. Refuses what is not UTF-8, has a NUL, or can't be written
+/// in the database's encoding.
+#[inline]
+pub fn from_utf8(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
+    if str::from_utf8(bytes).is_err() || bytes.contains(&0) {
+        return Err(Error::NotText);
+    }
+    match database_encoding() {
+        UTF8 | SQL_ASCII => Ok(Cow::Borrowed(bytes)),
+        encoding => convert(bytes, UTF8, encoding).map(Cow::Owned).ok_or(Error::Untranslatable),
+    }
+}
+
+/// A text of the database as a Rust string, for names in messages.
+pub fn lossy(text: &[u8]) -> String {
+    match to_utf8(text) {
+        Ok(utf8) => String::from_utf8_lossy(&utf8).into_owned(),
+        Err(_) => String::from_utf8_lossy(text).into_owned(),
+    }
+}
+
+fn database_encoding() -> i32 {
+    thread_local! { static ENCODING: OnceCell<i32> = const { OnceCell::new() } }
+    // SAFETY: reads a variable that is set once a backend's life, before any SQL runs.
+    ENCODING.with(|known| *known.get_or_init(|| unsafe { pg_sys::GetDatabaseEncoding() }))
+}
+
+fn convert(text: &[u8], from: i32, to: i32) -> Option<Vec<u8>> {
+    // `MAX_CONVERSION_GROWTH` of `pg_wchar.h`, and the NUL that the conversion writes.
+    let capacity = text.len().checked_mul(4)?.checked_add(1)?;
+    let source_length = i32::try_from(text.len()).ok()?;
+    let capacity_i32 = i32::try_from(capacity).ok()?;
+    let mut out = vec![0u8; capacity];
+    // SAFETY: source and destination are valid for the lengths given; the conversion writes at most
+    // `capacity` bytes, the last of them NUL, and with `noError` stops where it can't go on.
+    let converted = unsafe {
+        let procedure = pg_sys::FindDefaultConversionProc(from, to);
+        if procedure == pg_sys::InvalidOid {
+            return None;
+        }
+        pg_sys::pg_do_encoding_conversion_buf(
+            procedure,
+            from,
+            to,
+            text.as_ptr().cast_mut(),
+            source_length,
+            out.as_mut_ptr(),
+            capacity_i32,
+            true,
+        )
+    };
+    if converted != source_length {
+        return None;
+    }
+    let length = out.iter().position(|byte| *byte == 0)?;
+    out.truncate(length);
+    Some(out)
+}

@@ -1,0 +1,15 @@
+//! The unsafe wall: everything that touches Postgres's C interfaces. One concern a file; what
+//! leaves this folder is safe to call.
+
+pub mod call;
+pub mod callbacks;
+pub mod catalog;
+pub mod encoding;
+pub mod json;
+pub mod report;
+pub mod session;
+pub mod spi;
+pub mod triggers;
+pub mod tuple;
+pub mod values;
+pub mod version;

@@ -1,0 +1,130 @@
+//! What the session, its transaction and its user are.
+
+use std::ffi::{CStr, c_int};
+
+use fieldcrypt_envelope::BlockScope;
+use pgrx::pg_sys;
+
+use super::callbacks;
+use super::catalog;
+use crate::error::{Error, KeyCreationRefused};
+
+/// Processes the invalidation messages of other sessions that have committed by now. Without it a
+/// session in a transaction would go on with a key that was destroyed meanwhile.
+#[inline]
+pub fn accept_invalidations() {
+    // SAFETY: allowed wherever a transaction is in progress, as it is in any SQL function.
+    unsafe { pg_sys::AcceptInvalidationMessages() }
+}
+
+/// The process, transaction and client statement that a nonce block belongs to.
+#[inline]
+pub fn block_scope() -> BlockScope {
+    // SAFETY: reads variables of the backend.
+    let (process, statement) =
+        unsafe { (pg_sys::MyProcPid, pg_sys::GetCurrentStatementStartTimestamp()) };
+    BlockScope { process: process as u32, transaction: callbacks::transaction_serial(), statement }
+}
+
+/// Tells every session, this one too, that a relation's contents have changed.
+pub fn invalidate(relation: pg_sys::Oid) {
+    // SAFETY: queues a message, sent at commit.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relation) }
+}
+
+/// The innermost subtransaction in progress.
+pub fn current_subtransaction() -> pg_sys::SubTransactionId {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
+/// Refuses to show plaintext to ANALYZE, index builds and materialized views, which would store it.
+#[inline]
+pub fn refuse_if_security_restricted() -> Result<(), Error> {
+    // SAFETY: reads a variable of the backend.
+    if unsafe { pg_sys::InSecurityRestrictedOperation() } {
+        return Err(Error::SecurityRestricted);
+    }
+    Ok(())
+}
+
+/// Refuses to make a key where its row could not be written, or would be without having been allowed.
+pub fn refuse_unless_writable() -> Result<(), Error> {
+    // SAFETY: reads variables of the backend. `RecoveryInProgress` first: a standby's transactions
+    // are read only as well, and the standby is the clearer reason.
+    unsafe {
+        if pg_sys::RecoveryInProgress() {
+            return Err(Error::CannotCreateKey(KeyCreationRefused::Standby));
+        }
+        if pg_sys::IsInParallelMode() {
+            return Err(Error::CannotCreateKey(KeyCreationRefused::ParallelMode));
+        }
+        if pg_sys::XactReadOnly {
+            return Err(Error::CannotCreateKey(KeyCreationRefused::ReadOnlyTransaction));
+        }
+    }
+    Ok(())
+}
+
+/// When the configuration was last read: changes with every reload, whatever it changed.
+#[inline]
+pub fn configuration_time() -> i64 {
+    // SAFETY: a plain variable of the backend.
+    unsafe { pg_sys::PgReloadTime }
+}
+
+/// Microseconds since 2000-01-01, Postgres's own time.
+pub fn now() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// Lets a cancel or a shutdown through while waiting.
+pub fn check_for_interrupts() {
+    pgrx::check_for_interrupts!();
+}
+
+/// The data directory.
+pub fn data_directory() -> Option<std::path::PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
+    // SAFETY: set by the postmaster before any backend exists, never freed.
+    unsafe {
+        (!pg_sys::DataDir.is_null()).then(|| {
+            std::path::PathBuf::from(std::ffi::OsStr::from_bytes(
+                CStr::from_ptr(pg_sys::DataDir).to_bytes(),
+            ))
+        })
+    }
+}
+
+/// The role that the user has chosen with SET ROLE, whatever SECURITY DEFINER functions are running.
+pub fn outer_role() -> Vec<u8> {
+    // SAFETY: looks a role up by oid; the name is copied out of the palloc'd string.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(pg_sys::GetOuterUserId(), true);
+        if name.is_null() { Vec::new() } else { CStr::from_ptr(name).to_bytes().to_vec() }
+    }
+}
+
+/// Runs `work` as the owner of the extension's tables, allowed past their guards.
+///
+/// On an error Postgres itself restores the user, when it aborts the (sub)transaction.
+pub fn as_owner<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+    let owner = catalog::owner_of_keys()?;
+    let mut user = pg_sys::InvalidOid;
+    let mut context: c_int = 0;
+    let guard = callbacks::GuardsOpen::new();
+    // SAFETY: the pair that SECURITY DEFINER functions are run with.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        pg_sys::SetUserIdAndSecContext(
+            owner,
+            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as c_int,
+        );
+    }
+    let result = work();
+    // SAFETY: restores what was read above.
+    unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
+    drop(guard);
+    result
+}

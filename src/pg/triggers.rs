@@ -1,0 +1,182 @@
+//! Trigger calls: what fired, on which relation, with which rows.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::call::Call;
+use super::tuple::Row;
+use super::{catalog, values, version};
+use crate::error::Error;
+
+/// A call by the trigger manager.
+pub struct TriggerCall {
+    data: *mut pg_sys::TriggerData,
+}
+
+/// What fired a trigger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// INSERT.
+    Insert,
+    /// UPDATE.
+    Update,
+    /// DELETE.
+    Delete,
+    /// TRUNCATE.
+    Truncate,
+}
+
+impl TriggerCall {
+    /// `None` if the function was called as an ordinary one.
+    pub fn from(call: &Call) -> Option<Self> {
+        // SAFETY: `context` is null or a node; a TriggerData node means the trigger manager.
+        unsafe {
+            let context = (*call.raw()).context;
+            (!context.is_null() && (*context).type_ == pg_sys::NodeTag::T_TriggerData)
+                .then_some(Self { data: context.cast() })
+        }
+    }
+
+    /// What fired.
+    pub fn operation(&self) -> Operation {
+        // SAFETY: valid trigger data.
+        match unsafe { (*self.data).tg_event } & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_INSERT => Operation::Insert,
+            pg_sys::TRIGGER_EVENT_DELETE => Operation::Delete,
+            pg_sys::TRIGGER_EVENT_UPDATE => Operation::Update,
+            _ => Operation::Truncate,
+        }
+    }
+
+    /// The relation's oid.
+    pub fn relation(&self) -> Oid {
+        // SAFETY: valid trigger data; its relation is open while the trigger runs.
+        unsafe { (*(*self.data).tg_relation).rd_id }
+    }
+
+    /// Its qualified name, in the database's encoding.
+    pub fn relation_name(&self) -> Vec<u8> {
+        qualified_name(self.relation())
+    }
+
+    /// For a partition, the name of the table at the top.
+    pub fn root_name(&self) -> Vec<u8> {
+        // SAFETY: valid trigger data; the function reads the catalog and gives an oid or NULL.
+        let root = unsafe {
+            let relation = (*self.data).tg_relation;
+            if !(*(*relation).rd_rel).relispartition {
+                return self.relation_name();
+            }
+            let argument = [Some(Datum::from((*relation).rd_id))];
+            pgrx::direct_function_call::<Oid>(pg_sys::pg_partition_root, &argument)
+        };
+        qualified_name(root.unwrap_or_else(|| self.relation()))
+    }
+
+    /// What the trigger returns: the row, for a BEFORE trigger to let it pass.
+    pub fn row_datum(&self) -> Option<Datum> {
+        // SAFETY: valid trigger data.
+        let tuple = unsafe {
+            match self.operation() {
+                Operation::Update => (*self.data).tg_newtuple,
+                _ => (*self.data).tg_trigtuple,
+            }
+        };
+        (!tuple.is_null()).then(|| Datum::from(tuple))
+    }
+
+    /// The row before and the row after; NULL where there is none.
+    pub fn rows(&self) -> (Option<Row<'_>>, Option<Row<'_>>) {
+        // SAFETY: the tuples are described by the relation and live while the trigger runs.
+        unsafe {
+            let descriptor = (*(*self.data).tg_relation).rd_att;
+            let row = |tuple: pg_sys::HeapTuple| {
+                (!tuple.is_null()).then(|| Row::deform(tuple, descriptor))
+            };
+            let (first, second) = ((*self.data).tg_trigtuple, (*self.data).tg_newtuple);
+            match self.operation() {
+                Operation::Insert => (None, row(first)),
+                Operation::Update => (row(first), row(second)),
+                Operation::Delete => (row(first), None),
+                Operation::Truncate => (None, None),
+            }
+        }
+    }
+
+    /// Columns that are not dropped: number, name, type.
+    pub fn columns(&self) -> Vec<(i16, Vec<u8>, Oid)> {
+        // SAFETY: the descriptor has `natts` attributes behind it.
+        unsafe {
+            let descriptor = (*(*self.data).tg_relation).rd_att;
+            (0..(*descriptor).natts as usize)
+                .map(|index| &*version::attribute(descriptor, index))
+                .filter(|attribute| !attribute.attisdropped)
+                .map(|attribute| {
+                    let name = CStr::from_ptr(attribute.attname.data.as_ptr());
+                    (attribute.attnum, name.to_bytes().to_vec(), attribute.atttypid)
+                })
+                .collect()
+        }
+    }
+
+    /// Whether a column is part of the primary key.
+    pub fn primary_key(&self) -> Vec<i16> {
+        // SAFETY: the bitmap holds attribute numbers above FirstLowInvalidHeapAttributeNumber.
+        unsafe {
+            let bitmap = pg_sys::RelationGetIndexAttrBitmap(
+                (*self.data).tg_relation,
+                pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_PRIMARY_KEY,
+            );
+            let mut columns = Vec::new();
+            let mut member = -1;
+            loop {
+                member = pg_sys::bms_next_member(bitmap, member);
+                if member < 0 {
+                    return columns;
+                }
+                columns.push((member + pg_sys::FirstLowInvalidHeapAttributeNumber) as i16);
+            }
+        }
+    }
+}
+
+/// Whether a type is `encrypted`, or a domain over it.
+pub fn is_encrypted(type_oid: Oid) -> Result<bool, Error> {
+    // SAFETY: a catalog look-up.
+    Ok(unsafe { pg_sys::getBaseType(type_oid) } == catalog::encrypted_type()?)
+}
+
+/// A value as its type's output function writes it, in the database's encoding.
+pub fn output(datum: Datum, type_oid: Oid) -> Vec<u8> {
+    // SAFETY: the datum is a non-null value of the type.
+    unsafe {
+        let mut function = pg_sys::InvalidOid;
+        let mut is_varlena = false;
+        pg_sys::getTypeOutputInfo(type_oid, &mut function, &mut is_varlena);
+        let text = pg_sys::OidOutputFunctionCall(function, datum);
+        CStr::from_ptr(text).to_bytes().to_vec()
+    }
+}
+
+/// Whether two values of type `encrypted` are the same bytes.
+pub fn same_bytes(a: Option<Datum>, b: Option<Datum>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        // SAFETY: both are non-null varlena datums of live tuples.
+        (Some(a), Some(b)) => unsafe { values::detoasted(a) == values::detoasted(b) },
+        _ => false,
+    }
+}
+
+fn qualified_name(relation: Oid) -> Vec<u8> {
+    // SAFETY: catalog look-ups that answer NULL if there is none; the strings are copied.
+    unsafe {
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation));
+        let name = pg_sys::get_rel_name(relation);
+        if schema.is_null() || name.is_null() {
+            return Vec::new();
+        }
+        CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, name)).to_bytes().to_vec()
+    }
+}

@@ -1,0 +1,92 @@
+//! A heap tuple, taken apart.
+
+use std::marker::PhantomData;
+
+use pgrx::pg_sys::{self, Datum};
+
+use super::values;
+use crate::error::Error;
+
+/// The columns of a tuple, by attribute number (the first is 1).
+pub struct Row<'t> {
+    tuple: pg_sys::HeapTuple,
+    values: Vec<Datum>,
+    nulls: Vec<bool>,
+    of: PhantomData<&'t ()>,
+}
+
+impl Row<'_> {
+    /// Takes a tuple apart.
+    ///
+    /// # Safety
+    ///
+    /// The tuple must be valid, be described by `descriptor`, and outlive the row.
+    pub unsafe fn deform(tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) -> Self {
+        // SAFETY: by the contract; the arrays have a place for every attribute.
+        unsafe {
+            let columns = (*descriptor).natts as usize;
+            let mut values = vec![Datum::null(); columns];
+            let mut nulls = vec![true; columns];
+            pg_sys::heap_deform_tuple(tuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+            Self { tuple, values, nulls, of: PhantomData }
+        }
+    }
+
+    /// A column, `None` if it is NULL.
+    pub fn datum(&self, column: i16) -> Option<Datum> {
+        let index = usize::try_from(column).ok()?.checked_sub(1)?;
+        let is_null = *self.nulls.get(index)?;
+        if is_null { None } else { self.values.get(index).copied() }
+    }
+
+    /// A varlena column, detoasted; the caller knows that it is one.
+    pub fn optional_bytes(&self, column: i16) -> Option<&[u8]> {
+        // SAFETY: called for columns of type text and bytea only; the tuple outlives the row.
+        self.datum(column).map(|datum| unsafe { values::detoasted(datum) })
+    }
+
+    /// A varlena column that is never NULL.
+    pub fn bytes(&self, column: i16) -> Result<&[u8], Error> {
+        self.optional_bytes(column).ok_or_else(unexpected_null)
+    }
+
+    /// A `bytea` column of 16 bytes.
+    pub fn sixteen_bytes(&self, column: i16) -> Result<[u8; 16], Error> {
+        self.bytes(column)?
+            .try_into()
+            .map_err(|_| Error::KeyTable("a fingerprint or check value is not 16 bytes".into()))
+    }
+
+    /// A `bigint` column.
+    pub fn bigint(&self, column: i16) -> Result<i64, Error> {
+        self.datum(column).map(|datum| datum.value() as i64).ok_or_else(unexpected_null)
+    }
+
+    /// An `integer` column.
+    pub fn integer(&self, column: i16) -> Result<i32, Error> {
+        self.datum(column).map(|datum| datum.value() as i32).ok_or_else(unexpected_null)
+    }
+
+    /// A `boolean` column.
+    pub fn boolean(&self, column: i16) -> Result<bool, Error> {
+        self.datum(column).map(|datum| datum.value() & 1 == 1).ok_or_else(unexpected_null)
+    }
+
+    /// Whether the current transaction, or a subtransaction of it, wrote this version of the row.
+    pub fn is_of_current_transaction(&self) -> bool {
+        // SAFETY: the tuple is valid; its header is read as HeapTupleHeaderGetXmin does. A frozen
+        // xmin is of a transaction long gone, whatever number it shows.
+        unsafe {
+            let header = (*self.tuple).t_data;
+            let frozen = pg_sys::HEAP_XMIN_FROZEN as u16;
+            if (*header).t_infomask & frozen == frozen {
+                return false;
+            }
+            pg_sys::TransactionIdIsCurrentTransactionId((*header).t_choice.t_heap.t_xmin)
+        }
+    }
+}
+
+fn unexpected_null() -> Error {
+    Error::KeyTable("a column that is never NULL is NULL".into())
+}

@@ -1,0 +1,172 @@
+//! Varlena values: read in place, built in place.
+
+use std::ffi::c_void;
+use std::ptr;
+
+use pgrx::pg_sys::{self, Datum};
+use pgrx::{set_varsize_4b, varlena};
+
+use crate::error::Error;
+
+/// The longest bytes whose base64 text, with some prefix, is still a value.
+pub const MAX_TEXT_SOURCE: usize = Varlena::MAX / 4 * 3 - 64;
+
+/// The bytes of a varlena datum. What was compressed or stored out of line is fetched into the
+/// current memory context, which Postgres empties after the row.
+///
+/// # Safety
+///
+/// `datum` must be a non-null varlena datum that outlives the result.
+#[inline]
+pub unsafe fn detoasted<'a>(datum: Datum) -> &'a [u8] {
+    let stored = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: by the contract; `pg_detoast_datum_packed` gives a plain or short varlena.
+    unsafe {
+        let plain = if varlena::varatt_is_1b(stored) && !varlena::varatt_is_1b_e(stored)
+            || varlena::varatt_is_4b_u(stored)
+        {
+            stored
+        } else {
+            pg_sys::pg_detoast_datum_packed(stored)
+        };
+        std::slice::from_raw_parts(
+            varlena::vardata_any(plain).cast::<u8>(),
+            varlena::varsize_any_exhdr(plain),
+        )
+    }
+}
+
+/// A varlena under construction in the current memory context.
+pub struct Varlena {
+    memory: *mut pg_sys::varlena,
+    length: usize,
+}
+
+impl Varlena {
+    const HEADER: usize = pg_sys::VARHDRSZ;
+    /// `MaxAllocSize` of `memutils.h`: what a value may take, its header included.
+    const MAX: usize = 0x3FFF_FFFF;
+
+    /// Memory for a value of `length` bytes, of which all outside `copied` are zero and those from
+    /// `at` on are `copied`.
+    #[inline]
+    pub fn around(length: usize, at: usize, copied: &[u8]) -> Result<Self, Error> {
+        let end = at + copied.len();
+        if length > Self::MAX - Self::HEADER {
+            return Err(Error::TooLarge { bytes: length });
+        }
+        assert!(end <= length, "the copied bytes fit");
+        // SAFETY: the size was checked, palloc never returns null; all of the memory is initialised:
+        // the header by `set_varsize_4b`, the rest by the three writes.
+        unsafe {
+            let memory = pg_sys::palloc(length + Self::HEADER).cast::<pg_sys::varlena>();
+            set_varsize_4b(memory, (length + Self::HEADER) as i32);
+            let data = memory.cast::<u8>().add(Self::HEADER);
+            ptr::write_bytes(data, 0, at);
+            ptr::copy_nonoverlapping(copied.as_ptr(), data.add(at), copied.len());
+            ptr::write_bytes(data.add(end), 0, length - end);
+            Ok(Self { memory, length })
+        }
+    }
+
+    /// A value of zero bytes.
+    #[inline]
+    pub fn zeroed(length: usize) -> Result<Self, Error> {
+        Self::around(length, 0, &[])
+    }
+
+    /// A value of these bytes.
+    pub fn of(bytes: &[u8]) -> Result<Self, Error> {
+        Self::around(bytes.len(), 0, bytes)
+    }
+
+    /// Its bytes.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: `around` initialised `length` bytes behind the header.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.memory.cast::<u8>().add(Self::HEADER), self.length)
+        }
+    }
+
+    /// The finished datum.
+    #[inline]
+    pub fn into_datum(self) -> Datum {
+        Datum::from(self.memory.cast::<c_void>())
+    }
+}
+
+/// A NUL-terminated string in the current memory context, for output functions and for calls into
+/// input functions.
+pub fn c_string(text: &[u8]) -> Result<Datum, Error> {
+    if text.len() >= Varlena::MAX {
+        return Err(Error::TooLarge { bytes: text.len() });
+    }
+    // SAFETY: one byte more than the text, all of them written.
+    unsafe {
+        let memory = pg_sys::palloc(text.len() + 1).cast::<u8>();
+        ptr::copy_nonoverlapping(text.as_ptr(), memory, text.len());
+        memory.add(text.len()).write(0);
+        Ok(Datum::from(memory.cast::<c_void>()))
+    }
+}
+
+
+/// Runs a type's input function over a text in the server's encoding.
+///
+/// Input functions quote the text in their errors, so whatever they raise is swallowed whole. The
+/// caller must raise an error of its own then: nothing rolled back what the function did.
+pub fn text_in_type(text: &[u8], type_oid: pg_sys::Oid) -> Result<Datum, Error> {
+    let input = c_string(text)?;
+    // SAFETY: catalog look-ups by type oid, then a call of the type's input function with the
+    // arguments that every input function takes.
+    unsafe {
+        let mut function = pg_sys::InvalidOid;
+        let mut io_parameter = pg_sys::InvalidOid;
+        pg_sys::getTypeInputInfo(type_oid, &mut function, &mut io_parameter);
+        pgrx::PgTryBuilder::new(|| {
+            Ok(pg_sys::OidInputFunctionCall(
+                function,
+                input.cast_mut_ptr::<std::ffi::c_char>(),
+                io_parameter,
+                -1,
+            ))
+        })
+        .catch_others(|caught| {
+            if is_query_cancel(&caught) {
+                caught.rethrow();
+            }
+            let name = pg_sys::format_type_be(type_oid);
+            let type_name = std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned();
+            Err(Error::Conversion { type_name })
+        })
+        .execute()
+    }
+}
+
+fn is_query_cancel(caught: &pg_sys::panic::CaughtError) -> bool {
+    use pg_sys::panic::CaughtError::{ErrorReport, PostgresError, RustPanic};
+    let (PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. }) = caught;
+    report.sql_error_code() == pgrx::PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+}
+
+/// A composite of the row type that the call must return.
+pub fn composite(
+    call: &super::call::Call,
+    values: &mut [Datum],
+) -> Result<Datum, Error> {
+    // SAFETY: the descriptor comes from the call; its length is compared before it is filled.
+    unsafe {
+        let mut descriptor: pg_sys::TupleDesc = ptr::null_mut();
+        let class = pg_sys::get_call_result_type(call.raw(), ptr::null_mut(), &mut descriptor);
+        if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE
+            || (*descriptor).natts as usize != values.len()
+        {
+            return Err(Error::Internal("the function's row type is not the library's".into()));
+        }
+        let descriptor = pg_sys::BlessTupleDesc(descriptor);
+        let mut nulls = vec![false; values.len()];
+        let tuple = pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+        Ok(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data))
+    }
+}
