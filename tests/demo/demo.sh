@@ -44,7 +44,7 @@ INSERT INTO patients
 SELECT id, name, fieldcrypt.encrypt_field(ssn, context => 'patients.ssn/' || id)
 FROM (VALUES (1, 'Ada', '$ssn'), (2, 'Grace', '987-65-4321'), (3, 'Alan', '555-12-3456')) AS v (id, name, ssn);
 SELECT id, name, ssn FROM patients;
-SELECT id, fieldcrypt.ciphertext_info(ssn) FROM patients WHERE id = 1;
+SELECT info.* FROM patients, fieldcrypt.ciphertext_info(ssn) AS info WHERE id = 1;
 SQL
 }
 
@@ -72,7 +72,7 @@ decrypt() {
 SELECT id, name, fieldcrypt.decrypt_field(ssn, 'patients.ssn/' || id) FROM patients ORDER BY id;
 SQL
     note "Ada's value in Grace's row: an error, never a wrong value."
-    fails <<'SQL'
+    fails KF002 <<'SQL'
 SELECT fieldcrypt.decrypt_field(ssn, 'patients.ssn/2') FROM patients WHERE id = 1;
 SQL
 }
@@ -84,10 +84,11 @@ CREATE ROLE app LOGIN;
 GRANT SELECT, INSERT, UPDATE ON patients TO app;
 SELECT fieldcrypt.grant_access('app', 'encrypt');
 SQL
+    note "Connected as app:"
     user=app sql <<'SQL'
 INSERT INTO patients VALUES (4, 'Edsger', fieldcrypt.encrypt_field('321-54-9876', 'patients.ssn/4'));
 SQL
-    user=app fails <<'SQL'
+    user=app fails 42501 <<'SQL'
 SELECT fieldcrypt.decrypt_field(ssn, 'patients.ssn/' || id) FROM patients;
 SQL
 }
@@ -122,7 +123,7 @@ wrong_master_key() {
     note "Somebody puts another key into the file:"
     new_master_key "$key"
     quietly 'SELECT pg_reload_conf()'
-    fails <<'SQL'
+    fails KF010 <<'SQL'
 SELECT fieldcrypt.decrypt_field(ssn, 'patients.ssn/1') FROM patients WHERE id = 1;
 SQL
     note "With the right key back in its place, nothing is lost:"
@@ -153,12 +154,17 @@ sql() {
     echo
     $cluster psql --no-psqlrc --username "${user:-postgres}" --set ON_ERROR_STOP=1 --set VERBOSITY=verbose \
         --set SHOW_CONTEXT=never --pset footer=off --pset null=- --echo-queries --quiet 2>&1 |
-        sed -e '/^LOCATION: /d' -e 's/^psql:<stdin>:[0-9]*: //'
+        sed -e '/^LOCATION: /d' -e 's/^NOTICE:  00000: /NOTICE:  /' -e 's/^psql:<stdin>:[0-9]*: //'
 }
 
-# The same for one statement that must be refused.
+# The same for one statement that must be refused, with this SQLSTATE.
 fails() {
-    if sql; then die "this should have been refused"; fi
+    local said
+    if said=$(sql) || [[ $said != *"ERROR:  $1: "* ]]; then
+        echo "$said"
+        die "this should have been refused with SQLSTATE $1"
+    fi
+    printf '\n%s\n' "${said#$'\n'}"
 }
 
 value() { $cluster psql --no-psqlrc --no-align --tuples-only --set ON_ERROR_STOP=1 --command "$1"; }
