@@ -22,15 +22,15 @@ COMMENT ON FUNCTION fieldcrypt._next_tenant(text, boolean) IS
 
 CREATE FUNCTION fieldcrypt._rotate_step(
         tenant text, reason text, force boolean,
-        OUT key_id bigint, OUT sqlstate text, OUT message text)
+        OUT key_id bigint, OUT error_code text, OUT message text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     key_id := fieldcrypt._rotate_key(tenant, reason, force);
 EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS sqlstate = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
+    GET STACKED DIAGNOSTICS error_code = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
     PERFORM fieldcrypt._record(
-        'key_refused', tenant, NULL, 'rotation failed: ' || message || ' (' || sqlstate || ')', NULL);
+        'key_refused', tenant, NULL, 'rotation failed: ' || message || ' (' || error_code || ')', NULL);
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt._rotate_step(text, text, boolean) IS
@@ -57,20 +57,20 @@ BEGIN
             current_tenant := fieldcrypt._next_tenant(current_tenant, force);
             EXIT WHEN current_tenant IS NULL;
         END IF;
-        SELECT s.key_id, s.sqlstate, s.message INTO step
+        SELECT s.key_id, s.error_code, s.message INTO step
           FROM fieldcrypt._rotate_step(current_tenant, reason, force) AS s;
         COMMIT;
         IF step.message IS NULL THEN
             rotated := rotated OPERATOR(pg_catalog.+) 1;
         ELSIF tenant IS NOT NULL THEN
             RAISE EXCEPTION USING
-                ERRCODE = step.sqlstate,
+                ERRCODE = step.error_code,
                 MESSAGE = pg_catalog.format('the key of tenant "%s" was not rotated: %s', tenant, step.message),
                 HINT = 'The failure is recorded in fieldcrypt.audit_log.';
         ELSE
             failed := failed OPERATOR(pg_catalog.+) 1;
             RAISE WARNING USING
-                ERRCODE = step.sqlstate,
+                ERRCODE = step.error_code,
                 MESSAGE = pg_catalog.format('the key of tenant "%s" was not rotated: %s', current_tenant, step.message),
                 HINT = 'The failure is recorded in fieldcrypt.audit_log; other tenants go on.';
         END IF;
