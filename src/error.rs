@@ -232,7 +232,8 @@ impl Error {
             ),
             Self::Untranslatable => (
                 b"22P05",
-                "the decrypted text has a character that this database's encoding can't show".into(),
+                "the decrypted text has a character that this database's encoding can't show"
+                    .into(),
                 "Use decrypt_field_bytea, which gives it in UTF-8.",
             ),
             Self::Conversion { type_name } => (
@@ -245,9 +246,7 @@ impl Error {
                 format!("the result of {bytes} bytes is longer than a value may be"),
                 "Postgres holds values of up to 1 GB; encryption adds 42 bytes, the text form a third.",
             ),
-            Self::Randomness => {
-                (b"58000", "the operating system gave no random bytes".into(), "")
-            }
+            Self::Randomness => (b"58000", "the operating system gave no random bytes".into(), ""),
             Self::OutOfMemory => (b"53200", "out of memory for encryption keys".into(), ""),
             Self::NotInstalled => (
                 b"55000",

@@ -176,4 +176,3 @@ unsafe extern "C-unwind" fn check_tenant(
 unsafe extern "C-unwind" fn show_masked() -> *const c_char {
     if master_key().is_some() { c"********".as_ptr() } else { c"".as_ptr() }
 }
-

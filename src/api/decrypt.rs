@@ -90,4 +90,3 @@ fn decrypt(call: &Call, context_index: usize) -> Result<Option<Varlena>, Error> 
         Ok(Some(plaintext))
     })
 }
-

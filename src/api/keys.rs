@@ -54,8 +54,7 @@ fn rotate_key(call: &Call) -> Result<Option<Datum>, Error> {
 fn loaded_master_keys(_: &Call) -> Result<Option<Datum>, Error> {
     let status = match master_key::status() {
         Ok(status) => {
-            let fingerprints: Vec<String> =
-                status.fingerprints.iter().map(hexadecimal).collect();
+            let fingerprints: Vec<String> = status.fingerprints.iter().map(hexadecimal).collect();
             json!({
                 "source": status.source.setting(),
                 "fingerprints": fingerprints,

@@ -17,9 +17,8 @@ sql_functions! {
 /// AFTER INSERT, UPDATE and DELETE for each row, and TRUNCATE. Columns are found by what they are
 /// when the trigger fires, so renamed and added ones are right.
 fn audit_change(call: &Call) -> Result<Option<Datum>, Error> {
-    let trigger = TriggerCall::from(call).ok_or_else(|| {
-        Error::Internal("fieldcrypt.audit_change() is a trigger function".into())
-    })?;
+    let trigger = TriggerCall::from(call)
+        .ok_or_else(|| Error::Internal("fieldcrypt.audit_change() is a trigger function".into()))?;
     let event = match trigger.operation() {
         Operation::Insert => Event::RowInserted,
         Operation::Update => Event::RowUpdated,
@@ -68,7 +67,11 @@ fn primary_key(
         };
         object.insert(utf8(name)?, value);
     }
-    if object.is_empty() { Ok(None) } else { in_database_encoding(&Value::Object(object)).map(Some) }
+    if object.is_empty() {
+        Ok(None)
+    } else {
+        in_database_encoding(&Value::Object(object)).map(Some)
+    }
 }
 
 fn changed_columns(

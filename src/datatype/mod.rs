@@ -2,8 +2,8 @@
 //!
 //! Equality and hashing are of the bytes, so Postgres's own `byteaeq` and `hashvarlena` serve.
 
-use fieldcrypt_envelope::ciphertext;
 use fieldcrypt_envelope::Ciphertext;
+use fieldcrypt_envelope::ciphertext;
 use pgrx::pg_sys::Datum;
 
 use crate::error::Error;

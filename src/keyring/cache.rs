@@ -81,7 +81,8 @@ impl Ring {
     /// Forgets everything in a forked child, whose copy of the secrets reads as zero bytes.
     #[inline]
     pub fn wake(&mut self, forget: bool) {
-        let wiped = self.secrets.was_wiped() || self.entropy.was_wiped() || self.messages.was_wiped();
+        let wiped =
+            self.secrets.was_wiped() || self.entropy.was_wiped() || self.messages.was_wiped();
         if wiped || forget {
             self.forget_everything();
         }
@@ -320,12 +321,7 @@ impl MessageKeys {
     }
 
     #[inline]
-    fn get(
-        &mut self,
-        key_id: KeyId,
-        nonce: &Nonce,
-        key: &SuiteKey,
-    ) -> Result<&MessageKey, Error> {
+    fn get(&mut self, key_id: KeyId, nonce: &Nonce, key: &SuiteKey) -> Result<&MessageKey, Error> {
         let prefix = nonce.prefix();
         // Prefixes are random, so any byte of them spreads evenly.
         let place = &mut self.places[usize::from(prefix[0]) % Self::PLACES];

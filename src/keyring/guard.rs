@@ -28,7 +28,9 @@ fn refuse_change(call: &Call) -> Result<Option<Datum>, Error> {
 fn refuse_restore_over(call: &Call) -> Result<Option<Datum>, Error> {
     let trigger = trigger(call)?;
     if !callbacks::guards_are_open() && catalog::has_rows(trigger.relation())? {
-        return Err(Error::RestoreOverExisting { table: encoding::lossy(&trigger.relation_name()) });
+        return Err(Error::RestoreOverExisting {
+            table: encoding::lossy(&trigger.relation_name()),
+        });
     }
     Ok(Some(Datum::null()))
 }

@@ -71,7 +71,9 @@ impl Running {
                     };
                 }
                 Ok(None) => pause(deadline)?,
-                Err(error) => return Err(failed(format!("can't be waited for ({})", error.kind()))),
+                Err(error) => {
+                    return Err(failed(format!("can't be waited for ({})", error.kind())));
+                }
             }
         }
     }

@@ -75,9 +75,10 @@ fn refuse_in_backups(file: &File, path: &Path) -> Result<(), Error> {
     if let Ok(tablespaces) = fs::read_dir(data_directory.join("pg_tblspc")) {
         copied.extend(tablespaces.flatten().map(|entry| entry.path()));
     }
-    let inside = copied.iter().filter_map(|directory| fs::canonicalize(directory).ok()).any(
-        |directory| opened.as_ref().is_none_or(|opened| opened.starts_with(&directory)),
-    );
+    let inside = copied
+        .iter()
+        .filter_map(|directory| fs::canonicalize(directory).ok())
+        .any(|directory| opened.as_ref().is_none_or(|opened| opened.starts_with(&directory)));
     if inside {
         return Err(refused(
             "lies inside the data directory or a tablespace, which base backups copy",

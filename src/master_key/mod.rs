@@ -71,7 +71,11 @@ thread_local! {
 pub fn fingerprints() -> Result<Vec<Fingerprint>, Error> {
     ensure_loaded()?;
     Ok(LOADED.with_borrow(|loaded| {
-        loaded.iter().flat_map(|loaded| &loaded.order).map(|(fingerprint, _)| *fingerprint).collect()
+        loaded
+            .iter()
+            .flat_map(|loaded| &loaded.order)
+            .map(|(fingerprint, _)| *fingerprint)
+            .collect()
     }))
 }
 
@@ -134,7 +138,8 @@ fn with_key<R>(
     ensure_loaded()?;
     LOADED.with_borrow_mut(|loaded| {
         let loaded = loaded.as_mut().ok_or(Error::NoMasterKey)?;
-        let index = loaded.order.iter().find(|(known, _)| *known == wanted).map(|(_, index)| *index);
+        let index =
+            loaded.order.iter().find(|(known, _)| *known == wanted).map(|(_, index)| *index);
         match index.and_then(|index| loaded.keys.get_mut(index)) {
             Some(key) => work(key),
             None => Err(Error::WrongMasterKey {
@@ -220,14 +225,7 @@ fn load() -> Result<Loaded, Error> {
         return Err(Error::OutOfMemory);
     }
     parsed.map_err(|error| unparsable(source, error))?;
-    Ok(Loaded {
-        source,
-        keys,
-        order,
-        loaded_at: session::now(),
-        configuration_time,
-        problem: None,
-    })
+    Ok(Loaded { source, keys, order, loaded_at: session::now(), configuration_time, problem: None })
 }
 
 fn configured_source() -> Result<Source, Error> {

@@ -254,8 +254,9 @@ impl Relations {
     fn look_up() -> Option<Self> {
         // SAFETY: catalog look-ups by name that answer InvalidOid if there is none.
         let schema = valid(unsafe { pg_sys::get_namespace_oid(c"fieldcrypt".as_ptr(), true) })?;
-        let relation =
-            |name: &CStr| valid(unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) });
+        // SAFETY: as above.
+        let oid = |name: &CStr| unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
+        let relation = |name| valid(oid(name));
         let type_oid = {
             // SAFETY: as above; the syscache key is a name and a schema.
             let oid = unsafe {
@@ -369,4 +370,3 @@ fn scan_key(column: i16, equality: u32, value: Datum) -> pg_sys::ScanKeyData {
         key.assume_init()
     }
 }
-

@@ -1,8 +1,10 @@
 //! SQL that the extension runs itself: only to write keys and audit rows, never per value.
 
+use std::cell::RefCell;
+
 use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys::{self, BuiltinOid, Datum};
-use pgrx::spi::Spi;
+use pgrx::pg_sys::{self, BuiltinOid, Datum, PgOid};
+use pgrx::spi::{OwnedPreparedStatement, Spi};
 
 use super::values::Varlena;
 use crate::error::Error;
@@ -19,29 +21,62 @@ pub enum Parameter<'a> {
     Integer(i32),
 }
 
-/// Runs a statement that writes; returns the rows it touched.
-pub fn execute(statement: &str, parameters: &[Parameter<'_>]) -> Result<u64, Error> {
-    let arguments = parameters.iter().map(argument).collect::<Result<Vec<_>, _>>()?;
-    Spi::connect_mut(|client| {
-        client.update(statement, None, &arguments).map(|table| table.len() as u64)
-    })
-    .map_err(|error| Error::Internal(format!("SPI: {error}")))
+impl Parameter<'_> {
+    fn type_oid(&self) -> BuiltinOid {
+        match self {
+            Self::Text(_) => BuiltinOid::TEXTOID,
+            Self::Bytea(_) => BuiltinOid::BYTEAOID,
+            Self::BigInt(_) => BuiltinOid::INT8OID,
+            Self::Integer(_) => BuiltinOid::INT4OID,
+        }
+    }
+
+    fn datum(&self) -> Result<Option<Datum>, Error> {
+        Ok(match self {
+            Self::Text(text) => text.map(Varlena::of).transpose()?.map(Varlena::into_datum),
+            Self::Bytea(bytes) => Some(Varlena::of(bytes)?.into_datum()),
+            Self::BigInt(number) => number.map(Datum::from),
+            Self::Integer(number) => Some(Datum::from(*number)),
+        })
+    }
+
+    fn argument<'d>(&self) -> Result<DatumWithOid<'d>, Error> {
+        let oid = pg_sys::Oid::from(self.type_oid());
+        Ok(match self.datum()? {
+            // SAFETY: the datum was made for this type; a varlena lives in the current memory
+            // context, which outlives the statement.
+            Some(datum) => unsafe { DatumWithOid::new(datum, oid) },
+            None => DatumWithOid::null_oid(oid),
+        })
+    }
 }
 
-fn argument<'a>(parameter: &Parameter<'_>) -> Result<DatumWithOid<'a>, Error> {
-    let (datum, oid) = match parameter {
-        Parameter::Text(text) => {
-            (text.map(Varlena::of).transpose()?.map(Varlena::into_datum), BuiltinOid::TEXTOID)
-        }
-        Parameter::Bytea(bytes) => (Some(Varlena::of(bytes)?.into_datum()), BuiltinOid::BYTEAOID),
-        Parameter::BigInt(number) => (number.map(Datum::from), BuiltinOid::INT8OID),
-        Parameter::Integer(number) => (Some(Datum::from(*number)), BuiltinOid::INT4OID),
-    };
-    let oid = pg_sys::Oid::from(oid);
-    // SAFETY: each datum was made for the type it is paired with; the varlenas live in the current
-    // memory context, which outlives the statement.
-    Ok(match datum {
-        Some(datum) => unsafe { DatumWithOid::new(datum, oid) },
-        None => DatumWithOid::null_oid(oid),
+thread_local! {
+    static PLANS: RefCell<Vec<(&'static str, &'static OwnedPreparedStatement)>> =
+        const { RefCell::new(Vec::new()) };
+}
+
+/// Runs a statement that writes, planned once a session; returns the rows it touched.
+pub fn execute(statement: &'static str, parameters: &[Parameter<'_>]) -> Result<u64, Error> {
+    let arguments = parameters.iter().map(Parameter::argument).collect::<Result<Vec<_>, _>>()?;
+    let known = PLANS.with_borrow(|plans| {
+        plans.iter().find(|(known, _)| *known == statement).map(|(_, plan)| *plan)
+    });
+    Spi::connect_mut(|client| {
+        let plan = match known {
+            Some(plan) => plan,
+            None => {
+                let types: Vec<PgOid> =
+                    parameters.iter().map(|one| PgOid::BuiltIn(one.type_oid())).collect();
+                // Leaked: a plan lives as long as its session, and freeing it when the process
+                // exits would call into a Postgres that is gone.
+                let plan: &'static _ =
+                    Box::leak(Box::new(client.prepare_mut(statement, &types)?.keep()));
+                PLANS.with_borrow_mut(|plans| plans.push((statement, plan)));
+                plan
+            }
+        };
+        client.update(plan, None, &arguments).map(|table| table.len() as u64)
     })
+    .map_err(|error: pgrx::spi::Error| Error::Internal(format!("SPI: {error}")))
 }

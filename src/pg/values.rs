@@ -111,7 +111,6 @@ pub fn c_string(text: &[u8]) -> Result<Datum, Error> {
     }
 }
 
-
 /// Runs a type's input function over a text in the server's encoding.
 ///
 /// Input functions quote the text in their errors, so whatever they raise is swallowed whole. The
@@ -151,10 +150,7 @@ fn is_query_cancel(caught: &pg_sys::panic::CaughtError) -> bool {
 }
 
 /// A composite of the row type that the call must return.
-pub fn composite(
-    call: &super::call::Call,
-    values: &mut [Datum],
-) -> Result<Datum, Error> {
+pub fn composite(call: &super::call::Call, values: &mut [Datum]) -> Result<Datum, Error> {
     // SAFETY: the descriptor comes from the call; its length is compared before it is filled.
     unsafe {
         let mut descriptor: pg_sys::TupleDesc = ptr::null_mut();
