@@ -1,0 +1,303 @@
+# What the cluster tests share: clusters with the extension, statements with their SQLSTATEs,
+# sessions that stay open.
+#
+#   my $node = new_cluster('primary');                          # started, extension in "postgres"
+#   is(value($node, 'SELECT 1'), '1', 'name');                  # dies if the statement fails
+#   gives($node, 'SELECT 1', '1', 'name');                      # a test
+#   refused($node, 'SELECT …', 'KF013', qr/standby/, 'name');   # a test: this SQLSTATE, this message
+#   my $session = session($node, db => 'app', user => 'bob');
+#   $session->gives('SELECT 1', '1', 'name'); $session->refused('…', '22004', 'name');
+#
+# Options of all of them: db => 'postgres', user => the superuser, env => {}.
+package FieldcryptTest;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+our @EXPORT = qw(
+  new_cluster key_text write_key_file use_key_file create_database
+  run_sql value gives refused sqlstates session
+  dump_database restore_database contents same_contents
+);
+
+# A master key in hex, told apart by its number. Never random: a failure must repeat.
+sub key_text
+{
+	my ($number) = @_;
+	return sprintf('%02x', $number) x 32;
+}
+
+# Writes a file of master keys, one a line, as the server demands it: outside the data directory, 0600.
+sub write_key_file
+{
+	my ($path, @keys) = @_;
+	unlink $path;
+	my $mask = umask 0077;
+	open my $file, '>', $path or die "can't write $path: $!";
+	print $file "$_\n" foreach @keys;
+	close $file or die "can't write $path: $!";
+	umask $mask;
+	return $path;
+}
+
+# Makes a cluster. Options: keys => [texts], conf => settings to append, init => {arguments of
+# PostgreSQL::Test::Cluster::init}, locale => initdb's arguments, start => 1, extension => 1.
+# The key file is $node->basedir/master.key.
+sub new_cluster
+{
+	my ($name, %options) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $locale = $options{locale} // [ '--locale=C.UTF-8', '--encoding=UTF8' ];
+	$node->init(extra => $locale, %{ $options{init} // {} });
+	use_key_file($node, @{ $options{keys} // [ key_text(1) ] });
+	$node->append_conf('postgresql.conf', "restart_after_crash = on\n" . ($options{conf} // ''));
+	return $node unless $options{start} // 1;
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION pg_fieldcrypt') if $options{extension} // 1;
+	return $node;
+}
+
+# Gives a cluster a key file of its own: what a copy of a data directory needs, too.
+sub use_key_file
+{
+	my ($node, @keys) = @_;
+	my $path = write_key_file($node->basedir . '/master.key', @keys);
+	$node->append_conf('postgresql.conf', "fieldcrypt.master_key_file = '$path'");
+	return;
+}
+
+# Makes a database, with the extension unless extension => 0.
+sub create_database
+{
+	my ($node, $name, %options) = @_;
+	$node->safe_psql('postgres', "CREATE DATABASE $name " . ($options{with} // ''));
+	$node->safe_psql($name, 'CREATE EXTENSION pg_fieldcrypt') if $options{extension} // 1;
+	return $name;
+}
+
+# Runs SQL in a new session, through to its end whatever fails: {code, out, err, sqlstates}.
+sub run_sql
+{
+	my ($node, $sql, %options) = @_;
+	local %ENV = (%ENV, %{ $options{env} // {} });
+	my ($code, $out, $err) = $node->psql(
+		$options{db} // 'postgres',
+		$sql,
+		on_error_stop => $options{on_error_stop} // 0,
+		extra_params => [ psql_options(%options) ]);
+	return { code => $code, out => $out, err => $err, sqlstates => [ sqlstates($err) ] };
+}
+
+# What SQL gives in a new session. It must not fail.
+sub value
+{
+	my ($node, $sql, %options) = @_;
+	my $result = run_sql($node, $sql, %options, on_error_stop => 1);
+	die "failed: $sql\n$result->{err}" if $result->{code} != 0;
+	return $result->{out};
+}
+
+# A test: SQL gives this and fails nowhere.
+sub gives
+{
+	my ($node, $sql, $expected, $name, %options) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return judge_gives(run_sql($node, $sql, %options), $expected, $name);
+}
+
+# A test: SQL fails with exactly this SQLSTATE, and a message like this if one is given.
+sub refused
+{
+	my ($node, $sql, $sqlstate, @rest) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $like = ref $rest[0] ? shift @rest : undef;
+	my ($name, %options) = @rest;
+	return judge_refused(run_sql($node, $sql, %options), $sqlstate, $like, $name);
+}
+
+# The SQLSTATEs of the errors in psql's output.
+sub sqlstates
+{
+	my ($err) = @_;
+	return $err =~ /^(?:psql:[^\n]*?:\s*)?(?:ERROR|FATAL|PANIC):\s+([0-9A-Z]{5}):/mg;
+}
+
+# Opens a session that stays open. It goes on after errors.
+sub session
+{
+	my ($node, %options) = @_;
+	return FieldcryptTest::Session->new($node, %options);
+}
+
+# Dumps a database with pg_dump's arguments into a file or folder; dies on failure.
+sub dump_database
+{
+	my ($node, $db, $path, @arguments) = @_;
+	$node->run_log([ 'pg_dump', '-w', '-f', $path, @arguments, $node->connstr($db) ])
+	  or die "pg_dump @arguments failed";
+	return $path;
+}
+
+# Restores a dump of any format with pg_restore's or psql's arguments: {code, err, sqlstates}.
+sub restore_database
+{
+	my ($node, $db, $path, @arguments) = @_;
+	my $err = '';
+	local $ENV{PGOPTIONS} = '-c client_min_messages=warning';
+	my @command =
+	  $path =~ /\.sql$/
+	  ? ('psql', '-XAtq', '-w', '-v', 'VERBOSITY=verbose', @arguments, '-f', $path, '-d', $node->connstr($db))
+	  : ('pg_restore', '-w', @arguments, '-d', $node->connstr($db), $path);
+	my $out = '';
+	IPC::Run::run(\@command, '<', \'', '>', \$out, '2>', \$err);
+	my $code = $? >> 8;
+	note "@command\n$err";
+	return { code => $code, err => $err, sqlstates => [ sqlstates($err) ] };
+}
+
+# Everything of the extension's tables, as text: what a dump must carry unchanged.
+sub contents
+{
+	my ($node, $db) = @_;
+	return value($node, <<'SQL', db => $db);
+SET timezone = 'UTC';
+SELECT 'master', m.* FROM fieldcrypt.master_keys AS m ORDER BY m.fingerprint;
+SELECT 'key', k.* FROM fieldcrypt.encryption_keys AS k ORDER BY k.key_id;
+SELECT 'audit', a.tableoid::regclass, a.* FROM fieldcrypt.audit_log AS a ORDER BY a.id;
+SQL
+}
+
+# A test: two texts of many lines are equal; shows the first line that differs.
+sub same_contents
+{
+	my ($got, $expected, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my @got = split /\n/, $got;
+	my @expected = split /\n/, $expected;
+	foreach my $index (0 .. ($#got > $#expected ? $#got : $#expected))
+	{
+		my ($is, $should) = ($got[$index] // '(nothing)', $expected[$index] // '(nothing)');
+		next if $is eq $should;
+		diag "line $index differs\n  got:      $is\n  expected: $should";
+		return fail($name);
+	}
+	return ok(@expected > 0, $name);
+}
+
+sub psql_options
+{
+	my (%options) = @_;
+	my @arguments = ('-v', 'VERBOSITY=verbose');
+	push @arguments, '-U', $options{user} if defined $options{user};
+	return @arguments;
+}
+
+sub judge_gives
+{
+	my ($result, $expected, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	if (@{ $result->{sqlstates} } || $result->{code} != 0)
+	{
+		diag $result->{err};
+		return fail($name);
+	}
+	return ref $expected
+	  ? like($result->{out}, $expected, $name)
+	  : is($result->{out}, $expected, $name);
+}
+
+sub judge_refused
+{
+	my ($result, $sqlstate, $like, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $states = join ' ', @{ $result->{sqlstates} };
+	if ($states ne $sqlstate)
+	{
+		diag "got SQLSTATE '$states', not $sqlstate\n$result->{out}\n$result->{err}";
+		return fail($name);
+	}
+	return defined $like ? like($result->{err}, $like, $name) : pass($name);
+}
+
+# A session: one psql that stays open.
+package FieldcryptTest::Session;
+
+use strict;
+use warnings;
+
+sub new
+{
+	my ($class, $node, %options) = @_;
+	local %ENV = (%ENV, %{ $options{env} // {} });
+	my $psql = $node->background_psql(
+		$options{db} // 'postgres',
+		on_error_stop => 0,
+		extra_params => [ FieldcryptTest::psql_options(%options) ]);
+	return bless { psql => $psql }, $class;
+}
+
+# Runs SQL: {code, out, err, sqlstates}.
+sub run
+{
+	my ($self, $sql) = @_;
+	$self->{psql}{stderr} = '';
+	my $out = $self->{psql}->query($sql);
+	my $err = $self->{psql}{stderr};
+	return { code => 0, out => $out, err => $err, sqlstates => [ FieldcryptTest::sqlstates($err) ] };
+}
+
+# What SQL gives. It must not fail.
+sub value
+{
+	my ($self, $sql) = @_;
+	my $result = $self->run($sql);
+	die "failed: $sql\n$result->{err}" if @{ $result->{sqlstates} };
+	return $result->{out};
+}
+
+# A test: SQL gives this and fails nowhere.
+sub gives
+{
+	my ($self, $sql, $expected, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return FieldcryptTest::judge_gives($self->run($sql), $expected, $name);
+}
+
+# A test: SQL fails with exactly this SQLSTATE, and a message like this if one is given.
+sub refused
+{
+	my ($self, $sql, $sqlstate, @rest) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $like = ref $rest[0] ? shift @rest : undef;
+	return FieldcryptTest::judge_refused($self->run($sql), $sqlstate, $like, $rest[0]);
+}
+
+# Starts SQL and does not wait for it.
+sub send
+{
+	my ($self, $sql) = @_;
+	$self->{psql}{stdin} .= "$sql\n;\n";
+	$self->{psql}{run}->pump_nb;
+	return;
+}
+
+# The process of the server that serves this session.
+sub server_process
+{
+	my ($self) = @_;
+	return $self->value('SELECT pg_backend_pid()');
+}
+
+sub close
+{
+	my ($self) = @_;
+	eval { $self->{psql}->quit };
+	return;
+}
+
+1;
