@@ -22,15 +22,19 @@ COMMENT ON FUNCTION fieldcrypt._next_tenant(text, boolean) IS
 
 CREATE FUNCTION fieldcrypt._rotate_step(
         tenant text, reason text, force boolean,
-        OUT key_id bigint, OUT error_code text, OUT message text)
+        OUT key_id bigint, OUT error_code text, OUT message text, OUT hint text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     key_id := fieldcrypt._rotate_key(tenant, reason, force);
 EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS error_code = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
-    PERFORM fieldcrypt._record(
-        'key_refused', tenant, NULL, 'rotation failed: ' || message || ' (' || error_code || ')', NULL);
+    GET STACKED DIAGNOSTICS
+        error_code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+    -- A standby has no log to write to; there the error alone must do.
+    IF NOT current_setting('transaction_read_only')::boolean THEN
+        PERFORM fieldcrypt._record('key_refused', tenant, NULL,
+            format('rotation failed: %s (%s)', message, error_code), NULL);
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt._rotate_step(text, text, boolean) IS
@@ -57,7 +61,7 @@ BEGIN
             current_tenant := fieldcrypt._next_tenant(current_tenant, force);
             EXIT WHEN current_tenant IS NULL;
         END IF;
-        SELECT s.key_id, s.error_code, s.message INTO step
+        SELECT s.error_code, s.message, s.hint INTO step
           FROM fieldcrypt._rotate_step(current_tenant, reason, force) AS s;
         COMMIT;
         IF step.message IS NULL THEN
@@ -66,17 +70,17 @@ BEGIN
             RAISE EXCEPTION USING
                 ERRCODE = step.error_code,
                 MESSAGE = pg_catalog.format('the key of tenant "%s" was not rotated: %s', tenant, step.message),
-                HINT = 'The failure is recorded in fieldcrypt.audit_log.';
+                HINT = step.hint;
         ELSE
             failed := failed OPERATOR(pg_catalog.+) 1;
             RAISE WARNING USING
                 ERRCODE = step.error_code,
                 MESSAGE = pg_catalog.format('the key of tenant "%s" was not rotated: %s', current_tenant, step.message),
-                HINT = 'The failure is recorded in fieldcrypt.audit_log; other tenants go on.';
+                HINT = step.hint;
         END IF;
         EXIT WHEN tenant IS NOT NULL;
     END LOOP;
-    RAISE NOTICE 'rotate_keys: % rotated, % failed', rotated, failed;
+    RAISE NOTICE 'rotate_keys: % rotated, % failed (see fieldcrypt.audit_log)', rotated, failed;
 END
 $$;
 COMMENT ON PROCEDURE fieldcrypt.rotate_keys(text, text, boolean) IS
