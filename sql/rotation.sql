@@ -30,6 +30,7 @@ BEGIN
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS
         error_code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+    hint := coalesce(nullif(hint, ''), 'See fieldcrypt.audit_log.');
     -- A standby has no log to write to; there the error alone must do.
     IF NOT current_setting('transaction_read_only')::boolean THEN
         PERFORM fieldcrypt._record('key_refused', tenant, NULL,

@@ -152,7 +152,7 @@ impl Error {
             Self::NoActiveKey { tenant } => (
                 b"KF007",
                 format!("tenant \"{tenant}\" has no active encryption key"),
-                "Its keys are suspended, deactivated, compromised or destroyed: resume one, or make a new one with CALL fieldcrypt.rotate_keys(tenant, force => true).",
+                "It never had one, or its keys are suspended, deactivated, compromised or destroyed. CALL fieldcrypt.rotate_keys(tenant, force => true) makes a new one.",
             ),
             Self::NoMasterKey => (
                 b"KF008",
