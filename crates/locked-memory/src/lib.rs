@@ -238,7 +238,9 @@ impl<T> Drop for LockedSlab<T> {
     }
 }
 
-/// Runs `work` on a stretch of stack of which 64 KiB are overwritten with zero bytes afterwards, also
+const SCRUBBED_BYTES: usize = 32 * 1024;
+
+/// Runs `work` on a stretch of stack of which 32 KiB are overwritten with zero bytes afterwards, also
 /// if it panics: what its callees left there of keys (arguments, spilled registers, hash buffers)
 /// does not stay. What `work` returns should be no secret, or one on the heap or in a slab.
 #[inline(never)]
@@ -260,7 +262,8 @@ fn apart<R>(work: impl FnOnce() -> R) -> R {
 
 #[inline(never)]
 fn scrub() {
-    let mut stack = [MaybeUninit::<u8>::uninit(); 64 * 1024];
-    stack.as_mut_slice().zeroize();
+    // Words, not bytes: each is a store of its own, and a look-up of a key waits for them.
+    let mut stack = [0u64; SCRUBBED_BYTES / size_of::<u64>()];
+    stack.zeroize();
     std::hint::black_box(&stack);
 }
