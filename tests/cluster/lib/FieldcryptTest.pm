@@ -14,14 +14,17 @@ package FieldcryptTest;
 use strict;
 use warnings;
 
+use Digest::SHA ();
 use Exporter 'import';
+use File::Find ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(
   new_cluster key_text write_key_file use_key_file create_database
-  run_sql value gives refused sqlstates session
+  run_sql value gives refused sqlstates session outcomes bind
+  configure files_with hkdf processes
   dump_database restore_database contents same_contents
 );
 
@@ -187,6 +190,133 @@ sub same_contents
 		return fail($name);
 	}
 	return ok(@expected > 0, $name);
+}
+
+# Gives a running cluster these settings, in place of the last call's, and waits until it has read them.
+sub configure
+{
+	my ($node, %settings) = @_;
+	my $path = $node->data_dir . '/configure.conf';
+	if (!-e $path)
+	{
+		$node->append_conf('postgresql.conf', "include 'configure.conf'");
+	}
+	$settings{'probe.serial'} = ++$node->{_configure_serial};
+	open my $file, '>', $path or die "can't write $path: $!";
+	foreach my $name (sort keys %settings)
+	{
+		(my $text = $settings{$name}) =~ s/'/''/g;
+		print $file "$name = '$text'\n";
+	}
+	close $file or die "can't write $path: $!";
+	$node->reload;
+	$node->poll_query_until('postgres', q{SELECT current_setting('probe.serial', true)}, $settings{'probe.serial'})
+	  or die "the settings were not read";
+	return;
+}
+
+# Runs each of some statements on its own, in one session, with exceptions caught by the server. Gives
+# "SQLSTATE message" for each, "00000" if it succeeded; all its effects are rolled back.
+sub outcomes
+{
+	my ($node, $statements, %options) = @_;
+	my $sql = <<'SQL';
+SET client_min_messages = error;
+CREATE FUNCTION pg_temp.outcome(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE message text;
+BEGIN
+    EXECUTE $1;
+    RAISE SQLSTATE 'ZZZZZ';
+EXCEPTION WHEN SQLSTATE 'ZZZZZ' THEN
+    RETURN '00000';
+WHEN OTHERS OR query_canceled THEN
+    GET STACKED DIAGNOSTICS message = MESSAGE_TEXT;
+    RETURN SQLSTATE || ' ' || translate(message, E'\n', ' ');
+END $$;
+SQL
+	foreach my $statement (@$statements)
+	{
+		(my $text = $statement) =~ s/'/''/g;
+		$sql .= "SELECT pg_temp.outcome('$text');\n";
+	}
+	my $result = run_sql($node, ($options{setup} // '') . $sql, %options);
+	my @outcomes = split /\n/, $result->{out};
+	die "not every statement had an outcome: $result->{err}" if @outcomes != @$statements;
+	return @outcomes;
+}
+
+# Runs a statement with real bind parameters (:name in the SQL): {code, out, err}. pgbench is the client,
+# since psql can't bind before version 16.
+sub bind
+{
+	my ($node, $sql, $parameters, %options) = @_;
+	my $script = PostgreSQL::Test::Utils::tempdir() . '/bind.sql';
+	open my $file, '>', $script or die "can't write $script: $!";
+	print $file "$sql;\n";
+	close $file or die "can't write $script: $!";
+	local %ENV = (%ENV, %{ $options{env} // {} });
+	my @command = (
+		'pgbench', '-n', '-t', $options{transactions} // 1,
+		'-M', $options{protocol} // 'extended',
+		'-f', $script, map { ('-D', "$_=$parameters->{$_}") } sort keys %$parameters);
+	push @command, '-U', $options{user} if defined $options{user};
+	my ($out, $err) = ('', '');
+	IPC::Run::run([ @command, '-h', $node->host, '-p', $node->port, $options{db} // 'postgres' ],
+		'<', \'', '>', \$out, '2>', \$err);
+	return { code => $? >> 8, out => $out, err => $err };
+}
+
+# The files below some folders that hold one of some byte strings: { string => [files] }, strings
+# that are found nowhere left out.
+sub files_with
+{
+	my ($needles, @folders) = @_;
+	my (%found, $longest);
+	$longest = (sort { $b <=> $a } map { length } @$needles)[0];
+	my $look = sub {
+		my $path = $File::Find::name;
+		return if -l $path || !-f $path;
+		open my $file, '<:raw', $path or return;    # a file may go away meanwhile
+		my %seen;
+		my $buffer = '';
+		while (sysread $file, my $more, 16 << 20)
+		{
+			$buffer .= $more;
+			$seen{$_} ||= index($buffer, $_) >= 0 foreach @$needles;
+			$buffer = substr $buffer, -$longest if length $buffer > $longest;
+		}
+		push @{ $found{$_} }, $path foreach grep { $seen{$_} } @$needles;
+	};
+	File::Find::find({ wanted => $look, no_chdir => 1, follow_fast => 0 }, @folders);
+	return \%found;
+}
+
+# HKDF-SHA256 with the extension's salt, at most 32 bytes (docs/format.md): apart from the code under test.
+sub hkdf
+{
+	my ($key, $info, $length) = @_;
+	my $extracted = Digest::SHA::hmac_sha256($key, 'pg_fieldcrypt/v1');
+	return substr Digest::SHA::hmac_sha256("$info\x01", $extracted), 0, $length;
+}
+
+# The processes whose command line holds a text, or whose parent is a process, as [id, state, command].
+sub processes
+{
+	my (%wanted) = @_;
+	my @found;
+	foreach my $folder (glob '/proc/[0-9]*')
+	{
+		my ($command, $stat) = map {
+			my $content = '';
+			if (open my $file, '<', "$folder/$_") { local $/; $content = <$file> // '' }
+			$content =~ tr/\0/ /r;
+		} 'cmdline', 'stat';
+		my ($id, $state, $parent) = $stat =~ /^(\d+) \(.*\) (\S) (\d+) /s or next;
+		next if defined $wanted{command} && index($command, $wanted{command}) < 0;
+		next if defined $wanted{parent} && $parent != $wanted{parent};
+		push @found, [ $id, $state, $command ];
+	}
+	return @found;
 }
 
 sub psql_options
