@@ -4,25 +4,30 @@ mod decrypt;
 mod encrypt;
 mod keys;
 
+use fieldcrypt_envelope::Context;
+
 use crate::error::Error;
 use crate::pg::call::Call;
+use crate::pg::encoding;
 
 /// An argument that may be left out, but not be NULL: NULL is more often a slip than a wish.
 fn given<'c>(call: &'c Call, index: usize, name: &'static str) -> Result<&'c [u8], Error> {
-    call.bytes(index).ok_or(Error::NullArgument(name))
+    match call.bytes(index) {
+        Some(bytes) => Ok(bytes),
+        None => Err(Error::NullArgument(name)),
+    }
 }
 
 /// Calls `work` with the context argument: '' is none, a text is one part, in UTF-8.
 fn with_context<R>(
     call: &Call,
     index: usize,
-    work: impl FnOnce(&fieldcrypt_envelope::Context<'_>) -> Result<R, Error>,
+    work: impl FnOnce(&Context<'_>) -> Result<R, Error>,
 ) -> Result<R, Error> {
-    use fieldcrypt_envelope::Context;
     match given(call, index, "context")? {
         b"" => work(&Context::NONE),
         text => {
-            let utf8 = crate::pg::encoding::to_utf8(text)?;
+            let utf8 = encoding::to_utf8(text)?;
             let part = [str::from_utf8(&utf8).map_err(|_| Error::NotUtf8)?];
             let context = Context::new(&part).ok_or(Error::TooLarge { bytes: text.len() })?;
             work(&context)

@@ -150,8 +150,10 @@ impl Ring {
         if self.entropy.is_empty() {
             self.entropy.insert(SystemEntropy::NEW).map_err(|_| Error::OutOfMemory)?;
         }
-        let entropy = self.entropy.get_mut(0).ok_or(Error::OutOfMemory)?;
-        let secret = self.secrets.get_mut(slot.0).ok_or(Error::OutOfMemory)?;
+        let (Some(entropy), Some(secret)) = (self.entropy.get_mut(0), self.secrets.get_mut(slot.0))
+        else {
+            return Err(Error::OutOfMemory);
+        };
         Ok(secret.block.next(scope, length, entropy)?)
     }
 
@@ -159,8 +161,10 @@ impl Ring {
     #[inline]
     pub fn message_key(&mut self, slot: Slot, nonce: &Nonce) -> Result<&MessageKey, Error> {
         let key_id = self.facts(slot).key_id;
-        let secret = self.secrets.get_mut(slot.0).ok_or(Error::OutOfMemory)?;
-        self.messages.get(key_id, nonce, &secret.key)
+        match self.secrets.get_mut(slot.0) {
+            Some(secret) => self.messages.get(key_id, nonce, &secret.key),
+            None => Err(Error::OutOfMemory),
+        }
     }
 
     /// If the key of a freshly read row is cached, updates what is known of it; otherwise gives the
@@ -337,7 +341,10 @@ impl MessageKeys {
                 index
             }
         };
-        self.keys.get_mut(index).map(|key| &*key).ok_or(Error::OutOfMemory)
+        match self.keys.get_mut(index) {
+            Some(key) => Ok(key),
+            None => Err(Error::OutOfMemory),
+        }
     }
 
     fn forget(&mut self, key_id: KeyId) {

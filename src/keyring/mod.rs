@@ -149,14 +149,16 @@ fn with_slot<R>(
 ) -> Result<R, Error> {
     session::accept_invalidations();
     master_key::notice_reload();
+    let mut use_it = Some(use_it);
     let mut as_of = callbacks::generation();
     for attempt in 0.. {
-        let found = RING.with_borrow_mut(|ring| {
+        let done = RING.with_borrow_mut(|ring| {
             ring.wake(FORGET.replace(false));
-            find(ring, as_of)
+            let slot = find(ring, as_of)?;
+            use_it.take().map(|use_it| use_it(ring, slot))
         });
-        if let Some(slot) = found {
-            return RING.with_borrow_mut(|ring| use_it(ring, slot));
+        if let Some(result) = done {
+            return result;
         }
         let before = callbacks::generation();
         load(before)?;

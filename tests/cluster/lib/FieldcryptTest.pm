@@ -141,8 +141,9 @@ sub session
 sub dump_database
 {
 	my ($node, $db, $path, @arguments) = @_;
-	$node->run_log([ 'pg_dump', '-w', '-f', $path, @arguments, $node->connstr($db) ])
-	  or die "pg_dump @arguments failed";
+	my $err = '';
+	IPC::Run::run([ 'pg_dump', '-w', '-f', $path, @arguments, $node->connstr($db) ], '2>', \$err)
+	  or die "pg_dump @arguments failed:\n$err";
 	return $path;
 }
 
