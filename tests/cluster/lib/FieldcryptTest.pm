@@ -25,7 +25,7 @@ our @EXPORT = qw(
   new_cluster key_text write_key_file use_key_file create_database
   run_sql value gives refused sqlstates session outcomes bind
   configure files_with hkdf processes
-  dump_database restore_database contents same_contents
+  dump_database restore_database contents same_contents no_crash
 );
 
 # A master key in hex, told apart by its number. Never random: a failure must repeat.
@@ -318,6 +318,15 @@ sub processes
 		push @found, [ $id, $state, $command ];
 	}
 	return @found;
+}
+
+# A test: a server's log tells of no crash and no internal error.
+sub no_crash
+{
+	my ($node) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my @bad = grep { /PANIC|XX000|was terminated by signal|unreachable|panicked/ } split /\n/, slurp_file($node->logfile);
+	return is(join("\n", @bad), '', 'no crash and no internal error on ' . $node->name);
 }
 
 sub psql_options
