@@ -133,25 +133,52 @@ pub fn has_keys() -> Result<bool, Error> {
     has_rows(Relations::resolve()?.keys)
 }
 
-/// Serialises the makers of a tenant's keys until the end of the transaction. An object lock, not an
-/// advisory one: SQL can't take it away.
+/// Serialises the makers of a tenant's keys until the end of the transaction. Object locks, not
+/// advisory ones: SQL can't take them away.
+///
+/// A transaction that makes keys for many tenants (a bulk load) must not fill the server's lock
+/// table: beyond [`LOCKS_OF_TENANTS`] it locks whole groups of tenants. Whoever locks one tenant holds
+/// its group in a mode that this conflicts with.
 pub fn lock_tenant(tenant: &[u8]) -> Result<(), Error> {
+    thread_local! { static TAKEN: Cell<(u64, u32)> = const { Cell::new((0, 0)) } }
     let relations = Relations::resolve()?;
     // FNV-1a; two tenants of equal hash only wait for each other.
     let hash = tenant
         .iter()
         .fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    // SAFETY: takes a lock and processes invalidation messages, both allowed in a transaction.
-    unsafe {
-        pg_sys::LockDatabaseObject(
-            relations.keys,
-            Oid::from(hash),
-            0,
-            pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
-        );
+    let lock = |object: u32, kind: u16, mode: u32| {
+        // SAFETY: takes a lock and processes invalidation messages, both allowed in a transaction.
+        unsafe {
+            pg_sys::LockDatabaseObject(
+                relations.keys,
+                Oid::from(object),
+                kind,
+                mode as pg_sys::LOCKMODE,
+            );
+        }
+    };
+    let serial = callbacks::transaction_serial();
+    let taken = match TAKEN.get() {
+        (of, taken) if of == serial => taken,
+        _ => 0,
+    };
+    TAKEN.set((serial, taken + 1));
+    let group = hash % GROUPS_OF_TENANTS;
+    if taken < LOCKS_OF_TENANTS {
+        lock(group, LOCK_OF_GROUP, pg_sys::RowShareLock);
+        lock(hash, LOCK_OF_TENANT, pg_sys::ExclusiveLock);
+    } else {
+        lock(group, LOCK_OF_GROUP, pg_sys::ExclusiveLock);
     }
     Ok(())
 }
+
+/// Tenants that a transaction locks one by one.
+const LOCKS_OF_TENANTS: u32 = 64;
+/// Groups that tenants fall into by their hash.
+const GROUPS_OF_TENANTS: u32 = 64;
+const LOCK_OF_TENANT: u16 = 0;
+const LOCK_OF_GROUP: u16 = 1;
 
 /// How `master_keys` is locked, until the end of the transaction.
 #[derive(Clone, Copy)]

@@ -17,6 +17,23 @@ pub struct Report {
     pub hint: String,
 }
 
+/// Keeps Rust's backtraces, which pgrx puts into the DETAIL of errors that it passes on, away from
+/// clients of a server that was started with RUST_BACKTRACE set.
+pub fn init() {
+    const VARIABLE: &str = "RUST_LIB_BACKTRACE";
+    let before = std::env::var_os(VARIABLE);
+    // SAFETY: Postgres has one thread. The variable is as it was afterwards: the standard library
+    // reads it once, at the capture in between.
+    unsafe {
+        std::env::set_var(VARIABLE, "0");
+        drop(std::backtrace::Backtrace::capture());
+        match before {
+            Some(value) => std::env::set_var(VARIABLE, value),
+            None => std::env::remove_var(VARIABLE),
+        }
+    }
+}
+
 unsafe extern "C-unwind" {
     fn errstart(level: c_int, domain: *const c_char) -> bool;
     fn errcode(sqlstate: c_int) -> c_int;
