@@ -13,7 +13,7 @@ AS $$
       FROM fieldcrypt.encryption_keys AS k
      WHERE k.purpose = 'field'
        AND (k.state = 'active' OR $2)
-       AND ($1 IS NULL OR k.tenant > $1)
+       AND k.tenant > coalesce($1, '')
      ORDER BY k.tenant
      LIMIT 1
 $$;
