@@ -1,0 +1,208 @@
+# Every object of the extension, with what it may do and who may use it: a new one is an entry here, or
+# a failure. Nothing is for PUBLIC, whatever runs with the owner's rights has a search_path, everything
+# says what it is.
+
+use strict;
+use warnings;
+
+use FieldcryptTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_cluster('primary', extension => 0);
+
+# What somebody else set up before must not leak into the extension.
+value($node, <<'SQL');
+CREATE ROLE app LOGIN;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO app;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO app;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO app;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TYPES TO app;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO app;
+CREATE DATABASE with_defaults;
+SQL
+value($node, 'CREATE EXTENSION pg_fieldcrypt');
+
+# volatility, parallel safety, then: s strict, d SECURITY DEFINER, p its search_path is set, l leakproof.
+my @expected = split /\n/, <<'EXPECTED';
+function _audit_change() v u trigger
+function _change_access(regrole,text[],boolean) v u p
+function _held_privileges(regrole) s u p
+function _invalidate_keys() v u trigger
+function _loaded_master_keys() v r
+function _next_tenant(text,boolean) s u d p
+function _outer_role() s s
+function _privilege_objects(text) s u p
+function _record(text,text,bigint,text,text) v u
+function _record_table_audit(text,boolean) v u d p
+function _refuse_change() v u trigger
+function _refuse_restore_over() v u trigger
+function _refuse_restore_over_log() v u trigger
+function _rotate_key(text,text,boolean) v u
+function _rotate_step(text,text,boolean) v u d p
+function audit_table(regclass) v u p
+function ciphertext_info(encrypted) i s s
+function create_key(text) v u
+function decrypt_field(encrypted,text) s s
+function decrypt_field_as(encrypted,anyelement,text) s s
+function decrypt_field_bytea(encrypted,text) s s
+function decrypt_field_jsonb(encrypted,text) s s
+function encrypt_field(text,text,text) v u
+function encrypt_field_bytea(bytea,text,text) v u
+function encrypt_field_jsonb(jsonb,text,text) v u
+function encrypted_from_bytea(bytea) i s s
+function encrypted_hash(encrypted) i s s
+function encrypted_hash_extended(encrypted,bigint) i s s
+function encrypted_in(cstring) i s s
+function encrypted_not_same(encrypted,encrypted) i s s
+function encrypted_out(encrypted) i s s
+function encrypted_recv(internal) i s s
+function encrypted_same(encrypted,encrypted) i s s
+function encrypted_send(encrypted) i s s
+function grant_access(regrole,text[]) v u p
+function key_id(encrypted) i s s
+function master_key_status() v u d p
+function reencrypt_field(encrypted,text) v u
+function revoke_access(regrole,text[]) v u p
+function try_decrypt_field(encrypted,text) s s
+function unaudit_table(regclass) v u p
+procedure rotate_keys(text,text,boolean) v u
+sequence audit_log_id_seq
+table audit_log
+table audit_log_20
+table audit_log_default
+table encryption_keys
+table master_keys
+EXPECTED
+
+my $inventory = <<'SQL';
+SELECT format('%s %s(%s) %s', CASE prokind WHEN 'p' THEN 'procedure' ELSE 'function' END, proname,
+              replace(replace(pg_get_function_identity_arguments(oid), 'fieldcrypt.', ''), ', ', ','),
+              concat_ws(' ', provolatile, proparallel, CASE WHEN proisstrict THEN 's' END, CASE WHEN prosecdef THEN 'd' END,
+                        CASE WHEN 'search_path=pg_catalog, pg_temp' = ANY (proconfig) THEN 'p' END,
+                        CASE WHEN proleakproof THEN 'l' END, CASE WHEN prorettype = 'trigger'::regtype THEN 'trigger' END))
+  FROM pg_proc WHERE pronamespace = 'fieldcrypt'::regnamespace
+UNION ALL
+SELECT DISTINCT CASE relkind WHEN 'S' THEN 'sequence ' WHEN 'v' THEN 'view ' ELSE 'table ' END || regexp_replace(relname, '^audit_log_20\d\d$', 'audit_log_20')
+  FROM pg_class WHERE relnamespace = 'fieldcrypt'::regnamespace AND relkind NOT IN ('i', 'I')
+SQL
+# Names of parameters are shown by pg_get_function_identity_arguments; only their types count here.
+my @got = map { s/\b\w+ (?=(?:text|bigint|boolean|bytea|jsonb|regclass|regrole|encrypted|anyelement)\b)//gr =~ s/\b(?:VARIADIC|IN) //gr =~ s/(?:,?OUT [^,)]+)+//gr } split /\n/, value($node, $inventory);
+is_deeply([ sort @got ], [ sort @expected ], 'every function, table and sequence is listed, as it is')
+  or do { my %e = map { $_ => 1 } @expected; my %g = map { $_ => 1 } @got; diag "not expected:\n" . join("\n", grep { !$e{$_} } sort keys %g) . "\nmissing:\n" . join("\n", grep { !$g{$_} } sort keys %e) };
+
+# Rules that hold for all of them, listed or not: each query finds the breaches.
+my %rules = (
+	'every object of the schema belongs to the extension' => <<'SQL',
+SELECT format('%s', o.name) FROM (
+    SELECT 'pg_proc'::regclass AS class, oid, oid::regprocedure::text AS name FROM pg_proc WHERE pronamespace = 'fieldcrypt'::regnamespace
+    UNION ALL SELECT 'pg_class'::regclass, oid, oid::regclass::text FROM pg_class WHERE relnamespace = 'fieldcrypt'::regnamespace AND relkind NOT IN ('i', 'I')
+    UNION ALL SELECT 'pg_operator'::regclass, oid, oid::regoperator::text FROM pg_operator WHERE oprnamespace = 'fieldcrypt'::regnamespace
+) AS o WHERE NOT EXISTS (SELECT FROM pg_depend WHERE classid = o.class AND objid = o.oid AND deptype = 'e')
+SQL
+	'nothing of the extension lies in another schema' => <<'SQL',
+SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend AS d
+ WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_fieldcrypt') AND d.deptype = 'e'
+   AND (SELECT i.schema FROM pg_identify_object(d.classid, d.objid, 0) AS i) IS DISTINCT FROM 'fieldcrypt'
+   AND d.classid NOT IN ('pg_namespace'::regclass, 'pg_cast'::regclass)
+SQL
+	'everything has one owner' => <<'SQL',
+SELECT x.name FROM (
+    SELECT oid::regprocedure::text, proowner FROM pg_proc WHERE pronamespace = 'fieldcrypt'::regnamespace
+    UNION ALL SELECT oid::regclass::text, relowner FROM pg_class WHERE relnamespace = 'fieldcrypt'::regnamespace
+    UNION ALL SELECT oid::regtype::text, typowner FROM pg_type WHERE typnamespace = 'fieldcrypt'::regnamespace
+    UNION ALL SELECT oid::regoperator::text, oprowner FROM pg_operator WHERE oprnamespace = 'fieldcrypt'::regnamespace
+) AS x (name, owner) WHERE owner <> (SELECT nspowner FROM pg_namespace WHERE nspname = 'fieldcrypt')
+SQL
+	'nobody but the owner has any right, PUBLIC least of all' => <<'SQL',
+SELECT format('%s: %s to %s', x.name, a.privilege_type, a.grantee::regrole) FROM (
+    SELECT oid::regprocedure::text, coalesce(proacl, acldefault('f', proowner)), proowner FROM pg_proc WHERE pronamespace = 'fieldcrypt'::regnamespace
+    UNION ALL SELECT oid::regclass::text, coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner)), relowner
+                FROM pg_class WHERE relnamespace = 'fieldcrypt'::regnamespace AND relkind NOT IN ('i', 'I')
+    UNION ALL SELECT attrelid::regclass::text || '.' || attname, attacl, relowner FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid WHERE relnamespace = 'fieldcrypt'::regnamespace
+    UNION ALL SELECT oid::regtype::text, coalesce(typacl, acldefault('T', typowner)), typowner FROM pg_type
+               WHERE typnamespace = 'fieldcrypt'::regnamespace AND typelem = 0 AND typtype <> 'c'
+    UNION ALL SELECT nspname::text, coalesce(nspacl, acldefault('n', nspowner)), nspowner FROM pg_namespace WHERE nspname = 'fieldcrypt'
+) AS x (name, acl, owner), aclexplode(x.acl) AS a WHERE a.grantee <> x.owner
+SQL
+	'what runs with the owner\'s rights has a search_path' => <<'SQL',
+SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'fieldcrypt'::regnamespace AND prosecdef
+   AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)
+SQL
+	'SQL and PL/pgSQL functions have a search_path; procedures that commit cannot' => <<'SQL',
+SELECT p.oid::regprocedure FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
+ WHERE pronamespace = 'fieldcrypt'::regnamespace AND l.lanname IN ('sql', 'plpgsql') AND prokind = 'f' AND proconfig IS NULL
+SQL
+	'procedures run with their caller\'s rights' => <<'SQL',
+SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'fieldcrypt'::regnamespace AND prokind = 'p' AND (prosecdef OR proconfig IS NOT NULL)
+SQL
+	'what decrypts is never immutable, never leakproof' => <<'SQL',
+SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'fieldcrypt'::regnamespace AND proname ~ 'decrypt|reencrypt' AND (provolatile = 'i' OR proleakproof)
+SQL
+	'nothing is leakproof' => q{SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'fieldcrypt'::regnamespace AND proleakproof},
+	'what takes a context or tenant is not STRICT' => <<'SQL',
+SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'fieldcrypt'::regnamespace AND proisstrict AND proargnames && '{context,tenant}'
+SQL
+	'what may make a key is volatile and parallel unsafe' => <<'SQL',
+SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'fieldcrypt'::regnamespace AND proname ~ 'encrypt_field|_key$|rotate' AND proname !~ 'decrypt'
+   AND (provolatile <> 'v' OR proparallel <> 'u')
+SQL
+	'every object and every column that needs it says what it is' => <<'SQL',
+SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend AS d
+ WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_fieldcrypt') AND d.deptype = 'e'
+   AND d.classid IN ('pg_proc'::regclass, 'pg_class'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass, 'pg_namespace'::regclass)
+   AND obj_description(d.objid, d.classid::regclass::name) IS NULL
+   AND NOT (d.classid = 'pg_type'::regclass AND d.objid <> 'fieldcrypt.encrypted'::regtype)
+SQL
+	'the type has no order and no =' => <<'SQL',
+SELECT oid::regoperator FROM pg_operator WHERE (oprleft = 'fieldcrypt.encrypted'::regtype OR oprright = 'fieldcrypt.encrypted'::regtype) AND oprname NOT IN ('*=', '*<>')
+UNION ALL SELECT NULL FROM pg_opclass WHERE opcintype = 'fieldcrypt.encrypted'::regtype AND opcmethod <> (SELECT oid FROM pg_am WHERE amname = 'hash')
+SQL
+	'the type\'s casts are explicit' => <<'SQL',
+SELECT oid::text FROM pg_cast WHERE (castsource = 'fieldcrypt.encrypted'::regtype OR casttarget = 'fieldcrypt.encrypted'::regtype) AND castcontext <> 'e'
+SQL
+	'the type is stored uncompressed, out of line' => q{SELECT typstorage FROM pg_type WHERE oid = 'fieldcrypt.encrypted'::regtype AND typstorage <> 'e'},
+	'every table and its data is in the dump' => <<'SQL',
+SELECT oid::regclass FROM pg_class WHERE relnamespace = 'fieldcrypt'::regnamespace AND relkind IN ('r', 'S')
+   AND oid <> ALL ((SELECT extconfig FROM pg_extension WHERE extname = 'pg_fieldcrypt')::oid[])
+SQL
+	'every table refuses UPDATE, DELETE and TRUNCATE' => <<'SQL',
+SELECT c.oid::regclass, t.kind FROM pg_class AS c, (VALUES ('UPDATE', 16), ('DELETE', 8), ('TRUNCATE', 32)) AS t (kind, bit)
+ WHERE relnamespace = 'fieldcrypt'::regnamespace AND relkind IN ('r', 'p')
+   AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgfoid = 'fieldcrypt._refuse_change'::regproc AND tgtype & t.bit <> 0 AND tgtype & 2 <> 0 AND tgenabled IN ('O', 'A'))
+SQL
+	'row level security is off, which pg_dump would stumble over' => q{SELECT oid::regclass FROM pg_class WHERE relnamespace = 'fieldcrypt'::regnamespace AND (relrowsecurity OR relforcerowsecurity)},
+	'encryption_keys tells of every change, also of replicated ones' => <<'SQL');
+SELECT 'UPDATE and DELETE' WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'fieldcrypt.encryption_keys'::regclass AND tgname = 'invalidate' AND tgenabled = 'A')
+UNION ALL SELECT 'TRUNCATE' WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'fieldcrypt.encryption_keys'::regclass AND tgname = 'invalidate_all' AND tgenabled = 'A')
+SQL
+
+is(value($node, $rules{$_}), '', $_) foreach sort keys %rules;
+
+# The rules can fail: a function that breaks them is found.
+value($node, <<'SQL');
+CREATE FUNCTION fieldcrypt.try_decrypt_badly(context text) RETURNS text LANGUAGE sql IMMUTABLE STRICT LEAKPROOF SECURITY DEFINER AS 'SELECT $1';
+SQL
+foreach my $rule (
+	'every object of the schema belongs to the extension', 'nobody but the owner has any right, PUBLIC least of all',
+	'what runs with the owner\'s rights has a search_path', 'what decrypts is never immutable, never leakproof',
+	'what takes a context or tenant is not STRICT')
+{
+	like(value($node, $rules{$rule}), qr/try_decrypt_badly/, "a breach is found: $rule");
+}
+value($node, 'DROP FUNCTION fieldcrypt.try_decrypt_badly');
+
+# A schema that somebody prepared is not taken over.
+value($node, 'CREATE DATABASE prepared');
+value($node, 'CREATE SCHEMA fieldcrypt', db => 'prepared');
+refused($node, 'CREATE EXTENSION pg_fieldcrypt', '42P06', 'a schema of the name that is there already is refused', db => 'prepared');
+value($node, 'CREATE ROLE owner LOGIN; CREATE DATABASE owned OWNER owner');
+refused($node, 'CREATE EXTENSION pg_fieldcrypt', '42501', 'a database owner who is no superuser can\'t create the extension', db => 'owned', user => 'owner');
+value($node, 'DROP SCHEMA fieldcrypt; CREATE EXTENSION pg_fieldcrypt', db => 'prepared');
+refused($node, 'ALTER EXTENSION pg_fieldcrypt SET SCHEMA public', '0A000', 'the extension does not move');
+value($node, 'CREATE TABLE holds (value fieldcrypt.encrypted)');
+refused($node, 'DROP EXTENSION pg_fieldcrypt', '2BP01', 'it is not dropped while a column uses its type');
+refused($node, "DROP TABLE fieldcrypt.$_", '2BP01', "$_ is not dropped") foreach qw(encryption_keys master_keys audit_log audit_log_2026);
+
+$node->stop;
+done_testing();
