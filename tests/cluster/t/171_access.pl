@@ -1,0 +1,196 @@
+# What each privilege of grant_access lets a role do and, above all, what it does not; and that taking
+# one away takes nothing of the others.
+
+use strict;
+use warnings;
+
+use FieldcryptTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_cluster('primary');
+my @privileges = qw(encrypt decrypt reencrypt manage audit backup);
+
+value($node, <<'SQL');
+CREATE SCHEMA data;
+CREATE TABLE data.kept (id int PRIMARY KEY, value fieldcrypt.encrypted);
+INSERT INTO data.kept SELECT 1, fieldcrypt.encrypt_field('kept');
+SELECT fieldcrypt.create_key('other');
+SQL
+
+# Each thing, and the privileges that allow it. Everything else is 42501.
+my $value = value($node, 'SELECT value FROM data.kept');
+my @things = (
+	[ q{SELECT fieldcrypt.encrypt_field('x')}, 'encrypt' ],
+	[ q{SELECT fieldcrypt.encrypt_field('x', '', 'other')}, 'encrypt' ],
+	[ q{SELECT fieldcrypt.encrypt_field('x', '', 'a tenant that is new')}, 'encrypt' ],
+	[ q{SELECT fieldcrypt.encrypt_field_bytea('x')}, 'encrypt' ],
+	[ q{SELECT fieldcrypt.encrypt_field_jsonb('1')}, 'encrypt' ],
+	[ "SELECT fieldcrypt.decrypt_field('$value')", 'decrypt' ],
+	[ "SELECT fieldcrypt.decrypt_field_bytea('$value')", 'decrypt' ],
+	[ "SELECT fieldcrypt.decrypt_field_as('$value', NULL::text)", 'decrypt' ],
+	[ "SELECT fieldcrypt.try_decrypt_field('$value')", 'decrypt' ],
+	[ "SELECT fieldcrypt.reencrypt_field('$value')", 'reencrypt' ],
+	[ 'SELECT fieldcrypt.create_key($$new$$)', 'manage' ],
+	[ 'SELECT fieldcrypt.master_key_status()', 'manage' ],
+	[ 'SELECT key_id, tenant, state, version FROM fieldcrypt.encryption_keys', 'manage backup' ],
+	[ 'SELECT wrapped_key FROM fieldcrypt.encryption_keys', 'backup' ],
+	[ 'SELECT * FROM fieldcrypt.encryption_keys', 'backup' ],
+	[ 'SELECT k::text FROM fieldcrypt.encryption_keys AS k', 'backup' ],
+	[ 'COPY fieldcrypt.encryption_keys TO STDOUT', 'backup' ],
+	[ 'SELECT * FROM fieldcrypt.master_keys', 'manage backup' ],
+	[ 'SELECT * FROM fieldcrypt.audit_log', 'audit backup' ],
+	[ 'COPY fieldcrypt.audit_log_2026 TO STDOUT', 'backup' ],
+	[ 'SELECT * FROM fieldcrypt.audit_log_default', 'backup' ],
+	[ 'SELECT last_value FROM fieldcrypt.audit_log_id_seq', 'backup' ],
+	[ "SELECT fieldcrypt.key_id('$value')", 'encrypt decrypt reencrypt manage' ],
+	[ "SELECT fieldcrypt.ciphertext_info('$value')", 'encrypt decrypt reencrypt manage' ],
+	[ "SELECT '$value'::fieldcrypt.encrypted::bytea::fieldcrypt.encrypted", 'encrypt decrypt reencrypt manage' ],
+	[ "SELECT '$value'::fieldcrypt.encrypted OPERATOR(fieldcrypt.*=) '$value'::fieldcrypt.encrypted", 'encrypt decrypt reencrypt manage' ],
+	[ "SELECT DISTINCT v FROM (VALUES ('$value'::fieldcrypt.encrypted), ('$value')) AS x (v)", 'encrypt decrypt reencrypt manage' ],
+	[ 'CREATE TEMP TABLE t (v fieldcrypt.encrypted)', 'encrypt decrypt reencrypt manage' ],
+	[ 'CREATE TEMP TABLE t (v int); SELECT fieldcrypt.audit_table($$t$$)', 'manage' ],
+	# Never by any of them.
+	[ 'SELECT fieldcrypt._rotate_key($$other$$, NULL, true)', '' ],
+	[ 'SELECT fieldcrypt._record($$key_created$$, NULL, NULL, NULL, NULL)', '' ],
+	[ 'SELECT fieldcrypt._loaded_master_keys()', '' ],
+	[ 'SELECT fieldcrypt._outer_role()', '' ],
+	[ 'SELECT fieldcrypt._change_access($$ROLE$$, $${decrypt}$$, true)', '' ],
+	[ 'SELECT fieldcrypt._privilege_objects($$decrypt$$)', '' ],
+	[ 'SELECT fieldcrypt._held_privileges($$ROLE$$)', '' ],
+	[ 'SELECT fieldcrypt.grant_access($$ROLE$$, $$decrypt$$)', '' ],
+	[ 'SELECT fieldcrypt.revoke_access($$ROLE$$, $$decrypt$$)', '' ],
+	[ 'INSERT INTO fieldcrypt.audit_log (event) VALUES ($$key_created$$)', '' ],
+	[ 'INSERT INTO fieldcrypt.audit_log_2026 (event) VALUES ($$key_created$$)', '' ],
+	[ 'UPDATE fieldcrypt.audit_log SET reason = $$x$$', '' ],
+	[ 'DELETE FROM fieldcrypt.audit_log', '' ],
+	[ 'TRUNCATE fieldcrypt.audit_log', '' ],
+	[ 'TRUNCATE fieldcrypt.audit_log_2026', '' ],
+	[ 'SELECT nextval($$fieldcrypt.audit_log_id_seq$$)', '' ],
+	[ 'SELECT setval($$fieldcrypt.audit_log_id_seq$$, 1)', '' ],
+	[ 'INSERT INTO fieldcrypt.encryption_keys SELECT * FROM fieldcrypt.encryption_keys', '' ],
+	[ 'UPDATE fieldcrypt.encryption_keys SET state = $$destroyed$$', '' ],
+	[ 'DELETE FROM fieldcrypt.encryption_keys', '' ],
+	[ 'TRUNCATE fieldcrypt.encryption_keys', '' ],
+	[ 'SELECT 1 FROM fieldcrypt.encryption_keys FOR UPDATE', '' ],
+	[ 'LOCK fieldcrypt.encryption_keys IN ACCESS EXCLUSIVE MODE', '' ],
+	[ 'UPDATE fieldcrypt.master_keys SET is_current = false', '' ],
+	[ 'DELETE FROM fieldcrypt.master_keys', '' ],
+	[ 'ALTER TABLE fieldcrypt.audit_log DISABLE TRIGGER ALL', '' ],
+	[ 'CREATE TRIGGER t BEFORE INSERT ON fieldcrypt.audit_log FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()', '' ],
+	[ 'CREATE TABLE fieldcrypt.mine (id int)', '' ],
+	[ 'CREATE FUNCTION fieldcrypt.mine() RETURNS int LANGUAGE sql AS $$SELECT 1$$', '' ],
+	[ 'CREATE RULE r AS ON INSERT TO fieldcrypt.audit_log DO INSTEAD NOTHING', '' ],
+	[ 'CREATE POLICY p ON fieldcrypt.audit_log USING (false)', '' ],
+	[ 'ALTER FUNCTION fieldcrypt.decrypt_field(fieldcrypt.encrypted, text) LEAKPROOF', '' ],
+	[ 'DROP EXTENSION pg_fieldcrypt CASCADE', '' ]);
+
+# Runs all of them as a role; gives those whose outcome is not what its privileges say.
+sub breaches
+{
+	my ($role, @held) = @_;
+	my @outcomes = outcomes($node, [ map { $_->[0] =~ s/ROLE/$role/gr } @things ], user => $role);
+	my @breaches;
+	foreach my $index (0 .. $#things)
+	{
+		my ($sql, $allowed) = @{ $things[$index] };
+		my $may = grep { my $privilege = $_; grep { $_ eq $privilege } split / /, $allowed } @held;
+		my $did = $outcomes[$index] eq '00000';
+		# COPY is not for EXECUTE to catch: it has no outcome in a function.
+		next if $sql =~ /^COPY/ && $outcomes[$index] =~ /^0A000/;
+		push @breaches, "$sql: $outcomes[$index]" if $may ? !$did : $outcomes[$index] !~ /^42501/;
+	}
+	return join "\n", @breaches;
+}
+
+my $serial = 0;
+
+sub role_with
+{
+	my (@granted) = @_;
+	my $role = 'role_' . ++$serial;
+	value($node, "CREATE ROLE $role LOGIN");
+	value($node, "SELECT fieldcrypt.grant_access('$role', " . join(', ', map { "'$_'" } @granted) . ')') if @granted;
+	return $role;
+}
+
+is(breaches(role_with()), '', 'without a grant: nothing');
+foreach my $privilege (@privileges)
+{
+	is(breaches(role_with($privilege), $privilege), '', "$privilege: what it says, and nothing else");
+}
+is(breaches(role_with(@privileges), @privileges), '', 'all six at once');
+
+# Of every two: granted in one call or in two, one taken away, what is left is exactly the other.
+foreach my $keep (@privileges)
+{
+	foreach my $take (grep { $_ ne $keep } @privileges)
+	{
+		my $role = role_with($keep);
+		value($node, "SELECT fieldcrypt.grant_access('$role', '$take'); SELECT fieldcrypt.revoke_access('$role', '$take')");
+		is(breaches($role, $keep), '', "$keep stays when $take is taken away");
+	}
+}
+{
+	my $role = role_with(@privileges);
+	value($node, "SELECT fieldcrypt.revoke_access('$role', 'decrypt', 'backup')");
+	is(breaches($role, qw(encrypt reencrypt manage audit)), '', 'two of six taken away');
+	value($node, "SELECT fieldcrypt.revoke_access('$role', " . join(', ', map { "'$_'" } @privileges) . ')');
+	is(breaches($role), '', 'all of them taken away');
+	value($node, "DROP ROLE $role");
+	pass('a role whose access was taken away can be dropped');
+
+	$role = role_with('encrypt');
+	value($node, "SELECT fieldcrypt.revoke_access('$role', 'decrypt')");
+	is(breaches($role, 'encrypt'), '', 'what was never granted is taken away without harm');
+	value($node, "SELECT fieldcrypt.grant_access('$role', 'encrypt', 'encrypt'); SELECT fieldcrypt.grant_access('$role', 'encrypt')");
+	is(breaches($role, 'encrypt'), '', 'granted again and again is granted once');
+}
+
+# By membership, and a role with a hostile name.
+{
+	value($node, 'CREATE ROLE group_role; CREATE ROLE member LOGIN IN ROLE group_role; CREATE ROLE outsider LOGIN NOINHERIT IN ROLE group_role');
+	value($node, q{SELECT fieldcrypt.grant_access('group_role', 'decrypt')});
+	is(breaches('member', 'decrypt'), '', 'a member has what its group has');
+	is(breaches('outsider'), '', 'one that does not inherit has nothing');
+	gives($node, "SET ROLE group_role; SELECT fieldcrypt.decrypt_field('$value')", 'kept', 'until it sets the role', user => 'outsider');
+
+	foreach my $name (q{Mixed Case}, q{quo"te}, q{a"; DROP TABLE data.kept; --}, q{it's}, "new\nline", '%s%I%L', q{$$}, "caf\xc3\xa9", 'a' x 63)
+	{
+		(my $identifier = $name) =~ s/"/""/g;
+		$identifier = qq{"$identifier"};
+		(my $literal = $identifier) =~ s/'/''/g;
+		my $shown = $name =~ s/\n/\\n/gr;
+		value($node, "CREATE ROLE $identifier LOGIN; SELECT fieldcrypt.grant_access('$literal', 'decrypt')");
+		gives($node, "SET ROLE $identifier; SELECT fieldcrypt.decrypt_field('$value')", 'kept', "granted to the role $shown");
+		value($node, "SELECT fieldcrypt.revoke_access('$literal', 'decrypt')");
+		refused($node, "SET ROLE $identifier; SELECT fieldcrypt.decrypt_field('$value')", '42501', "revoked from the role $shown");
+	}
+}
+# Arguments.
+foreach my $case (
+	[ q{'no_such_role', 'decrypt'}, '42704' ], [ q{'public', 'decrypt'}, '42704' ], [ q{NULL, 'decrypt'}, '22023' ],
+	[ q{'member', 'superpowers'}, '22023' ], [ q{'member', 'Decrypt'}, '22023' ], [ q{'member', NULL}, '22023' ], [ q{'member', 'decrypt', NULL}, '22023' ],
+	[ q{'member', 'value'}, '22023' ], [ q{'member', 'schema'}, '22023' ], [ q{'member', ''}, '22023' ],
+	[ q{'member', VARIADIC '{}'}, '22023' ], [ q{'member', VARIADIC NULL}, '22023' ], [ q{'-', 'decrypt'}, '22023' ], [ q{0::oid::regrole, 'decrypt'}, '22023' ], [ q{123456::oid::regrole, 'decrypt'}, qr/22023|42704/ ])
+{
+	my ($arguments, $sqlstate) = @$case;
+	foreach my $function (qw(grant_access revoke_access))
+	{
+		my ($outcome) = outcomes($node, ["SELECT fieldcrypt.$function($arguments)"]);
+		like($outcome, ref $sqlstate ? $sqlstate : qr/^$sqlstate /, "$function($arguments) is refused");
+	}
+}
+gives($node, q{SELECT count(*) = 0 FROM fieldcrypt.audit_log WHERE event IN ('access_granted', 'access_revoked') AND reason ~ 'superpowers'}, 't', 'a refused grant is not recorded as one');
+gives($node, q{SELECT event, actor = session_user, reason FROM fieldcrypt.audit_log WHERE reason ~ 'group_role'}, 'access_granted|t|decrypt to group_role', 'a grant is recorded');
+
+# pg_dump by a database owner who has `backup`, and nobody else's.
+value($node, 'CREATE ROLE dumper LOGIN; CREATE DATABASE dumped OWNER dumper');
+value($node, q{CREATE EXTENSION pg_fieldcrypt; SELECT fieldcrypt.encrypt_field('x'); SELECT fieldcrypt.grant_access('dumper', 'backup')}, db => 'dumped');
+my $folder = PostgreSQL::Test::Utils::tempdir();
+ok($node->run_log([ 'pg_dump', '-w', '-f', "$folder/dumped.sql", '-U', 'dumper', $node->connstr('dumped') ]), 'backup is enough for pg_dump');
+value($node, q{SELECT fieldcrypt.revoke_access('dumper', 'backup')}, db => 'dumped');
+ok(!$node->run_log([ 'pg_dump', '-w', '-f', "$folder/not.sql", '-U', 'dumper', $node->connstr('dumped') ]), 'and needed');
+
+$node->stop;
+done_testing();
