@@ -191,6 +191,6 @@ refused($node, 'REINDEX TABLE empty', 'KF014', 'a wrapped index, made while the 
 refused($node, 'VACUUM FULL empty', 'KF014', 'nor by VACUUM FULL');
 refused($node, 'ANALYZE empty', 'KF014', 'nor analyzed');
 
-unlike(slurp_file($node->logfile), qr/PANIC|XX000|terminated by signal/, 'no internal error');
+ok(slurp_file($node->logfile) !~ /PANIC|XX000|terminated by signal/, 'no internal error');
 $node->stop;
 done_testing();
