@@ -32,6 +32,7 @@ CREATE TABLE fieldcrypt.audit_log (
     table_name text COLLATE "C",
     partition_name text COLLATE "C",
     row_key jsonb,
+    old_row_key jsonb,
     changed_columns text[]
 ) PARTITION BY RANGE (at);
 
@@ -85,6 +86,7 @@ COMMENT ON COLUMN fieldcrypt.audit_log.role IS 'the role chosen with SET ROLE; t
 COMMENT ON COLUMN fieldcrypt.audit_log.application IS 'application_name, which the client chooses';
 COMMENT ON COLUMN fieldcrypt.audit_log.table_name IS 'the table; for a partition, the table at the top';
 COMMENT ON COLUMN fieldcrypt.audit_log.row_key IS 'primary key of the row; NULL for a table without one';
+COMMENT ON COLUMN fieldcrypt.audit_log.old_row_key IS 'primary key before an UPDATE that changed it';
 COMMENT ON COLUMN fieldcrypt.audit_log.changed_columns IS 'encrypted columns whose stored value changed';
 
 CREATE FUNCTION fieldcrypt._record(

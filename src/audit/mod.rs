@@ -65,6 +65,8 @@ pub struct Details<'a> {
     pub partition_name: Option<&'a [u8]>,
     /// The primary key as a JSON object.
     pub row_key: Option<&'a [u8]>,
+    /// The primary key before an UPDATE that changed it, as a JSON object.
+    pub old_row_key: Option<&'a [u8]>,
     /// Encrypted columns that changed, as a JSON array of names.
     pub changed_columns: Option<&'a [u8]>,
 }
@@ -94,10 +96,10 @@ fn record(event: &str, details: &Details<'_>) -> Result<(), Error> {
         spi::execute(
             "INSERT INTO fieldcrypt.audit_log
                     (event, tenant, key_id, reason, table_name, partition_name, row_key,
-                     changed_columns)
-             SELECT $1, $2, $3, $4, $5, $6, $7::pg_catalog.jsonb,
-                    CASE WHEN $8 IS NOT NULL THEN ARRAY(
-                        SELECT pg_catalog.jsonb_array_elements_text($8::pg_catalog.jsonb)) END",
+                     old_row_key, changed_columns)
+             SELECT $1, $2, $3, $4, $5, $6, $7::pg_catalog.jsonb, $8::pg_catalog.jsonb,
+                    CASE WHEN $9 IS NOT NULL THEN ARRAY(
+                        SELECT pg_catalog.jsonb_array_elements_text($9::pg_catalog.jsonb)) END",
             &[
                 Parameter::Text(Some(event.as_bytes())),
                 Parameter::Text(details.tenant),
@@ -106,6 +108,7 @@ fn record(event: &str, details: &Details<'_>) -> Result<(), Error> {
                 Parameter::Text(details.table_name),
                 Parameter::Text(details.partition_name),
                 Parameter::Text(details.row_key),
+                Parameter::Text(details.old_row_key),
                 Parameter::Text(details.changed_columns),
             ],
         )

@@ -29,10 +29,14 @@ fn audit_change(call: &Call) -> Result<Option<Datum>, Error> {
     let relation = trigger.relation_name();
     let (before, after) = trigger.rows();
     let columns = trigger.columns();
-    let row_key = match after.as_ref().or(before.as_ref()) {
-        Some(row) => primary_key(&trigger, &columns, row)?,
-        None => None,
+    let key_of = |row: &Option<Row<'_>>| match row {
+        Some(row) => primary_key(&trigger, &columns, row),
+        None => Ok(None),
     };
+    let (old_key, new_key) = (key_of(&before)?, key_of(&after)?);
+    let moved = before.is_some() && after.is_some() && old_key != new_key;
+    let old_row_key = if moved { old_key.clone() } else { None };
+    let row_key = new_key.or(old_key);
     let changed = match (before.is_some(), after.is_some()) {
         (false, false) => None,
         _ => Some(changed_columns(&columns, before.as_ref(), after.as_ref())?),
@@ -43,6 +47,7 @@ fn audit_change(call: &Call) -> Result<Option<Datum>, Error> {
             table_name: Some(&table),
             partition_name: (relation != table).then_some(relation.as_slice()),
             row_key: row_key.as_deref(),
+            old_row_key: old_row_key.as_deref(),
             changed_columns: changed.as_deref(),
             ..Details::default()
         },

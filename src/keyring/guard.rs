@@ -41,6 +41,13 @@ fn refuse_restore_over_log(call: &Call) -> Result<Option<Datum>, Error> {
     if callbacks::guards_are_open() || !catalog::has_keys()? {
         return Ok(Some(Datum::null()));
     }
+    let trigger = trigger(call)?;
+    if trigger.is_on_partitioned_table() {
+        // The table at the top has no rows of its own; in a database with keys it has a log below.
+        return Err(Error::RestoreOverExisting {
+            table: encoding::lossy(&trigger.relation_name()),
+        });
+    }
     refuse_restore_over(call)
 }
 

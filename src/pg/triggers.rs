@@ -1,6 +1,6 @@
 //! Trigger calls: what fired, on which relation, with which rows.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -120,23 +120,38 @@ impl TriggerCall {
         }
     }
 
-    /// Whether a column is part of the primary key.
+    /// Whether the relation is a partitioned table, which has no rows of its own.
+    pub fn is_on_partitioned_table(&self) -> bool {
+        // SAFETY: valid trigger data; its relation is open while the trigger runs.
+        let kind = unsafe { (*(*(*self.data).tg_relation).rd_rel).relkind };
+        kind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE
+    }
+
+    /// The numbers of the columns of the primary key, deferrable or not.
     pub fn primary_key(&self) -> Vec<i16> {
-        // SAFETY: the bitmap holds attribute numbers above FirstLowInvalidHeapAttributeNumber.
+        // SAFETY: the list of indexes is the caller's own copy; a row of pg_index is used only until
+        // it is released, and its indkey is never NULL and has indnatts numbers behind it.
         unsafe {
-            let bitmap = pg_sys::RelationGetIndexAttrBitmap(
-                (*self.data).tg_relation,
-                pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_PRIMARY_KEY,
-            );
-            let mut columns = Vec::new();
-            let mut member = -1;
-            loop {
-                member = pg_sys::bms_next_member(bitmap, member);
-                if member < 0 {
-                    return columns;
+            let indexes = pg_sys::RelationGetIndexList((*self.data).tg_relation);
+            let indexes = pgrx::PgList::<()>::from_pg(indexes);
+            for index in indexes.iter_oid() {
+                let row = pg_sys::SearchSysCache1(
+                    pg_sys::SysCacheIdentifier::INDEXRELID as c_int,
+                    Datum::from(index),
+                );
+                if row.is_null() {
+                    continue;
                 }
-                columns.push((member + pg_sys::FirstLowInvalidHeapAttributeNumber) as i16);
+                let form = pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_index>();
+                let is_primary = (*form).indisprimary;
+                let columns = (*form).indnkeyatts as usize;
+                let numbers = (*form).indkey.values.as_slice(columns).to_vec();
+                pg_sys::ReleaseSysCache(row);
+                if is_primary {
+                    return numbers;
+                }
             }
+            Vec::new()
         }
     }
 }
@@ -148,14 +163,58 @@ pub fn is_encrypted(type_oid: Oid) -> Result<bool, Error> {
 }
 
 /// A value as its type's output function writes it, in the database's encoding.
+///
+/// Settings of the session don't change what is written: a row keeps one name in the log.
 pub fn output(datum: Datum, type_oid: Oid) -> Vec<u8> {
-    // SAFETY: the datum is a non-null value of the type.
+    const PLAIN: [Oid; 6] = [
+        pg_sys::INT2OID,
+        pg_sys::INT4OID,
+        pg_sys::INT8OID,
+        pg_sys::TEXTOID,
+        pg_sys::VARCHAROID,
+        pg_sys::UUIDOID,
+    ];
+    // SAFETY: the datum is a non-null value of the type. The settings are restored by their nest
+    // level, on an error by the abort of the (sub)transaction.
     unsafe {
         let mut function = pg_sys::InvalidOid;
         let mut is_varlena = false;
         pg_sys::getTypeOutputInfo(type_oid, &mut function, &mut is_varlena);
+        let level = (!PLAIN.contains(&type_oid)).then(|| fixed_output_settings());
         let text = pg_sys::OidOutputFunctionCall(function, datum);
-        CStr::from_ptr(text).to_bytes().to_vec()
+        let bytes = CStr::from_ptr(text).to_bytes().to_vec();
+        if let Some(level) = level {
+            pg_sys::AtEOXact_GUC(true, level);
+        }
+        bytes
+    }
+}
+
+/// Those that pg_dump sets too, and UTC. Gives the nest level that they last for.
+unsafe fn fixed_output_settings() -> c_int {
+    let settings = [
+        (c"datestyle", c"ISO"),
+        (c"intervalstyle", c"postgres"),
+        (c"timezone", c"UTC"),
+        (c"bytea_output", c"hex"),
+        (c"extra_float_digits", c"1"),
+    ];
+    // SAFETY: names and values are static C strings.
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        for (name, value) in settings {
+            pg_sys::set_config_option(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+        }
+        level
     }
 }
 
