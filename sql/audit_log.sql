@@ -80,6 +80,15 @@ SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.audit_log_id_seq', '');
 
 COMMENT ON SEQUENCE fieldcrypt.audit_log_id_seq IS 'ids of fieldcrypt.audit_log; gaps are rolled-back transactions';
 COMMENT ON TABLE fieldcrypt.audit_log IS 'who did what with which key and which row: append-only, never a value';
+COMMENT ON COLUMN fieldcrypt.audit_log.id IS 'in the order of writing; gaps are rolled-back transactions';
+COMMENT ON COLUMN fieldcrypt.audit_log.at IS 'when it happened, by the clock';
+COMMENT ON COLUMN fieldcrypt.audit_log.client_address IS 'where the client connected from; NULL for a local socket';
+COMMENT ON COLUMN fieldcrypt.audit_log.backend_pid IS 'process id of the session';
+COMMENT ON COLUMN fieldcrypt.audit_log.transaction_id IS 'transaction that did it';
+COMMENT ON COLUMN fieldcrypt.audit_log.tenant IS 'whose key, for events of keys';
+COMMENT ON COLUMN fieldcrypt.audit_log.key_id IS 'which key, for events of keys';
+COMMENT ON COLUMN fieldcrypt.audit_log.reason IS 'why, in the words of the call; for a refusal, the error';
+COMMENT ON COLUMN fieldcrypt.audit_log.partition_name IS 'the partition that holds the row, if the table is partitioned';
 COMMENT ON COLUMN fieldcrypt.audit_log.event IS 'what happened: key_created, key_rotated, key_deactivated, key_refused, row_inserted, row_updated, row_deleted, table_truncated, table_audited, table_unaudited, access_granted, access_revoked';
 COMMENT ON COLUMN fieldcrypt.audit_log.actor IS 'session_user: who logged in';
 COMMENT ON COLUMN fieldcrypt.audit_log.role IS 'the role chosen with SET ROLE; the actor, if none was';

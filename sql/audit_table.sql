@@ -4,13 +4,32 @@ CREATE FUNCTION fieldcrypt._audit_change() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'fieldcrypt_audit_change';
 COMMENT ON FUNCTION fieldcrypt._audit_change() IS 'trigger: records who changed which row and which encrypted columns';
 
-CREATE FUNCTION fieldcrypt._record_table_audit(table_name text, audited boolean) RETURNS void
-    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+-- Whether a table has the triggers, enabled and of this extension: a name alone proves nothing.
+CREATE FUNCTION fieldcrypt._has_audit_trigger(target regclass, trigger_name name) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT fieldcrypt._record(
-        CASE WHEN $2 THEN 'table_audited' ELSE 'table_unaudited' END, NULL, NULL, NULL, $1)
+    SELECT EXISTS (SELECT FROM pg_trigger AS t
+                    WHERE t.tgrelid = $1 AND t.tgname = $2 AND t.tgenabled IN ('O', 'A')
+                      AND t.tgfoid = 'fieldcrypt._audit_change()'::regprocedure)
 $$;
-COMMENT ON FUNCTION fieldcrypt._record_table_audit(text, boolean) IS 'records that a table''s audit triggers were made or dropped';
+COMMENT ON FUNCTION fieldcrypt._has_audit_trigger(regclass, name) IS 'whether a table has that trigger of audit_table, enabled';
+
+-- Records what is so, not what the caller says: whoever may call this can't forge an entry.
+CREATE FUNCTION fieldcrypt._record_table_audit(target regclass, audited boolean) RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = target)
+       OR audited IS DISTINCT FROM fieldcrypt._has_audit_trigger(target, 'fieldcrypt_audit_change')
+       OR NOT has_table_privilege(fieldcrypt._outer_role()::name, target, 'TRIGGER') THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = 'only what audit_table and unaudit_table have done to a table of yours is recorded';
+    END IF;
+    PERFORM fieldcrypt._record(
+        CASE WHEN audited THEN 'table_audited' ELSE 'table_unaudited' END, NULL, NULL, NULL, target::text);
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._record_table_audit(regclass, boolean) IS 'records that a table''s audit triggers were made or dropped';
 
 -- With the caller's rights: whoever may not put a trigger on the table may not audit it.
 CREATE FUNCTION fieldcrypt.audit_table(target regclass) RETURNS void
@@ -31,11 +50,13 @@ BEGIN
             MESSAGE = format('%s belongs to pg_fieldcrypt', target),
             HINT = 'Its own tables are recorded already.';
     END IF;
-    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = target AND tgname = 'fieldcrypt_audit_change') THEN
-        -- Partitions that were audited on their own get the trigger of the whole instead.
+    IF NOT fieldcrypt._has_audit_trigger(target, 'fieldcrypt_audit_change') THEN
+        -- Partitions that were audited on their own get the trigger of the whole instead; one that
+        -- only has the name, or is disabled, is made anew.
         FOR member IN
-            SELECT t.tgrelid FROM pg_partition_tree(target) AS p
-              JOIN pg_trigger AS t ON t.tgrelid = p.relid AND t.tgname = 'fieldcrypt_audit_change'
+            SELECT m.relid FROM (SELECT target AS relid UNION SELECT relid FROM pg_partition_tree(target)) AS m
+              JOIN pg_trigger AS t ON t.tgrelid = m.relid AND t.tgname = 'fieldcrypt_audit_change'
+             WHERE t.tgparentid = 0
         LOOP
             EXECUTE format('DROP TRIGGER fieldcrypt_audit_change ON %s', member);
         END LOOP;
@@ -47,16 +68,16 @@ BEGIN
     FOR member IN
         SELECT m.relid FROM (SELECT target AS relid UNION SELECT relid FROM pg_partition_tree(target)) AS m
           JOIN pg_class AS c ON c.oid = m.relid AND c.relkind IN ('r', 'p')
-         WHERE NOT EXISTS (SELECT FROM pg_trigger AS t
-                            WHERE t.tgrelid = m.relid AND t.tgname = 'fieldcrypt_audit_truncate')
+         WHERE NOT fieldcrypt._has_audit_trigger(m.relid, 'fieldcrypt_audit_truncate')
     LOOP
+        EXECUTE format('DROP TRIGGER IF EXISTS fieldcrypt_audit_truncate ON %s', member);
         EXECUTE format(
             'CREATE TRIGGER fieldcrypt_audit_truncate AFTER TRUNCATE ON %s
                 FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._audit_change()', member);
         changed := true;
     END LOOP;
     IF changed THEN
-        PERFORM fieldcrypt._record_table_audit(target::text, true);
+        PERFORM fieldcrypt._record_table_audit(target, true);
     END IF;
 END
 $$;
@@ -81,7 +102,7 @@ BEGIN
         changed := true;
     END LOOP;
     IF changed THEN
-        PERFORM fieldcrypt._record_table_audit(target::text, false);
+        PERFORM fieldcrypt._record_table_audit(target, false);
     END IF;
 END
 $$;

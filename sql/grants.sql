@@ -25,7 +25,8 @@ AS $$
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.audit_table(regclass)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.unaudit_table(regclass)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._audit_change()'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._record_table_audit(text, boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._has_audit_trigger(regclass, name)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._record_table_audit(regclass, boolean)'),
         ('manage', 'SELECT', 'TABLE fieldcrypt.master_keys'),
         ('manage', 'SELECT (key_id, tenant, purpose, version, state, algorithm, master_key_fingerprint, key_check, created_at, deactivated_at, destroyed_at)',
             'TABLE fieldcrypt.encryption_keys'),
@@ -49,8 +50,6 @@ AS $$
     SELECT 'SELECT', format('TABLE %s', i.inhrelid::regclass)
       FROM pg_inherits AS i
      WHERE $1 = 'backup' AND i.inhparent = 'fieldcrypt.audit_log'::regclass
-    UNION ALL
-    SELECT 'SELECT', 'TABLE fieldcrypt.audit_log' WHERE $1 = 'backup'
 $$;
 COMMENT ON FUNCTION fieldcrypt._privilege_objects(text) IS 'what each privilege of grant_access is made of';
 
@@ -92,7 +91,7 @@ BEGIN
             MESSAGE = 'only the owner of pg_fieldcrypt can change access to it',
             HINT = format('Connect as %s, or as a superuser.', owner);
     END IF;
-    IF target IS NULL OR coalesce(cardinality(privileges), 0) = 0 OR NOT privileges <@ known THEN
+    IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = target) OR coalesce(cardinality(privileges), 0) = 0 OR NOT privileges <@ known THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'a role and at least one known privilege are needed',
             HINT = 'Privileges are: encrypt, decrypt, reencrypt, manage, audit, backup.';
@@ -103,6 +102,7 @@ BEGIN
             bundles := bundles || 'value'::text;
         END IF;
     END IF;
+    held := ARRAY(SELECT unnest(fieldcrypt._held_privileges(target)) EXCEPT SELECT unnest(privileges));
     FOR item IN
         SELECT o.rights, o.object FROM unnest(bundles) AS b(name), fieldcrypt._privilege_objects(b.name) AS o
     LOOP
@@ -110,7 +110,6 @@ BEGIN
     END LOOP;
     IF NOT granting THEN
         -- What privileges share goes with the last of them, and comes back with those that stay.
-        held := ARRAY(SELECT unnest(fieldcrypt._held_privileges(target)) EXCEPT SELECT unnest(privileges));
         IF cardinality(held) > 0 THEN
             PERFORM fieldcrypt._change_access(target, held, true);
         END IF;
@@ -153,3 +152,32 @@ COMMENT ON FUNCTION fieldcrypt.revoke_access(regrole, text[]) IS 'takes privileg
 REVOKE ALL ON ALL TABLES IN SCHEMA fieldcrypt FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA fieldcrypt FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA fieldcrypt FROM PUBLIC;
+
+-- ALTER DEFAULT PRIVILEGES of whoever creates the extension may have given roles rights on all this.
+DO $default_privileges$
+DECLARE
+    item record;
+BEGIN
+    FOR item IN
+        SELECT o.object, a.grantee::regrole AS grantee
+          FROM (
+            SELECT 'SCHEMA fieldcrypt', n.nspacl, n.nspowner
+              FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'fieldcrypt'
+            UNION ALL
+            SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass, c.relacl, c.relowner
+              FROM pg_catalog.pg_class AS c
+             WHERE c.relnamespace = 'fieldcrypt'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
+            UNION ALL
+            SELECT 'ROUTINE ' || p.oid::regprocedure, p.proacl, p.proowner
+              FROM pg_catalog.pg_proc AS p WHERE p.pronamespace = 'fieldcrypt'::regnamespace
+            UNION ALL
+            SELECT 'TYPE ' || t.oid::regtype, t.typacl, t.typowner
+              FROM pg_catalog.pg_type AS t
+             WHERE t.typnamespace = 'fieldcrypt'::regnamespace AND t.typname = 'encrypted'
+          ) AS o (object, acl, owner), pg_catalog.aclexplode(o.acl) AS a
+         WHERE a.grantee <> o.owner AND a.grantee <> 0
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %s', item.object, item.grantee);
+    END LOOP;
+END
+$default_privileges$;

@@ -61,6 +61,12 @@ SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.master_keys', '');
 SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.encryption_keys', '');
 
 COMMENT ON TABLE fieldcrypt.master_keys IS 'fingerprints of the master keys that wrap this database''s keys; the keys themselves are never here';
+COMMENT ON COLUMN fieldcrypt.master_keys.fingerprint IS 'public name of a master key, derived from it';
+COMMENT ON COLUMN fieldcrypt.master_keys.first_used_at IS 'when it first wrapped a key here';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.algorithm IS 'the suite that the key is for';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.created_at IS 'when the key was made';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.deactivated_at IS 'when it stopped encrypting';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.destroyed_at IS 'when it was erased';
 COMMENT ON COLUMN fieldcrypt.master_keys.is_current IS 'new encryption keys are wrapped by this one';
 COMMENT ON TABLE fieldcrypt.encryption_keys IS 'the encryption keys, wrapped by a master key: a version for each tenant and rotation; written by the extension only';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.key_id IS 'random id that every value carries of its key';

@@ -47,16 +47,17 @@ CREATE PROCEDURE fieldcrypt.rotate_keys(
 AS $$
 #variable_conflict use_variable
 DECLARE
-    current_tenant text := tenant;
-    step record;
-    rotated bigint := 0;
-    failed bigint := 0;
+    -- Names of types too are looked up by the caller's search_path.
+    current_tenant pg_catalog.text := tenant;
+    step pg_catalog.record;
+    rotated pg_catalog.int8 := 0;
+    failed pg_catalog.int8 := 0;
 BEGIN
     -- In a transaction block this is refused (2D000) before anything has happened.
     COMMIT;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     LOOP
-        -- Both last for one transaction only, so each has its own.
-        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+        -- This too lasts for one transaction only.
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         IF tenant IS NULL THEN
             current_tenant := fieldcrypt._next_tenant(current_tenant, force);
@@ -65,6 +66,8 @@ BEGIN
         SELECT s.error_code, s.message, s.hint INTO step
           FROM fieldcrypt._rotate_step(current_tenant, reason, force) AS s;
         COMMIT;
+        -- At once: any expression after a COMMIT takes a snapshot, and then it is too late.
+        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
         IF step.message IS NULL THEN
             rotated := rotated OPERATOR(pg_catalog.+) 1;
         ELSIF tenant IS NOT NULL THEN

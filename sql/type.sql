@@ -65,7 +65,7 @@ CREATE OPERATOR CLASS fieldcrypt.encrypted_bytes DEFAULT FOR TYPE fieldcrypt.enc
     FUNCTION 2 fieldcrypt.encrypted_hash_extended(fieldcrypt.encrypted, bigint);
 
 COMMENT ON TYPE fieldcrypt.encrypted IS
-    'an encrypted value; text form fc1:…; made by fieldcrypt.encrypt_field, read by fieldcrypt.decrypt_field';
+    'an encrypted value; text form fc1:...; made by fieldcrypt.encrypt_field, read by fieldcrypt.decrypt_field';
 COMMENT ON FUNCTION fieldcrypt.encrypted_in(cstring) IS 'text input: fc1: and base64url; refuses anything else';
 COMMENT ON FUNCTION fieldcrypt.encrypted_out(fieldcrypt.encrypted) IS 'text output: fc1: and base64url';
 COMMENT ON FUNCTION fieldcrypt.encrypted_recv(internal) IS 'binary input: the bytes; refuses what is no encrypted value';

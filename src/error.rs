@@ -53,6 +53,8 @@ pub enum Error {
     Untranslatable,
     /// The decrypted text is no value of the type asked for.
     Conversion { type_name: String },
+    /// An argument is longer than it may be.
+    TooLong { what: &'static str },
     /// The result would be longer than Postgres allows.
     TooLarge { bytes: usize },
     /// The operating system gave no random bytes.
@@ -61,6 +63,12 @@ pub enum Error {
     OutOfMemory,
     /// The library is loaded in a database without the extension.
     NotInstalled,
+    /// A key is newer than the snapshot of a REPEATABLE READ transaction that wants to change it.
+    KeyChangedSinceSnapshot,
+    /// A trigger function was called as an ordinary one.
+    NotATrigger,
+    /// What Postgres itself raised inside a function of the extension.
+    Postgres(Box<Report>),
     /// What should not happen.
     Internal(String),
 }
@@ -104,26 +112,28 @@ impl Error {
         )
     }
 
+    fn malformed(&self) -> Report {
+        let why = match self {
+            Self::Malformed(Malformed::Suite(suite)) => {
+                &format!("cipher suite {suite} is unknown to this version")
+            }
+            Self::Malformed(Malformed::TextPrefix) => "it does not start with \"fc1:\"",
+            Self::Malformed(Malformed::Base64) => "invalid base64url",
+            Self::Malformed(Malformed::TooShort) => "too short",
+            _ => "invalid header",
+        };
+        Report::new(
+            b"KF001",
+            format!("not an encrypted value: {why}"),
+            "Columns of type encrypted take ciphertext only: encrypt with fieldcrypt.encrypt_field(value).",
+        )
+    }
+
     /// SQLSTATE, message and hint. Own codes are of class KF.
     pub fn report(self) -> Report {
         let (sqlstate, message, hint): (&[u8; 5], String, &str) = match self {
-            Self::Malformed(malformed) => (
-                b"KF001",
-                match malformed {
-                    Malformed::Suite(suite) => format!(
-                        "not an encrypted value: cipher suite {suite} is unknown to this version"
-                    ),
-                    Malformed::TextPrefix => {
-                        "not an encrypted value: it does not start with \"fc1:\"".into()
-                    }
-                    Malformed::Base64 => "not an encrypted value: invalid base64url".into(),
-                    Malformed::TooShort => "not an encrypted value: too short".into(),
-                    Malformed::Format | Malformed::KeyId => {
-                        "not an encrypted value: invalid header".into()
-                    }
-                },
-                "Columns of type encrypted take ciphertext only: encrypt with fieldcrypt.encrypt_field(value).",
-            ),
+            Self::Postgres(report) => return *report,
+            Self::Malformed(_) => return self.malformed().without_context(),
             Self::NotAuthentic => (
                 b"KF002",
                 "encrypted value is not authentic".into(),
@@ -246,6 +256,11 @@ impl Error {
                 format!("the result of {bytes} bytes is longer than a value may be"),
                 "Postgres holds values of up to 1 GB; encryption adds 42 bytes, the text form a third.",
             ),
+            Self::TooLong { what } => (
+                b"54000",
+                format!("{what} has at most 1 MB"),
+                "Pass a name of the place, such as table, column and row.",
+            ),
             Self::Randomness => (b"58000", "the operating system gave no random bytes".into(), ""),
             Self::OutOfMemory => (b"53200", "out of memory for encryption keys".into(), ""),
             Self::NotInstalled => (
@@ -253,9 +268,19 @@ impl Error {
                 "the extension pg_fieldcrypt is not installed in this database".into(),
                 "CREATE EXTENSION pg_fieldcrypt;",
             ),
+            Self::NotATrigger => (
+                b"39P01",
+                "this function is called by triggers only".into(),
+                "For audit triggers: SELECT fieldcrypt.audit_table('a_table').",
+            ),
+            Self::KeyChangedSinceSnapshot => (
+                b"40001",
+                "the key was made after this transaction's snapshot was taken".into(),
+                "Try again in a new transaction, or in READ COMMITTED.",
+            ),
             Self::Internal(problem) => (b"XX000", problem, ""),
         };
-        Report { sqlstate, message, hint: hint.into() }
+        Report::new(sqlstate, message, hint)
     }
 }
 

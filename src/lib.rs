@@ -21,7 +21,6 @@ pgrx::pg_module_magic!(name, version);
 /// by a backend at its first call into the extension. Draws nothing random and opens no file.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
-    pg::report::init();
     settings::init();
     pg::callbacks::init();
 }

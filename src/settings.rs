@@ -37,6 +37,12 @@ thread_local! {
 
 /// Defines the settings.
 pub fn init() {
+    // Where a parallel query is what loads the library first, Postgres would refuse to take the
+    // values over: "cannot be set during a parallel operation".
+    pg::session::outside_parallel_mode(define);
+}
+
+fn define() {
     // SAFETY: hooks are C functions that live as long as the library and never raise.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
@@ -170,7 +176,14 @@ unsafe extern "C-unwind" fn check_tenant(
     _: GucSource::Type,
 ) -> bool {
     // SAFETY: Postgres passes a pointer to a C string or to NULL.
-    unsafe { (*value).is_null() || CStr::from_ptr(*value).count_bytes() <= MAX_TENANT_BYTES }
+    unsafe {
+        let fits = (*value).is_null() || CStr::from_ptr(*value).count_bytes() <= MAX_TENANT_BYTES;
+        if !fits {
+            pg_sys::GUC_check_errdetail_string =
+                pg_sys::pstrdup(c"A tenant's name has at most 1024 bytes.".as_ptr());
+        }
+        fits
+    }
 }
 
 unsafe extern "C-unwind" fn show_masked() -> *const c_char {

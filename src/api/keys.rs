@@ -66,7 +66,7 @@ fn loaded_master_keys(_: &Call) -> Result<Option<Datum>, Error> {
             "source": Value::Null,
             "fingerprints": [],
             "loaded_at": Value::Null,
-            "problem": error.report().message,
+            "problem": error.report().message(),
         }),
     };
     Ok(Some(Varlena::of(status.to_string().as_bytes())?.into_datum()))

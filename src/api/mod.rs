@@ -10,6 +10,9 @@ use crate::error::Error;
 use crate::pg::call::Call;
 use crate::pg::encoding;
 
+/// Bytes that a context may have: it names a place, it is not a document.
+const MAX_CONTEXT_BYTES: usize = 1 << 20;
+
 /// An argument that may be left out, but not be NULL: NULL is more often a slip than a wish.
 fn given<'c>(call: &'c Call, index: usize, name: &'static str) -> Result<&'c [u8], Error> {
     match call.bytes(index) {
@@ -26,6 +29,7 @@ fn with_context<R>(
 ) -> Result<R, Error> {
     match given(call, index, "context")? {
         b"" => work(&Context::NONE),
+        text if text.len() > MAX_CONTEXT_BYTES => Err(Error::TooLong { what: "a context" }),
         text => {
             let utf8 = encoding::to_utf8(text)?;
             let part = [str::from_utf8(&utf8).map_err(|_| Error::NotUtf8)?];

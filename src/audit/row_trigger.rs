@@ -17,8 +17,7 @@ sql_functions! {
 /// AFTER INSERT, UPDATE and DELETE for each row, and TRUNCATE. Columns are found by what they are
 /// when the trigger fires, so renamed and added ones are right.
 fn audit_change(call: &Call) -> Result<Option<Datum>, Error> {
-    let trigger = TriggerCall::from(call)
-        .ok_or_else(|| Error::Internal("fieldcrypt.audit_change() is a trigger function".into()))?;
+    let trigger = TriggerCall::from(call).ok_or(Error::NotATrigger)?;
     let event = match trigger.operation() {
         Operation::Insert => Event::RowInserted,
         Operation::Update => Event::RowUpdated,

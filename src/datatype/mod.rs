@@ -19,17 +19,15 @@ sql_functions! {
 
 fn input(call: &Call) -> Result<Option<Datum>, Error> {
     let Some(text) = call.c_string(0) else { return Ok(None) };
-    let value = ciphertext::from_text(text)?;
-    Ok(Some(Varlena::of(&value)?.into_datum()))
+    let mut value = Varlena::zeroed(ciphertext::length_from_text(text)?)?;
+    ciphertext::parse_text(text, value.bytes_mut())?;
+    Ok(Some(value.into_datum()))
 }
 
 fn output(call: &Call) -> Result<Option<Datum>, Error> {
     let Some(value) = call.bytes(0) else { return Ok(None) };
-    // Refused before the text is built: its three quarters are what a value may hold at most.
-    if value.len() > values::MAX_TEXT_SOURCE {
-        return Err(Error::TooLarge { bytes: value.len() / 3 * 4 });
-    }
-    values::c_string(ciphertext::to_text(value).as_bytes()).map(Some)
+    let length = ciphertext::text_length(value);
+    values::c_string_with(length, |text| ciphertext::write_text(value, text)).map(Some)
 }
 
 fn receive(call: &Call) -> Result<Option<Datum>, Error> {

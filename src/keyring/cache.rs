@@ -11,7 +11,7 @@ use std::rc::Rc;
 use fieldcrypt_envelope::{
     BlockScope, KeyId, MessageKey, Nonce, NonceBlock, SuiteKey, SystemEntropy,
 };
-use fieldcrypt_locked_memory::LockedSlab;
+use fieldcrypt_locked_memory::{LockedSlab, SHALLOW, with_scrubbed_stack};
 use pgrx::pg_sys::SubTransactionId;
 
 use crate::error::Error;
@@ -335,8 +335,10 @@ impl MessageKeys {
                 if let Some(old) = place.take() {
                     self.keys.remove(old.index);
                 }
+                let keys = &mut self.keys;
                 let index =
-                    self.keys.insert(key.message_key(nonce)).map_err(|_| Error::OutOfMemory)?;
+                    with_scrubbed_stack::<SHALLOW, _>(|| keys.insert(key.message_key(nonce)))
+                        .map_err(|_| Error::OutOfMemory)?;
                 *place = Some(Place { key_id, prefix: *prefix, index });
                 index
             }

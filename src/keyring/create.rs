@@ -1,10 +1,10 @@
 //! New data keys: the first of a tenant, and the next version.
 //!
-//! Both hold the tenant's lock to the end of the transaction and re-read under it, so two sessions
-//! that race for a first key get the same one.
+//! Both wait until no other transaction has a key of the tenant in flight, and read again then: two
+//! sessions that race for a first key get the same one.
 
 use fieldcrypt_envelope::{DataKey, Fingerprint, KeyId};
-use fieldcrypt_locked_memory::with_scrubbed_stack;
+use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
 
 use super::{ALGORITHM, with_metadata};
 use crate::audit::{self, Event};
@@ -19,15 +19,17 @@ use crate::settings::MAX_TENANT_BYTES;
 /// whose keys are all suspended or retired gets none: that was somebody's decision.
 pub fn first_key(tenant: &[u8]) -> Result<KeyRow, Error> {
     session::refuse_unless_writable()?;
-    lock(tenant)?;
-    if let Some(row) = catalog::active_key(tenant)? {
-        return Ok(row);
-    }
-    if catalog::newest_version(tenant)?.is_some() {
-        return Err(Error::NoActiveKey { tenant: encoding::lossy(tenant) });
-    }
-    let key_id = insert(tenant, 1, None, Event::KeyCreated)?;
-    written(key_id)
+    check_name(tenant)?;
+    catalog::alone_with_tenant(tenant, || {
+        if let Some(row) = catalog::active_key(tenant)? {
+            return Ok(row);
+        }
+        if catalog::newest_version(tenant)?.is_some() {
+            return Err(Error::NoActiveKey { tenant: encoding::lossy(tenant) });
+        }
+        let key_id = insert(tenant, 1, None, Event::KeyCreated)?;
+        written(key_id)
+    })
 }
 
 /// The tenant's active key, made if the tenant never had one.
@@ -42,31 +44,40 @@ pub fn ensure_active(tenant: &[u8]) -> Result<KeyId, Error> {
 /// active, or none was ever made.
 pub fn rotate(tenant: &[u8], reason: Option<&[u8]>, force: bool) -> Result<KeyId, Error> {
     session::refuse_unless_writable()?;
-    lock(tenant)?;
-    let active = catalog::active_key(tenant)?;
-    if active.is_none() && !force {
-        return Err(Error::NoActiveKey { tenant: encoding::lossy(tenant) });
-    }
-    let version = catalog::newest_version(tenant)?.unwrap_or(0) + 1;
-    if let Some(old) = &active {
-        session::as_owner(|| {
-            spi::execute(
-                "UPDATE fieldcrypt.encryption_keys
-                    SET state = 'deactivated', deactivated_at = pg_catalog.clock_timestamp()
-                  WHERE key_id OPERATOR(pg_catalog.=) $1",
-                &[Parameter::BigInt(Some(old.key_id.as_i64()))],
-            )
-        })?;
-        audit::record_key(Event::KeyDeactivated, tenant, old.key_id, reason)?;
-    }
-    insert(tenant, version, reason, Event::KeyRotated)
+    check_name(tenant)?;
+    catalog::alone_with_tenant(tenant, || {
+        let active = catalog::active_key(tenant)?;
+        if active.is_none() && !force {
+            return Err(Error::NoActiveKey { tenant: encoding::lossy(tenant) });
+        }
+        let version = catalog::newest_version(tenant)?.unwrap_or(0) + 1;
+        if let Some(old) = &active {
+            deactivate(old.key_id)?;
+            audit::record_key(Event::KeyDeactivated, tenant, old.key_id, reason)?;
+        }
+        let event = if version == 1 { Event::KeyCreated } else { Event::KeyRotated };
+        insert(tenant, version, reason, event)
+    })
 }
 
-fn lock(tenant: &[u8]) -> Result<(), Error> {
+fn deactivate(key_id: KeyId) -> Result<(), Error> {
+    let touched = session::as_owner(|| {
+        spi::execute(
+            "UPDATE fieldcrypt.encryption_keys
+                SET state = 'deactivated', deactivated_at = pg_catalog.clock_timestamp()
+              WHERE key_id OPERATOR(pg_catalog.=) $1",
+            &[Parameter::BigInt(Some(key_id.as_i64()))],
+        )
+    })?;
+    // The look-up saw the newest row; this transaction's own snapshot may be older.
+    if touched == 1 { Ok(()) } else { Err(Error::KeyChangedSinceSnapshot) }
+}
+
+fn check_name(tenant: &[u8]) -> Result<(), Error> {
     if tenant.is_empty() || tenant.len() > MAX_TENANT_BYTES {
         return Err(Error::TenantName);
     }
-    catalog::lock_tenant(tenant)
+    Ok(())
 }
 
 fn written(key_id: KeyId) -> Result<KeyRow, Error> {
@@ -82,7 +93,7 @@ fn insert(
 ) -> Result<KeyId, Error> {
     let master_key = current_master_key()?;
     let key_id = unused_key_id()?;
-    let (wrapped, check) = with_scrubbed_stack(|| {
+    let (wrapped, check) = with_scrubbed_stack::<DEEP, _>(|| {
         let data_key = DataKey::generate()?;
         let wrapped = with_metadata(key_id, tenant, version, |metadata| {
             master_key::wrap(master_key, &data_key, metadata)

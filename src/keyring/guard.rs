@@ -58,5 +58,5 @@ fn invalidate_keys(call: &Call) -> Result<Option<Datum>, Error> {
 }
 
 fn trigger(call: &Call) -> Result<TriggerCall, Error> {
-    TriggerCall::from(call).ok_or_else(|| Error::Guarded { table: "a trigger's table".into() })
+    TriggerCall::from(call).ok_or(Error::NotATrigger)
 }

@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 
 use fieldcrypt_envelope::ciphertext::{self, PLAINTEXT_OFFSET};
 use fieldcrypt_envelope::{Ciphertext, Context, KeyId, KeyMetadata};
-use fieldcrypt_locked_memory::with_scrubbed_stack;
+use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
 use pgrx::pg_sys::SubTransactionId;
 
 pub use create::{ensure_active, rotate};
@@ -116,10 +116,10 @@ pub fn subtransaction_gone(child: SubTransactionId) {
 /// A callback may come while the ring is borrowed only if the backend is going down in the middle of
 /// a look-up; then forgetting is left to the next one, if there ever is.
 fn in_callback(work: impl FnOnce(&mut Ring)) {
-    RING.with(|ring| match ring.try_borrow_mut() {
-        Ok(mut ring) => work(&mut ring),
-        Err(_) => FORGET.set(true),
-    });
+    let reached = RING.try_with(|ring| ring.try_borrow_mut().map(|mut ring| work(&mut ring)));
+    if !matches!(reached, Ok(Ok(()))) {
+        FORGET.set(true);
+    }
 }
 
 fn with_key<R>(
@@ -151,7 +151,7 @@ fn with_slot<R>(
     master_key::notice_reload();
     let mut use_it = Some(use_it);
     let mut as_of = callbacks::generation();
-    for attempt in 0.. {
+    for attempt in 0..=PATIENCE + 1 {
         let done = RING.with_borrow_mut(|ring| {
             ring.wake(FORGET.replace(false));
             let slot = find(ring, as_of)?;
@@ -164,7 +164,7 @@ fn with_slot<R>(
         load(before)?;
         as_of = if attempt < PATIENCE { callbacks::generation() } else { before };
     }
-    Err(Error::Internal("unreachable: the loop only ends by return".into()))
+    Err(Error::Internal("a key that was just loaded can't be found".into()))
 }
 
 fn seal_with(
@@ -211,7 +211,7 @@ fn adopt(row: KeyRow, generation: u64) -> Result<(), Error> {
         None => return Ok(()),
         Some(facts) => facts,
     };
-    with_scrubbed_stack(|| {
+    with_scrubbed_stack::<DEEP, _>(|| {
         let suite_key = unwrap(&row)?.suite_key(row.key_id);
         RING.with_borrow_mut(|ring| ring.insert(facts, suite_key, settings::key_cache_size()))
     })
@@ -239,13 +239,9 @@ fn with_metadata<R>(
 ) -> Result<R, Error> {
     let tenant = encoding::to_utf8(tenant)?;
     let tenant = str::from_utf8(&tenant).map_err(|_| Error::NotUtf8)?;
-    work(&KeyMetadata {
-        tenant,
-        key_id,
-        version: version.unsigned_abs(),
-        purpose: "field",
-        algorithm: "XAES-256-GCM",
-    })
+    let version = u32::try_from(version)
+        .map_err(|_| Error::KeyTable("encryption_keys has a row with a negative version".into()))?;
+    work(&KeyMetadata { tenant, key_id, version, purpose: "field", algorithm: "XAES-256-GCM" })
 }
 
 const _: () = assert!(PLAINTEXT_OFFSET == 26, "docs/format.md says so");

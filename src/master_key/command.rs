@@ -9,10 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::error::Error;
-use crate::pg::session;
+use crate::pg::{exit, session};
 use crate::settings;
 
 const TICK: Duration = Duration::from_millis(50);
@@ -31,12 +30,14 @@ pub fn read(buffer: &mut [u8]) -> Result<usize, Error> {
         .spawn()
         .map_err(|error| failed(format!("can't be run ({})", error.kind())))?;
     let mut running = Running { child, done: false };
+    let _also_at_exit = exit::Watch::over(running.child.id());
     let length = running.output(buffer, deadline)?;
     running.finish(deadline)?;
     Ok(length)
 }
 
-/// A child that does not outlive its reader: an error or a cancel unwinds through `drop`.
+/// A child that does not outlive its reader: an error or a cancel unwinds through `drop`. The end of
+/// the session does not, and is watched for.
 struct Running {
     child: Child,
     done: bool,
@@ -82,9 +83,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.done {
-            if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-                let _ = kill_process_group(group, Signal::KILL);
-            }
+            exit::kill_group(self.child.id());
             let _ = self.child.wait();
         }
     }

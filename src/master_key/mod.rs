@@ -11,7 +11,7 @@ use std::cell::RefCell;
 
 use fieldcrypt_envelope::master_key_text::{self, MasterKeyTextError};
 use fieldcrypt_envelope::{DataKey, Fingerprint, KeyMetadata, MasterKey, UnwrapError};
-use fieldcrypt_locked_memory::{LockedSlab, with_scrubbed_stack};
+use fieldcrypt_locked_memory::{DEEP, LockedSlab, with_scrubbed_stack};
 
 use crate::error::Error;
 use crate::pg::{report, session};
@@ -181,16 +181,14 @@ fn reload() {
             }
         }
         Err(error) => {
-            let mut problem = error.report();
+            let problem = error.report();
             LOADED.with_borrow_mut(|loaded| {
                 if let Some(loaded) = loaded {
                     loaded.configuration_time = configuration_time;
-                    loaded.problem = Some(problem.message.clone());
+                    loaded.problem = Some(problem.message());
                 }
             });
-            problem.message =
-                format!("the master key was not reloaded, the old one stays: {}", problem.message);
-            report::warn(problem);
+            report::warn(problem.prefixed("the master key was not reloaded, the old one stays: "));
         }
     }
 }
@@ -212,7 +210,7 @@ fn load() -> Result<Loaded, Error> {
     let mut keys = LockedSlab::new();
     let mut order = Vec::new();
     let mut out_of_memory = false;
-    let parsed = with_scrubbed_stack(|| {
+    let parsed = with_scrubbed_stack::<DEEP, _>(|| {
         master_key_text::parse_each(&buffer[..length], |key| {
             let fingerprint = key.fingerprint();
             match keys.insert(key) {

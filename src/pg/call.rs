@@ -1,5 +1,7 @@
 //! The edge: SQL functions in, `Result`s inside, errors out.
 
+use std::panic::AssertUnwindSafe;
+
 use pgrx::pg_sys::{self, Datum};
 
 use super::report;
@@ -75,11 +77,9 @@ impl Call {
 /// Only Postgres calls it, through a function made by `sql_functions!`.
 #[inline]
 pub unsafe fn edge(fcinfo: pg_sys::FunctionCallInfo, body: Body) -> Datum {
-    // SAFETY: the guard turns a panic, or a Postgres error that pgrx caught, into a Postgres error;
-    // this frame and its caller's hold nothing that needs dropping by then.
-    let outcome = unsafe {
-        pgrx::pgrx_extern_c_guard(|| body(&Call(fcinfo)).map_err(|error| Box::new(error.report())))
-    };
+    // SAFETY: no panic leaves the guard; whatever it would raise is caught inside and comes back as
+    // a report.
+    let outcome = unsafe { pgrx::pgrx_extern_c_guard(|| caught(fcinfo, body)) };
     match outcome {
         Ok(Some(datum)) => datum,
         Ok(None) => {
@@ -87,8 +87,25 @@ pub unsafe fn edge(fcinfo: pg_sys::FunctionCallInfo, body: Body) -> Datum {
             unsafe { (*fcinfo).isnull = true };
             Datum::null()
         }
-        Err(report) => report::raise(*report),
+        Err(boxed) => {
+            // The box is freed before the jump.
+            let report = { *boxed };
+            report::raise(report)
+        }
     }
+}
+
+/// Errors of the extension and of Postgres alike, as reports.
+#[inline]
+fn caught(
+    fcinfo: pg_sys::FunctionCallInfo,
+    body: Body,
+) -> Result<Option<Datum>, Box<report::Report>> {
+    pgrx::PgTryBuilder::new(AssertUnwindSafe(|| {
+        body(&Call(fcinfo)).map_err(|error| Box::new(error.report()))
+    }))
+    .catch_others(|error| Err(Box::new(report::Report::of(&error))))
+    .execute()
 }
 
 /// Defines the C symbols of SQL functions: `symbol, info symbol => body`.

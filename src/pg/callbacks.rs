@@ -80,6 +80,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: XactEvent::Type, _: *mut
         _ => return,
     }
     TRANSACTION_SERIAL.set(TRANSACTION_SERIAL.get() + 1);
+    GUARDS_OPEN.set(0);
 }
 
 unsafe extern "C-unwind" fn at_subtransaction_event(

@@ -12,7 +12,7 @@ use fieldcrypt_envelope::{Fingerprint, KeyId};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::values::Varlena;
-use super::{callbacks, tuple};
+use super::{callbacks, session, tuple};
 use crate::error::Error;
 
 /// The purpose of the keys that encrypt fields.
@@ -89,7 +89,16 @@ pub fn key_by_id(key_id: KeyId) -> Result<Option<KeyRow>, Error> {
 pub fn active_key(tenant: &[u8]) -> Result<Option<KeyRow>, Error> {
     let relations = Relations::resolve()?;
     let mut scan_keys = tenant_keys(tenant)?;
-    first(relations.keys, relations.active_keys, &mut scan_keys, key_row)
+    // The index holds active keys only; with ignore_system_indexes the table is scanned instead.
+    let mut found = None;
+    scan(relations.keys, relations.active_keys, &mut scan_keys, |row| {
+        let row = key_row(row)?;
+        if row.state == KeyState::Active {
+            found = Some(row);
+        }
+        Ok(found.is_none())
+    })?;
+    Ok(found)
 }
 
 /// The highest version among the tenant's keys in any state; `None` if the tenant never had one.
@@ -133,52 +142,69 @@ pub fn has_keys() -> Result<bool, Error> {
     has_rows(Relations::resolve()?.keys)
 }
 
-/// Serialises the makers of a tenant's keys until the end of the transaction. Object locks, not
-/// advisory ones: SQL can't take them away.
+/// Runs `work` while nobody else makes or rotates a key of the tenant, and no other transaction has one
+/// in flight.
 ///
-/// A transaction that makes keys for many tenants (a bulk load) must not fill the server's lock
-/// table: beyond [`LOCKS_OF_TENANTS`] it locks whole groups of tenants. Whoever locks one tenant holds
-/// its group in a mode that this conflicts with.
-pub fn lock_tenant(tenant: &[u8]) -> Result<(), Error> {
-    thread_local! { static TAKEN: Cell<(u64, u32)> = const { Cell::new((0, 0)) } }
+/// The lock (an object lock, not an advisory one, which SQL could take away) lasts for `work` only;
+/// until the end of the transaction the row that it writes is the lock: who finds one in flight waits
+/// for its transaction. So a bulk load that makes keys for many tenants does not fill the server's lock
+/// table, and two of them get in each other's way only over the same tenant.
+pub fn alone_with_tenant<R>(
+    tenant: &[u8],
+    work: impl FnOnce() -> Result<R, Error>,
+) -> Result<R, Error> {
     let relations = Relations::resolve()?;
     // FNV-1a; two tenants of equal hash only wait for each other.
     let hash = tenant
         .iter()
         .fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    let lock = |object: u32, kind: u16, mode: u32| {
+    let object = Oid::from(hash);
+    let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+    loop {
         // SAFETY: takes a lock and processes invalidation messages, both allowed in a transaction.
-        unsafe {
-            pg_sys::LockDatabaseObject(
-                relations.keys,
-                Oid::from(object),
-                kind,
-                mode as pg_sys::LOCKMODE,
-            );
-        }
-    };
-    let serial = callbacks::transaction_serial();
-    let taken = match TAKEN.get() {
-        (of, taken) if of == serial => taken,
-        _ => 0,
-    };
-    TAKEN.set((serial, taken + 1));
-    let group = hash % GROUPS_OF_TENANTS;
-    if taken < LOCKS_OF_TENANTS {
-        lock(group, LOCK_OF_GROUP, pg_sys::RowShareLock);
-        lock(hash, LOCK_OF_TENANT, pg_sys::ExclusiveLock);
-    } else {
-        lock(group, LOCK_OF_GROUP, pg_sys::ExclusiveLock);
+        unsafe { pg_sys::LockDatabaseObject(relations.keys, object, 0, mode) };
+        let in_flight = transaction_in_flight(tenant);
+        let Ok(None) = in_flight else {
+            // SAFETY: releases the lock taken above.
+            unsafe { pg_sys::UnlockDatabaseObject(relations.keys, object, 0, mode) };
+            let Some(transaction) = in_flight? else { continue };
+            // SAFETY: waits for a transaction of another session; deadlocks are detected.
+            unsafe {
+                pg_sys::XactLockTableWait(
+                    transaction,
+                    std::ptr::null_mut(),
+                    std::ptr::null_mut(),
+                    pg_sys::XLTW_Oper::XLTW_None,
+                );
+            }
+            continue;
+        };
+        let result = work();
+        // SAFETY: releases the lock taken above; after a Postgres error the abort does.
+        unsafe { pg_sys::UnlockDatabaseObject(relations.keys, object, 0, mode) };
+        return result;
     }
-    Ok(())
 }
 
-/// Tenants that a transaction locks one by one.
-const LOCKS_OF_TENANTS: u32 = 64;
-/// Groups that tenants fall into by their hash.
-const GROUPS_OF_TENANTS: u32 = 64;
-const LOCK_OF_TENANT: u16 = 0;
-const LOCK_OF_GROUP: u16 = 1;
+/// Another transaction in progress that has written a key of the tenant.
+fn transaction_in_flight(tenant: &[u8]) -> Result<Option<pg_sys::TransactionId>, Error> {
+    let relations = Relations::resolve()?;
+    let mut scan_keys = tenant_keys(tenant)?;
+    // A dirty snapshot sees rows in flight and says whose they are.
+    let mut dirty = pg_sys::SnapshotData {
+        snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY,
+        ..Default::default()
+    };
+    let snapshot = &raw mut dirty;
+    let mut found = None;
+    scan_with(snapshot, relations.keys, relations.keys_by_version, &mut scan_keys, |_| {
+        // SAFETY: the snapshot outlives the scan, which writes these for each row it gives.
+        let (inserter, updater) = unsafe { ((*snapshot).xmin, (*snapshot).xmax) };
+        found = [inserter, updater].into_iter().find(|xid| *xid != pg_sys::InvalidTransactionId);
+        Ok(found.is_none())
+    })?;
+    Ok(found)
+}
 
 /// How `master_keys` is locked, until the end of the transaction.
 #[derive(Clone, Copy)]
@@ -267,6 +293,7 @@ impl Relations {
     /// EXTENSION and REINDEX CONCURRENTLY give new ids).
     fn resolve() -> Result<Self, Error> {
         thread_local! { static KNOWN: Cell<Option<(u64, Relations)>> = const { Cell::new(None) } }
+        session::accept_invalidations();
         if let Some((generation, relations)) = KNOWN.get()
             && generation == callbacks::generation()
         {
@@ -327,8 +354,18 @@ fn first<R>(
     Ok(found)
 }
 
-/// Calls `visit` with the rows until it answers `false`.
+/// Calls `visit` with the rows that a fresh catalog snapshot sees, until it answers `false`.
 fn scan(
+    relation: Oid,
+    index: Oid,
+    scan_keys: &mut [pg_sys::ScanKeyData],
+    visit: impl FnMut(&tuple::Row<'_>) -> Result<bool, Error>,
+) -> Result<(), Error> {
+    scan_with(std::ptr::null_mut(), relation, index, scan_keys, visit)
+}
+
+fn scan_with(
+    snapshot: pg_sys::Snapshot,
     relation: Oid,
     index: Oid,
     scan_keys: &mut [pg_sys::ScanKeyData],
@@ -341,11 +378,15 @@ fn scan(
     // owner releases scan, relation and snapshot.
     unsafe {
         let heap = pg_sys::table_open(relation, lock);
+        if (*heap).rd_tableam.is_null() {
+            pg_sys::table_close(heap, lock);
+            return Err(Error::Internal("a relation without storage can't be scanned".into()));
+        }
         let descriptor = pg_sys::systable_beginscan(
             heap,
             index,
             index != pg_sys::InvalidOid,
-            std::ptr::null_mut(),
+            snapshot,
             scan_keys.len() as c_int,
             scan_keys.as_mut_ptr(),
         );

@@ -21,7 +21,7 @@ pub fn to_utf8(text: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
             Ok(_) => Ok(Cow::Borrowed(text)),
             Err(_) => Err(Error::NotUtf8),
         },
-        encoding => convert(text, encoding, UTF8).map(Cow::Owned).ok_or(Error::NotUtf8),
+        encoding => convert(text, encoding, UTF8)?.map(Cow::Owned).ok_or(Error::NotUtf8),
     }
 }
 
@@ -34,7 +34,7 @@ pub fn from_utf8(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
     }
     match database_encoding() {
         UTF8 | SQL_ASCII => Ok(Cow::Borrowed(bytes)),
-        encoding => convert(bytes, UTF8, encoding).map(Cow::Owned).ok_or(Error::Untranslatable),
+        encoding => convert(bytes, UTF8, encoding)?.map(Cow::Owned).ok_or(Error::Untranslatable),
     }
 }
 
@@ -52,18 +52,23 @@ fn database_encoding() -> i32 {
     ENCODING.with(|known| *known.get_or_init(|| unsafe { pg_sys::GetDatabaseEncoding() }))
 }
 
-fn convert(text: &[u8], from: i32, to: i32) -> Option<Vec<u8>> {
+fn convert(text: &[u8], from: i32, to: i32) -> Result<Option<Vec<u8>>, Error> {
     // `MAX_CONVERSION_GROWTH` of `pg_wchar.h`, and the NUL that the conversion writes.
-    let capacity = text.len().checked_mul(4)?.checked_add(1)?;
-    let source_length = i32::try_from(text.len()).ok()?;
-    let capacity_i32 = i32::try_from(capacity).ok()?;
-    let mut out = vec![0u8; capacity];
+    let capacity = text.len().saturating_mul(4).saturating_add(1);
+    let (Ok(source_length), Ok(capacity_i32)) =
+        (i32::try_from(text.len()), i32::try_from(capacity))
+    else {
+        return Err(Error::TooLarge { bytes: capacity });
+    };
+    let mut out = Vec::new();
+    out.try_reserve_exact(capacity).map_err(|_| Error::OutOfMemory)?;
+    out.resize(capacity, 0u8);
     // SAFETY: source and destination are valid for the lengths given; the conversion writes at most
     // `capacity` bytes, the last of them NUL, and with `noError` stops where it can't go on.
     let converted = unsafe {
         let procedure = pg_sys::FindDefaultConversionProc(from, to);
         if procedure == pg_sys::InvalidOid {
-            return None;
+            return Ok(None);
         }
         pg_sys::pg_do_encoding_conversion_buf(
             procedure,
@@ -76,10 +81,12 @@ fn convert(text: &[u8], from: i32, to: i32) -> Option<Vec<u8>> {
             true,
         )
     };
-    if converted != source_length {
-        return None;
-    }
-    let length = out.iter().position(|byte| *byte == 0)?;
-    out.truncate(length);
-    Some(out)
+    let length = out.iter().position(|byte| *byte == 0);
+    Ok(match length {
+        Some(length) if converted == source_length => {
+            out.truncate(length);
+            Some(out)
+        }
+        _ => None,
+    })
 }

@@ -5,6 +5,7 @@ pub mod call;
 pub mod callbacks;
 pub mod catalog;
 pub mod encoding;
+pub mod exit;
 pub mod json;
 pub mod report;
 pub mod session;

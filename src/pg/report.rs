@@ -1,36 +1,83 @@
 //! Errors and warnings, as Postgres reports them.
 //!
 //! pgrx's own `ereport!` can't hide the statement and the context of an error, which for this
-//! extension would print plaintext into the server log; so these go to `elog.c` directly.
+//! extension would print plaintext into the server log; so these go to `elog.c` directly. That holds
+//! for what Postgres itself raises inside the extension's functions too (a lock timeout, a cancel).
 
 use std::ffi::{CStr, CString, c_char, c_int};
 
 use pgrx::PgLogLevel;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
 
-/// What a user reads about an error: never a key, never a plaintext.
+use super::encoding;
+
+/// What a user reads about an error: never a key, never a plaintext. Ready to be raised: its texts are
+/// in the database's encoding.
+#[derive(Debug)]
 pub struct Report {
-    /// Five characters, see `docs/errors.md`.
-    pub sqlstate: &'static [u8; 5],
-    /// One sentence, lower case, no full stop.
-    pub message: String,
-    /// What to do about it.
-    pub hint: String,
+    sqlstate: c_int,
+    message: CString,
+    detail: Option<CString>,
+    hint: Option<CString>,
+    without_context: bool,
 }
 
-/// Keeps Rust's backtraces, which pgrx puts into the DETAIL of errors that it passes on, away from
-/// clients of a server that was started with RUST_BACKTRACE set.
-pub fn init() {
-    const VARIABLE: &str = "RUST_LIB_BACKTRACE";
-    let before = std::env::var_os(VARIABLE);
-    // SAFETY: Postgres has one thread. The variable is as it was afterwards: the standard library
-    // reads it once, at the capture in between.
-    unsafe {
-        std::env::set_var(VARIABLE, "0");
-        drop(std::backtrace::Backtrace::capture());
-        match before {
-            Some(value) => std::env::set_var(VARIABLE, value),
-            None => std::env::remove_var(VARIABLE),
+impl Report {
+    /// Of an error of the extension's own. The SQLSTATE is five characters, see `docs/errors.md`; the
+    /// message is one sentence, lower case, no full stop; the hint says what to do, '' is none.
+    pub fn new(sqlstate: &[u8; 5], message: String, hint: &str) -> Self {
+        Self {
+            sqlstate: packed(sqlstate),
+            message: c_string(&message),
+            detail: None,
+            hint: (!hint.is_empty()).then(|| c_string(hint)),
+            without_context: false,
         }
+    }
+
+    /// Of what Postgres raised, or of a panic.
+    pub fn of(caught: &CaughtError) -> Self {
+        let (CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. }) = caught;
+        Self {
+            sqlstate: report.sql_error_code() as c_int,
+            message: c_string(report.message()),
+            detail: report.detail().map(c_string),
+            hint: report.hint().map(c_string),
+            without_context: false,
+        }
+    }
+
+    /// If the error tells of the system, not of a value (serialization, resources, cancels: classes
+    /// 40, 53, 55 and 57, on which applications retry), its SQLSTATE with another message.
+    pub fn of_the_system(caught: &CaughtError, message: &str) -> Option<Self> {
+        const CLASS: c_int = 0xFFF;
+        let report = Self::of(caught);
+        let is_known = [b"40000", b"53000", b"55000", b"57000"]
+            .iter()
+            .any(|class| packed(class) & CLASS == report.sqlstate & CLASS);
+        is_known.then(|| Self { message: c_string(message), detail: None, hint: None, ..report })
+    }
+
+    /// The same, without CONTEXT, QUERY and position. A literal that is refused while a statement is
+    /// parsed has a position, and inside PL/pgSQL that makes Postgres log the statement as QUERY.
+    pub fn without_context(mut self) -> Self {
+        self.without_context = true;
+        self
+    }
+
+    /// The same, with this before the message.
+    pub fn prefixed(mut self, prefix: &str) -> Self {
+        self.message =
+            CString::new([prefix.as_bytes(), self.message.to_bytes()].concat()).unwrap_or_default();
+        self
+    }
+
+    /// The message as a Rust string.
+    pub fn message(&self) -> String {
+        encoding::lossy(self.message.to_bytes())
     }
 }
 
@@ -38,6 +85,7 @@ unsafe extern "C-unwind" {
     fn errstart(level: c_int, domain: *const c_char) -> bool;
     fn errcode(sqlstate: c_int) -> c_int;
     fn errmsg_internal(format: *const c_char, ...) -> c_int;
+    fn errdetail_internal(format: *const c_char, ...) -> c_int;
     fn errhint(format: *const c_char, ...) -> c_int;
     fn errhidestmt(hide: bool) -> c_int;
     fn errhidecontext(hide: bool) -> c_int;
@@ -47,46 +95,70 @@ unsafe extern "C-unwind" {
 /// Raises the error. Control leaves by `longjmp`, so nothing with a destructor may be alive in the
 /// callers' frames: only the edge in [`super::call`] calls this.
 pub fn raise(report: Report) -> ! {
-    emit(PgLogLevel::ERROR as c_int, report);
+    // SAFETY: `errfinish` does not return from an error, and this frame, like its caller's, holds
+    // nothing that needs dropping by then: `start` consumed the report.
+    unsafe {
+        if start(PgLogLevel::ERROR as c_int, report) {
+            finish();
+        }
+    }
     unreachable!("errfinish returned from an error")
 }
 
 /// Warns the client and the server log.
 pub fn warn(report: Report) {
-    emit(PgLogLevel::WARNING as c_int, report);
-}
-
-fn emit(level: c_int, report: Report) {
-    const FORMAT: &CStr = c"%s";
-    // SAFETY: the sequence that the `ereport` macro expands to. `errmsg_internal` and `errhint` copy
-    // their arguments, so the strings are freed before `errfinish`, which for an error does not
-    // return: no frame that it jumps over holds a destructor.
+    // SAFETY: the guard turns a `longjmp` out of `errfinish`, which lets a pending cancel through,
+    // into a panic; its closure holds nothing that needs dropping.
     unsafe {
-        if errstart(level, std::ptr::null()) {
-            errcode(sqlstate(report.sqlstate));
-            let message = c_string(report.message);
-            errmsg_internal(FORMAT.as_ptr(), message.as_ptr());
-            drop(message);
-            if report.hint.is_empty() {
-                drop(report.hint);
-            } else {
-                let hint = c_string(report.hint);
-                errhint(FORMAT.as_ptr(), hint.as_ptr());
-                drop(hint);
-            }
-            errhidestmt(true);
-            errhidecontext(true);
-            errfinish(c"pg_fieldcrypt".as_ptr(), 0, c"pg_fieldcrypt".as_ptr());
+        if start(PgLogLevel::WARNING as c_int, report) {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| finish());
         }
     }
 }
 
-fn c_string(text: String) -> CString {
-    CString::new(text.replace('\0', " ")).unwrap_or_default()
+/// What the `ereport` macro does up to `errfinish`; `false` if nobody wants to see it.
+unsafe fn start(level: c_int, report: Report) -> bool {
+    const FORMAT: &CStr = c"%s";
+    // SAFETY: the sequence that the macro expands to. The strings are copied, and dropped here.
+    unsafe {
+        if !errstart(level, std::ptr::null()) {
+            return false;
+        }
+        errcode(report.sqlstate);
+        errmsg_internal(FORMAT.as_ptr(), report.message.as_ptr());
+        if let Some(detail) = &report.detail {
+            errdetail_internal(FORMAT.as_ptr(), detail.as_ptr());
+        }
+        if let Some(hint) = &report.hint {
+            errhint(FORMAT.as_ptr(), hint.as_ptr());
+        }
+        errhidestmt(true);
+        errhidecontext(true);
+        if report.without_context {
+            // What handles the error sets it anew, as for any error.
+            pg_sys::error_context_stack = std::ptr::null_mut();
+        }
+    }
+    true
+}
+
+unsafe fn finish() {
+    // SAFETY: called after `start` answered `true`.
+    unsafe { errfinish(c"pg_fieldcrypt".as_ptr(), 0, c"pg_fieldcrypt".as_ptr()) }
+}
+
+/// In the database's encoding, what it can't show as '?'.
+fn c_string(text: &str) -> CString {
+    let text = text.replace('\0', " ");
+    let bytes = match encoding::from_utf8(text.as_bytes()) {
+        Ok(bytes) => bytes.into_owned(),
+        Err(_) => text.chars().map(|c| if c.is_ascii() { c as u8 } else { b'?' }).collect(),
+    };
+    CString::new(bytes).unwrap_or_default()
 }
 
 /// `MAKE_SQLSTATE` of `elog.h`: six bits a character.
-fn sqlstate(code: &[u8; 5]) -> c_int {
+fn packed(code: &[u8; 5]) -> c_int {
     code.iter()
         .rev()
         .fold(0, |packed, byte| (packed << 6) | (c_int::from(byte.wrapping_sub(b'0')) & 0x3F))

@@ -66,6 +66,23 @@ pub fn refuse_unless_writable() -> Result<(), Error> {
     Ok(())
 }
 
+/// Runs `work`, which concerns this process alone, as if no parallel query were under way.
+pub fn outside_parallel_mode(work: impl FnOnce()) {
+    let mut levels = 0;
+    // SAFETY: as many levels are entered again as were left. If `work` raises an error the
+    // transaction is over, and its parallel mode with it.
+    unsafe {
+        while pg_sys::IsTransactionState() && pg_sys::IsInParallelMode() && levels < 100 {
+            pg_sys::ExitParallelMode();
+            levels += 1;
+        }
+        work();
+        for _ in 0..levels {
+            pg_sys::EnterParallelMode();
+        }
+    }
+}
+
 /// When the configuration was last read: changes with every reload, whatever it changed.
 #[inline]
 pub fn configuration_time() -> i64 {

@@ -156,10 +156,16 @@ impl TriggerCall {
     }
 }
 
-/// Whether a type is `encrypted`, or a domain over it.
+/// Whether a type is `encrypted`, a domain over it, or an array of either.
 pub fn is_encrypted(type_oid: Oid) -> Result<bool, Error> {
-    // SAFETY: a catalog look-up.
-    Ok(unsafe { pg_sys::getBaseType(type_oid) } == catalog::encrypted_type()?)
+    let encrypted = catalog::encrypted_type()?;
+    // SAFETY: catalog look-ups; for a type that is no array the element type is InvalidOid.
+    unsafe {
+        let base = pg_sys::getBaseType(type_oid);
+        let element = pg_sys::get_element_type(base);
+        Ok(base == encrypted
+            || element != pg_sys::InvalidOid && pg_sys::getBaseType(element) == encrypted)
+    }
 }
 
 /// A value as its type's output function writes it, in the database's encoding.

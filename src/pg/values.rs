@@ -1,15 +1,14 @@
 //! Varlena values: read in place, built in place.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::ptr;
 
 use pgrx::pg_sys::{self, Datum};
 use pgrx::{set_varsize_4b, varlena};
 
+use super::encoding;
+use super::report::Report;
 use crate::error::Error;
-
-/// The longest bytes whose base64 text, with some prefix, is still a value.
-pub const MAX_TEXT_SOURCE: usize = Varlena::MAX / 4 * 3 - 64;
 
 /// The bytes of a varlena datum. What was compressed or stored out of line is fetched into the
 /// current memory context, which Postgres empties after the row.
@@ -96,17 +95,20 @@ impl Varlena {
     }
 }
 
-/// A NUL-terminated string in the current memory context, for output functions and for calls into
-/// input functions.
+/// A NUL-terminated string in the current memory context, for calls into input functions.
 pub fn c_string(text: &[u8]) -> Result<Datum, Error> {
-    if text.len() >= Varlena::MAX {
-        return Err(Error::TooLarge { bytes: text.len() });
+    c_string_with(text.len(), |out| out.copy_from_slice(text))
+}
+
+/// A NUL-terminated string of `length` bytes that `fill` writes, for output functions.
+pub fn c_string_with(length: usize, fill: impl FnOnce(&mut [u8])) -> Result<Datum, Error> {
+    if length >= Varlena::MAX {
+        return Err(Error::TooLarge { bytes: length });
     }
-    // SAFETY: one byte more than the text, all of them written.
+    // SAFETY: one byte more than the text, all of them zero before `fill` sees them.
     unsafe {
-        let memory = pg_sys::palloc(text.len() + 1).cast::<u8>();
-        ptr::copy_nonoverlapping(text.as_ptr(), memory, text.len());
-        memory.add(text.len()).write(0);
+        let memory = pg_sys::palloc0(length + 1).cast::<u8>();
+        fill(std::slice::from_raw_parts_mut(memory, length));
         Ok(Datum::from(memory.cast::<c_void>()))
     }
 }
@@ -114,9 +116,13 @@ pub fn c_string(text: &[u8]) -> Result<Datum, Error> {
 /// Runs a type's input function over a text in the server's encoding.
 ///
 /// Input functions quote the text in their errors, so whatever they raise is swallowed whole. The
-/// caller must raise an error of its own then: nothing rolled back what the function did.
+/// caller must raise an error of its own then: nothing rolled back what the function did. Cancels,
+/// lock conflicts and lack of memory keep their SQLSTATE, and are not quoted either.
 pub fn text_in_type(text: &[u8], type_oid: pg_sys::Oid) -> Result<Datum, Error> {
     let input = c_string(text)?;
+    // Before anything can fail: in an error state the catalogs must not be read.
+    // SAFETY: a catalog look-up; the name is copied out of the palloc'd string.
+    let type_name = unsafe { CStr::from_ptr(pg_sys::format_type_be(type_oid)).to_bytes().to_vec() };
     // SAFETY: catalog look-ups by type oid, then a call of the type's input function with the
     // arguments that every input function takes.
     unsafe {
@@ -132,21 +138,15 @@ pub fn text_in_type(text: &[u8], type_oid: pg_sys::Oid) -> Result<Datum, Error> 
             ))
         })
         .catch_others(|caught| {
-            if is_query_cancel(&caught) {
-                caught.rethrow();
+            let type_name = encoding::lossy(&type_name);
+            match Report::of_the_system(&caught, "the conversion of a decrypted value was stopped")
+            {
+                Some(report) => Err(Error::Postgres(Box::new(report))),
+                None => Err(Error::Conversion { type_name }),
             }
-            let name = pg_sys::format_type_be(type_oid);
-            let type_name = std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned();
-            Err(Error::Conversion { type_name })
         })
         .execute()
     }
-}
-
-fn is_query_cancel(caught: &pg_sys::panic::CaughtError) -> bool {
-    use pg_sys::panic::CaughtError::{ErrorReport, PostgresError, RustPanic};
-    let (PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. }) = caught;
-    report.sql_error_code() == pgrx::PgSqlErrorCode::ERRCODE_QUERY_CANCELED
 }
 
 /// A composite of the row type that the call must return.

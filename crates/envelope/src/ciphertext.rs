@@ -152,18 +152,44 @@ fn header_of(key_id: KeyId) -> [u8; HEADER_LENGTH] {
 
 /// The text form of a value's bytes.
 pub fn to_text(bytes: &[u8]) -> String {
-    let encoded = Base64UrlUnpadded::encoded_len(bytes);
-    let mut out = String::with_capacity(TEXT_PREFIX.len() + encoded);
-    out.push_str(TEXT_PREFIX);
-    out.push_str(&Base64UrlUnpadded::encode_string(bytes));
-    out
+    let mut out = vec![0; text_length(bytes)];
+    write_text(bytes, &mut out);
+    String::from_utf8(out).unwrap_or_default()
+}
+
+/// How long the text form of a value's bytes is.
+pub fn text_length(bytes: &[u8]) -> usize {
+    TEXT_PREFIX.len() + Base64UrlUnpadded::encoded_len(bytes)
+}
+
+/// Writes the text form into `out`, of [`text_length`] bytes: for a caller with memory of its own.
+pub fn write_text(bytes: &[u8], out: &mut [u8]) {
+    let (prefix, encoded) = out.split_at_mut(TEXT_PREFIX.len());
+    prefix.copy_from_slice(TEXT_PREFIX.as_bytes());
+    let written = Base64UrlUnpadded::encode(bytes, encoded);
+    debug_assert!(written.is_ok(), "out has the length of the text form");
 }
 
 /// Parses the text form; what comes back has been through [`Ciphertext::parse`].
 pub fn from_text(text: &[u8]) -> Result<Vec<u8>, Malformed> {
-    let encoded = text.strip_prefix(TEXT_PREFIX.as_bytes()).ok_or(Malformed::TextPrefix)?;
-    let encoded = str::from_utf8(encoded).map_err(|_| Malformed::Base64)?;
-    let bytes = Base64UrlUnpadded::decode_vec(encoded).map_err(|_| Malformed::Base64)?;
-    Ciphertext::parse(&bytes)?;
+    let mut bytes = vec![0; length_from_text(text)?];
+    parse_text(text, &mut bytes)?;
     Ok(bytes)
+}
+
+/// How many bytes a text form holds, if it is one.
+pub fn length_from_text(text: &[u8]) -> Result<usize, Malformed> {
+    let encoded = encoded_part(text)?;
+    Ok(encoded.len() / 4 * 3 + encoded.len() % 4 * 3 / 4)
+}
+
+/// Parses the text form into `out`, of [`length_from_text`] bytes: for a caller with memory of its own.
+pub fn parse_text(text: &[u8], out: &mut [u8]) -> Result<(), Malformed> {
+    let bytes =
+        Base64UrlUnpadded::decode(encoded_part(text)?, out).map_err(|_| Malformed::Base64)?;
+    Ciphertext::parse(bytes).map(|_| ())
+}
+
+fn encoded_part(text: &[u8]) -> Result<&[u8], Malformed> {
+    text.strip_prefix(TEXT_PREFIX.as_bytes()).ok_or(Malformed::TextPrefix)
 }

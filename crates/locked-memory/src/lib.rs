@@ -238,20 +238,24 @@ impl<T> Drop for LockedSlab<T> {
     }
 }
 
-const SCRUBBED_BYTES: usize = 32 * 1024;
+/// Words (8 bytes) of stack that deriving and unwrapping keys may use.
+pub const DEEP: usize = 4096;
+/// Words (8 bytes) of stack that one key schedule may use.
+pub const SHALLOW: usize = 1024;
 
-/// Runs `work` on a stretch of stack of which 32 KiB are overwritten with zero bytes afterwards, also
-/// if it panics: what its callees left there of keys (arguments, spilled registers, hash buffers)
-/// does not stay. What `work` returns should be no secret, or one on the heap or in a slab.
+/// Runs `work` on a stretch of stack of which `WORDS` words are overwritten with zero bytes
+/// afterwards, also if it panics: what its callees left there of keys (arguments, spilled registers,
+/// hash buffers) does not stay. What `work` returns should be no secret, or one on the heap or in a
+/// slab.
 #[inline(never)]
-pub fn with_scrubbed_stack<R>(work: impl FnOnce() -> R) -> R {
-    struct ScrubOnDrop;
-    impl Drop for ScrubOnDrop {
+pub fn with_scrubbed_stack<const WORDS: usize, R>(work: impl FnOnce() -> R) -> R {
+    struct ScrubOnDrop<const WORDS: usize>;
+    impl<const WORDS: usize> Drop for ScrubOnDrop<WORDS> {
         fn drop(&mut self) {
-            scrub();
+            scrub::<WORDS>();
         }
     }
-    let _also_on_panic = ScrubOnDrop;
+    let _also_on_panic = ScrubOnDrop::<WORDS>;
     apart(work)
 }
 
@@ -261,9 +265,9 @@ fn apart<R>(work: impl FnOnce() -> R) -> R {
 }
 
 #[inline(never)]
-fn scrub() {
+fn scrub<const WORDS: usize>() {
     // Words, not bytes: each is a store of its own, and a look-up of a key waits for them.
-    let mut stack = [0u64; SCRUBBED_BYTES / size_of::<u64>()];
+    let mut stack = [0u64; WORDS];
     stack.zeroize();
     std::hint::black_box(&stack);
 }

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::panic::{catch_unwind, resume_unwind};
 use std::ptr;
 
-use fieldcrypt_locked_memory::with_scrubbed_stack;
+use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
 
 const STACK: usize = 1 << 20;
 const CANARY: u64 = 0xD15E_A5ED_CAFE_F00D;
@@ -47,7 +47,7 @@ extern "C" fn unscrubbed(_: *mut c_void) -> *mut c_void {
 }
 
 extern "C" fn scrubbed(_: *mut c_void) -> *mut c_void {
-    black_box(with_scrubbed_stack(handle_a_secret));
+    black_box(with_scrubbed_stack::<DEEP, _>(handle_a_secret));
     ptr::null_mut()
 }
 
@@ -62,7 +62,7 @@ extern "C" fn unscrubbed_panic(_: *mut c_void) -> *mut c_void {
 
 extern "C" fn scrubbed_panic(_: *mut c_void) -> *mut c_void {
     let outcome = catch_unwind(|| {
-        with_scrubbed_stack(|| {
+        with_scrubbed_stack::<DEEP, _>(|| {
             black_box(handle_a_secret());
             resume_unwind(Box::new(()));
         })
@@ -85,5 +85,5 @@ fn a_stack_is_scrubbed_after_a_panic_too() {
 
 #[test]
 fn the_result_of_the_work_comes_through() {
-    assert_eq!(with_scrubbed_stack(|| vec![1, 2, 3]), [1, 2, 3]);
+    assert_eq!(with_scrubbed_stack::<DEEP, _>(|| vec![1, 2, 3]), [1, 2, 3]);
 }
