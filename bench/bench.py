@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""bench.py LIBRARY FOLDER [--quick]: measures the server that PGHOST and PGPORT name.
+
+LIBRARY is the built crate `bare`; FOLDER gets bench.json and bench.svg. Nothing here decides
+whether the figures are good: the exit code is 0 whatever they are.
+"""
+
+import json
+import pathlib
+import sys
+import time
+
+import fields
+import memory
+import picture
+import tenants
+import transactions
+from session import Session, clock
+
+
+def main():
+    library, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+    quick = "--quick" in sys.argv
+    began = time.time()
+    set_up(library)
+    results = {"about": about(quick)}
+
+    say("values by size")
+    results["fields"], skipped = fields.measure(quick)
+    say("tenants")
+    results["tenants"] = tenants.measure(quick)
+    say("memory")
+    results["memory"] = memory.measure(quick)
+    say("transactions")
+    results["transactions"] = transactions.measure(quick)
+
+    results["targets"] = [
+        {"what": what, "figure": figure, "limit": limit, "at": "least" if module is transactions else "most"}
+        for module, name in PARTS.items()
+        for what, figure, limit in module.targets(results[name])
+    ]
+    results["about"]["minutes"] = round((time.time() - began) / 60, 1)
+    results["about"]["processor share"] = round(clock["cpu"] / clock["wall"], 3)
+    (folder / "bench.json").write_text(json.dumps(rounded(results), indent=1) + "\n")
+    (folder / "bench.svg").write_text(picture.draw(results))
+    for line in report(results, skipped):
+        print(line)
+
+
+PARTS = {fields: "fields", tenants: "tenants", memory: "memory", transactions: "transactions"}
+
+
+def say(what):
+    print(f"==> measuring: {what}", flush=True)
+
+
+def set_up(library):
+    with Session() as session:
+        session.run("CREATE EXTENSION pg_fieldcrypt")
+        session.run("CREATE EXTENSION pgcrypto")
+        for name, takes, gives in [
+            ("bare_fetch", "text", "integer"),
+            ("bare_fetch", "bytea", "integer"),
+            ("bare_fetch", "fieldcrypt.encrypted", "integer"),
+            ("bare_copy", "text", "text"),
+            ("bare_gcm_seal", "text", "bytea"),
+            ("bare_gcm_open", "bytea", "text"),
+        ]:
+            session.run(f"CREATE FUNCTION {name}({takes}) RETURNS {gives} LANGUAGE c STRICT AS '{library}', '{name}'")
+
+
+def about(quick):
+    with Session() as session:
+        server = session.run("SELECT version()")
+        extension = session.run("SELECT extversion FROM pg_extension WHERE extname = 'pg_fieldcrypt'")
+    processors = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "server": server,
+        "extension": extension,
+        "processors": f"{len(processors)} × {processors[0] if processors else 'unknown'}",
+        "how": "one backend, no JIT, no parallel workers; processor time of the backend, medians of rounds in turn;"
+               " transactions by wall clock",
+        "quick": quick,
+    }
+
+
+def report(results, skipped):
+    about = results["about"]
+    yield ""
+    yield about["server"]
+    yield f"pg_fieldcrypt {about['extension']}, {about['processors']}, {about['minutes']} minutes"
+    yield about["how"]
+    if about["processor share"] < 0.9:
+        yield f"the machine was busy: the backend had a processor for {about['processor share']:.0%} of the time only"
+    yield from skipped
+    for module, name in PARTS.items():
+        yield from module.lines(results[name])
+    yield ""
+    yield "targets"
+    for target in results["targets"]:
+        figure, limit = target["figure"], target["limit"]
+        met = figure <= limit if target["at"] == "most" else figure >= limit
+        yield f"  {'met   ' if met else 'MISSED'}  {target['what']:<64} {figure:>10.3f}  at {target['at']} {limit}"
+
+
+def rounded(value):
+    """Five digits are more than the figures are good for."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+main()
