@@ -70,7 +70,9 @@ BEGIN
           JOIN pg_class AS c ON c.oid = m.relid AND c.relkind IN ('r', 'p')
          WHERE NOT fieldcrypt._has_audit_trigger(m.relid, 'fieldcrypt_audit_truncate')
     LOOP
-        EXECUTE format('DROP TRIGGER IF EXISTS fieldcrypt_audit_truncate ON %s', member);
+        IF EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgrelid = member AND t.tgname = 'fieldcrypt_audit_truncate') THEN
+            EXECUTE format('DROP TRIGGER fieldcrypt_audit_truncate ON %s', member);
+        END IF;
         EXECUTE format(
             'CREATE TRIGGER fieldcrypt_audit_truncate AFTER TRUNCATE ON %s
                 FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._audit_change()', member);
