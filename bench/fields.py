@@ -20,11 +20,13 @@ KEY, IV = "'\\x" + "17" * 32 + "'::bytea", "'\\x" + "71" * 16 + "'::bytea"
 
 
 class Competitor:
-    """Text in, ciphertext out, text again; `{x}` is the value."""
+    """Text in, ciphertext out, text again; `{x}` is the value. With `extension` it is one that the
+    server may have; `prepare` readies it and the session."""
 
-    def __init__(self, name, sealed_type, seal, unseal, largest=1 << 30, rows=None, extension=None):
+    def __init__(self, name, sealed_type, seal, unseal, largest=1 << 30, rows=None, extension=None, prepare=()):
         self.name, self.type, self.seal, self.unseal = name, sealed_type, seal, unseal
-        self.largest, self.rows, self.extension = largest, rows, extension
+        self.largest, self.rows = largest, rows
+        self.extension, self.prepare = extension, prepare
 
 
 FIELDCRYPT = Competitor("fieldcrypt", "fieldcrypt.encrypted",
@@ -43,7 +45,13 @@ COMPETITORS = [
     Competitor("pgsodium", "bytea",
                "pgsodium.crypto_aead_det_encrypt(convert_to({x}, 'UTF8'), ''::bytea, 1)",
                "convert_from(pgsodium.crypto_aead_det_decrypt({x}, ''::bytea, 1), 'UTF8')",
-               rows=20_000, largest=1024, extension="pgsodium"),
+               rows=20_000, largest=1024, extension="pgsodium",
+               prepare=["INSERT INTO pgsodium.key (id, key_type, key_id) VALUES (gen_random_uuid(), 'aead-det', 1)"]),
+    Competitor("column_encrypt", "encrypted_text", "({x})::encrypted_text", "({x})::text",
+               largest=1024, extension="column_encrypt",
+               prepare=["SELECT cipher_key_disable_log()",
+                        "SELECT register_cipher_key('a data key', 'aes', 'a passphrase')",
+                        "SELECT load_key('a passphrase')"]),
 ]
 
 
@@ -70,10 +78,20 @@ def available(session):
     installed = session.run("SELECT name FROM pg_available_extensions").splitlines()
     present, skipped = [], []
     for competitor in COMPETITORS:
-        if competitor.extension is None or competitor.extension in installed:
+        try:
+            if competitor.extension is not None:
+                if competitor.extension not in installed:
+                    raise RuntimeError("this server does not have it")
+                session.run(f"CREATE EXTENSION {competitor.extension}")
+                for statement in competitor.prepare:
+                    session.run(statement)
+            sealed = competitor.seal.format(x="'a value'::text")
+            session.run(f"SELECT {competitor.unseal.format(x=sealed)}")
             present.append(competitor)
-        else:
-            skipped.append(f"{competitor.name}: skipped, this server does not have it")
+        except RuntimeError as error:
+            if competitor.extension is None:
+                raise
+            skipped.append(f"{competitor.name}: skipped, {str(error).splitlines()[0]}")
     return present, skipped
 
 

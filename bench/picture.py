@@ -13,6 +13,7 @@ LINES = {
     "pgcrypto encrypt_iv": ("pgcrypto encrypt_iv (AES-CBC)", "#c2571a", ""),
     "pgcrypto pgp_sym": ("pgcrypto pgp_sym_encrypt", "#8e2f6b", ""),
     "pgsodium": ("pgsodium, by key id", "#2f5d8e", ""),
+    "column_encrypt": ("column_encrypt", "#a08a00", ""),
 }
 
 
