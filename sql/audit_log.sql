@@ -13,7 +13,15 @@ COMMENT ON FUNCTION fieldcrypt._refuse_restore_over() IS 'trigger: nothing is re
 COMMENT ON FUNCTION fieldcrypt._refuse_restore_over_log() IS 'trigger: nothing is restored over an existing log';
 COMMENT ON FUNCTION fieldcrypt._outer_role() IS 'the role chosen with SET ROLE, whatever SECURITY DEFINER function runs';
 
-CREATE SEQUENCE fieldcrypt.audit_log_id_seq AS bigint;
+-- Ids start at the clock, in microseconds, and are spent more slowly than it runs. So the sequence of a
+-- restored database begins above all the ids that it receives, and it needs no place in the dump: there
+-- a setval that comes after a refused restore would make an existing database deal out ids again.
+DO $sequence$
+BEGIN
+    EXECUTE pg_catalog.format('CREATE SEQUENCE fieldcrypt.audit_log_id_seq AS bigint START WITH %s',
+        pg_catalog.floor(EXTRACT(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint);
+END
+$sequence$;
 
 -- No key on the parent: a unique index there would have to hold the partitioning column.
 CREATE TABLE fieldcrypt.audit_log (
@@ -75,8 +83,6 @@ BEGIN
     END LOOP;
 END
 $partitions$;
-
-SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.audit_log_id_seq', '');
 
 COMMENT ON SEQUENCE fieldcrypt.audit_log_id_seq IS 'ids of fieldcrypt.audit_log; gaps are rolled-back transactions';
 COMMENT ON TABLE fieldcrypt.audit_log IS 'who did what with which key and which row: append-only, never a value';

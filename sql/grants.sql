@@ -20,6 +20,7 @@ AS $$
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.create_key(text)'),
         ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.rotate_keys(text, text, boolean)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._rotate_step(text, text, boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._refuse_unless_writable()'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._next_tenant(text, boolean)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.master_key_status()'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.audit_table(regclass)'),
@@ -33,7 +34,6 @@ AS $$
         ('audit', 'SELECT', 'TABLE fieldcrypt.audit_log'),
         ('backup', 'SELECT', 'TABLE fieldcrypt.encryption_keys'),
         ('backup', 'SELECT', 'TABLE fieldcrypt.master_keys'),
-        ('backup', 'SELECT', 'SEQUENCE fieldcrypt.audit_log_id_seq'),
         -- What every use of a value needs: the type, its casts and its comparison.
         ('value', 'USAGE', 'TYPE fieldcrypt.encrypted'),
         ('value', 'EXECUTE', 'FUNCTION fieldcrypt.encrypted_from_bytea(bytea)'),
@@ -68,7 +68,7 @@ AS $$
         UNION ALL
         SELECT 'audit', c.relacl FROM pg_class AS c WHERE c.oid = 'fieldcrypt.audit_log'::regclass
         UNION ALL
-        SELECT 'backup', c.relacl FROM pg_class AS c WHERE c.oid = 'fieldcrypt.audit_log_id_seq'::regclass
+        SELECT 'backup', c.relacl FROM pg_class AS c WHERE c.oid = 'fieldcrypt.encryption_keys'::regclass
       ) AS m (privilege, acl)
      WHERE EXISTS (SELECT FROM aclexplode(m.acl) AS a WHERE a.grantee = $1)
 $$;

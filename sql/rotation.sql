@@ -6,6 +6,11 @@ CREATE FUNCTION fieldcrypt._rotate_key(tenant text, reason text, force boolean) 
 COMMENT ON FUNCTION fieldcrypt._rotate_key(text, text, boolean) IS
     'deactivates a tenant''s active key and makes the next version; granted to nobody';
 
+CREATE FUNCTION fieldcrypt._refuse_unless_writable() RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_refuse_unless_writable';
+COMMENT ON FUNCTION fieldcrypt._refuse_unless_writable() IS
+    'an error where no key can be made: on a standby, in a READ ONLY transaction';
+
 CREATE FUNCTION fieldcrypt._next_tenant(after_tenant text, force boolean) RETURNS text
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -31,11 +36,8 @@ EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS
         error_code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
     hint := coalesce(nullif(hint, ''), 'See fieldcrypt.audit_log.');
-    -- A standby has no log to write to; there the error alone must do.
-    IF NOT current_setting('transaction_read_only')::boolean THEN
-        PERFORM fieldcrypt._record('key_refused', tenant, NULL,
-            format('rotation failed: %s (%s)', message, error_code), NULL);
-    END IF;
+    PERFORM fieldcrypt._record('key_refused', tenant, NULL,
+        format('rotation failed: %s (%s)', message, error_code), NULL);
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt._rotate_step(text, text, boolean) IS
@@ -59,6 +61,7 @@ BEGIN
     LOOP
         -- This too lasts for one transaction only.
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM fieldcrypt._refuse_unless_writable();
         IF tenant IS NULL THEN
             current_tenant := fieldcrypt._next_tenant(current_tenant, force);
             EXIT WHEN current_tenant IS NULL;

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::keyring;
 use crate::master_key;
 use crate::pg::call::{Call, sql_functions};
+use crate::pg::session;
 use crate::pg::values::{self, Varlena};
 
 sql_functions! {
@@ -16,6 +17,7 @@ sql_functions! {
     fieldcrypt_ciphertext_info, pg_finfo_fieldcrypt_ciphertext_info => ciphertext_info;
     fieldcrypt_create_key, pg_finfo_fieldcrypt_create_key => create_key;
     fieldcrypt_rotate_key, pg_finfo_fieldcrypt_rotate_key => rotate_key;
+    fieldcrypt_refuse_unless_writable, pg_finfo_fieldcrypt_refuse_unless_writable => refuse_unless_writable;
     fieldcrypt_loaded_master_keys, pg_finfo_fieldcrypt_loaded_master_keys => loaded_master_keys;
 }
 
@@ -48,6 +50,11 @@ fn rotate_key(call: &Call) -> Result<Option<Datum>, Error> {
     let force = call.boolean(2).unwrap_or(false);
     let key_id = keyring::rotate(tenant, call.bytes(1), force)?;
     Ok(Some(Datum::from(key_id.as_i64())))
+}
+
+fn refuse_unless_writable(_: &Call) -> Result<Option<Datum>, Error> {
+    session::refuse_unless_writable()?;
+    Ok(Some(Datum::null()))
 }
 
 /// What this session has loaded, as JSON: `master_key_status()` joins it with what the database needs.

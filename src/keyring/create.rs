@@ -18,14 +18,19 @@ use crate::settings::MAX_TENANT_BYTES;
 /// Makes the tenant's first key. If another session made one meanwhile, that is the one. A tenant
 /// whose keys are all suspended or retired gets none: that was somebody's decision.
 pub fn first_key(tenant: &[u8]) -> Result<KeyRow, Error> {
-    session::refuse_unless_writable()?;
+    if let Err(error) = session::refuse_unless_writable() {
+        // Where the tenant has keys and none may encrypt, that is the better reason.
+        let is_retired =
+            catalog::newest_version(tenant)?.is_some() && catalog::active_key(tenant)?.is_none();
+        return Err(if is_retired { no_active_key(tenant) } else { error });
+    }
     check_name(tenant)?;
     catalog::alone_with_tenant(tenant, || {
         if let Some(row) = catalog::active_key(tenant)? {
             return Ok(row);
         }
         if catalog::newest_version(tenant)?.is_some() {
-            return Err(Error::NoActiveKey { tenant: encoding::lossy(tenant) });
+            return Err(no_active_key(tenant));
         }
         let key_id = insert(tenant, 1, None, Event::KeyCreated)?;
         written(key_id)
@@ -48,7 +53,7 @@ pub fn rotate(tenant: &[u8], reason: Option<&[u8]>, force: bool) -> Result<KeyId
     catalog::alone_with_tenant(tenant, || {
         let active = catalog::active_key(tenant)?;
         if active.is_none() && !force {
-            return Err(Error::NoActiveKey { tenant: encoding::lossy(tenant) });
+            return Err(no_active_key(tenant));
         }
         let version = catalog::newest_version(tenant)?.unwrap_or(0) + 1;
         if let Some(old) = &active {
@@ -71,6 +76,10 @@ fn deactivate(key_id: KeyId) -> Result<(), Error> {
     })?;
     // The look-up saw the newest row; this transaction's own snapshot may be older.
     if touched == 1 { Ok(()) } else { Err(Error::KeyChangedSinceSnapshot) }
+}
+
+fn no_active_key(tenant: &[u8]) -> Error {
+    Error::NoActiveKey { tenant: encoding::lossy(tenant) }
 }
 
 fn check_name(tenant: &[u8]) -> Result<(), Error> {

@@ -1,6 +1,8 @@
 //! The triggers of the extension's own tables.
 
-use pgrx::pg_sys::Datum;
+use std::cell::RefCell;
+
+use pgrx::pg_sys::{Datum, Oid};
 
 use crate::error::Error;
 use crate::pg::call::{Call, sql_functions};
@@ -27,12 +29,24 @@ fn refuse_change(call: &Call) -> Result<Option<Datum>, Error> {
 /// a restore over existing keys is refused before its first row.
 fn refuse_restore_over(call: &Call) -> Result<Option<Datum>, Error> {
     let trigger = trigger(call)?;
-    if !callbacks::guards_are_open() && catalog::has_rows(trigger.relation())? {
+    let relation = trigger.relation();
+    let passes = callbacks::guards_are_open()
+        || RESTORED_HERE.with_borrow(|tables| tables.contains(&relation));
+    if passes {
+        return Ok(Some(Datum::null()));
+    }
+    if catalog::has_rows(relation)? {
         return Err(Error::RestoreOverExisting {
             table: encoding::lossy(&trigger.relation_name()),
         });
     }
+    RESTORED_HERE.with_borrow_mut(|tables| tables.push(relation));
     Ok(Some(Datum::null()))
+}
+
+thread_local! {
+    /// Tables that this session found empty: a dump with INSERT commands goes on with more rows.
+    static RESTORED_HERE: RefCell<Vec<Oid>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The same for the audit log, which in a new database may have rows already, written by

@@ -27,6 +27,7 @@ value($node, 'CREATE EXTENSION pg_fieldcrypt');
 my @expected = split /\n/, <<'EXPECTED';
 function _audit_change() v u trigger
 function _change_access(regrole,text[],boolean) v u p
+function _has_audit_trigger(regclass,trigger_name name) s u p
 function _held_privileges(regrole) s u p
 function _invalidate_keys() v u trigger
 function _loaded_master_keys() v r
@@ -34,10 +35,11 @@ function _next_tenant(text,boolean) s u d p
 function _outer_role() s s
 function _privilege_objects(text) s u p
 function _record(text,text,bigint,text,text) v u
-function _record_table_audit(text,boolean) v u d p
+function _record_table_audit(regclass,boolean) v u d p
 function _refuse_change() v u trigger
 function _refuse_restore_over() v u trigger
 function _refuse_restore_over_log() v u trigger
+function _refuse_unless_writable() v u
 function _rotate_key(text,text,boolean) v u
 function _rotate_step(text,text,boolean) v u d p
 function audit_table(regclass) v u p

@@ -160,7 +160,9 @@ foreach my $type (qw(date time timetz timestamp timestamptz interval smallint in
 	oid tid pg_lsn regclass regtype regproc regrole regnamespace regconfig int4range tsrange nummultirange pg_snapshot txid_snapshot kept fieldcrypt.encrypted fieldcrypt.encrypted[]))
 {
 	my $got = run_sql($node, "SELECT fieldcrypt.decrypt_field_as(value, NULL::$type) FROM kept WHERE name = 'canary'");
-	is("@{ $got->{sqlstates} }", '22018', "decrypt_field_as $type: refused");
+	# What tells of the system keeps its SQLSTATE, on which applications retry; its text it loses.
+	my %of_the_system = (raising_canceled => '57014', raising_shutdown => '57P01', raising_memory => '53200');
+	is("@{ $got->{sqlstates} }", $of_the_system{$type} // '22018', "decrypt_field_as $type: refused");
 	unlike($got->{err}, qr/Quetzal/, "decrypt_field_as $type: the value is not in the message");
 }
 foreach my $name (qw(canary brackets json))
@@ -179,7 +181,7 @@ SELECT format_type(t.oid, NULL) FROM pg_type AS t LEFT JOIN pg_class AS c ON c.o
 SQL
 	my @outcomes = outcomes($node, [ map { "SELECT fieldcrypt.decrypt_field_as(value, NULL::$_) FROM kept WHERE name = 'canary'" } @types ]);
 	cmp_ok(scalar @types, '>', 300, 'there are many types');
-	my @wrong = grep { $outcomes[$_] !~ /^(00000|22018 the decrypted value is not valid for type |42846|0A000|42804|42883|42P)/ || $outcomes[$_] =~ /Quetzal/ } 0 .. $#types;
+	my @wrong = grep { $outcomes[$_] !~ /^(00000|22018 the decrypted value is not valid for type |5\w+ the conversion of a decrypted value was stopped|42846|0A000|42804|42883|42P)/ || $outcomes[$_] =~ /Quetzal/ } 0 .. $#types;
 	is(join("\n", map { "$types[$_]: $outcomes[$_]" } @wrong), '', 'decrypt_field_as any type of the server: a value or an error that does not show it');
 }
 foreach my $case (
