@@ -215,9 +215,9 @@ SELECT count(*) AS triggers_of_the_extension_changed FROM pg_trigger
 -- Append-only, for superusers too.
 SELECT statement, e.code, e.message FROM (VALUES
     ('UPDATE fieldcrypt.audit_log SET actor = ''somebody else'''),
-    ('UPDATE fieldcrypt.audit_log SET at = at + interval ''1 year'' WHERE id = 1'),
+    ('UPDATE fieldcrypt.audit_log SET at = at + interval ''1 year'' WHERE event = ''key_created'''),
     ('DELETE FROM fieldcrypt.audit_log'),
-    ('DELETE FROM fieldcrypt.audit_log WHERE id = 1'),
+    ('DELETE FROM fieldcrypt.audit_log WHERE event = ''key_created'''),
     ('TRUNCATE fieldcrypt.audit_log'),
     ('TRUNCATE fieldcrypt.audit_log_default'),
     ('TRUNCATE fieldcrypt.audit_log_2030'),
