@@ -89,6 +89,19 @@ pub fn record_change(event: Event, details: &Details<'_>) -> Result<(), Error> {
     record(event.name(), details)
 }
 
+/// Whether the log tells of keys that were made under an id from this one on.
+pub fn has_key_events_since(first_id: i64) -> Result<bool, Error> {
+    let rows = session::as_owner(|| {
+        spi::execute(
+            "SELECT FROM fieldcrypt.audit_log
+              WHERE id OPERATOR(pg_catalog.>=) $1 AND event IN ('key_created', 'key_rotated')
+              LIMIT 1",
+            &[Parameter::BigInt(Some(first_id))],
+        )
+    })?;
+    Ok(rows > 0)
+}
+
 /// Writes a row, as the log's owner: whoever did it needs no right on the log. Who, when and from
 /// where are the columns' defaults.
 fn record(event: &str, details: &Details<'_>) -> Result<(), Error> {

@@ -6,7 +6,7 @@
 use fieldcrypt_envelope::{DataKey, Fingerprint, KeyId};
 use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
 
-use super::{ALGORITHM, with_metadata};
+use super::{ALGORITHM, guard, with_metadata};
 use crate::audit::{self, Event};
 use crate::error::Error;
 use crate::master_key;
@@ -127,6 +127,7 @@ fn insert(
             ],
         )
     })?;
+    guard::end_restore();
     audit::record_key(event, tenant, key_id, reason)?;
     Ok(key_id)
 }

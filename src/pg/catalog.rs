@@ -137,6 +137,39 @@ pub fn has_rows(relation: Oid) -> Result<bool, Error> {
     Ok(found)
 }
 
+/// The first id that this database's own sequence dealt to the audit log: restored rows have lower ones.
+pub fn first_own_log_id() -> Result<i64, Error> {
+    /// `Anum_pg_sequence_seqstart`, a bigint that is never NULL.
+    const SEQSTART: pg_sys::AttrNumber = 3;
+    let sequence = Relations::resolve()?.log_sequence;
+    // SAFETY: a row of pg_sequence, used until it is released.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::SEQRELID as c_int,
+            Datum::from(sequence),
+        );
+        if row.is_null() {
+            return Err(Error::NotInstalled);
+        }
+        let mut is_null = false;
+        let cache = pg_sys::SysCacheIdentifier::SEQRELID as c_int;
+        let start = pg_sys::SysCacheGetAttr(cache, row, SEQSTART, &mut is_null);
+        pg_sys::ReleaseSysCache(row);
+        Ok(start.value() as i64)
+    }
+}
+
+/// Whether a partition of the audit log has rows with lower ids than this.
+pub fn has_log_rows_before(partition: Oid, id: i64) -> Result<bool, Error> {
+    const ID: i16 = 1;
+    let mut found = false;
+    scan(partition, pg_sys::InvalidOid, &mut [], |row| {
+        found = row.bigint(ID)? < id;
+        Ok(!found)
+    })?;
+    Ok(found)
+}
+
 /// Whether the database has any data key.
 pub fn has_keys() -> Result<bool, Error> {
     has_rows(Relations::resolve()?.keys)
@@ -286,6 +319,7 @@ struct Relations {
     keys_by_version: Oid,
     master_keys: Oid,
     encrypted_type: Oid,
+    log_sequence: Oid,
 }
 
 impl Relations {
@@ -332,6 +366,7 @@ impl Relations {
             keys_by_version: relation(c"encryption_keys_version")?,
             master_keys: relation(c"master_keys")?,
             encrypted_type: type_oid,
+            log_sequence: relation(c"audit_log_id_seq")?,
         })
     }
 }
