@@ -85,7 +85,7 @@ fn decrypt(call: &Call, context_index: usize) -> Result<Option<Varlena>, Error> 
     session::refuse_if_security_restricted()?;
     with_context(call, context_index, |context| {
         let value = Ciphertext::parse(bytes)?;
-        let mut plaintext = Varlena::zeroed(value.plaintext_length())?;
+        let mut plaintext = Varlena::of(value.body())?;
         keyring::open(&value, context, plaintext.bytes_mut())?;
         Ok(Some(plaintext))
     })

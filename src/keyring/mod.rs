@@ -66,17 +66,13 @@ pub fn seal(tenant: &[u8], context: &Context<'_>, buffer: &mut [u8]) -> Result<(
     )
 }
 
-/// Opens a value into `plaintext`, which has the value's plaintext length.
+/// Opens a value in place: `buffer` holds a copy of its body, and the plaintext afterwards.
 #[inline]
-pub fn open(
-    value: &Ciphertext<'_>,
-    context: &Context<'_>,
-    plaintext: &mut [u8],
-) -> Result<(), Error> {
+pub fn open(value: &Ciphertext<'_>, context: &Context<'_>, buffer: &mut [u8]) -> Result<(), Error> {
     with_key(value.key_id(), |ring, slot| {
         refuse_other_tenant(&ring.facts(slot).tenant)?;
         let key = ring.message_key(slot, value.nonce())?;
-        Ok(value.open_into(key, context, plaintext)?)
+        Ok(value.open_in_place(key, context, buffer)?)
     })
 }
 

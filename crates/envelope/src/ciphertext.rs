@@ -96,25 +96,26 @@ impl<'a> Ciphertext<'a> {
         self.body.len()
     }
 
-    /// Decrypts into `out`, which must be [`plaintext_length`](Self::plaintext_length) bytes long.
-    /// `out` holds no plaintext unless the value is authentic.
-    pub fn open_into(
+    /// The encrypted bytes between nonce and tag.
+    pub fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
+    /// Decrypts in place: `buffer` holds a copy of [`body`](Self::body), and the plaintext afterwards.
+    /// It holds no plaintext unless the value is authentic.
+    pub fn open_in_place(
         &self,
         key: &MessageKey,
         context: &Context<'_>,
-        out: &mut [u8],
+        buffer: &mut [u8],
     ) -> Result<(), NotAuthentic> {
-        if out.len() != self.body.len() {
-            return Err(NotAuthentic);
-        }
-        out.copy_from_slice(self.body);
-        context.associated_data(self.header, |aad| key.open(&self.nonce, aad, out, self.tag))
+        context.associated_data(self.header, |aad| key.open(&self.nonce, aad, buffer, self.tag))
     }
 
     /// Decrypts into a new buffer.
     pub fn open(&self, key: &MessageKey, context: &Context<'_>) -> Result<Vec<u8>, NotAuthentic> {
-        let mut out = vec![0; self.body.len()];
-        self.open_into(key, context, &mut out).map(|()| out)
+        let mut out = self.body.to_vec();
+        self.open_in_place(key, context, &mut out).map(|()| out)
     }
 }
 

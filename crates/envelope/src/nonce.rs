@@ -104,7 +104,7 @@ impl Entropy for SystemEntropy {
             &*random,
             &nanoseconds(ClockId::Realtime),
             &nanoseconds(ClockId::Monotonic),
-            &std::process::id().to_be_bytes(),
+            &scope.process.to_be_bytes(),
             &self.serial.to_be_bytes(),
         ]);
         let mut start = [0; 16];
