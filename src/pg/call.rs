@@ -1,6 +1,6 @@
 //! The edge: SQL functions in, `Result`s inside, errors out.
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use pgrx::pg_sys::{self, Datum};
 
@@ -101,11 +101,13 @@ fn caught(
     fcinfo: pg_sys::FunctionCallInfo,
     body: Body,
 ) -> Result<Option<Datum>, Box<report::Report>> {
-    pgrx::PgTryBuilder::new(AssertUnwindSafe(|| {
-        body(&Call(fcinfo)).map_err(|error| Box::new(error.report()))
-    }))
-    .catch_others(|error| Err(Box::new(report::Report::of(&error))))
-    .execute()
+    match catch_unwind(AssertUnwindSafe(|| body(&Call(fcinfo)))) {
+        Ok(result) => result.map_err(|error| Box::new(error.report())),
+        // Only pgrx can read what its guards panic with.
+        Err(panic) => pgrx::PgTryBuilder::new(AssertUnwindSafe(|| resume_unwind(panic)))
+            .catch_others(|error| Err(Box::new(report::Report::of(&error))))
+            .execute(),
+    }
 }
 
 /// Defines the C symbols of SQL functions: `symbol, info symbol => body`.

@@ -9,6 +9,15 @@ use super::callbacks;
 use super::catalog;
 use crate::error::{Error, KeyCreationRefused};
 
+/// Two functions that only read a variable, without pgrx's guard against errors, which on the row path
+/// would cost more than they do.
+mod unguarded {
+    unsafe extern "C" {
+        pub fn GetCurrentStatementStartTimestamp() -> i64;
+        pub fn InSecurityRestrictedOperation() -> bool;
+    }
+}
+
 /// Processes the invalidation messages of other sessions that have committed by now. Without it a
 /// session in a transaction would go on with a key that was destroyed meanwhile.
 #[inline]
@@ -22,7 +31,7 @@ pub fn accept_invalidations() {
 pub fn block_scope() -> BlockScope {
     // SAFETY: reads variables of the backend.
     let (process, statement) =
-        unsafe { (pg_sys::MyProcPid, pg_sys::GetCurrentStatementStartTimestamp()) };
+        unsafe { (pg_sys::MyProcPid, unguarded::GetCurrentStatementStartTimestamp()) };
     BlockScope { process: process as u32, transaction: callbacks::transaction_serial(), statement }
 }
 
@@ -42,7 +51,7 @@ pub fn current_subtransaction() -> pg_sys::SubTransactionId {
 #[inline]
 pub fn refuse_if_security_restricted() -> Result<(), Error> {
     // SAFETY: reads a variable of the backend.
-    if unsafe { pg_sys::InSecurityRestrictedOperation() } {
+    if unsafe { unguarded::InSecurityRestrictedOperation() } {
         return Err(Error::SecurityRestricted);
     }
     Ok(())
