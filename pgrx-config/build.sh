@@ -36,11 +36,11 @@ changed_since_stamp() {
 install_tree() {
     local file mode copied=0
     while IFS= read -r file; do
-        if cmp -s "$tree/$file" "/$file"; then continue; fi
+        if cmp -s "$tree/$file" "$pg_root/$file"; then continue; fi
         mode=644
         if [[ $file == *.so ]]; then mode=755; fi
         # `install` unlinks first: a running server keeps the library that it has mapped
-        as_root install -D -m "$mode" "$tree/$file" "/$file"
+        as_root install -D -m "$mode" "$tree/$file" "$pg_root/$file"
         copied=$((copied + 1))
     done < <(cd "$tree" && find . -type f -printf '%P\n')
     if ((copied > 0)); then

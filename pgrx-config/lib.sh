@@ -17,8 +17,10 @@ unset PGHOST PGHOSTADDR PGPORT PGUSER PGDATABASE PGPASSWORD PGPASSFILE PGSERVICE
     PGOPTIONS PGDATA PGSSLMODE PGTZ PGDATESTYLE PGCLIENTENCODING PSQLRC PSQL_HISTORY
 
 pg=${PG:-15} # the PostgreSQL major version; 15 is the tested one
-pg_bin=/usr/lib/postgresql/$pg/bin
-pg_config=$pg_bin/pg_config
+# A PostgreSQL that is unpacked in another folder than /, so that two trees can be tested side by side.
+pg_root=${PG_ROOT:-}
+pg_bin=$pg_root/usr/lib/postgresql/$pg/bin
+pg_config=/usr/lib/postgresql/$pg/bin/pg_config
 pg_test=/usr/lib/postgresql/$pg/lib/pgxs/src/test
 
 # PostgreSQL refuses to run as root, and its user may be unable to enter this repository. So the

@@ -22,7 +22,14 @@ AS $$
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._rotate_step(text, text, boolean)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._refuse_unless_writable()'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._next_tenant(text, boolean)'),
+        -- Rotation of keys and of the master key, and their schedule.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.master_key_status()'),
+        -- Re-encryption.
+        -- Approvals.
+        -- Key states.
+        -- Key usage and destruction.
+        -- Backup of keys.
+        -- Audited tables.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.audit_table(regclass)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.unaudit_table(regclass)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._audit_change()'),

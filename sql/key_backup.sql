@@ -1,0 +1,1 @@
+-- Backup of the keys: export, import, verification, and states that a restore took back in time.

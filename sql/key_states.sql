@@ -1,0 +1,1 @@
+-- The life of a key after it was active: suspended, compromised, destroyed (NIST SP 800-57 part 1, section 7).

@@ -1,0 +1,1 @@
+-- Which keys stored values still use, and the destruction of those that none uses.

@@ -1,0 +1,1 @@
+-- Rotation of the master key: every encryption key is wrapped again.

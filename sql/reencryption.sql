@@ -1,0 +1,1 @@
+-- Re-encryption: brings stored values to the active keys, online, in committed batches.

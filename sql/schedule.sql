@@ -1,0 +1,1 @@
+-- Jobs of pg_cron.
