@@ -25,6 +25,16 @@ AS $$
         -- Rotation of keys and of the master key, and their schedule.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.master_key_status()'),
         -- Re-encryption.
+        ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.reencrypt(regclass, integer, integer, bigint, interval, interval)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._reencrypt_begin(regclass)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._reencrypt_step(integer, oid[], bigint)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._reencrypt_end(integer, oid[], bigint)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.set_column_context(regclass, name, text, text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._live_runs()'),
+        ('manage', 'SELECT', 'TABLE fieldcrypt.reencryption_progress'),
+        ('manage', 'SELECT', 'TABLE fieldcrypt.reencryption_failures'),
+        ('manage', 'SELECT', 'TABLE fieldcrypt.column_contexts'),
+        ('backup', 'SELECT', 'TABLE fieldcrypt.column_contexts'),
         -- Approvals.
         -- Key states.
         -- Key usage and destruction.

@@ -65,6 +65,16 @@ pub enum Error {
     NotInstalled,
     /// A key is newer than the snapshot of a REPEATABLE READ transaction that wants to change it.
     KeyChangedSinceSnapshot,
+    /// A relation whose rows can't be read here.
+    NotScannable { problem: &'static str },
+    /// A relation that can't be updated here, though it can be read.
+    NotUpdatable { problem: &'static str },
+    /// A new value would move its row to another partition.
+    PartitionKey,
+    /// What was given as the context of a column is no expression over its row.
+    ContextExpression,
+    /// The context that a column's values are bound to is NULL for a row.
+    ContextIsNull,
     /// A trigger function was called as an ordinary one.
     NotATrigger,
     /// What Postgres itself raised inside a function of the extension.
@@ -110,6 +120,22 @@ impl Error {
             self,
             Self::Malformed(_) | Self::NotAuthentic | Self::UnknownKey(_) | Self::KeyDestroyed(_)
         )
+    }
+
+    /// Whether the error tells of one value, its key or its row, not of the system: a run over many
+    /// counts it and goes on.
+    pub fn is_of_one_value(&self) -> bool {
+        self.is_damage()
+            || matches!(
+                self,
+                Self::KeySuspended(_)
+                    | Self::OtherTenant
+                    | Self::NoActiveKey { .. }
+                    | Self::WrappedKeyNotAuthentic(_)
+                    | Self::ContextIsNull
+                    | Self::TooLong { .. }
+                    | Self::NotUtf8
+            )
     }
 
     fn malformed(&self) -> Report {
@@ -267,6 +293,31 @@ impl Error {
                 b"55000",
                 "the extension pg_fieldcrypt is not installed in this database".into(),
                 "CREATE EXTENSION pg_fieldcrypt;",
+            ),
+            Self::NotScannable { problem } => (
+                b"42809",
+                format!("the relation can't be read here: it is {problem}"),
+                "Tables, partitions and materialized views are read; temporary tables by their own session only.",
+            ),
+            Self::NotUpdatable { problem } => (
+                b"42809",
+                format!("values can't be re-encrypted here: it is {problem}"),
+                "REFRESH MATERIALIZED VIEW takes the values that its tables have now.",
+            ),
+            Self::PartitionKey => (
+                b"KF024",
+                "the re-encrypted value would move its row to another partition".into(),
+                "An encrypted column that is part of the partition key can't be re-encrypted: partition by another column.",
+            ),
+            Self::ContextExpression => (
+                b"42601",
+                "the context is not a single SQL expression that gives a text".into(),
+                "Write it as in a CHECK constraint, over the columns of the row: 'patients.ssn/' || id.",
+            ),
+            Self::ContextIsNull => (
+                b"22004",
+                "the context that the column's values are bound to is NULL for this row".into(),
+                "See fieldcrypt.column_contexts, and fieldcrypt.set_column_context().",
             ),
             Self::NotATrigger => (
                 b"39P01",

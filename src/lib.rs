@@ -11,6 +11,7 @@ mod error;
 mod keyring;
 mod master_key;
 mod pg;
+mod rotation;
 mod settings;
 
 use pgrx::prelude::*;
@@ -35,8 +36,16 @@ extension_sql_file!("../sql/key_states.sql", name = "key_states", requires = ["a
 extension_sql_file!("../sql/rotation.sql", name = "rotation", requires = ["key_states"]);
 extension_sql_file!("../sql/reencryption.sql", name = "reencryption", requires = ["rotation"]);
 extension_sql_file!("../sql/key_usage.sql", name = "key_usage", requires = ["reencryption"]);
-extension_sql_file!("../sql/master_key_rotation.sql", name = "master_key_rotation", requires = ["key_usage"]);
-extension_sql_file!("../sql/key_backup.sql", name = "key_backup", requires = ["master_key_rotation"]);
+extension_sql_file!(
+    "../sql/master_key_rotation.sql",
+    name = "master_key_rotation",
+    requires = ["key_usage"]
+);
+extension_sql_file!(
+    "../sql/key_backup.sql",
+    name = "key_backup",
+    requires = ["master_key_rotation"]
+);
 extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["key_backup"]);
 extension_sql_file!("../sql/audit_table.sql", name = "audit_table", requires = ["schedule"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["audit_table"], finalize);

@@ -1,7 +1,6 @@
 //! `decrypt_field` and its siblings, and `reencrypt_field`.
 
 use fieldcrypt_envelope::Ciphertext;
-use fieldcrypt_envelope::ciphertext::PLAINTEXT_OFFSET;
 use pgrx::pg_sys::{self, Datum};
 
 use super::with_context;
@@ -50,23 +49,9 @@ fn try_decrypt_field(call: &Call) -> Result<Option<Datum>, Error> {
     }
 }
 
-/// The plaintext goes from the old value's key to the new one's without leaving the result's own
-/// memory. A value that is on the active key already is checked and given back as it is.
 fn reencrypt_field(call: &Call) -> Result<Option<Datum>, Error> {
     let Some(bytes) = call.bytes(0) else { return Ok(None) };
-    with_context(call, 1, |context| {
-        let value = Ciphertext::parse(bytes)?;
-        let mut fresh = Varlena::around(bytes.len(), 0, bytes)?;
-        let plaintext = PLAINTEXT_OFFSET..PLAINTEXT_OFFSET + value.plaintext_length();
-        keyring::open(&value, context, &mut fresh.bytes_mut()[plaintext])?;
-        let (is_active, tenant) = keyring::standing(value.key_id())?;
-        if is_active {
-            fresh.bytes_mut().copy_from_slice(bytes);
-        } else {
-            keyring::seal(&tenant, context, fresh.bytes_mut())?;
-        }
-        Ok(Some(fresh.into_datum()))
-    })
+    with_context(call, 1, |context| Ok(Some(keyring::reencrypt(bytes, context)?.into_datum())))
 }
 
 fn decrypt_into_type(

@@ -7,11 +7,8 @@ mod keys;
 use fieldcrypt_envelope::Context;
 
 use crate::error::Error;
+use crate::keyring;
 use crate::pg::call::Call;
-use crate::pg::encoding;
-
-/// Bytes that a context may have: it names a place, it is not a document.
-const MAX_CONTEXT_BYTES: usize = 1 << 20;
 
 /// An argument that may be left out, but not be NULL: NULL is more often a slip than a wish.
 fn given<'c>(call: &'c Call, index: usize, name: &'static str) -> Result<&'c [u8], Error> {
@@ -21,20 +18,11 @@ fn given<'c>(call: &'c Call, index: usize, name: &'static str) -> Result<&'c [u8
     }
 }
 
-/// Calls `work` with the context argument: '' is none, a text is one part, in UTF-8.
+/// Calls `work` with the context argument.
 fn with_context<R>(
     call: &Call,
     index: usize,
     work: impl FnOnce(&Context<'_>) -> Result<R, Error>,
 ) -> Result<R, Error> {
-    match given(call, index, "context")? {
-        b"" => work(&Context::NONE),
-        text if text.len() > MAX_CONTEXT_BYTES => Err(Error::TooLong { what: "a context" }),
-        text => {
-            let utf8 = encoding::to_utf8(text)?;
-            let part = [str::from_utf8(&utf8).map_err(|_| Error::NotUtf8)?];
-            let context = Context::new(&part).ok_or(Error::TooLarge { bytes: text.len() })?;
-            work(&context)
-        }
-    }
+    keyring::with_context(given(call, index, "context")?, work)
 }

@@ -60,22 +60,27 @@ fn primary_key(
     row: &Row<'_>,
 ) -> Result<Option<Vec<u8>>, Error> {
     let key_columns = trigger.primary_key();
+    let columns: Vec<_> =
+        columns.iter().filter(|(number, ..)| key_columns.contains(number)).cloned().collect();
+    key_object(&columns, |number| row.datum(number))?
+        .map(|object| in_database_encoding(&object))
+        .transpose()
+}
+
+/// The primary key of a row as a JSON object: its columns, as number, name and type; `None` without any.
+pub fn key_object(
+    columns: &[(i16, Vec<u8>, Oid)],
+    datum: impl Fn(i16) -> Option<Datum>,
+) -> Result<Option<Value>, Error> {
     let mut object = Map::new();
     for (number, name, type_oid) in columns {
-        if !key_columns.contains(number) {
-            continue;
-        }
-        let value = match row.datum(*number) {
+        let value = match datum(*number) {
             Some(datum) => json_value(&output(datum, *type_oid), *type_oid)?,
             None => Value::Null,
         };
         object.insert(utf8(name)?, value);
     }
-    if object.is_empty() {
-        Ok(None)
-    } else {
-        in_database_encoding(&Value::Object(object)).map(Some)
-    }
+    Ok((!object.is_empty()).then_some(Value::Object(object)))
 }
 
 fn changed_columns(

@@ -19,6 +19,7 @@ pub use create::{ensure_active, rotate};
 use crate::error::Error;
 use crate::master_key;
 use crate::pg::catalog::{self, KeyRow, KeyState, PURPOSE_FIELD};
+use crate::pg::values::Varlena;
 use crate::pg::{callbacks, encoding, session};
 use crate::settings;
 use cache::{Facts, Ring, Slot};
@@ -27,6 +28,9 @@ use cache::{Facts, Ring, Slot};
 pub const DEFAULT_TENANT: &[u8] = b"default";
 /// Column `algorithm` of the keys that this version makes and uses.
 pub const ALGORITHM: &[u8] = b"XAES-256-GCM";
+
+/// Bytes that a context may have: it names a place, it is not a document.
+const MAX_CONTEXT_BYTES: usize = 1 << 20;
 
 /// Look-ups before one is accepted although keys change all the time (a table of keys under VACUUM
 /// after VACUUM must not hang a query).
@@ -76,12 +80,64 @@ pub fn open(value: &Ciphertext<'_>, context: &Context<'_>, buffer: &mut [u8]) ->
     })
 }
 
-/// Whether the value's key is its tenant's active one, and that tenant's name.
-pub fn standing(key_id: KeyId) -> Result<(bool, Vec<u8>), Error> {
+/// How a key stands that may decrypt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Values are where they belong.
+    Active,
+    /// Values are to be re-encrypted some day.
+    Deactivated,
+    /// Values are to be re-encrypted first.
+    Compromised,
+}
+
+/// How a key stands, and its tenant's name. A key that may not decrypt is an error.
+pub fn standing(key_id: KeyId) -> Result<(Standing, Vec<u8>), Error> {
     with_key(key_id, |ring, slot| {
         let facts = ring.facts(slot);
-        Ok((facts.state == KeyState::Active, facts.tenant.to_vec()))
+        let standing = match facts.state {
+            KeyState::Active => Standing::Active,
+            KeyState::Compromised => Standing::Compromised,
+            KeyState::Deactivated | KeyState::Suspended | KeyState::Destroyed => {
+                Standing::Deactivated
+            }
+        };
+        Ok((standing, facts.tenant.to_vec()))
     })
+}
+
+/// The same plaintext under the active key of the value's own tenant. It goes from the old value's key
+/// to the new one's without leaving the result's own memory. A value that is on the active key already
+/// is checked and given back as it is.
+pub fn reencrypt(bytes: &[u8], context: &Context<'_>) -> Result<Varlena, Error> {
+    let value = Ciphertext::parse(bytes)?;
+    let mut fresh = Varlena::around(bytes.len(), 0, bytes)?;
+    let plaintext = PLAINTEXT_OFFSET..PLAINTEXT_OFFSET + value.plaintext_length();
+    open(&value, context, &mut fresh.bytes_mut()[plaintext])?;
+    let (standing, tenant) = standing(value.key_id())?;
+    if standing == Standing::Active {
+        fresh.bytes_mut().copy_from_slice(bytes);
+    } else {
+        seal(&tenant, context, fresh.bytes_mut())?;
+    }
+    Ok(fresh)
+}
+
+/// Calls `work` with a context: '' is none, a text in the database's encoding is one part.
+pub fn with_context<R>(
+    text: &[u8],
+    work: impl FnOnce(&Context<'_>) -> Result<R, Error>,
+) -> Result<R, Error> {
+    match text {
+        b"" => work(&Context::NONE),
+        text if text.len() > MAX_CONTEXT_BYTES => Err(Error::TooLong { what: "a context" }),
+        text => {
+            let utf8 = encoding::to_utf8(text)?;
+            let part = [str::from_utf8(&utf8).map_err(|_| Error::NotUtf8)?];
+            let context = Context::new(&part).ok_or(Error::TooLarge { bytes: text.len() })?;
+            work(&context)
+        }
+    }
 }
 
 /// Forgets every key: the master key changed.

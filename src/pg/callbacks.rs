@@ -8,6 +8,7 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys::{self, SubXactEvent, XactEvent};
 
+use super::locks;
 use crate::keyring;
 
 thread_local! {
@@ -76,7 +77,12 @@ unsafe extern "C-unwind" fn at_transaction_event(event: XactEvent::Type, _: *mut
         }
         XactEvent::XACT_EVENT_ABORT
         | XactEvent::XACT_EVENT_PARALLEL_ABORT
-        | XactEvent::XACT_EVENT_PREPARE => keyring::transaction_gone(),
+        | XactEvent::XACT_EVENT_PREPARE => {
+            keyring::transaction_gone();
+            if event == XactEvent::XACT_EVENT_ABORT {
+                locks::release_in_abort();
+            }
+        }
         _ => return,
     }
     TRANSACTION_SERIAL.set(TRANSACTION_SERIAL.get() + 1);

@@ -269,6 +269,11 @@ pub fn owner_of_keys() -> Result<Oid, Error> {
     }
 }
 
+/// The table whose object locks tell which runs of re-encryption are under way.
+pub fn runs_relation() -> Result<Oid, Error> {
+    Ok(Relations::resolve()?.runs)
+}
+
 /// The type `fieldcrypt.encrypted`.
 pub fn encrypted_type() -> Result<Oid, Error> {
     Ok(Relations::resolve()?.encrypted_type)
@@ -320,6 +325,7 @@ struct Relations {
     master_keys: Oid,
     encrypted_type: Oid,
     log_sequence: Oid,
+    runs: Oid,
 }
 
 impl Relations {
@@ -367,6 +373,7 @@ impl Relations {
             master_keys: relation(c"master_keys")?,
             encrypted_type: type_oid,
             log_sequence: relation(c"audit_log_id_seq")?,
+            runs: relation(c"reencryption_chunks")?,
         })
     }
 }

@@ -75,6 +75,11 @@ impl Report {
         self
     }
 
+    /// The SQLSTATE.
+    pub fn code(&self) -> String {
+        (0..5).map(|place| (((self.sqlstate >> (6 * place)) & 0x3F) as u8 + b'0') as char).collect()
+    }
+
     /// The message as a Rust string.
     pub fn message(&self) -> String {
         encoding::lossy(self.message.to_bytes())

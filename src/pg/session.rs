@@ -132,6 +132,67 @@ pub fn outer_role() -> Vec<u8> {
     }
 }
 
+/// Settings for running code of a table's owner: a search_path that nobody can plant things in, and no
+/// long wait for locks. An error puts them back too, since it aborts the (sub)transaction.
+pub struct QuietSettings(c_int);
+
+impl QuietSettings {
+    /// Begins a level of settings of its own.
+    pub fn begin() -> Self {
+        let settings = [
+            (c"search_path", c"pg_catalog, pg_temp"),
+            // Below deadlock_timeout, so that a deadlock ends here and not in an application.
+            (c"lock_timeout", c"200ms"),
+        ];
+        // SAFETY: names and values are static C strings.
+        unsafe {
+            let level = pg_sys::NewGUCNestLevel();
+            for (name, value) in settings {
+                pg_sys::set_config_option(
+                    name.as_ptr(),
+                    value.as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
+            Self(level)
+        }
+    }
+
+    /// Puts the settings back, whatever was changed meanwhile.
+    pub fn end(self) {
+        // SAFETY: the level that `begin` opened.
+        unsafe { pg_sys::AtEOXact_GUC(false, self.0) }
+    }
+}
+
+/// Runs `work` with the rights of a table's owner and no more, as Postgres runs ANALYZE and index
+/// builds: security-restricted, so that the owner's code can't leave anything behind that would run
+/// with the caller's rights. Row level security does not apply to the owner here.
+pub fn as_table_owner<R>(
+    owner: pg_sys::Oid,
+    work: impl FnOnce() -> Result<R, Error>,
+) -> Result<R, Error> {
+    let mut user = pg_sys::InvalidOid;
+    let mut context: c_int = 0;
+    // SAFETY: as in `as_owner`.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        let restricted = pg_sys::SECURITY_LOCAL_USERID_CHANGE
+            | pg_sys::SECURITY_RESTRICTED_OPERATION
+            | pg_sys::SECURITY_NOFORCE_RLS;
+        pg_sys::SetUserIdAndSecContext(owner, context | restricted as c_int);
+    }
+    let result = work();
+    // SAFETY: restores what was read above.
+    unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
+    result
+}
+
 /// Runs `work` as the owner of the extension's tables, allowed past their guards.
 ///
 /// On an error Postgres itself restores the user, when it aborts the (sub)transaction.

@@ -129,30 +129,40 @@ impl TriggerCall {
 
     /// The numbers of the columns of the primary key, deferrable or not.
     pub fn primary_key(&self) -> Vec<i16> {
-        // SAFETY: the list of indexes is the caller's own copy; a row of pg_index is used only until
-        // it is released, and its indkey is never NULL and has indnatts numbers behind it.
-        unsafe {
-            let indexes = pg_sys::RelationGetIndexList((*self.data).tg_relation);
-            let indexes = pgrx::PgList::<()>::from_pg(indexes);
-            for index in indexes.iter_oid() {
-                let row = pg_sys::SearchSysCache1(
-                    pg_sys::SysCacheIdentifier::INDEXRELID as c_int,
-                    Datum::from(index),
-                );
-                if row.is_null() {
-                    continue;
-                }
-                let form = pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_index>();
-                let is_primary = (*form).indisprimary;
-                let columns = (*form).indnkeyatts as usize;
-                let numbers = (*form).indkey.values.as_slice(columns).to_vec();
-                pg_sys::ReleaseSysCache(row);
-                if is_primary {
-                    return numbers;
-                }
+        // SAFETY: valid trigger data; its relation is open while the trigger runs.
+        unsafe { primary_key((*self.data).tg_relation) }
+    }
+}
+
+/// The numbers of the columns of a relation's primary key, deferrable or not; empty without one.
+///
+/// # Safety
+///
+/// The relation must be open.
+pub(super) unsafe fn primary_key(relation: pg_sys::Relation) -> Vec<i16> {
+    // SAFETY: the list of indexes is the caller's own copy; a row of pg_index is used only until
+    // it is released, and its indkey is never NULL and has indnatts numbers behind it.
+    unsafe {
+        let indexes = pg_sys::RelationGetIndexList(relation);
+        let indexes = pgrx::PgList::<()>::from_pg(indexes);
+        for index in indexes.iter_oid() {
+            let row = pg_sys::SearchSysCache1(
+                pg_sys::SysCacheIdentifier::INDEXRELID as c_int,
+                Datum::from(index),
+            );
+            if row.is_null() {
+                continue;
             }
-            Vec::new()
+            let form = pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_index>();
+            let is_primary = (*form).indisprimary;
+            let columns = (*form).indnkeyatts as usize;
+            let numbers = (*form).indkey.values.as_slice(columns).to_vec();
+            pg_sys::ReleaseSysCache(row);
+            if is_primary {
+                return numbers;
+            }
         }
+        Vec::new()
     }
 }
 

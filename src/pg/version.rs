@@ -30,3 +30,250 @@ pub unsafe fn attribute(
         return (*descriptor).attrs.as_ptr().add(index);
     }
 }
+
+mod executor {
+    use pgrx::pg_sys;
+    unsafe extern "C-unwind" {
+        /// Of `nodeModifyTable.h`, which pgrx has no bindings for. Call it inside a guard.
+        pub fn ExecComputeStoredGenerated(
+            result: *mut pg_sys::ResultRelInfo,
+            estate: *mut pg_sys::EState,
+            slot: *mut pg_sys::TupleTableSlot,
+            command: pg_sys::CmdType::Type,
+        );
+    }
+}
+pub(super) use executor::ExecComputeStoredGenerated;
+
+/// Which index entries an updated row needs.
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+pub(super) type IndexUpdate = ();
+/// Which index entries an updated row needs.
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+pub(super) type IndexUpdate = pg_sys::TU_UpdateIndexes::Type;
+
+/// Gives an executor state a range table of one relation.
+///
+/// # Safety
+///
+/// The state is new, the relation open; the current memory context is the state's.
+pub(super) unsafe fn init_range_table(estate: *mut pg_sys::EState, relation: pg_sys::Relation) {
+    // SAFETY: by the contract; the entry is a zeroed node as `makeNode` gives.
+    unsafe {
+        let entry =
+            pg_sys::palloc0(size_of::<pg_sys::RangeTblEntry>()).cast::<pg_sys::RangeTblEntry>();
+        (*entry).type_ = pg_sys::NodeTag::T_RangeTblEntry;
+        (*entry).rtekind = pg_sys::RTEKind::RTE_RELATION;
+        (*entry).relid = (*relation).rd_id;
+        (*entry).relkind = (*(*relation).rd_rel).relkind;
+        (*entry).rellockmode = pg_sys::RowExclusiveLock as i32;
+        let list = pg_sys::lappend(std::ptr::null_mut(), entry.cast());
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        pg_sys::ExecInitRangeTable(estate, list);
+        #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+        {
+            // Its rights are those of the table's owner, and checked by nobody: the list has an entry
+            // because later versions look for one.
+            let rights = pg_sys::palloc0(size_of::<pg_sys::RTEPermissionInfo>())
+                .cast::<pg_sys::RTEPermissionInfo>();
+            (*rights).type_ = pg_sys::NodeTag::T_RTEPermissionInfo;
+            (*rights).relid = (*relation).rd_id;
+            (*entry).perminfoindex = 1;
+            let rights = pg_sys::lappend(std::ptr::null_mut(), rights.cast());
+            #[cfg(not(feature = "pg18"))]
+            pg_sys::ExecInitRangeTable(estate, list, rights);
+            #[cfg(feature = "pg18")]
+            pg_sys::ExecInitRangeTable(estate, list, rights, pg_sys::bms_make_singleton(1));
+        }
+    }
+}
+
+/// Sets up what BEFORE ROW triggers would recheck a changed row with; none is ever rechecked here.
+///
+/// # Safety
+///
+/// `epq` is zeroed memory, the state an initialised one.
+pub(super) unsafe fn init_recheck(epq: *mut pg_sys::EPQState, estate: *mut pg_sys::EState) {
+    use std::ptr::null_mut;
+    // SAFETY: by the contract.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        pg_sys::EvalPlanQualInit(epq, estate, null_mut(), null_mut(), -1);
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        pg_sys::EvalPlanQualInit(epq, estate, null_mut(), null_mut(), -1, null_mut());
+    }
+}
+
+/// The end of [`init_recheck`].
+///
+/// # Safety
+///
+/// `epq` was set up by it.
+pub(super) unsafe fn end_recheck(epq: *mut pg_sys::EPQState) {
+    // SAFETY: by the contract.
+    unsafe { pg_sys::EvalPlanQualEnd(epq) }
+}
+
+/// Updates a row version in place of `table_tuple_update`, without waiting for anybody.
+///
+/// # Safety
+///
+/// The relation is open for updates, the slot holds the new row, the state has a snapshot and a command.
+pub(super) unsafe fn update_tuple(
+    relation: pg_sys::Relation,
+    tid: &mut pg_sys::ItemPointerData,
+    slot: *mut pg_sys::TupleTableSlot,
+    estate: *mut pg_sys::EState,
+) -> (pg_sys::TM_Result::Type, Option<IndexUpdate>) {
+    let mut failure = pg_sys::TM_FailureData::default();
+    let mut lock = pg_sys::LockTupleMode::LockTupleNoKeyExclusive;
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    let mut indexes = false;
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    let mut indexes = pg_sys::TU_UpdateIndexes::TU_None;
+    // SAFETY: by the contract; the closure holds nothing that needs dropping.
+    unsafe {
+        let Some(update) = (*(*relation).rd_tableam).tuple_update else {
+            unreachable!("the heap access method has it")
+        };
+        let outcome = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            update(
+                relation,
+                tid,
+                slot,
+                (*estate).es_output_cid,
+                (*estate).es_snapshot,
+                std::ptr::null_mut(),
+                false,
+                &mut failure,
+                &mut lock,
+                &mut indexes,
+            )
+        });
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        let indexes = indexes.then_some(());
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        let indexes = (indexes != pg_sys::TU_UpdateIndexes::TU_None).then_some(indexes);
+        (outcome, indexes)
+    }
+}
+
+/// Makes the index entries of an updated row; gives the indexes to be checked again.
+///
+/// # Safety
+///
+/// After [`update_tuple`] of the slot's row, with the indexes open.
+pub(super) unsafe fn insert_index_entries(
+    result: *mut pg_sys::ResultRelInfo,
+    slot: *mut pg_sys::TupleTableSlot,
+    estate: *mut pg_sys::EState,
+    kind: IndexUpdate,
+) -> *mut pg_sys::List {
+    use std::ptr::null_mut;
+    // SAFETY: by the contract.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        {
+            let () = kind;
+            pg_sys::ExecInsertIndexTuples(result, slot, estate, true, false, null_mut(), null_mut())
+        }
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        pg_sys::ExecInsertIndexTuples(
+            result,
+            slot,
+            estate,
+            true,
+            false,
+            null_mut(),
+            null_mut(),
+            kind == pg_sys::TU_UpdateIndexes::TU_Summarizing,
+        )
+    }
+}
+
+/// Fires BEFORE ROW triggers; `false` if one did not let the row pass.
+///
+/// # Safety
+///
+/// The row is locked, `epq` set up, the slot holds the new row.
+pub(super) unsafe fn before_row_triggers(
+    estate: *mut pg_sys::EState,
+    epq: *mut pg_sys::EPQState,
+    result: *mut pg_sys::ResultRelInfo,
+    tid: &mut pg_sys::ItemPointerData,
+    slot: *mut pg_sys::TupleTableSlot,
+) -> bool {
+    use std::ptr::null_mut;
+    // SAFETY: by the contract.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        return pg_sys::ExecBRUpdateTriggers(estate, epq, result, tid, null_mut(), slot);
+        #[cfg(feature = "pg15")]
+        return pg_sys::ExecBRUpdateTriggers(
+            estate,
+            epq,
+            result,
+            tid,
+            null_mut(),
+            slot,
+            null_mut(),
+        );
+        #[cfg(any(feature = "pg16", feature = "pg17"))]
+        return pg_sys::ExecBRUpdateTriggers(
+            estate,
+            epq,
+            result,
+            tid,
+            null_mut(),
+            slot,
+            null_mut(),
+            null_mut(),
+        );
+        #[cfg(feature = "pg18")]
+        return pg_sys::ExecBRUpdateTriggers(
+            estate,
+            epq,
+            result,
+            tid,
+            null_mut(),
+            slot,
+            null_mut(),
+            null_mut(),
+            false,
+        );
+    }
+}
+
+/// Queues AFTER ROW triggers.
+///
+/// # Safety
+///
+/// After an update of the row; the slot holds its new version.
+pub(super) unsafe fn after_row_triggers(
+    estate: *mut pg_sys::EState,
+    result: *mut pg_sys::ResultRelInfo,
+    tid: &mut pg_sys::ItemPointerData,
+    slot: *mut pg_sys::TupleTableSlot,
+    recheck: *mut pg_sys::List,
+    capture: *mut pg_sys::TransitionCaptureState,
+) {
+    use std::ptr::null_mut;
+    // SAFETY: by the contract.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        pg_sys::ExecARUpdateTriggers(estate, result, tid, null_mut(), slot, recheck, capture);
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::ExecARUpdateTriggers(
+            estate,
+            result,
+            null_mut(),
+            null_mut(),
+            tid,
+            null_mut(),
+            slot,
+            recheck,
+            capture,
+            false,
+        );
+    }
+}

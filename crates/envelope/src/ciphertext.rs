@@ -28,7 +28,8 @@ pub const PLAINTEXT_OFFSET: usize = NONCE_OFFSET + Nonce::LENGTH;
 /// Start of the text form.
 pub const TEXT_PREFIX: &str = "fc1:";
 
-const HEADER_LENGTH: usize = 10;
+/// Bytes that say which suite and key sealed a value: [`key_id_in_header`] needs no more of it.
+pub const HEADER_LENGTH: usize = 10;
 const NONCE_OFFSET: usize = HEADER_LENGTH;
 const TAG_LENGTH: usize = 16;
 
@@ -73,11 +74,7 @@ impl<'a> Ciphertext<'a> {
             bytes.split_first_chunk::<HEADER_LENGTH>().ok_or(Malformed::TooShort)?;
         let (nonce, rest) = rest.split_first_chunk().ok_or(Malformed::TooShort)?;
         let (body, tag) = rest.split_last_chunk().ok_or(Malformed::TooShort)?;
-        let [_, suite, key_id @ ..] = *header;
-        if suite != SUITE_XAES_256_GCM {
-            return Err(Malformed::Suite(suite));
-        }
-        let key_id = KeyId::new(i64::from_be_bytes(key_id)).ok_or(Malformed::KeyId)?;
+        let key_id = key_id_in_header(header)?;
         Ok(Self { header, nonce: Nonce::from_bytes(*nonce), body, tag, key_id })
     }
 
@@ -117,6 +114,20 @@ impl<'a> Ciphertext<'a> {
         let mut out = self.body.to_vec();
         self.open_in_place(key, context, &mut out).map(|()| out)
     }
+}
+
+/// The key that sealed a value, by its own word, from its first [`HEADER_LENGTH`] bytes: for who looks
+/// at many values and needs few of them whole.
+#[inline]
+pub fn key_id_in_header(header: &[u8; HEADER_LENGTH]) -> Result<KeyId, Malformed> {
+    let [format, suite, key_id @ ..] = *header;
+    if format != FORMAT {
+        return Err(Malformed::Format);
+    }
+    if suite != SUITE_XAES_256_GCM {
+        return Err(Malformed::Suite(suite));
+    }
+    KeyId::new(i64::from_be_bytes(key_id)).ok_or(Malformed::KeyId)
 }
 
 /// Seals a value in place: `buffer` holds the plaintext at [`PLAINTEXT_OFFSET`] with

@@ -1,0 +1,63 @@
+//! Session locks by which others see that a run is still under way.
+//!
+//! They last over commits. They end with the session however it ends, and when a transaction aborts: an
+//! error ends the CALL that a run is.
+
+use std::cell::Cell;
+
+use pgrx::pg_sys;
+
+use super::catalog;
+use crate::error::Error;
+
+thread_local! {
+    static HELD: Cell<Option<pg_sys::LOCKTAG>> = const { Cell::new(None) };
+}
+
+/// Takes the lock of a run, which pg_locks shows as an object lock: classid is the relation, objid the
+/// number. Ends one that is held.
+pub fn hold(number: u32) -> Result<(), Error> {
+    release();
+    let tag = pg_sys::LOCKTAG {
+        // SAFETY: a variable of the backend.
+        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+        locktag_field2: catalog::runs_relation()?.to_u32(),
+        locktag_field3: number,
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    };
+    // SAFETY: takes a session lock of a number that nobody else has.
+    unsafe { pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, true, false) };
+    HELD.set(Some(tag));
+    Ok(())
+}
+
+/// Ends it, if one is held.
+pub fn release() {
+    if let Some(tag) = HELD.take() {
+        // SAFETY: releases what `hold` took.
+        unsafe { pg_sys::LockRelease(&tag, pg_sys::ExclusiveLock as i32, true) };
+    }
+}
+
+/// The same in an abort callback, where nothing may be raised: releasing a lock that is held raises
+/// nothing, and runs without pgrx's guard, which would look for an error.
+pub fn release_in_abort() {
+    unguarded::release(HELD.take());
+}
+
+mod unguarded {
+    use pgrx::pg_sys;
+    unsafe extern "C-unwind" {
+        fn LockRelease(tag: *const pg_sys::LOCKTAG, mode: i32, is_session_lock: bool) -> bool;
+    }
+
+    pub fn release(held: Option<pg_sys::LOCKTAG>) {
+        if let Some(tag) = held {
+            // SAFETY: the lock is held by this session; at this point of an abort the lock manager is
+            // ready, since the transaction's own locks are released right after.
+            unsafe { LockRelease(&tag, pg_sys::ExclusiveLock as i32, true) };
+        }
+    }
+}

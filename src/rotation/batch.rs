@@ -1,0 +1,429 @@
+//! One batch of one table: a stretch of rows, brought to the active keys as the table's owner.
+
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use fieldcrypt_envelope::{KeyId, ciphertext};
+use pgrx::pg_sys::{Datum, Oid};
+use serde_json::{Value, json};
+
+use super::column::{Holder, holders};
+use super::{POSITION, ROW_KEY};
+use crate::audit;
+use crate::error::Error;
+use crate::keyring::{self, Standing};
+use crate::pg::expression::Expression;
+use crate::pg::heap::{self, Glimpse, Purpose, RowId, Scan, Stop, Table};
+use crate::pg::row_update::{RowUpdate, Updated};
+use crate::pg::{encoding, memory, session};
+
+/// Rows that are looked at before the clock is.
+const ROWS_AT_ONCE: u64 = 20_000;
+/// A batch that finds little to do ends after this, so that progress can be seen.
+const TIME_AT_ONCE: Duration = Duration::from_secs(1);
+
+/// What a batch is to do.
+pub struct Batch<'a> {
+    /// The table.
+    pub relation: Oid,
+    /// Where it begins.
+    pub from: RowId,
+    /// Where it ends at the latest.
+    pub limits: Limits,
+    /// Whether only values on compromised keys are moved.
+    pub only_compromised: bool,
+    /// The contexts that columns are bound to: a JSON object, column name to
+    /// `{"constant": …}` or `{"expression": …}`.
+    pub contexts: &'a [u8],
+    /// Whether the row at hand is remembered with its key, for who finds out why the batch failed.
+    pub is_careful: bool,
+}
+
+/// Where a batch ends at the latest.
+pub struct Limits {
+    /// Before this block.
+    pub end_block: u32,
+    /// After as many rows were changed, or were found that can't be.
+    pub rows: u64,
+    /// After as many bytes of new values.
+    pub bytes: u64,
+}
+
+/// What a batch did, in numbers.
+#[derive(Default)]
+struct Tally {
+    moved: u64,
+    bytes: u64,
+    values: u64,
+    changed: u64,
+    locked: u64,
+    suppressed: u64,
+    locked_blocks: Vec<u32>,
+    failures: Vec<Value>,
+}
+
+/// A column that is brought to the active keys.
+struct Target {
+    holder: Holder,
+    context: ColumnContext,
+}
+
+/// What the values of a column are bound to.
+enum ColumnContext {
+    None,
+    Constant(String),
+    Unprepared(String),
+    Expression(Expression),
+}
+
+impl Batch<'_> {
+    /// Runs it. An error is of the table as a whole, or of the system; what single values have is in
+    /// the result.
+    pub fn run(&self) -> Result<Value, Error> {
+        let guard = session::QuietSettings::begin();
+        let Some(table) = Table::open(self.relation, Purpose::Update) else {
+            guard.end();
+            return Ok(json!({ "is_gone": true }));
+        };
+        heap::refuse_unless_scannable(&table)?;
+        if table.is_materialized_view() {
+            return Err(Error::NotUpdatable { problem: "a materialized view" });
+        }
+        let result = session::as_table_owner(table.owner(), || self.run_as_owner(&table));
+        table.close();
+        guard.end();
+        result
+    }
+
+    fn run_as_owner(&self, table: &Table) -> Result<Value, Error> {
+        let mut targets = self.targets(table)?;
+        let end_block = self.limits.end_block.min(table.blocks());
+        if targets.is_empty() || self.from.block >= end_block {
+            return Ok(report(&Tally::default(), 0, None));
+        }
+        let row_key = RowKey::of(table);
+        let holders: Vec<_> = targets.iter().map(|target| target.holder.look()).collect();
+        let mut scan = Scan::begin(table, self.from, end_block, holders);
+        let mut update: Option<RowUpdate> = None;
+        let mut tally = Tally::default();
+        let mut verdicts = Verdicts::new(self.only_compromised);
+        let began = Instant::now();
+        let next = loop {
+            let stop = {
+                let verdicts = &verdicts;
+                scan.next(ROWS_AT_ONCE, |_, glimpse| match glimpse {
+                    Glimpse::Header(header) if verdicts.is_fresh(header) => {
+                        ControlFlow::Continue(())
+                    }
+                    _ => ControlFlow::Break(()),
+                })
+            };
+            let row = match stop {
+                Stop::End => break None,
+                Stop::Pause if began.elapsed() > TIME_AT_ONCE => break scan.position(),
+                Stop::Pause => continue,
+                Stop::Row(row) => row,
+            };
+            POSITION.set(Some(row));
+            let mut values = scan.row();
+            if self.is_careful {
+                ROW_KEY.set(row_key.json(&values)?.map(|json| json.to_string()));
+            }
+            if !memory::scratch(|| verdicts.needs_work(&targets, &values))? {
+                continue;
+            }
+            let update = match &mut update {
+                Some(update) => update,
+                none => {
+                    let begun = none.insert(RowUpdate::begin(table, &scan));
+                    for target in &mut targets {
+                        target.context.prepare(begun)?;
+                    }
+                    begun
+                }
+            };
+            let one = OneRow { row, row_key: &row_key, targets: &targets, verdicts: &verdicts };
+            one.bring(&scan, update, &mut values, &mut tally)?;
+            let done = tally.moved + tally.failures.len() as u64 + tally.locked;
+            if done >= self.limits.rows
+                || tally.bytes >= self.limits.bytes
+                || began.elapsed() > TIME_AT_ONCE
+            {
+                break Some(row.next());
+            }
+        };
+        POSITION.set(None);
+        if let Some(update) = update {
+            update.finish();
+        }
+        let rows = scan.rows();
+        scan.finish();
+        Ok(report(&tally, rows, next))
+    }
+
+    fn targets(&self, table: &Table) -> Result<Vec<Target>, Error> {
+        let contexts: Value = serde_json::from_slice(&encoding::to_utf8(self.contexts)?)
+            .map_err(|_| Error::ContextExpression)?;
+        let mut targets = Vec::new();
+        for holder in holders(table)? {
+            if holder.column.is_generated {
+                continue;
+            }
+            let context = ColumnContext::of(&contexts[&encoding::lossy(&holder.column.name)]);
+            targets.push(Target { holder, context });
+        }
+        Ok(targets)
+    }
+}
+
+/// A row that has something stale, and what is needed to bring it to the active keys.
+struct OneRow<'a> {
+    row: RowId,
+    row_key: &'a RowKey,
+    targets: &'a [Target],
+    verdicts: &'a Verdicts,
+}
+
+impl OneRow<'_> {
+    fn bring(
+        &self,
+        scan: &Scan,
+        update: &mut RowUpdate,
+        values: &mut [Option<Datum>],
+        tally: &mut Tally,
+    ) -> Result<(), Error> {
+        let (mut new_values, mut bytes) = (0, 0);
+        let mut failures = Vec::new();
+        for target in self.targets {
+            let at = target.holder.column.number as usize - 1;
+            let Some(Some(old)) = values.get(at).copied() else { continue };
+            let mut context: Option<Vec<u8>> = None;
+            let new = update.in_row_memory(|| {
+                target.holder.shape.rebuild(old, &mut |value| {
+                    let moved = self.verdicts.is_stale(value).and_then(|is_stale| {
+                        if !is_stale {
+                            return Ok(None);
+                        }
+                        if context.is_none() {
+                            context = Some(target.context.value(scan, update)?);
+                        }
+                        let context = context.as_deref().unwrap_or_default();
+                        keyring::with_context(context, |context| keyring::reencrypt(value, context))
+                            .map(Some)
+                    });
+                    match moved {
+                        Ok(Some(new)) => {
+                            new_values += 1;
+                            bytes += value.len() as u64;
+                            Ok(Some(new.into_datum()))
+                        }
+                        Ok(None) => Ok(None),
+                        Err(error) if error.is_of_one_value() => {
+                            failures.push((target, key_id_of(value), error));
+                            Ok(None)
+                        }
+                        Err(error) => Err(error),
+                    }
+                })
+            })?;
+            if new.is_some() {
+                values[at] = new;
+            }
+        }
+        if !failures.is_empty() {
+            let key = self.row_key.json(values)?;
+            for (target, key_id, error) in failures {
+                let report = error.report();
+                tally.failures.push(json!({
+                    "column": encoding::lossy(&target.holder.column.name),
+                    "row_key": key,
+                    "ctid": format!("({},{})", self.row.block, self.row.offset),
+                    "key_id": key_id.map(|key_id| key_id.to_string()),
+                    "error_code": report.code(),
+                    "error": report.message(),
+                }));
+            }
+        }
+        if new_values > 0 {
+            match update.update(self.row, values)? {
+                Updated::Done => {
+                    tally.moved += 1;
+                    tally.values += new_values;
+                    tally.bytes += bytes;
+                }
+                Updated::Changed => tally.changed += 1,
+                Updated::Suppressed => tally.suppressed += 1,
+                Updated::Locked => {
+                    tally.locked += 1;
+                    if tally.locked_blocks.last() != Some(&self.row.block) {
+                        tally.locked_blocks.push(self.row.block);
+                    }
+                }
+            }
+        }
+        update.forget_row();
+        Ok(())
+    }
+}
+
+impl ColumnContext {
+    fn of(rule: &Value) -> Self {
+        match (rule["constant"].as_str(), rule["expression"].as_str()) {
+            (Some(constant), _) => Self::Constant(constant.into()),
+            (_, Some(expression)) => Self::Unprepared(expression.into()),
+            _ => Self::None,
+        }
+    }
+
+    fn prepare(&mut self, update: &RowUpdate) -> Result<(), Error> {
+        if let Self::Unprepared(text) = self {
+            let text = encoding::from_utf8(text.as_bytes())?.into_owned();
+            *self = Self::Expression(update.prepare(&text)?);
+        }
+        Ok(())
+    }
+
+    /// The context of the row at which the scan stands, in the database's encoding.
+    fn value(&self, scan: &Scan, update: &RowUpdate) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::None => Ok(Vec::new()),
+            Self::Constant(text) => Ok(encoding::from_utf8(text.as_bytes())?.into_owned()),
+            Self::Unprepared(_) => Err(Error::ContextExpression),
+            Self::Expression(expression) => {
+                expression.value(scan, update)?.ok_or(Error::ContextIsNull)
+            }
+        }
+    }
+}
+
+/// Compiles an expression as a batch will, and throws it away.
+pub fn check_context(relation: Oid, expression: &[u8]) -> Result<(), Error> {
+    let guard = session::QuietSettings::begin();
+    let Some(table) = Table::open(relation, Purpose::Update) else {
+        return Err(Error::NotScannable { problem: "gone" });
+    };
+    session::as_table_owner(table.owner(), || Expression::check(&table, expression))?;
+    table.close();
+    guard.end();
+    Ok(())
+}
+
+/// Which keys are fresh and which are stale, as of this batch. A key that is deactivated meanwhile is
+/// the next pass's.
+struct Verdicts {
+    only_compromised: bool,
+    last_fresh: Cell<Option<KeyId>>,
+    fresh: HashSet<KeyId>,
+    known: std::cell::RefCell<HashMap<KeyId, bool>>,
+}
+
+impl Verdicts {
+    fn new(only_compromised: bool) -> Self {
+        Self {
+            only_compromised,
+            last_fresh: Cell::new(None),
+            fresh: HashSet::new(),
+            known: Default::default(),
+        }
+    }
+
+    /// Whether a value needs nothing, as far as is known without asking.
+    fn is_fresh(&self, header: &[u8; ciphertext::HEADER_LENGTH]) -> bool {
+        let Ok(key_id) = ciphertext::key_id_in_header(header) else { return false };
+        if self.last_fresh.get() == Some(key_id) {
+            return true;
+        }
+        let is_fresh = self.fresh.contains(&key_id);
+        if is_fresh {
+            self.last_fresh.set(Some(key_id));
+        }
+        is_fresh
+    }
+
+    /// Whether a value is to be moved. An error is of this value, or of the system.
+    fn is_stale(&self, value: &[u8]) -> Result<bool, Error> {
+        let key_id = fieldcrypt_envelope::Ciphertext::parse(value)?.key_id();
+        if let Some(is_stale) = self.known.borrow().get(&key_id) {
+            return Ok(*is_stale);
+        }
+        let is_stale = match keyring::standing(key_id) {
+            Ok((Standing::Active, _)) => false,
+            Ok((Standing::Compromised, _)) => true,
+            Ok((Standing::Deactivated, _)) => !self.only_compromised,
+            // What can't be moved is told of in the pass that moves everything.
+            Err(error) if self.only_compromised && error.is_of_one_value() => false,
+            Err(error) => return Err(error),
+        };
+        self.known.borrow_mut().insert(key_id, is_stale);
+        Ok(is_stale)
+    }
+
+    /// Whether any value of the row is stale or unusable; learns which keys are fresh.
+    fn needs_work(&mut self, targets: &[Target], row: &[Option<Datum>]) -> Result<bool, Error> {
+        let mut needs_work = false;
+        let mut fresh = Vec::new();
+        for target in targets {
+            let at = target.holder.column.number as usize - 1;
+            let Some(Some(datum)) = row.get(at).copied() else { continue };
+            target.holder.shape.visit(datum, &mut |value| {
+                match self.is_stale(value) {
+                    Ok(false) => fresh.extend(key_id_of(value)),
+                    Ok(true) => needs_work = true,
+                    Err(error) if error.is_of_one_value() => needs_work |= !self.only_compromised,
+                    Err(error) => return Err(error),
+                }
+                Ok(())
+            })?;
+        }
+        self.fresh.extend(fresh);
+        Ok(needs_work)
+    }
+}
+
+/// The primary key of a table, by which rows are named to people.
+struct RowKey {
+    columns: Vec<(i16, Vec<u8>, Oid)>,
+}
+
+impl RowKey {
+    fn of(table: &Table) -> Self {
+        let key = table.primary_key();
+        let columns = table
+            .columns()
+            .into_iter()
+            .filter(|column| key.contains(&column.number))
+            .map(|column| (column.number, column.name, column.type_oid))
+            .collect();
+        Self { columns }
+    }
+
+    fn json(&self, row: &[Option<Datum>]) -> Result<Option<Value>, Error> {
+        audit::row_trigger::key_object(&self.columns, |number| {
+            row.get(number as usize - 1).copied().flatten()
+        })
+    }
+}
+
+fn key_id_of(value: &[u8]) -> Option<KeyId> {
+    let header = value.first_chunk::<{ ciphertext::HEADER_LENGTH }>()?;
+    ciphertext::key_id_in_header(header).ok()
+}
+
+fn report(tally: &Tally, rows: u64, next: Option<RowId>) -> Value {
+    json!({
+        "is_gone": false,
+        "next_block": next.map(|next| next.block),
+        "next_offset": next.map(|next| next.offset),
+        "rows": rows,
+        "moved": tally.moved,
+        "values": tally.values,
+        "bytes": tally.bytes,
+        "changed": tally.changed,
+        "suppressed": tally.suppressed,
+        "locked": tally.locked,
+        "locked_blocks": tally.locked_blocks,
+        "failures": tally.failures,
+    })
+}

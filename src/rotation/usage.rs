@@ -1,0 +1,81 @@
+//! How many values are on which key.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use fieldcrypt_envelope::{Ciphertext, KeyId, ciphertext};
+use pgrx::pg_sys::Oid;
+use serde_json::{Value, json};
+
+use super::column::{Holder, holders};
+use crate::error::Error;
+use crate::pg::heap::{self, Glimpse, Purpose, RowId, Scan, Stop, Table};
+use crate::pg::{encoding, memory, session};
+
+/// Rows after which a scan lets a cancel through.
+const ROWS_AT_ONCE: u64 = 100_000;
+
+/// Counts by reading the whole relation in the newest snapshot: no policy hides a row.
+///
+/// Values that are malformed are counted under no key.
+pub fn count(relation: Oid) -> Result<Value, Error> {
+    let Some(table) = Table::open(relation, Purpose::Read) else { return Ok(json!([])) };
+    heap::refuse_unless_scannable(&table)?;
+    let holders = holders(&table)?;
+    let mut counts: Vec<HashMap<Option<KeyId>, u64>> = vec![HashMap::new(); holders.len()];
+    let end_block = table.blocks();
+    if end_block > 0 && !holders.is_empty() {
+        let mut scan = Scan::begin(
+            &table,
+            RowId::start_of(0),
+            end_block,
+            holders.iter().map(Holder::look).collect(),
+        );
+        loop {
+            let stop = scan.next(ROWS_AT_ONCE, |index, glimpse| {
+                let key_id = match glimpse {
+                    Glimpse::Header(header) => ciphertext::key_id_in_header(header).ok(),
+                    Glimpse::Malformed => None,
+                    Glimpse::Nested => return ControlFlow::Break(()),
+                };
+                if let Some(counts) = counts.get_mut(index) {
+                    *counts.entry(key_id).or_default() += 1;
+                }
+                ControlFlow::Continue(())
+            });
+            match stop {
+                Stop::End => break,
+                Stop::Pause => session::check_for_interrupts(),
+                Stop::Row(_) => memory::scratch(|| {
+                    let row = scan.row();
+                    for (holder, counts) in holders.iter().zip(&mut counts) {
+                        let at = holder.column.number as usize - 1;
+                        let Some(datum) = row.get(at).copied().flatten() else { continue };
+                        if !holder.shape.is_nested() {
+                            continue;
+                        }
+                        holder.shape.visit(datum, &mut |bytes| {
+                            let key_id = Ciphertext::parse(bytes).map(|value| value.key_id()).ok();
+                            *counts.entry(key_id).or_default() += 1;
+                            Ok(())
+                        })?;
+                    }
+                    Ok::<_, Error>(())
+                })?,
+            }
+        }
+        scan.finish();
+    }
+    table.close();
+    let found = holders.iter().zip(&counts).flat_map(|(holder, counts)| {
+        counts.iter().map(|(key_id, values)| {
+            json!({
+                "attnum": holder.column.number,
+                "column": encoding::lossy(&holder.column.name),
+                "key_id": key_id.map(|key_id| key_id.to_string()),
+                "values": values,
+            })
+        })
+    });
+    Ok(Value::Array(found.collect()))
+}
