@@ -347,7 +347,7 @@ BEGIN
      ORDER BY c.chunk LIMIT 1 FOR UPDATE SKIP LOCKED;
     IF FOUND THEN
         UPDATE fieldcrypt.reencryption_chunks AS c SET run = _claim_chunk.run WHERE c.chunk = found_chunk;
-        RETURN 'claimed';
+        RETURN 'returned';
     END IF;
     SELECT r.* INTO table_row
       FROM fieldcrypt.reencryptions AS r
@@ -558,8 +558,10 @@ BEGIN
         PERFORM fieldcrypt._list_failures(chunk.relation, result -> 'failures');
     END IF;
     INSERT INTO fieldcrypt.reencryption_chunks (relation, next_block, end_block, not_before)
-    SELECT chunk.relation, b::bigint, b::bigint + 1, clock_timestamp() + interval '0.5 seconds'
-      FROM jsonb_array_elements_text(result -> 'locked_blocks') AS b;
+    SELECT chunk.relation, min(l.block), max(l.block) + 1, clock_timestamp() + interval '0.5 seconds'
+      FROM (SELECT b::bigint AS block, b::bigint - row_number() OVER (ORDER BY b::bigint) AS island
+              FROM jsonb_array_elements_text(result -> 'locked_blocks') AS b) AS l
+     GROUP BY l.island;
     chunk.rows_seen := chunk.rows_seen + (result ->> 'rows')::bigint;
     chunk.rows_moved := chunk.rows_moved + (result ->> 'moved')::bigint;
     chunk.bytes_moved := chunk.bytes_moved + (result ->> 'bytes')::bigint;
@@ -649,12 +651,16 @@ BEGIN
         EXIT WHEN step.outcome OPERATOR(pg_catalog.=) 'over';
         now_is := pg_catalog.clock_timestamp();
         moved := moved OPERATOR(pg_catalog.+) step.moved;
-        IF step.outcome OPERATOR(pg_catalog.=) 'wait' THEN
+        IF step.moved OPERATOR(pg_catalog.>) 0 OR step.outcome OPERATOR(pg_catalog.=) ANY ('{claimed,advanced}'::pg_catalog.text[]) THEN
+            idle_since := NULL;
+        ELSIF step.outcome OPERATOR(pg_catalog.=) ANY ('{wait,returned}'::pg_catalog.text[]) THEN
+            -- Only locked rows are left.
             idle_since := COALESCE(idle_since, now_is);
             EXIT WHEN now_is OPERATOR(pg_catalog.-) idle_since OPERATOR(pg_catalog.>) wait_for_locks;
+        END IF;
+        IF step.outcome OPERATOR(pg_catalog.=) 'wait' THEN
             PERFORM pg_catalog.pg_sleep(0.2);
         ELSIF step.moved OPERATOR(pg_catalog.>) 0 THEN
-            idle_since := NULL;
             due := GREATEST(due, now_is OPERATOR(pg_catalog.-) '1 second'::pg_catalog.interval);
             IF rows_per_second OPERATOR(pg_catalog.>) 0 THEN
                 due := due OPERATOR(pg_catalog.+) ('1 second'::pg_catalog.interval OPERATOR(pg_catalog.*)

@@ -102,7 +102,9 @@ impl RowUpdate {
                 *(*slot).tts_values.add(index) = value.unwrap_or(Datum::null());
             }
             pg_sys::ExecStoreVirtualTuple(slot);
-            if let Some(stopped) = self.before_row(&mut tid)? {
+            let fires_before = !(*self.result).ri_TrigDesc.is_null()
+                && (*(*self.result).ri_TrigDesc).trig_update_before_row;
+            if fires_before && let Some(stopped) = self.before_row(&mut tid)? {
                 return Ok(stopped);
             }
             if self.has_generated {
@@ -126,7 +128,7 @@ impl RowUpdate {
             }
             (*slot).tts_tableOid = (*self.relation).rd_id;
             let (outcome, indexes) =
-                version::update_tuple(self.relation, &mut tid, slot, self.estate);
+                version::update_tuple(self.relation, &mut tid, slot, self.estate, fires_before);
             match outcome {
                 pg_sys::TM_Result::TM_Ok => {}
                 pg_sys::TM_Result::TM_BeingModified | pg_sys::TM_Result::TM_WouldBlock => {
@@ -163,10 +165,6 @@ impl RowUpdate {
     ) -> Result<Option<Updated>, Error> {
         // SAFETY: called by `update`; the failure data is filled by the call.
         unsafe {
-            let triggers = (*self.result).ri_TrigDesc;
-            if triggers.is_null() || !(*triggers).trig_update_before_row {
-                return Ok(None);
-            }
             let mut failure = pg_sys::TM_FailureData::default();
             let Some(lock) = (*(*self.relation).rd_tableam).tuple_lock else {
                 return Err(Error::Internal("a table whose rows can't be locked".into()));

@@ -114,7 +114,8 @@ pub(super) unsafe fn end_recheck(epq: *mut pg_sys::EPQState) {
     unsafe { pg_sys::EvalPlanQualEnd(epq) }
 }
 
-/// Updates a row version in place of `table_tuple_update`, without waiting for anybody.
+/// Updates a row version in place of `table_tuple_update`. With `is_ours` the row is locked by this
+/// transaction already; otherwise nobody is waited for.
 ///
 /// # Safety
 ///
@@ -124,6 +125,7 @@ pub(super) unsafe fn update_tuple(
     tid: &mut pg_sys::ItemPointerData,
     slot: *mut pg_sys::TupleTableSlot,
     estate: *mut pg_sys::EState,
+    is_ours: bool,
 ) -> (pg_sys::TM_Result::Type, Option<IndexUpdate>) {
     let mut failure = pg_sys::TM_FailureData::default();
     let mut lock = pg_sys::LockTupleMode::LockTupleNoKeyExclusive;
@@ -144,7 +146,7 @@ pub(super) unsafe fn update_tuple(
                 (*estate).es_output_cid,
                 (*estate).es_snapshot,
                 std::ptr::null_mut(),
-                false,
+                is_ours,
                 &mut failure,
                 &mut lock,
                 &mut indexes,
