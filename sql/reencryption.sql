@@ -136,7 +136,7 @@ COMMENT ON FUNCTION fieldcrypt._live_runs() IS 'the runs of re-encryption that a
 CREATE FUNCTION fieldcrypt._encrypted_columns()
     RETURNS TABLE (relation oid, table_name text, kind "char", attnum smallint, column_name text,
                    holds text, is_readable boolean, problem text)
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
     WITH RECURSIVE holding (type, holds) AS (
         SELECT 'fieldcrypt.encrypted'::regtype::oid, 'value'
@@ -236,10 +236,15 @@ AS $$
 $$;
 COMMENT ON FUNCTION fieldcrypt._with_descendants(oid) IS 'a table with its partitions and the tables that inherit from it';
 
+-- PL/pgSQL, which keeps its plan: this is called for every batch.
 CREATE FUNCTION fieldcrypt._contexts_of(relation oid) RETURNS text
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH RECURSIVE up (relation, distance) AS (
+BEGIN
+    IF NOT EXISTS (SELECT FROM fieldcrypt.column_contexts) THEN
+        RETURN '{}';
+    END IF;
+    RETURN (WITH RECURSIVE up (relation, distance) AS (
         SELECT $1, 0
         UNION ALL
         SELECT i.inhparent, u.distance + 1 FROM up AS u JOIN pg_inherits AS i ON i.inhrelid = u.relation
@@ -258,12 +263,13 @@ AS $$
     )
     SELECT coalesce(jsonb_object_agg(k.column_name,
                jsonb_strip_nulls(jsonb_build_object('constant', k.constant, 'expression', k.expression))), '{}')::text
-      FROM known AS k
+      FROM known AS k);
+END
 $$;
 COMMENT ON FUNCTION fieldcrypt._contexts_of(oid) IS 'the remembered contexts of a table''s columns, as JSON; those of its parents count for it too';
 
 CREATE FUNCTION fieldcrypt._reencrypt_begin(relation regclass, OUT run integer, OUT relations oid[])
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     compromised text := (SELECT string_agg(k.key_id::text, ' ' ORDER BY k.key_id)
@@ -355,7 +361,7 @@ BEGIN
      ORDER BY r.only_compromised DESC, array_position(relations, r.relation)
      LIMIT 1 FOR UPDATE;
     IF FOUND THEN
-        blocks := least(greatest(table_row.end_block / 16, 64), 8192, table_row.end_block - table_row.next_block);
+        blocks := least(greatest(table_row.end_block / 8, 64), 8192, table_row.end_block - table_row.next_block);
         INSERT INTO fieldcrypt.reencryption_chunks (relation, next_block, end_block, run)
         VALUES (table_row.relation, table_row.next_block, table_row.next_block + blocks, _claim_chunk.run);
         UPDATE fieldcrypt.reencryptions AS r
