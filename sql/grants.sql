@@ -30,6 +30,7 @@ AS $$
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._reencrypt_step(integer, oid[], bigint)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._reencrypt_end(integer, oid[], bigint)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.set_column_context(regclass, name, text, text)'),
+        ('reencrypt', 'EXECUTE', 'FUNCTION fieldcrypt.set_column_context(regclass, name, text, text)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._live_runs()'),
         ('manage', 'SELECT', 'TABLE fieldcrypt.reencryption_progress'),
         ('manage', 'SELECT', 'TABLE fieldcrypt.reencryption_failures'),

@@ -15,7 +15,8 @@ CREATE TABLE fieldcrypt.reencryptions (
     columns text[] NOT NULL,
     state text COLLATE "C" NOT NULL CHECK (state IN ('in_progress', 'done', 'failed')),
     only_compromised boolean NOT NULL,
-    compromised_keys text,
+    compromised_pass text,
+    compromised_done text,
     pass integer NOT NULL,
     needs_pass boolean NOT NULL DEFAULT false,
     next_block bigint NOT NULL,
@@ -303,20 +304,31 @@ BEGIN
         relations := relations || item.relation;
         -- What is in progress is gone on with: another run is at it, or one was interrupted.
         INSERT INTO fieldcrypt.reencryptions AS r
-               (relation, table_name, columns, state, only_compromised, compromised_keys, pass,
+               (relation, table_name, columns, state, only_compromised, compromised_pass, pass,
                 next_block, end_block, rows_estimated, last_run)
         VALUES (item.relation, item.table_name, item.columns, 'in_progress', compromised IS NOT NULL,
-                NULL, 1, 0, fieldcrypt._blocks(item.relation), item.rows_estimated, run)
+                compromised, 1, 0, fieldcrypt._blocks(item.relation), item.rows_estimated, run)
             ON CONFLICT ON CONSTRAINT reencryptions_pkey DO UPDATE
-           SET (table_name, columns, state, only_compromised, pass, needs_pass, next_block, end_block,
+           SET (table_name, columns, state, only_compromised, compromised_pass, pass, needs_pass, next_block, end_block,
                 rows_estimated, rows_seen, rows_moved, bytes_moved, rows_failed, error_code, error, started_at, finished_at)
                = ROW (excluded.table_name, excluded.columns, excluded.state,
-                         compromised IS NOT NULL AND compromised IS DISTINCT FROM r.compromised_keys,
+                         compromised IS NOT NULL AND compromised IS DISTINCT FROM r.compromised_done, compromised,
                          1, false, 0, excluded.end_block, excluded.rows_estimated, 0, 0, 0, 0, NULL, NULL, clock_timestamp(), NULL)
          WHERE r.state <> 'in_progress';
         UPDATE fieldcrypt.reencryptions AS r
            SET last_run = _reencrypt_begin.run, resumed_at = clock_timestamp(), rows_at_resume = r.rows_seen
-         WHERE r.relation = item.relation AND r.last_run NOT IN (SELECT l.run FROM fieldcrypt._live_runs() AS l WHERE l.run <> _reencrypt_begin.run);
+         WHERE r.relation = item.relation
+           AND r.last_run NOT IN (SELECT l.run FROM fieldcrypt._live_runs() AS l WHERE l.run <> _reencrypt_begin.run);
+        -- A key was compromised since the pass began: its values first, then the pass from the start.
+        UPDATE fieldcrypt.reencryptions AS r
+           SET only_compromised = true, compromised_pass = compromised, next_block = 0, end_block = fieldcrypt._blocks(r.relation)
+         WHERE r.relation = item.relation AND NOT r.only_compromised
+           AND compromised IS NOT NULL AND compromised IS DISTINCT FROM r.compromised_done;
+        IF FOUND THEN
+            DELETE FROM fieldcrypt.reencryption_chunks AS c
+             WHERE c.relation = item.relation
+               AND (c.run IS NULL OR c.run NOT IN (SELECT l.run FROM fieldcrypt._live_runs() AS l));
+        END IF;
     END LOOP;
     IF _reencrypt_begin.relation IS NOT NULL AND cardinality(relations) = 0 THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
@@ -344,7 +356,6 @@ DECLARE
     found_chunk integer;
     table_row fieldcrypt.reencryptions;
     blocks bigint;
-    compromised text;
 BEGIN
     SELECT c.chunk INTO found_chunk
       FROM fieldcrypt.reencryption_chunks AS c
@@ -378,10 +389,6 @@ BEGIN
      ORDER BY array_position(relations, r.relation)
      LIMIT 1 FOR UPDATE SKIP LOCKED;
     IF FOUND THEN
-        IF NOT table_row.needs_pass AND table_row.only_compromised THEN
-            compromised := (SELECT string_agg(k.key_id::text, ' ' ORDER BY k.key_id)
-                              FROM fieldcrypt.encryption_keys AS k WHERE k.state = 'compromised');
-        END IF;
         IF table_row.needs_pass AND table_row.pass >= 20 THEN
             UPDATE fieldcrypt.reencryptions AS r
                SET state = 'failed', error_code = 'KF025', error = 'the table did not come to rest in 20 passes',
@@ -393,8 +400,9 @@ BEGIN
                SET pass = r.pass + 1, needs_pass = false, next_block = 0, end_block = fieldcrypt._blocks(r.relation),
                    rows_failed = 0, rows_seen = 0, rows_at_resume = 0, resumed_at = clock_timestamp(),
                    rows_estimated = greatest(r.rows_seen, 0),
-                   only_compromised = r.only_compromised AND table_row.needs_pass,
-                   compromised_keys = coalesce(compromised, r.compromised_keys)
+                   only_compromised = r.only_compromised AND r.needs_pass,
+                   compromised_done = CASE WHEN r.only_compromised AND NOT r.needs_pass
+                                           THEN r.compromised_pass ELSE r.compromised_done END
              WHERE r.relation = table_row.relation;
         ELSE
             UPDATE fieldcrypt.reencryptions AS r

@@ -129,7 +129,7 @@ impl Batch<'_> {
             POSITION.set(Some(row));
             let mut values = scan.row();
             if self.is_careful {
-                ROW_KEY.set(row_key.json(&values)?.map(|json| json.to_string()));
+                ROW_KEY.set(row_key.json(&values)?);
             }
             if !memory::scratch(|| verdicts.needs_work(&targets, &values))? {
                 continue;
@@ -137,10 +137,13 @@ impl Batch<'_> {
             let update = match &mut update {
                 Some(update) => update,
                 none => {
+                    // What fails in here is no row's fault.
+                    POSITION.set(None);
                     let begun = none.insert(RowUpdate::begin(table, &scan));
                     for target in &mut targets {
                         target.context.prepare(begun)?;
                     }
+                    POSITION.set(Some(row));
                     begun
                 }
             };
@@ -154,10 +157,12 @@ impl Batch<'_> {
                 break Some(row.next());
             }
         };
-        POSITION.set(None);
         if let Some(update) = update {
+            // Triggers that fire now fail at the last row that was changed, which is the only one if rows
+            // are tried singly.
             update.finish();
         }
+        POSITION.set(None);
         let rows = scan.rows();
         scan.finish();
         Ok(report(&tally, rows, next))

@@ -31,7 +31,7 @@ sql_functions! {
 thread_local! {
     /// The row that a batch was at, for who finds out why it failed.
     static POSITION: Cell<Option<RowId>> = const { Cell::new(None) };
-    static ROW_KEY: RefCell<Option<String>> = const { RefCell::new(None) };
+    static ROW_KEY: RefCell<Option<serde_json::Value>> = const { RefCell::new(None) };
 }
 
 /// `_reencrypt_batch`: one batch of one table, in the transaction of the caller.
