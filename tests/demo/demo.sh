@@ -101,9 +101,11 @@ CALL fieldcrypt.rotate_keys('default', reason => 'demo');
 INSERT INTO patients VALUES (5, 'Barbara', fieldcrypt.encrypt_field('111-22-3333', 'patients.ssn/5'));
 SELECT id, fieldcrypt.key_id(ssn), fieldcrypt.decrypt_field(ssn, 'patients.ssn/' || id) FROM patients ORDER BY id;
 SQL
-    note "Move the old rows to the new key. Nobody sees a plaintext on the way."
+    note "Move the old rows to the new key, online and in batches. Nobody sees a plaintext on the way."
     sql <<'SQL'
-UPDATE patients SET ssn = fieldcrypt.reencrypt_field(ssn, 'patients.ssn/' || id);
+SELECT fieldcrypt.set_column_context('patients', 'ssn', expression => $$'patients.ssn/' || id$$);
+CALL fieldcrypt.reencrypt('patients');
+SELECT table_name, state, rows_done, rows_moved, rows_failed FROM fieldcrypt.reencryption_progress;
 SELECT count(*) AS patients, count(DISTINCT fieldcrypt.key_id(ssn)) AS keys FROM patients;
 SQL
     local keys
