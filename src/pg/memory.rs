@@ -2,23 +2,40 @@
 
 use pgrx::pg_sys;
 
-/// Runs `work` in a memory context of its own, which is deleted after it. What it gives must not point
-/// in there.
-pub fn scratch<R>(work: impl FnOnce() -> R) -> R {
-    // SAFETY: makes a child of the current context, switches to it and back. After an error the abort
-    // deletes it with its parent.
-    unsafe {
-        let context = pg_sys::AllocSetContextCreateInternal(
-            pg_sys::CurrentMemoryContext,
-            c"pg_fieldcrypt scratch".as_ptr(),
-            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
-        );
-        let outer = pg_sys::MemoryContextSwitchTo(context);
-        let result = work();
-        pg_sys::MemoryContextSwitchTo(outer);
-        pg_sys::MemoryContextDelete(context);
-        result
+/// A memory context that is emptied after each use. After an error the abort deletes it with its
+/// parent, the context that was current when it was made.
+pub struct Scratch(pg_sys::MemoryContext);
+
+impl Scratch {
+    /// Makes one.
+    pub fn new() -> Self {
+        // SAFETY: makes a child of the current context.
+        Self(unsafe {
+            pg_sys::AllocSetContextCreateInternal(
+                pg_sys::CurrentMemoryContext,
+                c"pg_fieldcrypt scratch".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            )
+        })
+    }
+
+    /// Runs `work` in it and empties it. What `work` gives must not point in there.
+    pub fn run<R>(&self, work: impl FnOnce() -> R) -> R {
+        // SAFETY: the context lives as long as this; switches to it and back.
+        unsafe {
+            let outer = pg_sys::MemoryContextSwitchTo(self.0);
+            let result = work();
+            pg_sys::MemoryContextSwitchTo(outer);
+            pg_sys::MemoryContextReset(self.0);
+            result
+        }
+    }
+
+    /// Gives it back.
+    pub fn end(self) {
+        // SAFETY: made by `new`, deleted once.
+        unsafe { pg_sys::MemoryContextDelete(self.0) }
     }
 }

@@ -16,8 +16,9 @@ use crate::error::Error;
 use crate::keyring::{self, Standing};
 use crate::pg::expression::Expression;
 use crate::pg::heap::{self, Glimpse, Purpose, RowId, Scan, Stop, Table};
+use crate::pg::memory::Scratch;
 use crate::pg::row_update::{RowUpdate, Updated};
-use crate::pg::{encoding, memory, session};
+use crate::pg::{encoding, session};
 
 /// Rows that are looked at before the clock is.
 const ROWS_AT_ONCE: u64 = 20_000;
@@ -105,6 +106,7 @@ impl Batch<'_> {
         }
         let row_key = RowKey::of(table);
         let holders: Vec<_> = targets.iter().map(|target| target.holder.look()).collect();
+        let scratch = Scratch::new();
         let mut scan = Scan::begin(table, self.from, end_block, holders);
         let mut update: Option<RowUpdate> = None;
         let mut tally = Tally::default();
@@ -131,7 +133,7 @@ impl Batch<'_> {
             if self.is_careful {
                 ROW_KEY.set(row_key.json(&values)?);
             }
-            if !memory::scratch(|| verdicts.needs_work(&targets, &values))? {
+            if !scratch.run(|| verdicts.needs_work(&targets, &values))? {
                 continue;
             }
             let update = match &mut update {
@@ -165,6 +167,7 @@ impl Batch<'_> {
         POSITION.set(None);
         let rows = scan.rows();
         scan.finish();
+        scratch.end();
         Ok(report(&tally, rows, next))
     }
 

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use super::column::{Holder, holders};
 use crate::error::Error;
 use crate::pg::heap::{self, Glimpse, Purpose, RowId, Scan, Stop, Table};
-use crate::pg::{encoding, memory, session};
+use crate::pg::memory::Scratch;
+use crate::pg::{encoding, session};
 
 /// Rows after which a scan lets a cancel through.
 const ROWS_AT_ONCE: u64 = 100_000;
@@ -25,6 +26,7 @@ pub fn count(relation: Oid) -> Result<Value, Error> {
     let mut counts: Vec<HashMap<Option<KeyId>, u64>> = vec![HashMap::new(); holders.len()];
     let end_block = table.blocks();
     if end_block > 0 && !holders.is_empty() {
+        let scratch = Scratch::new();
         let mut scan = Scan::begin(
             &table,
             RowId::start_of(0),
@@ -46,7 +48,7 @@ pub fn count(relation: Oid) -> Result<Value, Error> {
             match stop {
                 Stop::End => break,
                 Stop::Pause => session::check_for_interrupts(),
-                Stop::Row(_) => memory::scratch(|| {
+                Stop::Row(_) => scratch.run(|| {
                     let row = scan.row();
                     for (holder, counts) in holders.iter().zip(&mut counts) {
                         let at = holder.column.number as usize - 1;
@@ -65,6 +67,7 @@ pub fn count(relation: Oid) -> Result<Value, Error> {
             }
         }
         scan.finish();
+        scratch.end();
     }
     table.close();
     let found = holders.iter().zip(&counts).flat_map(|(holder, counts)| {
