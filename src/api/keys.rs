@@ -1,12 +1,12 @@
 //! Functions about keys and values that neither encrypt nor decrypt.
 
-use fieldcrypt_envelope::{Ciphertext, Fingerprint};
+use fieldcrypt_envelope::{Ciphertext, Fingerprint, KeyId};
 use pgrx::pg_sys::Datum;
 use serde_json::{Value, json};
 
 use super::given;
 use crate::error::Error;
-use crate::keyring;
+use crate::keyring::{self, Rotation};
 use crate::master_key;
 use crate::pg::call::{Call, sql_functions};
 use crate::pg::session;
@@ -47,9 +47,17 @@ fn create_key(call: &Call) -> Result<Option<Datum>, Error> {
 /// One step of `rotate_keys`, which holds the loop and the commits.
 fn rotate_key(call: &Call) -> Result<Option<Datum>, Error> {
     let tenant = given(call, 0, "tenant")?;
-    let force = call.boolean(2).unwrap_or(false);
-    let key_id = keyring::rotate(tenant, call.bytes(1), force)?;
-    Ok(Some(Datum::from(key_id.as_i64())))
+    let reason = call.bytes(1);
+    let expected = call.datum(3).and_then(|datum| KeyId::new(datum.value() as i64));
+    let rotation = match expected {
+        Some(expected) => keyring::rotate_if_active(tenant, reason, expected)?,
+        None => Some(keyring::rotate(tenant, reason, call.boolean(2).unwrap_or(false))?),
+    };
+    let (old, new) = match rotation {
+        Some(Rotation { old, new }) => (old.map_or(0, KeyId::as_i64), new.as_i64()),
+        None => (0, 0),
+    };
+    values::composite(call, &mut [Datum::from(old), Datum::from(new)]).map(Some)
 }
 
 fn refuse_unless_writable(_: &Call) -> Result<Option<Datum>, Error> {

@@ -45,24 +45,56 @@ pub fn ensure_active(tenant: &[u8]) -> Result<KeyId, Error> {
     }
 }
 
+/// What a rotation did.
+pub struct Rotation {
+    /// The key that was active.
+    pub old: Option<KeyId>,
+    /// The key that is active now.
+    pub new: KeyId,
+}
+
 /// Deactivates the tenant's active key and makes the next version. With `force` also where no key is
 /// active, or none was ever made.
-pub fn rotate(tenant: &[u8], reason: Option<&[u8]>, force: bool) -> Result<KeyId, Error> {
+pub fn rotate(tenant: &[u8], reason: Option<&[u8]>, force: bool) -> Result<Rotation, Error> {
     session::refuse_unless_writable()?;
     check_name(tenant)?;
     catalog::alone_with_tenant(tenant, || {
-        let active = catalog::active_key(tenant)?;
+        let active = catalog::active_key(tenant)?.map(|row| row.key_id);
         if active.is_none() && !force {
             return Err(no_active_key(tenant));
         }
-        let version = catalog::newest_version(tenant)?.unwrap_or(0) + 1;
-        if let Some(old) = &active {
-            deactivate(old.key_id)?;
-            audit::record_key(Event::KeyDeactivated, tenant, old.key_id, reason)?;
-        }
-        let event = if version == 1 { Event::KeyCreated } else { Event::KeyRotated };
-        insert(tenant, version, reason, event)
+        replace(tenant, active, reason)
     })
+}
+
+/// The same if this key is the active one, as it was when somebody decided to rotate it. Two who
+/// decide so at once rotate it once.
+pub fn rotate_if_active(
+    tenant: &[u8],
+    reason: Option<&[u8]>,
+    expected: KeyId,
+) -> Result<Option<Rotation>, Error> {
+    session::refuse_unless_writable()?;
+    check_name(tenant)?;
+    catalog::alone_with_tenant(tenant, || match catalog::active_key(tenant)? {
+        Some(row) if row.key_id == expected => replace(tenant, Some(expected), reason).map(Some),
+        _ => Ok(None),
+    })
+}
+
+fn replace(
+    tenant: &[u8],
+    old: Option<KeyId>,
+    reason: Option<&[u8]>,
+) -> Result<Rotation, Error> {
+    let version = catalog::newest_version(tenant)?.unwrap_or(0) + 1;
+    if let Some(old) = old {
+        deactivate(old)?;
+        audit::record_key(Event::KeyDeactivated, tenant, old, reason)?;
+    }
+    let event = if version == 1 { Event::KeyCreated } else { Event::KeyRotated };
+    let new = insert(tenant, version, reason, event)?;
+    Ok(Rotation { old, new })
 }
 
 fn deactivate(key_id: KeyId) -> Result<(), Error> {

@@ -6,6 +6,7 @@
 mod cache;
 mod create;
 pub mod guard;
+mod policies;
 
 use std::cell::{Cell, RefCell};
 
@@ -14,7 +15,7 @@ use fieldcrypt_envelope::{Ciphertext, Context, KeyId, KeyMetadata};
 use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
 use pgrx::pg_sys::SubTransactionId;
 
-pub use create::{ensure_active, rotate};
+pub use create::{Rotation, ensure_active, rotate, rotate_if_active};
 
 use crate::error::Error;
 use crate::master_key;

@@ -19,6 +19,8 @@ pub enum Parameter<'a> {
     BigInt(Option<i64>),
     /// `integer`.
     Integer(i32),
+    /// `timestamptz`, in Postgres's own time, or NULL.
+    Time(Option<i64>),
 }
 
 impl Parameter<'_> {
@@ -28,6 +30,7 @@ impl Parameter<'_> {
             Self::Bytea(_) => BuiltinOid::BYTEAOID,
             Self::BigInt(_) => BuiltinOid::INT8OID,
             Self::Integer(_) => BuiltinOid::INT4OID,
+            Self::Time(_) => BuiltinOid::TIMESTAMPTZOID,
         }
     }
 
@@ -35,7 +38,7 @@ impl Parameter<'_> {
         Ok(match self {
             Self::Text(text) => text.map(Varlena::of).transpose()?.map(Varlena::into_datum),
             Self::Bytea(bytes) => Some(Varlena::of(bytes)?.into_datum()),
-            Self::BigInt(number) => number.map(Datum::from),
+            Self::BigInt(number) | Self::Time(number) => number.map(Datum::from),
             Self::Integer(number) => Some(Datum::from(*number)),
         })
     }

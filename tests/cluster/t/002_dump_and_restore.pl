@@ -39,7 +39,7 @@ INSERT INTO patients SELECT i, t, fieldcrypt.encrypt_field(format('%s of %s', i,
   FROM generate_series(1, 40) AS i, LATERAL (SELECT (ARRAY['default', 'acme', 'Zürich', 'with "quotes", \and, ''comma'''])[1 + i % 4] AS t) AS t;
 INSERT INTO app.notes VALUES (1, fieldcrypt.encrypt_field(repeat('long ', 5000))), (2, fieldcrypt.encrypt_field('')), (3, NULL);
 INSERT INTO app.visits VALUES ('2020-05-05', fieldcrypt.encrypt_field('here')), ('2026-05-05', fieldcrypt.encrypt_field('there'));
-CALL fieldcrypt.rotate_keys(reason => 'before the dump');
+CALL fieldcrypt.rotate_keys(reason => 'before the dump', force => true);
 UPDATE patients SET ssn = fieldcrypt.encrypt_field(format('%s of %s', id, tenant), 'patients.ssn', tenant) WHERE id > 30;
 CALL fieldcrypt.rotate_keys('acme', 'again');
 GRANT SELECT ON patients TO clerk, stranger;
@@ -114,7 +114,7 @@ sub goes_on
 SET client_min_messages = error;
 SELECT fieldcrypt.create_key('new tenant') > 0;
 CALL fieldcrypt.rotate_keys('acme', 'after the restore');
-CALL fieldcrypt.rotate_keys();
+CALL fieldcrypt.rotate_keys(force => true);
 UPDATE public.patients SET ssn = fieldcrypt.reencrypt_field(ssn, 'patients.ssn') WHERE id = 1;
 DELETE FROM app.notes WHERE id = 3;
 SQL
@@ -246,7 +246,7 @@ CREATE TABLE mine (id int PRIMARY KEY, value fieldcrypt.encrypted);
 SELECT fieldcrypt.audit_table('mine');
 INSERT INTO mine SELECT i, fieldcrypt.encrypt_field('mine', tenant => (ARRAY['default', 'acme'])[1 + i % 2]) FROM generate_series(1, 600) AS i;
 DELETE FROM mine WHERE id > 6;
-CALL fieldcrypt.rotate_keys();
+CALL fieldcrypt.rotate_keys(force => true);
 SQL
 	my $before = contents($other, $db);
 	my $result = restore_database($other, $db, "$folder/$file", @$how_restored);
@@ -259,7 +259,7 @@ SQL
 	gives($other, <<'SQL', '6', "over existing keys, $name: values readable, the next key, rotation and audit row written", db => $db);
 SET client_min_messages = error;
 DO $$ BEGIN PERFORM fieldcrypt.create_key('another') FROM generate_series(1, 30); END $$;
-CALL fieldcrypt.rotate_keys();
+CALL fieldcrypt.rotate_keys(force => true);
 INSERT INTO mine SELECT i, fieldcrypt.encrypt_field('mine') FROM generate_series(7, 70) AS i;
 DELETE FROM mine WHERE id > 6;
 SELECT count(*) FROM mine WHERE fieldcrypt.decrypt_field(value) = 'mine';

@@ -51,7 +51,7 @@ my @needs_a_key = (
 refused($standby, $_, 'KF013', qr/standby can't make one.*on the primary/s, "refused, and why: $_") foreach @needs_a_key;
 my $rotate = run_sql($standby, q{CALL fieldcrypt.rotate_keys('acme')});
 is("@{ $rotate->{sqlstates} }", 'KF013', 'refused, and why: CALL rotate_keys') or diag $rotate->{err};
-$rotate = run_sql($standby, q{CALL fieldcrypt.rotate_keys()});
+$rotate = run_sql($standby, q{CALL fieldcrypt.rotate_keys(force => true)});
 is("@{ $rotate->{sqlstates} }", 'KF013', 'refused, and why: CALL rotate_keys of all') or diag $rotate->{err};
 gives($standby, q{SELECT fieldcrypt.create_key('acme') = key_id FROM fieldcrypt.encryption_keys WHERE tenant = 'acme'}, 't',
 	'create_key gives the key that is there');

@@ -76,7 +76,7 @@ foreach my $name (sort keys %kills)
 		my ($rotation, $writer, $watcher) = map { session($node) } 1 .. 3;
 		my @processes = map { $_->server_process } $rotation, $writer;
 		$writer->send($writer_loop);
-		$rotation->send('CALL fieldcrypt.rotate_keys()');
+		$rotation->send('CALL fieldcrypt.rotate_keys(force => true)');
 		usleep(500) while $watcher->value($count) < $before + $progress;
 		$kills{$name}->(@processes);
 		# After a crash of one process the postmaster ends the others and recovers.
@@ -91,7 +91,7 @@ SQL
 		gives($node, $state, $sound, "$name, after $progress: sound");
 	}
 	my $before = value($node, $count);
-	my $result = run_sql($node, 'CALL fieldcrypt.rotate_keys()');
+	my $result = run_sql($node, 'CALL fieldcrypt.rotate_keys(force => true)');
 	like($result->{err}, qr/\b$tenants rotated, 0 failed/, "$name: rotation goes on");
 	is(value($node, $count) - $before, $tenants, "$name: all tenants got a new version");
 	gives($node, $state, $sound, "$name: and is sound");

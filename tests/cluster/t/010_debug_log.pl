@@ -36,7 +36,7 @@ foreach my $case (
 	[ q{SET client_min_messages = debug5} ],
 	[ q{INSERT INTO t SELECT i, fieldcrypt.encrypt_field(value, 't') FROM plain, generate_series(1, 5) AS i} ],
 	[ q{SELECT count(fieldcrypt.decrypt_field(value, 't')) FROM t} ],
-	[ q{CALL fieldcrypt.rotate_keys()} ],
+	[ q{CALL fieldcrypt.rotate_keys(force => true)} ],
 	[ q{UPDATE t SET value = fieldcrypt.reencrypt_field(value, 't')} ],
 	[ q{SELECT fieldcrypt.decrypt_field(value, 'wrong') FROM t}, 'KF002' ],
 	[ q{SELECT fieldcrypt.decrypt_field_as(value, NULL::int, 't') FROM t}, '22018' ],

@@ -23,7 +23,7 @@ CREATE TABLE t AS SELECT i, fieldcrypt.encrypt_field('of ' || i, tenant => 'tena
 SQL
 	value($node, <<'SQL');
 CREATE EXTENSION pg_cron;
-SELECT cron.schedule_in_database('rotate', '* * * * *', 'CALL fieldcrypt.rotate_keys(reason => ''by pg_cron'')', 'app', 'rotator');
+SELECT cron.schedule_in_database('rotate', '* * * * *', 'CALL fieldcrypt.rotate_keys(reason => ''by pg_cron'', force => true)', 'app', 'rotator');
 SQL
 	push @nodes, { node => $node, how => $how };
 }

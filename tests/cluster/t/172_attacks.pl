@@ -84,12 +84,12 @@ foreach my $case (
 	[ 'manager', 'create_key', q{SELECT fieldcrypt.create_key('hostile 2')} ],
 	[ 'manager', 'the status', q{SELECT pg_catalog.count(*) FROM fieldcrypt.master_key_status()} ],
 	[ 'manager', 'rotate_keys', q{CALL fieldcrypt.rotate_keys('hostile 2', 'why')} ],
-	[ 'manager', 'rotate_keys of all', q{CALL fieldcrypt.rotate_keys()} ],
+	[ 'manager', 'rotate_keys of all', q{CALL fieldcrypt.rotate_keys(force => true)} ],
 	[ 'manager', 'rotate_keys that fails', q{CALL fieldcrypt.rotate_keys('no such tenant')}, 'KF007' ],
 	[ 'manager', 'steps', q{SELECT fieldcrypt._next_tenant(NULL, true), fieldcrypt._rotate_step('hostile 2', NULL, false)} ],
 	[ 'manager', 'audit_table', q{CREATE TABLE mine.audited (id int PRIMARY KEY); SELECT fieldcrypt.audit_table('mine.audited'); INSERT INTO mine.audited VALUES (1); SELECT fieldcrypt.unaudit_table('mine.audited')} ],
 	[ $owner, 'grant_access', q{SELECT fieldcrypt.grant_access('nobody', 'audit'), fieldcrypt.revoke_access('nobody', 'audit')} ],
-	[ $owner, 'a superuser rotates', q{CALL fieldcrypt.rotate_keys(reason => 'hostile path')} ],
+	[ $owner, 'a superuser rotates', q{CALL fieldcrypt.rotate_keys(reason => 'hostile path', force => true)} ],
 	[ $owner, 'a superuser audits', q{SELECT fieldcrypt.audit_table('public.victims'), fieldcrypt.unaudit_table('public.victims'), fieldcrypt.audit_table('public.victims')} ],
 	[ $owner, 'a superuser re-encrypts', q{SELECT fieldcrypt.reencrypt_field(value) FROM public.victims WHERE id OPERATOR(pg_catalog.=) 1} ])
 {

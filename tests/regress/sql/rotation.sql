@@ -32,14 +32,14 @@ SELECT versions('acme') AS acme;
 SELECT event, tenant, reason FROM test.new_log();
 
 -- All tenants.
-CALL fieldcrypt.rotate_keys();
+CALL fieldcrypt.rotate_keys(force => true);
 SELECT versions('acme') AS acme, versions('default') AS default, versions('umbrella') AS umbrella;
-CALL fieldcrypt.rotate_keys(reason => 'all');
+CALL fieldcrypt.rotate_keys(reason => 'all', force => true);
 SELECT event, tenant, reason FROM test.new_log();
 SELECT tenant, how, fieldcrypt.decrypt_field(v, 'c') FROM t ORDER BY tenant, how;
 -- The session's tenant is not the procedure's.
 SET fieldcrypt.tenant = 'umbrella';
-CALL fieldcrypt.rotate_keys();
+CALL fieldcrypt.rotate_keys(force => true);
 RESET fieldcrypt.tenant;
 SELECT versions('default') AS default, versions('umbrella') AS umbrella;
 SELECT count(*) FROM test.new_log();
@@ -57,9 +57,10 @@ SELECT event, left(tenant, 30) AS tenant, key_id, reason FROM test.new_log();
 SELECT count(*) FROM fieldcrypt.encryption_keys WHERE tenant IN ('unknown', '');
 SELECT test.set_state('umbrella', 'suspended');
 CALL fieldcrypt.rotate_keys('umbrella');
-CALL fieldcrypt.rotate_keys();
-SELECT versions('umbrella') AS umbrella;
+-- A run over all tenants makes no key where all were suspended, retired or destroyed: naming one does.
 CALL fieldcrypt.rotate_keys(force => true);
+SELECT versions('umbrella') AS umbrella;
+CALL fieldcrypt.rotate_keys('umbrella', force => true);
 SELECT versions('umbrella') AS umbrella;
 CALL fieldcrypt.rotate_keys('unknown', force => true);
 SELECT versions('unknown') AS unknown;
@@ -72,7 +73,7 @@ SELECT event, tenant, reason FROM test.new_log() WHERE tenant IN ('umbrella', 'u
 -- Nothing happens where it can't commit: in a transaction block, a function, an atomic caller.
 CREATE TABLE before AS SELECT * FROM fieldcrypt.encryption_keys;
 BEGIN;
-CALL fieldcrypt.rotate_keys();
+CALL fieldcrypt.rotate_keys(force => true);
 \echo :LAST_ERROR_SQLSTATE
 COMMIT;
 BEGIN;
@@ -81,11 +82,11 @@ CALL fieldcrypt.rotate_keys('acme');
 \echo :LAST_ERROR_SQLSTATE
 ROLLBACK TO s;
 COMMIT;
-CREATE FUNCTION rotate() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CALL fieldcrypt.rotate_keys(); END $$;
+CREATE FUNCTION rotate() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CALL fieldcrypt.rotate_keys(force => true); END $$;
 SELECT rotate();
 \echo :LAST_ERROR_SQLSTATE
-DO $$ BEGIN CALL fieldcrypt.rotate_keys(); EXCEPTION WHEN invalid_transaction_termination THEN RAISE NOTICE '2D000'; END $$;
-CREATE PROCEDURE rotate_with_setting() LANGUAGE plpgsql SET search_path = public AS $$ BEGIN CALL fieldcrypt.rotate_keys(); END $$;
+DO $$ BEGIN CALL fieldcrypt.rotate_keys(force => true); EXCEPTION WHEN invalid_transaction_termination THEN RAISE NOTICE '2D000'; END $$;
+CREATE PROCEDURE rotate_with_setting() LANGUAGE plpgsql SET search_path = public AS $$ BEGIN CALL fieldcrypt.rotate_keys(force => true); END $$;
 CALL rotate_with_setting();
 \echo :LAST_ERROR_SQLSTATE
 SELECT count(*) AS changed FROM (TABLE fieldcrypt.encryption_keys EXCEPT TABLE before) AS e;
@@ -101,10 +102,10 @@ SELECT versions('acme') AS acme;
 -- Whatever the session's isolation level is, and whatever lies in its search_path.
 SET default_transaction_isolation = serializable;
 CALL fieldcrypt.rotate_keys('acme');
-CALL fieldcrypt.rotate_keys();
+CALL fieldcrypt.rotate_keys(force => true);
 SHOW transaction_isolation;
 SET default_transaction_isolation = 'repeatable read';
-CALL fieldcrypt.rotate_keys();
+CALL fieldcrypt.rotate_keys(force => true);
 RESET default_transaction_isolation;
 CREATE SCHEMA evil;
 CREATE FUNCTION evil.refuse(bigint, integer) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'the attacker''s operator ran'; END $$;
@@ -120,7 +121,7 @@ CREATE TABLE evil.audit_log (id int);
 CREATE TEMP TABLE encryption_keys (LIKE fieldcrypt.encryption_keys);
 SET search_path = evil, public, pg_catalog;
 CALL fieldcrypt.rotate_keys('acme');
-CALL fieldcrypt.rotate_keys();
+CALL fieldcrypt.rotate_keys(force => true);
 CALL fieldcrypt.rotate_keys('nobody');
 SHOW search_path;
 RESET search_path;
@@ -139,7 +140,7 @@ CREATE TRIGGER fail BEFORE INSERT ON fieldcrypt.encryption_keys FOR EACH ROW WHE
 SELECT test.active_key('acme') AS acme_key, test.active_key('umbrella') AS umbrella_key, test.active_key('default') AS default_key \gset
 SELECT count(*) > 0 AS some FROM test.new_log();
 \set VERBOSITY default
-CALL fieldcrypt.rotate_keys();
+CALL fieldcrypt.rotate_keys(force => true);
 CALL fieldcrypt.rotate_keys('acme');
 \echo :LAST_ERROR_SQLSTATE
 \set VERBOSITY terse
