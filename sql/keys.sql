@@ -3,7 +3,8 @@
 CREATE TABLE fieldcrypt.master_keys (
     fingerprint bytea PRIMARY KEY CHECK (pg_catalog.octet_length(fingerprint) OPERATOR(pg_catalog.=) 16),
     is_current boolean NOT NULL,
-    first_used_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+    first_used_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    retired_at timestamptz
 );
 CREATE UNIQUE INDEX master_keys_current ON fieldcrypt.master_keys (is_current) WHERE is_current;
 
@@ -63,6 +64,7 @@ SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.encryption_keys', '');
 COMMENT ON TABLE fieldcrypt.master_keys IS 'fingerprints of the master keys that wrap this database''s keys; the keys themselves are never here';
 COMMENT ON COLUMN fieldcrypt.master_keys.fingerprint IS 'public name of a master key, derived from it';
 COMMENT ON COLUMN fieldcrypt.master_keys.first_used_at IS 'when it first wrapped a key here';
+COMMENT ON COLUMN fieldcrypt.master_keys.retired_at IS 'since when it wraps no key here; it need not be loaded then';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.algorithm IS 'the suite that the key is for';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.created_at IS 'when the key was made';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.deactivated_at IS 'when it stopped encrypting';
@@ -89,14 +91,14 @@ COMMENT ON FUNCTION fieldcrypt._loaded_master_keys() IS 'the master keys of this
 
 CREATE FUNCTION fieldcrypt.master_key_status(
         OUT fingerprint text, OUT is_loaded boolean, OUT is_current boolean, OUT encryption_keys bigint,
-        OUT source text, OUT loaded_at timestamptz, OUT problem text) RETURNS SETOF record
+        OUT source text, OUT loaded_at timestamptz, OUT problem text, OUT advice text) RETURNS SETOF record
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
     WITH session AS MATERIALIZED (
         SELECT fieldcrypt._loaded_master_keys()::jsonb AS loaded
     ), loaded AS (
-        SELECT decode(f.value, 'hex') AS fingerprint
-          FROM session, jsonb_array_elements_text(session.loaded -> 'fingerprints') AS f(value)
+        SELECT decode(f.value, 'hex') AS fingerprint, f.place = 1 AS is_first
+          FROM session, jsonb_array_elements_text(session.loaded -> 'fingerprints') WITH ORDINALITY AS f(value, place)
     ), used AS (
         SELECT master_key_fingerprint AS fingerprint, count(*) AS encryption_keys
           FROM fieldcrypt.encryption_keys
@@ -117,7 +119,13 @@ AS $$
            coalesce(session.loaded ->> 'problem',
                CASE WHEN used.fingerprint IS NOT NULL
                      AND NOT EXISTS (SELECT FROM loaded WHERE loaded.fingerprint = named.fingerprint)
-                    THEN 'keys are wrapped by this master key, which is not loaded' END)
+                    THEN 'keys are wrapped by this master key, which is not loaded' END),
+           CASE WHEN known.is_current THEN 'new keys are wrapped by it'
+                WHEN used.fingerprint IS NOT NULL
+                    THEN 'keys are wrapped by it: keep it; CALL fieldcrypt.rotate_master_key() moves them to the first loaded one'
+                WHEN (SELECT l.is_first FROM loaded AS l WHERE l.fingerprint = named.fingerprint)
+                    THEN 'not in use: CALL fieldcrypt.rotate_master_key() makes it the current one'
+                ELSE 'nothing in this database needs it: its line can be removed, if no other database needs it' END
       FROM session
       LEFT JOIN named ON true
       LEFT JOIN fieldcrypt.master_keys AS known ON known.fingerprint = named.fingerprint

@@ -45,6 +45,8 @@ pub enum Error {
     Guarded { table: String },
     /// A restore into a database that has keys or a log already.
     RestoreOverExisting { table: String },
+    /// The master key can't be rotated now.
+    MasterKeyRotation { problem: String, hint: &'static str },
     /// The text is not UTF-8 and the database has no encoding to convert it from.
     NotUtf8,
     /// The decrypted bytes are no text.
@@ -256,6 +258,7 @@ impl Error {
                 format!("this database already has rows in {table}: nothing is restored over them"),
                 "Restore into a new database, or one where CREATE EXTENSION pg_fieldcrypt has just been run.",
             ),
+            Self::MasterKeyRotation { problem, hint } => (b"KF020", problem, hint),
             Self::NotUtf8 => (
                 b"22021",
                 "the text is not valid UTF-8".into(),

@@ -1,6 +1,6 @@
 //! Functions about keys and values that neither encrypt nor decrypt.
 
-use fieldcrypt_envelope::{Ciphertext, Fingerprint, KeyId};
+use fieldcrypt_envelope::{Ciphertext, KeyId};
 use pgrx::pg_sys::Datum;
 use serde_json::{Value, json};
 
@@ -69,7 +69,8 @@ fn refuse_unless_writable(_: &Call) -> Result<Option<Datum>, Error> {
 fn loaded_master_keys(_: &Call) -> Result<Option<Datum>, Error> {
     let status = match master_key::status() {
         Ok(status) => {
-            let fingerprints: Vec<String> = status.fingerprints.iter().map(hexadecimal).collect();
+            let fingerprints: Vec<String> =
+                status.fingerprints.iter().map(|one| keyring::hexadecimal(&one.0)).collect();
             json!({
                 "source": status.source.setting(),
                 "fingerprints": fingerprints,
@@ -85,8 +86,4 @@ fn loaded_master_keys(_: &Call) -> Result<Option<Datum>, Error> {
         }),
     };
     Ok(Some(Varlena::of(status.to_string().as_bytes())?.into_datum()))
-}
-
-fn hexadecimal(fingerprint: &Fingerprint) -> String {
-    fingerprint.0.iter().map(|byte| format!("{byte:02x}")).collect()
 }

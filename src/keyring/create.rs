@@ -10,7 +10,7 @@ use super::{ALGORITHM, guard, with_metadata};
 use crate::audit::{self, Event};
 use crate::error::Error;
 use crate::master_key;
-use crate::pg::catalog::{self, KeyRow, MasterKeysLock, PURPOSE_FIELD};
+use crate::pg::catalog::{self, KeyRow, MasterKeyRow, MasterKeysLock, PURPOSE_FIELD};
 use crate::pg::spi::{self, Parameter};
 use crate::pg::{encoding, session};
 use crate::settings::MAX_TENANT_BYTES;
@@ -82,11 +82,7 @@ pub fn rotate_if_active(
     })
 }
 
-fn replace(
-    tenant: &[u8],
-    old: Option<KeyId>,
-    reason: Option<&[u8]>,
-) -> Result<Rotation, Error> {
+fn replace(tenant: &[u8], old: Option<KeyId>, reason: Option<&[u8]>) -> Result<Rotation, Error> {
     let version = catalog::newest_version(tenant)?.unwrap_or(0) + 1;
     if let Some(old) = old {
         deactivate(old)?;
@@ -174,10 +170,11 @@ fn unused_key_id() -> Result<KeyId, Error> {
 }
 
 /// The master key that wraps new keys: the database's current one, which is the first that was ever
-/// loaded here until it is rotated. Refused unless every master key of this database is loaded, so
-/// that a server started with a wrong key file does not begin a second generation of keys.
+/// loaded here until it is rotated. Refused unless every master key that wraps keys here is loaded, so
+/// that a server started with a wrong key file does not begin a second generation of keys. A session
+/// that the reload has not reached reads the source again.
 fn current_master_key() -> Result<Fingerprint, Error> {
-    let loaded = master_key::fingerprints()?;
+    let mut loaded = master_key::fingerprints()?;
     catalog::lock_master_keys(MasterKeysLock::MakeDataKey)?;
     let mut known = catalog::master_keys()?;
     if known.is_empty() {
@@ -199,11 +196,12 @@ fn current_master_key() -> Result<Fingerprint, Error> {
         })?;
         return Ok(first);
     }
-    let needed: Vec<Fingerprint> = known
-        .iter()
-        .map(|row| row.fingerprint)
-        .filter(|fingerprint| !loaded.contains(fingerprint))
-        .collect();
+    let mut needed = not_loaded(&known, &loaded);
+    if let Some(missing) = needed.first() {
+        master_key::look_again_for(*missing);
+        loaded = master_key::fingerprints()?;
+        needed = not_loaded(&known, &loaded);
+    }
     if !needed.is_empty() {
         return Err(Error::WrongMasterKey { needed, loaded });
     }
@@ -212,4 +210,14 @@ fn current_master_key() -> Result<Fingerprint, Error> {
         .find(|row| row.is_current)
         .map(|row| row.fingerprint)
         .ok_or_else(|| Error::KeyTable("master_keys has no current row".into()))
+}
+
+/// The master keys that wrap keys of this database and are not loaded.
+pub fn not_loaded(known: &[MasterKeyRow], loaded: &[Fingerprint]) -> Vec<Fingerprint> {
+    known
+        .iter()
+        .filter(|row| !row.is_retired)
+        .map(|row| row.fingerprint)
+        .filter(|fingerprint| !loaded.contains(fingerprint))
+        .collect()
 }

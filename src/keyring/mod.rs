@@ -7,6 +7,7 @@ mod cache;
 mod create;
 pub mod guard;
 mod policies;
+mod rewrap;
 
 use std::cell::{Cell, RefCell};
 
@@ -295,6 +296,11 @@ fn with_metadata<R>(
     let version = u32::try_from(version)
         .map_err(|_| Error::KeyTable("encryption_keys has a row with a negative version".into()))?;
     work(&KeyMetadata { tenant, key_id, version, purpose: "field", algorithm: "XAES-256-GCM" })
+}
+
+/// Bytes in hex.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 const _: () = assert!(PLAINTEXT_OFFSET == 26, "docs/format.md says so");

@@ -43,17 +43,7 @@ fn log_rotation(call: &Call) -> Result<Option<Datum>, Error> {
                     (run_started_at, started_at, tenant, outcome, old_key_id, new_key_id,
                      error_code, error, reason)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            &[
-                time(0),
-                time(1),
-                text(2),
-                text(3),
-                key(4),
-                key(5),
-                text(6),
-                text(7),
-                text(8),
-            ],
+            &[time(0), time(1), text(2), text(3), key(4), key(5), text(6), text(7), text(8)],
         )
     })?;
     Ok(Some(Datum::null()))

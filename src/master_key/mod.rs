@@ -7,10 +7,10 @@ mod command;
 mod file;
 mod setting;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use fieldcrypt_envelope::master_key_text::{self, MasterKeyTextError};
-use fieldcrypt_envelope::{DataKey, Fingerprint, KeyMetadata, MasterKey, UnwrapError};
+use fieldcrypt_envelope::{DataKey, Fingerprint, KeyMetadata, MasterKey, RewrapError, UnwrapError};
 use fieldcrypt_locked_memory::{DEEP, LockedSlab, with_scrubbed_stack};
 
 use crate::error::Error;
@@ -104,6 +104,62 @@ pub fn wrap(
     with_key(master_key, |key| Ok(key.wrap(data_key, metadata)?.to_vec()))
 }
 
+/// Wraps a key that one master key wraps under another, and checks the result.
+pub fn rewrap(
+    from: Fingerprint,
+    to: Fingerprint,
+    wrapped: &[u8],
+    metadata: &KeyMetadata<'_>,
+    check: &[u8],
+) -> Result<Vec<u8>, Error> {
+    with_key(from, |_| Ok(()))?;
+    with_key(to, |_| Ok(()))?;
+    LOADED.with_borrow_mut(|loaded| {
+        let loaded = loaded.as_mut().ok_or(Error::NoMasterKey)?;
+        let index = |wanted| {
+            loaded.order.iter().find(|(known, _)| *known == wanted).map(|(_, index)| *index)
+        };
+        let [Some(from), Some(to)] = [index(from), index(to)] else {
+            return Err(Error::NoMasterKey);
+        };
+        let Some((from, to)) = loaded.keys.get_two(from, to) else {
+            return Err(Error::NoMasterKey);
+        };
+        match from.rewrap(to, wrapped, metadata, check) {
+            Ok(rewrapped) => Ok(rewrapped.to_vec()),
+            Err(RewrapError::Unwrap(_)) => Err(Error::WrappedKeyNotAuthentic(metadata.key_id)),
+            Err(RewrapError::RandomnessUnavailable) => Err(Error::Randomness),
+            Err(RewrapError::Verification) => Err(Error::Internal(
+                "a key that was wrapped again did not open to the same key".into(),
+            )),
+        }
+    })
+}
+
+/// Reads the source again at once, whether or not a reload has reached this session, and gives the
+/// first key's fingerprint.
+pub fn read_again() -> Result<Fingerprint, Error> {
+    adopt(load()?);
+    fingerprints()?.first().copied().ok_or(Error::NoMasterKey)
+}
+
+/// Reads the source again if that helps: a key is needed that is not loaded, and this session may be in
+/// the middle of a statement that began before the reload. At most once a second, since the source may
+/// be a command.
+pub fn look_again_for(wanted: Fingerprint) {
+    const PAUSE: i64 = 1_000_000;
+    thread_local! { static LAST: Cell<i64> = const { Cell::new(i64::MIN) } }
+    let now = session::now();
+    if now.saturating_sub(LAST.get()) < PAUSE {
+        return;
+    }
+    LAST.set(now);
+    match load() {
+        Ok(fresh) if fresh.order.iter().any(|(known, _)| *known == wanted) => adopt(fresh),
+        _ => {}
+    }
+}
+
 /// Reads the source again if the configuration was reloaded since. One comparison otherwise.
 #[inline]
 pub fn notice_reload() {
@@ -136,6 +192,12 @@ fn with_key<R>(
     work: impl FnOnce(&MasterKey) -> Result<R, Error>,
 ) -> Result<R, Error> {
     ensure_loaded()?;
+    let is_loaded = LOADED.with_borrow(|loaded| {
+        loaded.as_ref().is_some_and(|loaded| loaded.order.iter().any(|(known, _)| *known == wanted))
+    });
+    if !is_loaded {
+        look_again_for(wanted);
+    }
     LOADED.with_borrow_mut(|loaded| {
         let loaded = loaded.as_mut().ok_or(Error::NoMasterKey)?;
         let index =
@@ -167,19 +229,7 @@ fn ensure_loaded() -> Result<(), Error> {
 fn reload() {
     let configuration_time = session::configuration_time();
     match load() {
-        Ok(fresh) => {
-            let same_keys = LOADED.with_borrow(|loaded| {
-                loaded.as_ref().is_some_and(|loaded| {
-                    let names = |keys: &Loaded| keys.order.iter().map(|(name, _)| *name).collect();
-                    let (old, new): (Vec<_>, Vec<_>) = (names(loaded), names(&fresh));
-                    old == new
-                })
-            });
-            LOADED.set(Some(fresh));
-            if !same_keys {
-                keyring::forget_everything();
-            }
-        }
+        Ok(fresh) => adopt(fresh),
         Err(error) => {
             let problem = error.report();
             LOADED.with_borrow_mut(|loaded| {
@@ -190,6 +240,21 @@ fn reload() {
             });
             report::warn(problem.prefixed("the master key was not reloaded, the old one stays: "));
         }
+    }
+}
+
+/// Puts what was read in the place of what was loaded.
+fn adopt(fresh: Loaded) {
+    let same_keys = LOADED.with_borrow(|loaded| {
+        loaded.as_ref().is_some_and(|loaded| {
+            let names = |keys: &Loaded| keys.order.iter().map(|(name, _)| *name).collect();
+            let (old, new): (Vec<_>, Vec<_>) = (names(loaded), names(&fresh));
+            old == new
+        })
+    });
+    LOADED.set(Some(fresh));
+    if !same_keys {
+        keyring::forget_everything();
     }
 }
 

@@ -76,6 +76,8 @@ pub struct MasterKeyRow {
     pub fingerprint: Fingerprint,
     /// Column `is_current`: new data keys are wrapped by this one.
     pub is_current: bool,
+    /// Column `retired_at`: whether nothing was wrapped by it any more when a rotation ended.
+    pub is_retired: bool,
 }
 
 /// The key with this id.
@@ -121,6 +123,7 @@ pub fn master_keys() -> Result<Vec<MasterKeyRow>, Error> {
         rows.push(MasterKeyRow {
             fingerprint: Fingerprint(row.sixteen_bytes(master_keys::FINGERPRINT)?),
             is_current: row.boolean(master_keys::IS_CURRENT)?,
+            is_retired: row.datum(master_keys::RETIRED_AT).is_some(),
         });
         Ok(true)
     })?;
@@ -246,6 +249,9 @@ pub enum MasterKeysLock {
     MakeDataKey = pg_sys::RowShareLock as isize,
     /// By whoever writes the first row.
     FirstMasterKey = pg_sys::ShareRowExclusiveLock as isize,
+    /// By whoever makes another one current: waits for all who make a data key, prepared
+    /// transactions too.
+    Switch = pg_sys::ExclusiveLock as isize,
 }
 
 /// Locks `master_keys`.
@@ -296,6 +302,7 @@ mod keys {
 mod master_keys {
     pub const FINGERPRINT: i16 = 1;
     pub const IS_CURRENT: i16 = 2;
+    pub const RETIRED_AT: i16 = 4;
 }
 
 fn key_row(row: &tuple::Row<'_>) -> Result<KeyRow, Error> {

@@ -124,6 +124,29 @@ impl MasterKey {
         Some(out)
     }
 
+    /// Wraps a key that `self` wraps under `target`, and opens the new wrapping again: what comes back
+    /// is known to hold the same key, and that one is known to be the row's by its `dek-check`.
+    pub fn rewrap(
+        &self,
+        target: &Self,
+        wrapped: &[u8],
+        metadata: &KeyMetadata<'_>,
+        check: &[u8],
+    ) -> Result<WrappedKey, RewrapError> {
+        let key = self.unwrap(wrapped, metadata, check).map_err(RewrapError::Unwrap)?;
+        if !same_bytes(&key.check(metadata.key_id), check) {
+            return Err(RewrapError::Unwrap(UnwrapError::NotAuthentic));
+        }
+        let rewrapped =
+            target.wrap(&key, metadata).map_err(|_| RewrapError::RandomnessUnavailable)?;
+        let opened =
+            target.unwrap(&rewrapped, metadata, check).map_err(|_| RewrapError::Verification)?;
+        if !same_bytes(&opened.0, &key.0) || !same_bytes(&opened.check(metadata.key_id), check) {
+            return Err(RewrapError::Verification);
+        }
+        Ok(rewrapped)
+    }
+
     /// Opens a wrapped key. `check` is the `dek-check` stored beside it.
     pub fn unwrap(
         &self,
@@ -169,6 +192,23 @@ pub enum UnwrapError {
     Malformed,
     /// Damaged, moved from another row, or wrapped by another master key.
     NotAuthentic,
+}
+
+/// Why a key was not wrapped under another master key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RewrapError {
+    /// The old wrapping did not open.
+    Unwrap(UnwrapError),
+    /// The operating system gave no random bytes.
+    RandomnessUnavailable,
+    /// The new wrapping did not open to the same key: a fault of the machine.
+    Verification,
+}
+
+/// Compares in a time that depends on the lengths only.
+fn same_bytes(a: &[u8], b: &[u8]) -> bool {
+    let difference = a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b));
+    a.len() == b.len() && std::hint::black_box(difference) == 0
 }
 
 /// What a wrapped key is authenticated with, so that it can't be moved to another row.

@@ -5,8 +5,8 @@
 mod support;
 
 use fieldcrypt_envelope::keys::WRAPPED_KEY_LENGTH;
-use fieldcrypt_envelope::{DataKey, KeyId, KeyMetadata, MasterKey, UnwrapError};
-use support::{key_id, wrap_by_hand};
+use fieldcrypt_envelope::{DataKey, KeyId, KeyMetadata, MasterKey, RewrapError, UnwrapError};
+use support::{key_id, wrap_by_hand, wrap_with_check};
 
 fn metadata() -> KeyMetadata<'static> {
     KeyMetadata {
@@ -191,4 +191,52 @@ fn a_fingerprint_is_abbreviated_for_messages_only() {
     assert_eq!(shown.chars().count(), 9);
     assert!(shown.ends_with('…'));
     assert!(shown.starts_with(&format!("{:02X}{:02X}", fingerprint.0[0], fingerprint.0[1])));
+}
+
+#[test]
+fn a_key_is_wrapped_again_under_another_master_key() {
+    let row = row(&metadata());
+    let target = MasterKey::derive(&[0x54; 32]);
+    let rewrapped =
+        master_key().rewrap(&target, &row.wrapped, &metadata(), &row.check).ok().unwrap();
+    let opened = target.unwrap(&rewrapped, &metadata(), &row.check).ok().unwrap();
+    let before = master_key().unwrap(&row.wrapped, &metadata(), &row.check).ok().unwrap();
+    // Of another id too, so that it is the key and not its stored check that is the same.
+    assert_eq!(opened.check(key_id(7)), before.check(key_id(7)));
+    assert_eq!(refusal(&rewrapped, &metadata(), &row.check), Some(UnwrapError::NotAuthentic));
+}
+
+#[test]
+fn what_does_not_open_is_not_wrapped_again() {
+    let row = row(&metadata());
+    let target = MasterKey::derive(&[0x54; 32]);
+    let refused = |wrapped: &[u8], metadata: &KeyMetadata<'_>, check: &[u8]| {
+        master_key().rewrap(&target, wrapped, metadata, check).err()
+    };
+    let not_authentic = Some(RewrapError::Unwrap(UnwrapError::NotAuthentic));
+    for position in 1..WRAPPED_KEY_LENGTH {
+        let mut damaged = row.wrapped;
+        damaged[position] ^= 1;
+        assert_eq!(refused(&damaged, &metadata(), &row.check), not_authentic, "byte {position}");
+    }
+    let moved = KeyMetadata { tenant: "umbrella", ..metadata() };
+    assert_eq!(refused(&row.wrapped, &moved, &row.check), not_authentic);
+    assert_eq!(refused(&row.wrapped, &metadata(), &[0; 16]), not_authentic);
+    assert_eq!(refused(&row.wrapped, &metadata(), &[]), not_authentic);
+    let malformed = Some(RewrapError::Unwrap(UnwrapError::Malformed));
+    assert_eq!(refused(&row.wrapped[..72], &metadata(), &row.check), malformed);
+    // The old wrapping, opened by the wrong master key.
+    let wrong = target.rewrap(&master_key(), &row.wrapped, &metadata(), &row.check).err();
+    assert_eq!(wrong, not_authentic);
+}
+
+#[test]
+fn a_key_whose_check_is_not_its_own_is_not_wrapped_again() {
+    // Wrapped with the check of another key: authentic, but not the key that the row says.
+    let check = [0xAA; 16];
+    let wrapped = wrap_with_check(&[0x4D; 32], &[0x0D; 32], &metadata(), &[0x4E; 24], &check);
+    assert!(refusal(&wrapped, &metadata(), &check).is_none());
+    let target = MasterKey::derive(&[0x54; 32]);
+    let refused = master_key().rewrap(&target, &wrapped, &metadata(), &check).err();
+    assert_eq!(refused, Some(RewrapError::Unwrap(UnwrapError::NotAuthentic)));
 }

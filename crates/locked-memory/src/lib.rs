@@ -104,6 +104,15 @@ impl<T> LockedSlab<T> {
         unsafe { ((*slot).occupied == 1).then(|| &mut (*slot).value) }
     }
 
+    /// The values in two different slots.
+    pub fn get_two(&mut self, one: u32, other: u32) -> Option<(&T, &T)> {
+        let one: *const T = self.get_mut(one)?;
+        let other: *const T = self.get_mut(other)?;
+        // SAFETY: both were just found; the second look-up moves and changes nothing, and the shared
+        // references borrow the slab.
+        unsafe { Some((&*one, &*other)) }
+    }
+
     /// Drops the value in a slot and overwrites it with zero bytes.
     pub fn remove(&mut self, index: u32) {
         let Some(value) = self.get_mut(index) else {

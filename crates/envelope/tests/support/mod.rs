@@ -97,6 +97,18 @@ pub fn wrap_by_hand(
     nonce: &[u8; 24],
 ) -> Vec<u8> {
     let id = metadata.key_id.as_i64().to_be_bytes();
+    let check = hkdf_by_hand(data_key, &[b"dek-check", &id]);
+    wrap_with_check(master_key, data_key, metadata, nonce, &check[..16])
+}
+
+pub fn wrap_with_check(
+    master_key: &[u8; 32],
+    data_key: &[u8; 32],
+    metadata: &KeyMetadata<'_>,
+    nonce: &[u8; 24],
+    check: &[u8],
+) -> Vec<u8> {
+    let id = metadata.key_id.as_i64().to_be_bytes();
     let aad = canonical_by_hand(&[
         b"pg_fieldcrypt/v1 wrapped key",
         metadata.tenant.as_bytes(),
@@ -105,7 +117,7 @@ pub fn wrap_by_hand(
         metadata.purpose.as_bytes(),
         metadata.algorithm.as_bytes(),
         &hkdf_by_hand(master_key, &[b"mek-fingerprint"])[..16],
-        &hkdf_by_hand(data_key, &[b"dek-check", &id])[..16],
+        check,
     ]);
     let wrap_key = hkdf_by_hand(master_key, &[b"wrap"]);
     let sealed = Xaes256Gcm::new(&wrap_key.into())
