@@ -155,7 +155,7 @@ COMMENT ON FUNCTION fieldcrypt._finish_master_key_rotation(bytea, bigint, bigint
     'the last step of rotate_master_key: records the end, and what needs not be loaded any more';
 
 CREATE PROCEDURE fieldcrypt.rotate_master_key(
-        batch_size integer DEFAULT 1000, patience interval DEFAULT '1 minute')
+        batch_size integer DEFAULT 1000, wait_for_locks interval DEFAULT '1 minute')
     LANGUAGE plpgsql
 AS $$
 #variable_conflict use_variable
@@ -163,7 +163,7 @@ DECLARE
     target pg_catalog.bytea;
     begun pg_catalog.record;
     step pg_catalog.record;
-    deadline pg_catalog.timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) patience;
+    deadline pg_catalog.timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) wait_for_locks;
     told_at pg_catalog.timestamptz := pg_catalog.clock_timestamp();
     after_key_id pg_catalog.int8 := 0;
     is_first_pass pg_catalog.bool := true;
@@ -177,9 +177,9 @@ BEGIN
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    IF batch_size IS NULL OR patience IS NULL THEN
+    IF batch_size IS NULL OR wait_for_locks IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
-            MESSAGE = 'batch_size and patience must not be NULL', HINT = 'Leave them out.';
+            MESSAGE = 'batch_size and wait_for_locks must not be NULL', HINT = 'Leave them out.';
     ELSIF batch_size OPERATOR(pg_catalog.<) 1 OR batch_size OPERATOR(pg_catalog.>) 100000 THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'batch_size must be from 1 to 100000', HINT = 'The default of 1000 keys a transaction is good.';
@@ -265,4 +265,4 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE fieldcrypt.rotate_master_key(integer, interval) IS
-    'wraps every encryption key under the first master key of the source, which becomes the current one; in committed batches, resumable; patience: how long it waits for transactions that hold keys';
+    'wraps every encryption key under the first master key of the source, which becomes the current one; in committed batches, resumable; wait_for_locks: how long it waits for transactions that hold keys';

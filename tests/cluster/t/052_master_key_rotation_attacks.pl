@@ -120,17 +120,17 @@ SQL
 {
 	load_keys(4, 3);
 	value($node, q{BEGIN; INSERT INTO kept VALUES ('forgotten', fieldcrypt.encrypt_field('of forgotten', tenant => 'forgotten')); PREPARE TRANSACTION 'forgotten gid'});
-	my $result = rotate(q{patience => '1.5 seconds'});
+	my $result = rotate(q{wait_for_locks => '1.5 seconds'});
 	is("@{ $result->{sqlstates} }", 'KF020', 'a prepared transaction that made a key: the rotation does not begin');
 	like($result->{err}, qr/NOTICE:.*waiting for prepared transaction "forgotten gid" of/, 'a prepared transaction: named while it waits');
 	like($result->{err}, qr/ERROR:.*have not ended: prepared transaction "forgotten gid" of .*HINT:.*ROLLBACK PREPARED/s, 'a prepared transaction: named at the end');
 	gives($node, $current, fingerprint(3), 'a prepared transaction: the old one stays current');
 	$node->restart;
-	is("@{ rotate(q{patience => '0'})->{sqlstates} }", 'KF020', 'a prepared transaction: after a restart too');
+	is("@{ rotate(q{wait_for_locks => '0'})->{sqlstates} }", 'KF020', 'a prepared transaction: after a restart too');
 
 	# Others make keys meanwhile, with little delay.
 	my $runner = session($node);
-	$runner->send(q{CALL fieldcrypt.rotate_master_key(patience => '20 seconds')});
+	$runner->send(q{CALL fieldcrypt.rotate_master_key(wait_for_locks => '20 seconds')});
 	$node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_locks WHERE relation = 'fieldcrypt.master_keys'::regclass AND NOT granted}) or die;
 	my $begin = time;
 	gives($node, qq{SELECT fieldcrypt.create_key('meanwhile $_') > 0}, 't', "a prepared transaction: others make keys meanwhile ($_)") foreach 1 .. 3;
@@ -147,7 +147,7 @@ SQL
 	my $idle = session($node);
 	my $pid = $idle->server_process;
 	$idle->value(q{BEGIN; INSERT INTO kept VALUES ('idle', fieldcrypt.encrypt_field('of idle', tenant => 'idle'))});
-	$result = rotate(q{patience => '0'});
+	$result = rotate(q{wait_for_locks => '0'});
 	is("@{ $result->{sqlstates} }", 'KF020', 'a transaction that is idle');
 	like($result->{err}, qr/process $pid of \S+, in a transaction since/, 'a transaction that is idle: named');
 	unlike($result->{err}, qr/of idle/, 'a transaction that is idle: its statement is not shown');
@@ -166,7 +166,7 @@ SQL
 	my $holder = session($node);
 	$holder->value(q{BEGIN; SELECT FROM fieldcrypt.encryption_keys WHERE tenant = 'tenant 7' FOR UPDATE});
 	my $pid = $holder->server_process;
-	my $result = rotate(q{patience => '0.5 seconds'});
+	my $result = rotate(q{wait_for_locks => '0.5 seconds'});
 	is("@{ $result->{sqlstates} }", '', 'a locked key: the run ends');
 	like($result->{err}, qr/WARNING:  KF020: 1 keys are locked by other transactions.*process $pid/, 'a locked key: with a warning');
 	is(wrapped_by(), '5:1 6:26', 'a locked key: all others are done');
@@ -175,7 +175,7 @@ SQL
 	gives($node, q{SELECT fieldcrypt.create_key('while locked') > 0}, 't', 'a locked key: new keys are made');
 	# The rotation waits for it, and does not hang when it ends.
 	my $runner = session($node);
-	$runner->send(q{CALL fieldcrypt.rotate_master_key(patience => '20 seconds')});
+	$runner->send(q{CALL fieldcrypt.rotate_master_key(wait_for_locks => '20 seconds')});
 	usleep(500_000);
 	$holder->value('COMMIT');
 	$result = $runner->run('SELECT 1');
@@ -230,7 +230,7 @@ SQL
 value($node, 'CREATE ROLE manager LOGIN; CREATE ROLE nobody LOGIN; CREATE ROLE reader LOGIN');
 value($node, q{SELECT fieldcrypt.grant_access('manager', 'manage'), fieldcrypt.grant_access('reader', 'encrypt', 'decrypt', 'reencrypt', 'audit', 'backup')});
 refused($node, 'CALL fieldcrypt.rotate_master_key(NULL)', '22004', qr/must not be NULL/, 'a NULL batch size');
-refused($node, 'CALL fieldcrypt.rotate_master_key(patience => NULL)', '22004', 'a NULL patience');
+refused($node, 'CALL fieldcrypt.rotate_master_key(wait_for_locks => NULL)', '22004', 'a NULL wait');
 refused($node, "CALL fieldcrypt.rotate_master_key($_)", '22023', qr/from 1 to 100000/, "a batch size of $_") foreach 0, -1, 100_001;
 refused($node, 'BEGIN; CALL fieldcrypt.rotate_master_key()', '2D000', 'in a transaction block');
 refused($node, 'DO $$ BEGIN BEGIN CALL fieldcrypt.rotate_master_key(); END; EXCEPTION WHEN SQLSTATE \'KF000\' THEN NULL; END $$', '2D000', 'in a subtransaction');
