@@ -168,7 +168,9 @@ BEGIN
         outcome := 'failed';
         PERFORM fieldcrypt._record('key_refused', tenant, NULL,
             format('rotation failed: %s (%s)', message, error_code), NULL);
-        PERFORM fieldcrypt._log_rotation(run_started_at, started_at, coalesce(tenant, ''), outcome,
+        -- A name that is too long is refused; the index takes no such.
+        PERFORM fieldcrypt._log_rotation(run_started_at, started_at,
+            CASE WHEN octet_length(tenant) <= 1024 THEN tenant ELSE left(coalesce(tenant, ''), 256) END, outcome,
             expected_key_id, NULL, error_code, message, reason);
         RETURN;
     END;

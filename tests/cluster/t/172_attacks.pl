@@ -36,7 +36,7 @@ my @functions = (
 	'pg_backend_pid() int', 'pg_current_xact_id() xid8', 'jsonb_array_elements_text(jsonb) text', 'octet_length(text) int', 'octet_length(bytea) int',
 	'format(text,text) text', 'format(text,text,text) text', 'array_to_string(text[],text) text', 'cardinality(text[]) int', 'pg_has_role(name,oid,text) boolean',
 	'set_config(text,text,boolean) text', 'encode(bytea,text) text', 'decode(text,text) bytea', 'count(text) bigint', '_record(text,text,bigint,text,text) void',
-	'encrypt_field(text,text,text) text', '_rotate_step(text,text,boolean) text', 'coalesce(text) text');
+	'encrypt_field(text,text,text) text', '_rotate_step(text,text,boolean,bigint,timestamptz) text', 'coalesce(text) text');
 my @operators = map { my $op = $_; map { [ $op, $_ ] } qw(text bigint int boolean bytea oid text[] name timestamptz) } qw(= <> < > || + <@ @> && ->> ->);
 my $shadows = "SET search_path = evil;\n";
 my $serial = 0;
@@ -84,9 +84,13 @@ foreach my $case (
 	[ 'manager', 'create_key', q{SELECT fieldcrypt.create_key('hostile 2')} ],
 	[ 'manager', 'the status', q{SELECT pg_catalog.count(*) FROM fieldcrypt.master_key_status()} ],
 	[ 'manager', 'rotate_keys', q{CALL fieldcrypt.rotate_keys('hostile 2', 'why')} ],
+	[ 'manager', 'a policy', q{SELECT fieldcrypt.set_rotation_policy('hostile 2', '1 day'::pg_catalog.interval), fieldcrypt.set_rotation_policy('hostile 2', NULL)} ],
+	[ 'manager', 'rotate_keys of what is due', q{CALL fieldcrypt.rotate_keys()} ],
+	[ 'manager', 'rotate_master_key', q{CALL fieldcrypt.rotate_master_key()} ],
+	[ 'manager', 'schedule_rotation', q{SELECT fieldcrypt.schedule_rotation()}, '0A000' ],
 	[ 'manager', 'rotate_keys of all', q{CALL fieldcrypt.rotate_keys(force => true)} ],
 	[ 'manager', 'rotate_keys that fails', q{CALL fieldcrypt.rotate_keys('no such tenant')}, 'KF007' ],
-	[ 'manager', 'steps', q{SELECT fieldcrypt._next_tenant(NULL, true), fieldcrypt._rotate_step('hostile 2', NULL, false)} ],
+	[ 'manager', 'steps', q{SELECT fieldcrypt._next_tenant(NULL, true, pg_catalog.now()), fieldcrypt._rotate_step('hostile 2', NULL, false, NULL, pg_catalog.now())} ],
 	[ 'manager', 'audit_table', q{CREATE TABLE mine.audited (id int PRIMARY KEY); SELECT fieldcrypt.audit_table('mine.audited'); INSERT INTO mine.audited VALUES (1); SELECT fieldcrypt.unaudit_table('mine.audited')} ],
 	[ $owner, 'grant_access', q{SELECT fieldcrypt.grant_access('nobody', 'audit'), fieldcrypt.revoke_access('nobody', 'audit')} ],
 	[ $owner, 'a superuser rotates', q{CALL fieldcrypt.rotate_keys(reason => 'hostile path', force => true)} ],
@@ -115,7 +119,7 @@ foreach my $user ('manager', $owner)
 	unlike($outcomes[$_], qr/^(XX|00000)/, "a trigger function called by hand, $user: $calls[$_]") foreach 0 .. $#calls;
 }
 foreach my $sql (
-	'SELECT fieldcrypt._record(NULL, NULL, NULL, NULL, NULL)', 'SELECT fieldcrypt._rotate_key(NULL, NULL, NULL)', 'SELECT fieldcrypt._rotate_step(NULL, NULL, NULL)',
+	'SELECT fieldcrypt._record(NULL, NULL, NULL, NULL, NULL)', 'SELECT fieldcrypt._rotate_key(NULL, NULL, NULL, NULL)', 'SELECT fieldcrypt._rotate_step(NULL, NULL, NULL, NULL, NULL)',
 	'SELECT fieldcrypt._next_tenant(NULL, NULL)', 'SELECT fieldcrypt.create_key(NULL)', 'SELECT fieldcrypt.audit_table(NULL)', 'SELECT fieldcrypt.unaudit_table(NULL)',
 	'SELECT fieldcrypt.audit_table(0)', 'SELECT fieldcrypt.audit_table(4294967295)', 'SELECT fieldcrypt.unaudit_table(0)', 'SELECT fieldcrypt._record_table_audit(NULL, NULL)',
 	'SELECT fieldcrypt._record(repeat($$x$$, 1000000), $$t$$, -1, $$r$$, $$n$$)', 'SELECT fieldcrypt._change_access(NULL, NULL, NULL)',
