@@ -35,6 +35,8 @@ CREATE TABLE fieldcrypt.reencryptions (
     updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     finished_at timestamptz
 );
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.reencryptions
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
 COMMENT ON TABLE fieldcrypt.reencryptions IS 'how far each table is re-encrypted; read fieldcrypt.reencryption_progress';
 
 CREATE TABLE fieldcrypt.reencryption_chunks (
@@ -52,6 +54,8 @@ CREATE TABLE fieldcrypt.reencryption_chunks (
     failures_in_a_row integer NOT NULL DEFAULT 0
 );
 CREATE INDEX reencryption_chunks_relation ON fieldcrypt.reencryption_chunks (relation);
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.reencryption_chunks
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
 COMMENT ON TABLE fieldcrypt.reencryption_chunks IS 'stretches of tables that runs of re-encryption work on, or have to come back to';
 
 CREATE TABLE fieldcrypt.reencryption_failures (
@@ -66,6 +70,8 @@ CREATE TABLE fieldcrypt.reencryption_failures (
     at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 CREATE INDEX reencryption_failures_relation ON fieldcrypt.reencryption_failures (relation);
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.reencryption_failures
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
 COMMENT ON TABLE fieldcrypt.reencryption_failures IS 'values that the last re-encryption of their table could not bring to the active key: which row, which key, why; never a value. At most 10000 a table are listed, all are counted';
 COMMENT ON COLUMN fieldcrypt.reencryption_failures.row_key IS 'primary key of the row; NULL for a table without one';
 COMMENT ON COLUMN fieldcrypt.reencryption_failures.row_ctid IS 'where the row lay then';

@@ -27,6 +27,9 @@ enum Kind {
     Composite(Vec<(i16, Shape)>),
 }
 
+/// Gives the value that takes a value's place, or none.
+pub type Replace<'r> = dyn FnMut(&[u8]) -> Result<Option<Datum>, Error> + 'r;
+
 /// Types within types that are followed; a type can't hold itself, but a long chain can be built.
 const MAX_DEPTH: usize = 16;
 
@@ -109,11 +112,7 @@ impl Shape {
 
     /// The same datum with every value replaced for which `replace` gives another; `None` if it gives
     /// none. Checks the constraints of domains, which runs code of their owners.
-    pub fn rebuild(
-        &self,
-        datum: Datum,
-        replace: &mut dyn FnMut(&[u8]) -> Result<Option<Datum>, Error>,
-    ) -> Result<Option<Datum>, Error> {
+    pub fn rebuild(&self, datum: Datum, replace: &mut Replace<'_>) -> Result<Option<Datum>, Error> {
         let rebuilt = match &self.kind {
             // SAFETY: as in `visit`.
             Kind::Value => replace(unsafe { values::detoasted(datum) })?,
