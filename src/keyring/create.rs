@@ -6,6 +6,7 @@
 use fieldcrypt_envelope::{DataKey, Fingerprint, KeyId};
 use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
 
+use super::states::{self, Change};
 use super::{ALGORITHM, guard, with_metadata};
 use crate::audit::{self, Event};
 use crate::error::Error;
@@ -55,27 +56,19 @@ pub fn rotate(tenant: &[u8], reason: Option<&[u8]>, force: bool) -> Result<KeyId
         if active.is_none() && !force {
             return Err(no_active_key(tenant));
         }
-        let version = catalog::newest_version(tenant)?.unwrap_or(0) + 1;
         if let Some(old) = &active {
-            deactivate(old.key_id)?;
-            audit::record_key(Event::KeyDeactivated, tenant, old.key_id, reason)?;
+            states::change(old, Change::Deactivate, reason)?;
         }
-        let event = if version == 1 { Event::KeyCreated } else { Event::KeyRotated };
-        insert(tenant, version, reason, event)
+        next_version(tenant, reason)
     })
 }
 
-fn deactivate(key_id: KeyId) -> Result<(), Error> {
-    let touched = session::as_owner(|| {
-        spi::execute(
-            "UPDATE fieldcrypt.encryption_keys
-                SET state = 'deactivated', deactivated_at = pg_catalog.clock_timestamp()
-              WHERE key_id OPERATOR(pg_catalog.=) $1",
-            &[Parameter::BigInt(Some(key_id.as_i64()))],
-        )
-    })?;
-    // The look-up saw the newest row; this transaction's own snapshot may be older.
-    if touched == 1 { Ok(()) } else { Err(Error::KeyChangedSinceSnapshot) }
+/// Makes the tenant's next version, which is active: the one before no longer is. The caller is alone
+/// with the tenant.
+pub fn next_version(tenant: &[u8], reason: Option<&[u8]>) -> Result<KeyId, Error> {
+    let version = catalog::newest_version(tenant)?.unwrap_or(0) + 1;
+    let event = if version == 1 { Event::KeyCreated } else { Event::KeyRotated };
+    insert(tenant, version, reason, event)
 }
 
 fn no_active_key(tenant: &[u8]) -> Error {

@@ -6,6 +6,7 @@
 mod cache;
 mod create;
 pub mod guard;
+pub mod states;
 
 use std::cell::{Cell, RefCell};
 
