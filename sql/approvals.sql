@@ -107,10 +107,10 @@ BEGIN
             MESSAGE = 'operation, subject, reason and expires_in must not be NULL';
     END IF;
     PERFORM fieldcrypt._needs_approval(operation);
-    IF NOT CASE operation
+    IF NOT (CASE operation
             WHEN 'rotate_master_key' THEN subject ~ '^[0-9a-f]{32}$'
             WHEN 'destroy_key' THEN subject ~ '^[1-9][0-9]{0,18}$'
-            ELSE octet_length(subject) BETWEEN 1 AND 1024 END THEN
+            ELSE octet_length(subject) BETWEEN 1 AND 1024 END) THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('"%s" is nothing that %s can be about', subject, operation),
             HINT = 'The subject of rotate_master_key is the new master key''s fingerprint (32 hex digits), of shred_tenant the tenant, of destroy_key the key id.';
@@ -239,10 +239,11 @@ BEGIN
             RETURN;
         END IF;
     END LOOP;
-    -- The nearest miss is the best reason: what this user asked for, then what is still open, then the latest.
+    -- The nearest miss is the best reason: what this user asked for, what was not withdrawn, what is still
+    -- open, the latest.
     SELECT a.* INTO request FROM fieldcrypt.approvals AS a
      WHERE a.operation = operation AND a.subject = subject
-     ORDER BY a.requested_by = session_user DESC,
+     ORDER BY a.requested_by = session_user DESC, a.withdrawn_by IS NULL DESC,
               a.used_by IS NULL AND a.withdrawn_by IS NULL AND a.expires_at > clock_timestamp() DESC, a.id DESC
      LIMIT 1;
     message := format('%s "%s" needs an approval: ', operation, subject) || CASE

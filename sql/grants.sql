@@ -49,6 +49,15 @@ AS $$
         ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.shred_tenant(text, text)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._shred_step(text, text)'),
         -- Key usage and destruction.
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.key_usage(boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.cancel_destroy_key(bigint, text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.retire_keys(integer, text, interval, text)'),
+        ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.destroy_key(bigint, interval, text)'),
+        ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.destroy_due_keys(boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._schedule_step(bigint, interval, text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._scheduled_keys()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._quiet_step(bigint)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._destroy_step(bigint[], boolean)'),
         -- Backup of keys.
         -- Audited tables.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.audit_table(regclass)'),

@@ -73,7 +73,8 @@ fn mark_used(call: &Call) -> Result<Option<Datum>, Error> {
           WHERE id OPERATOR(pg_catalog.=) $1
             AND approved_by IS NOT NULL AND used_by IS NULL AND withdrawn_by IS NULL
             AND expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
-            AND requested_by OPERATOR(pg_catalog.=) session_user::pg_catalog.text",
+            AND requested_by OPERATOR(pg_catalog.=) session_user::pg_catalog.text
+            AND requested_login OPERATOR(pg_catalog.=) fieldcrypt._login_role()",
         &[id(call)?],
     )
 }

@@ -98,7 +98,7 @@ pub fn set_state(key_id: KeyId, state: KeyState, reason: Option<&[u8]>) -> Resul
 /// they write would have to be waited for from then on, not from now.
 pub fn schedule_destruction(key_id: KeyId, seconds: i64, reason: Option<&[u8]>) -> Result<(), Error> {
     with_key(key_id, |row| {
-        if next(row, Change::Destroy)?.is_none() || row.is_to_be_destroyed {
+        if next(row, Change::Destroy)?.is_none() || row.destroy_after.is_some() {
             return Err(Error::WrongState {
                 problem: format!("the destruction of encryption key {key_id} is scheduled already"),
                 hint: "To change the date: SELECT fieldcrypt.cancel_destroy_key(key_id, reason), then schedule it anew.",
@@ -163,6 +163,12 @@ pub fn set_destroy_horizon(key_id: KeyId, horizon: &[u8]) -> Result<(), Error> {
 pub fn erase(key_id: KeyId, reason: Option<&[u8]>) -> Result<(), Error> {
     with_key(key_id, |row| {
         refuse_unless_to_be_destroyed(row)?;
+        if row.destroy_after.is_some_and(|after| after > session::now()) {
+            return Err(Error::WrongState {
+                problem: format!("the destruction of encryption key {key_id} is not due yet"),
+                hint: "It was cancelled and scheduled anew.",
+            });
+        }
         change(row, Change::Destroy, reason).map(drop)
     })
 }
@@ -261,7 +267,7 @@ fn with_key<R>(
 }
 
 fn refuse_unless_to_be_destroyed(row: &KeyRow) -> Result<(), Error> {
-    if row.is_to_be_destroyed && row.state != KeyState::Destroyed {
+    if row.destroy_after.is_some() && row.state != KeyState::Destroyed {
         return Ok(());
     }
     Err(Error::WrongState {

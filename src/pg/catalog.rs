@@ -40,8 +40,8 @@ pub struct KeyRow {
     pub check: [u8; 16],
     /// Column `suspended_from`: the state that a suspended key had before.
     pub suspended_from: Option<KeyState>,
-    /// Whether its destruction is scheduled: column `destroy_after` is set.
-    pub is_to_be_destroyed: bool,
+    /// Column `destroy_after`, in Postgres's time: from when on it may be erased, if that is scheduled.
+    pub destroy_after: Option<i64>,
     /// Whether this row version was written by the current transaction, which may yet roll back.
     pub uncommitted: bool,
 }
@@ -343,7 +343,7 @@ fn key_row(row: &tuple::Row<'_>) -> Result<KeyRow, Error> {
         master_key: Fingerprint(row.sixteen_bytes(keys::MASTER_KEY)?),
         check: row.sixteen_bytes(keys::CHECK)?,
         suspended_from: row.optional_bytes(keys::SUSPENDED_FROM).and_then(KeyState::parse),
-        is_to_be_destroyed: row.datum(keys::DESTROY_AFTER).is_some(),
+        destroy_after: row.datum(keys::DESTROY_AFTER).map(|datum| datum.value() as i64),
         uncommitted: row.is_of_current_transaction(),
     })
 }
