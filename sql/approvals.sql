@@ -89,7 +89,7 @@ AS $$
     SELECT fieldcrypt._record($1,
         CASE $2 WHEN 'shred_tenant' THEN $3
                 WHEN 'destroy_key' THEN (SELECT k.tenant FROM fieldcrypt.encryption_keys AS k WHERE k.key_id::text = $3) END,
-        CASE WHEN $2 = 'destroy_key' AND $3 ~ '^[0-9]{1,18}$' THEN $3::bigint END,
+        CASE WHEN $2 = 'destroy_key' THEN (SELECT k.key_id FROM fieldcrypt.encryption_keys AS k WHERE k.key_id::text = $3) END,
         format('%s %s: %s', $2, $3, $4), NULL)
 $$;
 COMMENT ON FUNCTION fieldcrypt._record_approval(text, text, text, text) IS 'an audit row about an approval; granted to nobody';
@@ -239,12 +239,13 @@ BEGIN
             RETURN;
         END IF;
     END LOOP;
-    -- The nearest miss is the best reason: what this user asked for, what was not withdrawn, what is still
-    -- open, the latest.
+    -- The nearest miss is the best reason: what this user asked for, what is still open, what was approved,
+    -- the latest.
     SELECT a.* INTO request FROM fieldcrypt.approvals AS a
      WHERE a.operation = operation AND a.subject = subject
-     ORDER BY a.requested_by = session_user DESC, a.withdrawn_by IS NULL DESC,
-              a.used_by IS NULL AND a.withdrawn_by IS NULL AND a.expires_at > clock_timestamp() DESC, a.id DESC
+     ORDER BY a.requested_by = session_user DESC,
+              (a.used_by IS NULL AND a.withdrawn_by IS NULL AND a.expires_at > clock_timestamp()) DESC,
+              (a.approved_by IS NOT NULL) DESC, a.id DESC
      LIMIT 1;
     message := format('%s "%s" needs an approval: ', operation, subject) || CASE
         WHEN request.id IS NULL THEN 'nobody has asked for it'

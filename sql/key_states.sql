@@ -105,7 +105,7 @@ BEGIN
     IF key_id IS NULL OR delay IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'key_id and delay must not be NULL';
     END IF;
-    IF clock_timestamp() + delay < clock_timestamp() + interval '7 days' THEN
+    IF now() + delay < now() + interval '7 days' THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'a key is destroyed after 7 days at the earliest',
             HINT = 'Until then cancel_destroy_key takes it back. A tenant''s data is destroyed at once by shred_tenant.';
@@ -129,12 +129,12 @@ $$;
 COMMENT ON FUNCTION fieldcrypt._refuse_destruction(bigint, interval) IS 'an error if a key''s destruction can''t be scheduled so; granted to nobody';
 
 CREATE FUNCTION fieldcrypt._schedule_unused(
-        key_id bigint, delay interval, reason text, found jsonb, OUT error_code text, OUT message text, OUT hint text)
+        key_id bigint, delay interval, reason text, counted jsonb, OUT error_code text, OUT message text, OUT hint text)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
-    uses text := fieldcrypt._use_of_key(found, key_id);
+    uses text := fieldcrypt._use_of_key(counted, key_id);
 BEGIN
     IF uses IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'KF017',
@@ -148,7 +148,7 @@ BEGIN
         RETURN;
     END IF;
     PERFORM fieldcrypt._schedule_destruction(key_id,
-        ceil(EXTRACT(epoch FROM clock_timestamp() + delay - clock_timestamp()))::bigint, reason);
+        ceil(EXTRACT(epoch FROM now() + delay - now()))::bigint, reason);
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt._schedule_unused(bigint, interval, text, jsonb) IS
@@ -211,7 +211,7 @@ AS $$
 #variable_conflict use_variable
 DECLARE
     keys bigint[];
-    found jsonb;
+    counted jsonb;
     step record;
 BEGIN
     IF keep_versions IS NULL OR delay IS NULL THEN
@@ -230,7 +230,7 @@ BEGIN
          WHERE k.place > keep_versions AND k.state <> 'active' AND k.destroy_after IS NULL
          ORDER BY k.tenant, k.version);
     IF keys <> '{}' THEN
-        found := fieldcrypt._count_use(keys);
+        counted := fieldcrypt._count_use(keys);
     END IF;
     FOR key_id, key_tenant, version, state IN
         SELECT k.key_id, k.tenant, k.version, k.state
@@ -238,7 +238,7 @@ BEGIN
          ORDER BY u.place
     LOOP
         outcome := 'kept';
-        detail := fieldcrypt._use_of_key(found, key_id);
+        detail := fieldcrypt._use_of_key(counted, key_id);
         IF detail IS NOT NULL THEN
             detail := 'in use: ' || detail;
         ELSIF state = 'suspended' THEN
@@ -246,7 +246,7 @@ BEGIN
         ELSE
             BEGIN
                 PERFORM fieldcrypt._refuse_destruction(key_id, delay);
-                SELECT s.error_code, s.message INTO step FROM fieldcrypt._schedule_unused(key_id, delay, reason, found) AS s;
+                SELECT s.error_code, s.message INTO step FROM fieldcrypt._schedule_unused(key_id, delay, reason, counted) AS s;
                 IF step.message IS NULL THEN
                     outcome := 'scheduled';
                 ELSE
@@ -351,7 +351,7 @@ AS $$
 #variable_conflict use_variable
 DECLARE
     quiet bigint[] := '{}';
-    found jsonb;
+    counted jsonb;
     since timestamptz;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -370,13 +370,13 @@ BEGIN
     IF quiet = '{}' THEN
         RETURN;
     END IF;
-    found := fieldcrypt._count_use(quiet);
+    counted := fieldcrypt._count_use(quiet);
     FOREACH key_id IN ARRAY quiet LOOP
         SELECT k.destroy_scheduled_at + interval '1 hour' INTO since
           FROM fieldcrypt.encryption_keys AS k WHERE k.key_id = key_id;
         outcome := 'waits';
         message := coalesce(
-            'it is in use: ' || fieldcrypt._use_of_key(found, key_id),
+            'it is in use: ' || fieldcrypt._use_of_key(counted, key_id),
             CASE WHEN NOT ignore_uncountable THEN fieldcrypt._uncountable(since) END);
         IF message IS NULL THEN
             BEGIN

@@ -76,17 +76,17 @@ CREATE FUNCTION fieldcrypt._count_use(keys bigint[]) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    found jsonb := '[]';
+    counted jsonb := '[]';
     relations oid[] := fieldcrypt._relations_to_count();
 BEGIN
     FOR place IN 1 .. cardinality(relations) LOOP
-        found := found || fieldcrypt._count_in(relations[place], keys);
+        counted := counted || fieldcrypt._count_in(relations[place], keys);
     END LOOP;
     relations := fieldcrypt._relations_to_count();
     FOR place IN REVERSE cardinality(relations) .. 1 LOOP
-        found := found || fieldcrypt._count_in(relations[place], keys);
+        counted := counted || fieldcrypt._count_in(relations[place], keys);
     END LOOP;
-    RETURN found;
+    RETURN counted;
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt._count_use(bigint[]) IS 'where some keys are used, in all tables; granted to nobody';
