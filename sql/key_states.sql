@@ -315,7 +315,12 @@ BEGIN
         -- Taken after that look: whatever it missed because it was prepared has a lower id.
         horizon := pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
         next_id := horizon;
-        PERFORM fieldcrypt._set_destroy_horizon(key_id, horizon::text);
+        BEGIN
+            PERFORM fieldcrypt._set_destroy_horizon(key_id, horizon::text);
+        EXCEPTION WHEN OTHERS THEN
+            -- Of this key alone: the others go on.
+            RETURN format('%s (%s)', SQLERRM, SQLSTATE);
+        END;
     END IF;
     -- Ids of prepared transactions are the lower 32 bits.
     SELECT string_agg(format('%L', p.gid), ', ' ORDER BY p.prepared) INTO blockers

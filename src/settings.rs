@@ -43,8 +43,7 @@ static REQUIRE_APPROVAL_OR_ALL: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"rotate_master_key, shred_tenant, destroy_key"));
 
 /// What `fieldcrypt.require_approval` may name.
-pub const APPROVED_OPERATIONS: [&[u8]; 3] =
-    [b"rotate_master_key", b"shred_tenant", b"destroy_key"];
+pub const APPROVED_OPERATIONS: [&[u8]; 3] = [b"rotate_master_key", b"shred_tenant", b"destroy_key"];
 
 thread_local! {
     static MASTER_KEY_PLACEHOLDER: Cell<bool> = const { Cell::new(false) };
@@ -196,7 +195,8 @@ pub fn master_key_is_unprotected() -> bool {
 
 /// Whether `fieldcrypt.require_approval` names an operation.
 pub fn requires_approval(operation: &[u8]) -> bool {
-    let setting = if APPROVAL_PLACEHOLDER.get() { &REQUIRE_APPROVAL_OR_ALL } else { &REQUIRE_APPROVAL };
+    let setting =
+        if APPROVAL_PLACEHOLDER.get() { &REQUIRE_APPROVAL_OR_ALL } else { &REQUIRE_APPROVAL };
     operations(string(setting).unwrap_or_default()).any(|name| name == operation)
 }
 

@@ -96,7 +96,11 @@ pub fn set_state(key_id: KeyId, state: KeyState, reason: Option<&[u8]>) -> Resul
 ///
 /// Not in the transaction that stopped it: until that commits others encrypt with the key, and what
 /// they write would have to be waited for from then on, not from now.
-pub fn schedule_destruction(key_id: KeyId, seconds: i64, reason: Option<&[u8]>) -> Result<(), Error> {
+pub fn schedule_destruction(
+    key_id: KeyId,
+    seconds: i64,
+    reason: Option<&[u8]>,
+) -> Result<(), Error> {
     with_key(key_id, |row| {
         if next(row, Change::Destroy)?.is_none() || row.destroy_after.is_some() {
             return Err(Error::WrongState {
@@ -257,10 +261,7 @@ fn update(statement: &'static str, parameters: &[Parameter<'_>]) -> Result<(), E
 }
 
 /// Calls `work` with a key's newest row, alone with its tenant.
-fn with_key<R>(
-    key_id: KeyId,
-    work: impl FnOnce(&KeyRow) -> Result<R, Error>,
-) -> Result<R, Error> {
+fn with_key<R>(key_id: KeyId, work: impl FnOnce(&KeyRow) -> Result<R, Error>) -> Result<R, Error> {
     let find = || catalog::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id));
     let tenant = find()?.tenant;
     catalog::alone_with_tenant(&tenant, || work(&find()?))

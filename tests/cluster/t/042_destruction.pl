@@ -313,23 +313,26 @@ foreach my $isolation ('READ COMMITTED', 'REPEATABLE READ')
 	refused($node, 'BEGIN; CALL fieldcrypt.destroy_due_keys()', '2D000', 'destroying in a transaction block');
 	refused($node, "UPDATE fieldcrypt.encryption_keys SET destroy_after = now() WHERE key_id = $key", 'KF015', 'the date is not changed by hand');
 	value($node, 'DELETE FROM plain');
+	destroys([ 1, 0, 0 ], undef, 'the step in its procedure: unused, destroyed');
 }
 
-# One that fails does not stop the others.
+# One that fails does not stop the others: neither while transactions are looked at, nor when it is erased.
 {
-	my @keys = map { (old_key())[1] } 1 .. 2;
+	my @keys = map { (old_key())[1] } 1 .. 3;
 	foreach my $key (@keys) { value($node, "CALL fieldcrypt.destroy_key($key)"); due($key); }
+	value($node, "ALTER ROLE manager SET lock_timeout = '500ms'");
 	my $lock = session($node);
 	$lock->value("BEGIN; SELECT FROM fieldcrypt.encryption_keys WHERE key_id = $keys[0] FOR UPDATE");
-	past_the_guard($node, "UPDATE fieldcrypt.encryption_keys SET destroy_horizon = '4' WHERE key_id = $keys[1]");
-	value($node, "ALTER ROLE manager SET lock_timeout = '500ms'");
-	my $result = run_sql($node, 'CALL fieldcrypt.destroy_due_keys()', user => 'manager');
-	# The locked row can't have its horizon noted either: the call says so, and nothing is half-done.
-	is(state_of($keys[0]), 'deactivated', 'a key whose row is locked stays');
+	destroys([ 2, 1, 0 ], qr/key $keys[0] is not destroyed: .*\(55P03\)/, 'a row is locked: it waits, the others are destroyed');
+	$lock->value('ROLLBACK');
+	past_the_guard($node, "UPDATE fieldcrypt.encryption_keys SET destroy_horizon = '4' WHERE key_id = $keys[0]");
+	$lock->value("BEGIN; SELECT FROM fieldcrypt.encryption_keys WHERE key_id = $keys[0] FOR UPDATE");
+	destroys([ 0, 0, 1 ], qr/key $keys[0] is not destroyed: .*\(55P03\)/, 'a row is locked when it is to be erased: it fails');
+	gives($node, "SELECT reason FROM fieldcrypt.audit_log WHERE event = 'key_refused' AND key_id = $keys[0]", qr/destruction failed: .*\(55P03\)/, 'which is recorded');
+	is(state_of($keys[0]), 'deactivated', 'and it is there');
 	$lock->close;
 	value($node, 'ALTER ROLE manager RESET lock_timeout');
-	run_sql($node, 'CALL fieldcrypt.destroy_due_keys()', user => 'manager');
-	is(join(' ', map { state_of($_) } @keys), 'destroyed destroyed', 'and goes the next time');
+	destroys([ 1, 0, 0 ], undef, 'and goes the next time');
 }
 
 # The approval, if it is configured, is for the schedule; without it nothing is scheduled, and that is recorded.
