@@ -57,8 +57,28 @@ AS $$
         ('manage', 'SELECT', 'TABLE fieldcrypt.column_contexts'),
         ('backup', 'SELECT', 'TABLE fieldcrypt.column_contexts'),
         -- Approvals.
+        ('manage', 'SELECT', 'TABLE fieldcrypt.approvals'),
+        ('audit', 'SELECT', 'TABLE fieldcrypt.approvals'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.request_approval(text, text, text, interval)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.withdraw_approval(bigint)'),
+        ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.approve(bigint)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._approve_step(bigint)'),
         -- Key states.
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.mark_compromised(bigint, text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.suspend_key(bigint, text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.resume_key(bigint, text)'),
+        ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.shred_tenant(text, text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._shred_step(text, text)'),
         -- Key usage and destruction.
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.key_usage(boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.cancel_destroy_key(bigint, text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.retire_keys(integer, text, interval, text)'),
+        ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.destroy_key(bigint, interval, text)'),
+        ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.destroy_due_keys(boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._schedule_step(bigint, interval, text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._scheduled_keys()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._quiet_step(bigint)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._destroy_step(bigint[], boolean)'),
         -- Backup of keys.
         -- Audited tables.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.audit_table(regclass)'),
@@ -67,7 +87,7 @@ AS $$
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._has_audit_trigger(regclass, name)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._record_table_audit(regclass, boolean)'),
         ('manage', 'SELECT', 'TABLE fieldcrypt.master_keys'),
-        ('manage', 'SELECT (key_id, tenant, purpose, version, state, algorithm, master_key_fingerprint, key_check, created_at, deactivated_at, destroyed_at)',
+        ('manage', 'SELECT (key_id, tenant, purpose, version, state, algorithm, master_key_fingerprint, key_check, created_at, deactivated_at, destroyed_at, suspended_from, destroy_scheduled_at, destroy_after, destroy_horizon)',
             'TABLE fieldcrypt.encryption_keys'),
         ('audit', 'SELECT', 'TABLE fieldcrypt.audit_log'),
         ('backup', 'SELECT', 'TABLE fieldcrypt.encryption_keys'),

@@ -1,6 +1,154 @@
--- Which keys stored values still use, and the destruction of those that none uses.
+-- Which key is used where.
+--
+-- Values are counted by fieldcrypt._count_keys, which reads past row-level security: a count that a
+-- policy filters would destroy keys that are in use.
 
 CREATE FUNCTION fieldcrypt._count_keys(relation oid) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_count_keys';
 COMMENT ON FUNCTION fieldcrypt._count_keys(oid) IS
     'how many values of each column of a table are on which key, as JSON: an array of attnum, column, key_id, values; every row that is committed, whatever its policies; granted to nobody';
+
+CREATE FUNCTION fieldcrypt._relations_to_count() RETURNS oid[]
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS 'SELECT coalesce(array_agg(DISTINCT c.relation), ''{}'') FROM fieldcrypt._encrypted_columns() AS c WHERE c.is_readable';
+COMMENT ON FUNCTION fieldcrypt._relations_to_count() IS 'the relations whose values can be counted; granted to nobody';
+
+-- What nobody here can read, and why that forbids to destroy a key. Other sessions' temporary tables would
+-- forbid it for ever; but one of a session that began after the key was known to be unused has no value
+-- of it: there was none left that it could have copied.
+CREATE FUNCTION fieldcrypt._uncountable(since timestamptz) RETURNS text
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    unreadable text;
+    temporary text;
+    sessions text;
+BEGIN
+    SELECT string_agg(format('%s.%I (%s)', c.table_name, c.column_name, c.problem), ', ' ORDER BY c.table_name, c.attnum)
+               FILTER (WHERE t.relpersistence <> 't'),
+           string_agg(format('%s.%I', c.table_name, c.column_name), ', ' ORDER BY c.table_name, c.attnum)
+               FILTER (WHERE t.relpersistence = 't')
+      INTO unreadable, temporary
+      FROM fieldcrypt._encrypted_columns() AS c JOIN pg_class AS t ON t.oid = c.relation
+     WHERE NOT c.is_readable;
+    IF unreadable IS NOT NULL THEN
+        RETURN 'values can''t be counted in ' || unreadable;
+    END IF;
+    IF temporary IS NOT NULL THEN
+        PERFORM pg_stat_clear_snapshot();
+        SELECT string_agg(a.pid::text, ', ' ORDER BY a.backend_start) INTO sessions
+          FROM pg_stat_activity AS a
+         WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+           AND a.backend_type <> 'autovacuum worker' AND (a.backend_start < since OR a.backend_start IS NULL);
+        IF sessions IS NOT NULL THEN
+            RETURN format('values can''t be counted in temporary tables (%s), and there are sessions from before the schedule (processes %s)',
+                temporary, sessions);
+        END IF;
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._uncountable(timestamptz) IS
+    'why it can''t be known that a key scheduled before that time is unused; NULL if it can; granted to nobody';
+
+CREATE FUNCTION fieldcrypt._count_in(relation oid, keys bigint[]) RETURNS jsonb
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Dropped meanwhile, and its values with it.
+    IF NOT EXISTS (SELECT FROM pg_class AS t WHERE t.oid = $1) THEN
+        RETURN '[]';
+    END IF;
+    RETURN coalesce((
+        SELECT jsonb_agg(jsonb_build_object(
+                   'key_id', u.key_id, 'values', u."values", 'table', $1::regclass::text,
+                   'column', (SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = $1 AND a.attnum = u.attnum)))
+          FROM jsonb_to_recordset(fieldcrypt._count_keys($1)::jsonb) AS u(attnum integer, key_id text, "values" bigint)
+         WHERE keys IS NULL OR u.key_id::bigint = ANY (keys)), '[]');
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._count_in(oid, bigint[]) IS
+    'how many values of some keys (NULL: of all) a relation has, as JSON; granted to nobody';
+
+-- In both directions: a value that is moved from a table not yet read to one already read is found on the
+-- way back. The list is made anew for that: a table may have been made meanwhile.
+CREATE FUNCTION fieldcrypt._count_use(keys bigint[]) RETURNS jsonb
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    counted jsonb := '[]';
+    relations oid[] := fieldcrypt._relations_to_count();
+BEGIN
+    FOR place IN 1 .. cardinality(relations) LOOP
+        counted := counted || fieldcrypt._count_in(relations[place], keys);
+    END LOOP;
+    relations := fieldcrypt._relations_to_count();
+    FOR place IN REVERSE cardinality(relations) .. 1 LOOP
+        counted := counted || fieldcrypt._count_in(relations[place], keys);
+    END LOOP;
+    RETURN counted;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._count_use(bigint[]) IS 'where some keys are used, in all tables; granted to nobody';
+
+CREATE FUNCTION fieldcrypt._use_of_key(used jsonb, key_id bigint) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(format('%s value(s) in %s.%I', u.total, u."table", u."column"), ', ' ORDER BY u."table", u."column")
+      FROM (SELECT c."table", c."column", max(c."values") AS total
+              FROM jsonb_to_recordset($1) AS c(key_id text, "table" text, "column" text, "values" bigint)
+             WHERE c.key_id = $2::text
+             GROUP BY c."table", c."column") AS u
+$$;
+COMMENT ON FUNCTION fieldcrypt._use_of_key(jsonb, bigint) IS 'what _count_use found of a key, as a text; NULL if nothing; granted to nobody';
+
+CREATE FUNCTION fieldcrypt.key_usage(exact boolean DEFAULT false) RETURNS TABLE (
+        key_id bigint, tenant text, version integer, state text,
+        table_name text, column_name text, "values" bigint, is_exact boolean)
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    counted jsonb := '[]';
+    item record;
+    percent double precision;
+BEGIN
+    IF exact IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'exact must not be NULL';
+    END IF;
+    FOR item IN
+        SELECT c.relation, c.table_name, c.attnum, c.column_name, c.holds, t.relkind, t.relpages
+          FROM fieldcrypt._encrypted_columns() AS c JOIN pg_class AS t ON t.oid = c.relation
+         WHERE c.is_readable
+    LOOP
+        -- A sample of about a thousand pages; a table that is not much larger is counted, and so is what
+        -- is hidden in arrays and composites. With row_security off Postgres refuses what it would filter.
+        percent := 100.0 * 1000 / greatest(item.relpages, 1000);
+        IF exact OR percent > 50 OR item.relkind NOT IN ('r', 'm') OR item.holds <> 'value' THEN
+            counted := counted || coalesce((
+                SELECT jsonb_agg(u || jsonb_build_object('is_exact', true))
+                  FROM jsonb_array_elements(fieldcrypt._count_in(item.relation, NULL)) AS u
+                 WHERE u ->> 'column' = item.column_name), '[]');
+        ELSE
+            EXECUTE format(
+                'SELECT $1 || coalesce(jsonb_agg(to_jsonb(s)), ''[]'') FROM (
+                    SELECT fieldcrypt.key_id(v.%I)::text AS key_id, $2 AS "table", $3 AS "column",
+                           round(count(*) * 100 / $4)::bigint AS "values", false AS is_exact
+                      FROM ONLY %s AS v TABLESAMPLE SYSTEM ($4)
+                     WHERE v.%I IS NOT NULL GROUP BY 1) AS s',
+                item.column_name, item.relation::regclass, item.column_name)
+              INTO counted USING counted, item.relation::regclass::text, item.column_name, percent;
+        END IF;
+    END LOOP;
+    RETURN QUERY
+        SELECT coalesce(k.key_id, u.key_id::bigint), k.tenant::text, k.version, k.state::text,
+               u."table", u."column", coalesce(u."values", 0), coalesce(u.is_exact, exact)
+          FROM fieldcrypt.encryption_keys AS k
+          FULL JOIN jsonb_to_recordset(counted)
+               AS u(key_id text, "table" text, "column" text, "values" bigint, is_exact boolean)
+            ON u.key_id = k.key_id::text
+         ORDER BY k.tenant, k.version, u."table", u."column";
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt.key_usage(boolean) IS
+    'every key version, and where and how often it is used; exact: counted in all tables, otherwise estimated from a sample of large ones. A key without a tenant is not of this database';

@@ -23,8 +23,17 @@ CREATE TABLE fieldcrypt.encryption_keys (
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     deactivated_at timestamptz,
     destroyed_at timestamptz,
+    suspended_from text COLLATE "C" CHECK (suspended_from IN ('active', 'deactivated', 'compromised')),
+    destroy_scheduled_at timestamptz,
+    destroy_after timestamptz,
+    destroy_horizon xid8,
     CONSTRAINT destroyed_keys_are_erased
-        CHECK ((state OPERATOR(pg_catalog.=) 'destroyed') OPERATOR(pg_catalog.=) (wrapped_key IS NULL))
+        CHECK ((state OPERATOR(pg_catalog.=) 'destroyed') OPERATOR(pg_catalog.=) (wrapped_key IS NULL)),
+    CONSTRAINT only_suspended_keys_come_back
+        CHECK (suspended_from IS NULL OR state OPERATOR(pg_catalog.=) 'suspended'),
+    CONSTRAINT active_keys_are_kept
+        CHECK (destroy_after IS NULL OR destroy_scheduled_at IS NOT NULL AND state OPERATOR(pg_catalog.<>) 'active'
+            AND COALESCE(suspended_from OPERATOR(pg_catalog.<>) 'active', true))
 );
 CREATE UNIQUE INDEX encryption_keys_version
     ON fieldcrypt.encryption_keys (tenant, purpose, version);
@@ -69,6 +78,10 @@ COMMENT ON COLUMN fieldcrypt.encryption_keys.algorithm IS 'the suite that the ke
 COMMENT ON COLUMN fieldcrypt.encryption_keys.created_at IS 'when the key was made';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.deactivated_at IS 'when it stopped encrypting';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.destroyed_at IS 'when it was erased';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.suspended_from IS 'the state that resume_key brings a suspended key back to';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.destroy_scheduled_at IS 'when its destruction was scheduled';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.destroy_after IS 'from when on destroy_due_keys erases it; NULL for a key that is to stay';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.destroy_horizon IS 'prepared transactions with lower ids may hold values of it; NULL until all older transactions that were not prepared have ended';
 COMMENT ON COLUMN fieldcrypt.master_keys.is_current IS 'new encryption keys are wrapped by this one';
 COMMENT ON TABLE fieldcrypt.encryption_keys IS 'the encryption keys, wrapped by a master key: a version for each tenant and rotation; written by the extension only';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.key_id IS 'random id that every value carries of its key';

@@ -77,6 +77,12 @@ pub enum Error {
     ContextExpression,
     /// The context that a column's values are bound to is NULL for a row.
     ContextIsNull,
+    /// The key's state does not allow this.
+    WrongState { problem: String, hint: &'static str },
+    /// No key has such an id.
+    NotAKeyId,
+    /// No operation of that name needs an approval.
+    UnknownOperation,
     /// A trigger function was called as an ordinary one.
     NotATrigger,
     /// What Postgres itself raised inside a function of the extension.
@@ -257,6 +263,17 @@ impl Error {
                 b"KF016",
                 format!("this database already has rows in {table}: nothing is restored over them"),
                 "Restore into a new database, or one where CREATE EXTENSION pg_fieldcrypt has just been run.",
+            ),
+            Self::WrongState { problem, hint } => (b"KF018", problem, hint),
+            Self::NotAKeyId => (
+                b"22023",
+                "a key id is a positive number".into(),
+                "fieldcrypt.encryption_keys lists them.",
+            ),
+            Self::UnknownOperation => (
+                b"22023",
+                "there is no such operation to approve".into(),
+                "Operations are: rotate_master_key, shred_tenant, destroy_key.",
             ),
             Self::MasterKeyRotation { problem, hint } => (b"KF020", problem, hint),
             Self::NotUtf8 => (

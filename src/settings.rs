@@ -31,8 +31,23 @@ static MASTER_KEY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::
 /// How many keys a session keeps unwrapped, so that millions of tenants don't take its memory.
 static KEY_CACHE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
+/// Which operations need two people. Of the configuration file, so that none of the two can switch it
+/// off in a session.
+static REQUIRE_APPROVAL: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"shred_tenant"));
+
+/// The same, where somebody has set it before the library was loaded: if that came from the
+/// configuration file it is taken over now, otherwise it is refused, and then everything needs an
+/// approval. Without that, a client's PGOPTIONS would leave the file's value aside.
+static REQUIRE_APPROVAL_OR_ALL: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"rotate_master_key, shred_tenant, destroy_key"));
+
+/// What `fieldcrypt.require_approval` may name.
+pub const APPROVED_OPERATIONS: [&[u8]; 3] = [b"rotate_master_key", b"shred_tenant", b"destroy_key"];
+
 thread_local! {
     static MASTER_KEY_PLACEHOLDER: Cell<bool> = const { Cell::new(false) };
+    static APPROVAL_PLACEHOLDER: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Defines the settings.
@@ -93,8 +108,31 @@ fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    define_require_approval();
     define_master_key();
     pg::version::reserve_setting_prefix();
+}
+
+fn define_require_approval() {
+    // SAFETY: a look-up by name whose result is only compared; hooks are C functions that live as long
+    // as the library and never raise.
+    unsafe {
+        let is_set = !pg_sys::process_shared_preload_libraries_in_progress
+            && !pg_sys::GetConfigOption(c"fieldcrypt.require_approval".as_ptr(), true, false)
+                .is_null();
+        APPROVAL_PLACEHOLDER.set(is_set);
+        GucRegistry::define_string_guc_with_hooks(
+            c"fieldcrypt.require_approval",
+            c"Operations that one role must ask for and another approve.",
+            c"A list of: rotate_master_key, shred_tenant, destroy_key. Empty for none.",
+            if is_set { &REQUIRE_APPROVAL_OR_ALL } else { &REQUIRE_APPROVAL },
+            GucContext::Sighup,
+            GucFlags::default(),
+            Some(check_operations),
+            None,
+            None,
+        );
+    }
 }
 
 /// `fieldcrypt.master_key` can be protected only where the postmaster defines it: in a session it
@@ -155,6 +193,17 @@ pub fn master_key_is_unprotected() -> bool {
     MASTER_KEY_PLACEHOLDER.get()
 }
 
+/// Whether `fieldcrypt.require_approval` names an operation.
+pub fn requires_approval(operation: &[u8]) -> bool {
+    let setting =
+        if APPROVAL_PLACEHOLDER.get() { &REQUIRE_APPROVAL_OR_ALL } else { &REQUIRE_APPROVAL };
+    operations(string(setting).unwrap_or_default()).any(|name| name == operation)
+}
+
+fn operations(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty())
+}
+
 /// `fieldcrypt.key_cache_size`.
 #[inline]
 pub fn key_cache_size() -> usize {
@@ -183,6 +232,25 @@ unsafe extern "C-unwind" fn check_tenant(
                 pg_sys::pstrdup(c"A tenant's name has at most 1024 bytes.".as_ptr());
         }
         fits
+    }
+}
+
+unsafe extern "C-unwind" fn check_operations(
+    value: *mut *mut c_char,
+    _: *mut *mut c_void,
+    _: GucSource::Type,
+) -> bool {
+    // SAFETY: Postgres passes a pointer to a C string or to NULL.
+    unsafe {
+        let is_known = (*value).is_null()
+            || operations(CStr::from_ptr(*value).to_bytes())
+                .all(|name| APPROVED_OPERATIONS.contains(&name));
+        if !is_known {
+            pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(
+                c"It is a list of: rotate_master_key, shred_tenant, destroy_key.".as_ptr(),
+            );
+        }
+        is_known
     }
 }
 

@@ -1,7 +1,9 @@
 //! The SQL functions, thin: arguments in, one call into the keyring, a datum out.
 
+mod approvals;
 mod decrypt;
 mod encrypt;
+mod key_states;
 mod keys;
 
 use fieldcrypt_envelope::Context;

@@ -26,6 +26,20 @@ pub enum Event {
     KeyRotated,
     /// A key stopped encrypting.
     KeyDeactivated,
+    /// A key neither encrypts nor decrypts for now.
+    KeySuspended,
+    /// A suspended key is back.
+    KeyResumed,
+    /// A key is known to others.
+    KeyCompromised,
+    /// A key is to be destroyed.
+    KeyDestructionScheduled,
+    /// A key is not to be destroyed after all.
+    KeyDestructionCancelled,
+    /// A wrapped key was erased.
+    KeyDestroyed,
+    /// All keys of a tenant were destroyed.
+    TenantShredded,
     /// A row of an audited table was inserted.
     RowInserted,
     /// A row of an audited table was updated.
@@ -42,6 +56,13 @@ impl Event {
             Self::KeyCreated => "key_created",
             Self::KeyRotated => "key_rotated",
             Self::KeyDeactivated => "key_deactivated",
+            Self::KeySuspended => "key_suspended",
+            Self::KeyResumed => "key_resumed",
+            Self::KeyCompromised => "key_compromised",
+            Self::KeyDestructionScheduled => "key_destruction_scheduled",
+            Self::KeyDestructionCancelled => "key_destruction_cancelled",
+            Self::KeyDestroyed => "key_destroyed",
+            Self::TenantShredded => "tenant_shredded",
             Self::RowInserted => "row_inserted",
             Self::RowUpdated => "row_updated",
             Self::RowDeleted => "row_deleted",
@@ -82,6 +103,11 @@ pub fn record_key(
         event.name(),
         &Details { tenant: Some(tenant), key_id: Some(key_id), reason, ..Details::default() },
     )
+}
+
+/// Records an event of a tenant.
+pub fn record_tenant(event: Event, tenant: &[u8], reason: Option<&[u8]>) -> Result<(), Error> {
+    record(event.name(), &Details { tenant: Some(tenant), reason, ..Details::default() })
 }
 
 /// Records a change of an audited table.

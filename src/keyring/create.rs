@@ -6,6 +6,7 @@
 use fieldcrypt_envelope::{DataKey, Fingerprint, KeyId};
 use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
 
+use super::states::{self, Change};
 use super::{ALGORITHM, guard, with_metadata};
 use crate::audit::{self, Event};
 use crate::error::Error;
@@ -59,7 +60,7 @@ pub fn rotate(tenant: &[u8], reason: Option<&[u8]>, force: bool) -> Result<Rotat
     session::refuse_unless_writable()?;
     check_name(tenant)?;
     catalog::alone_with_tenant(tenant, || {
-        let active = catalog::active_key(tenant)?.map(|row| row.key_id);
+        let active = catalog::active_key(tenant)?;
         if active.is_none() && !force {
             return Err(no_active_key(tenant));
         }
@@ -77,33 +78,25 @@ pub fn rotate_if_active(
     session::refuse_unless_writable()?;
     check_name(tenant)?;
     catalog::alone_with_tenant(tenant, || match catalog::active_key(tenant)? {
-        Some(row) if row.key_id == expected => replace(tenant, Some(expected), reason).map(Some),
+        Some(row) if row.key_id == expected => replace(tenant, Some(row), reason).map(Some),
         _ => Ok(None),
     })
 }
 
-fn replace(tenant: &[u8], old: Option<KeyId>, reason: Option<&[u8]>) -> Result<Rotation, Error> {
-    let version = catalog::newest_version(tenant)?.unwrap_or(0) + 1;
-    if let Some(old) = old {
-        deactivate(old)?;
-        audit::record_key(Event::KeyDeactivated, tenant, old, reason)?;
+fn replace(tenant: &[u8], old: Option<KeyRow>, reason: Option<&[u8]>) -> Result<Rotation, Error> {
+    if let Some(old) = &old {
+        states::change(old, Change::Deactivate, reason)?;
     }
-    let event = if version == 1 { Event::KeyCreated } else { Event::KeyRotated };
-    let new = insert(tenant, version, reason, event)?;
-    Ok(Rotation { old, new })
+    let new = next_version(tenant, reason)?;
+    Ok(Rotation { old: old.map(|old| old.key_id), new })
 }
 
-fn deactivate(key_id: KeyId) -> Result<(), Error> {
-    let touched = session::as_owner(|| {
-        spi::execute(
-            "UPDATE fieldcrypt.encryption_keys
-                SET state = 'deactivated', deactivated_at = pg_catalog.clock_timestamp()
-              WHERE key_id OPERATOR(pg_catalog.=) $1",
-            &[Parameter::BigInt(Some(key_id.as_i64()))],
-        )
-    })?;
-    // The look-up saw the newest row; this transaction's own snapshot may be older.
-    if touched == 1 { Ok(()) } else { Err(Error::KeyChangedSinceSnapshot) }
+/// Makes the tenant's next version, which is active: the one before no longer is. The caller is alone
+/// with the tenant.
+pub fn next_version(tenant: &[u8], reason: Option<&[u8]>) -> Result<KeyId, Error> {
+    let version = catalog::newest_version(tenant)?.unwrap_or(0) + 1;
+    let event = if version == 1 { Event::KeyCreated } else { Event::KeyRotated };
+    insert(tenant, version, reason, event)
 }
 
 fn no_active_key(tenant: &[u8]) -> Error {

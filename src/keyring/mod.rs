@@ -8,6 +8,7 @@ mod create;
 pub mod guard;
 mod policies;
 mod rewrap;
+pub mod states;
 
 use std::cell::{Cell, RefCell};
 

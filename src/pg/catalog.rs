@@ -38,6 +38,10 @@ pub struct KeyRow {
     pub master_key: Fingerprint,
     /// Column `key_check`.
     pub check: [u8; 16],
+    /// Column `suspended_from`: the state that a suspended key had before.
+    pub suspended_from: Option<KeyState>,
+    /// Column `destroy_after`, in Postgres's time: from when on it may be erased, if that is scheduled.
+    pub destroy_after: Option<i64>,
     /// Whether this row version was written by the current transaction, which may yet roll back.
     pub uncommitted: bool,
 }
@@ -58,7 +62,19 @@ pub enum KeyState {
 }
 
 impl KeyState {
-    fn parse(name: &[u8]) -> Option<Self> {
+    /// As column `state` says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Deactivated => "deactivated",
+            Self::Suspended => "suspended",
+            Self::Compromised => "compromised",
+            Self::Destroyed => "destroyed",
+        }
+    }
+
+    /// The state of that name.
+    pub fn parse(name: &[u8]) -> Option<Self> {
         Some(match name {
             b"active" => Self::Active,
             b"deactivated" => Self::Deactivated,
@@ -113,6 +129,18 @@ pub fn newest_version(tenant: &[u8]) -> Result<Option<i32>, Error> {
         Ok(true)
     })?;
     Ok(newest)
+}
+
+/// All of the tenant's keys, in any state.
+pub fn keys_of_tenant(tenant: &[u8]) -> Result<Vec<KeyRow>, Error> {
+    let relations = Relations::resolve()?;
+    let mut rows = Vec::new();
+    let mut scan_keys = tenant_keys(tenant)?;
+    scan(relations.keys, relations.keys_by_version, &mut scan_keys, |row| {
+        rows.push(key_row(row)?);
+        Ok(true)
+    })?;
+    Ok(rows)
 }
 
 /// All master keys that wrap a data key of this database, or did.
@@ -296,6 +324,8 @@ mod keys {
     pub const WRAPPED_KEY: i16 = 7;
     pub const MASTER_KEY: i16 = 8;
     pub const CHECK: i16 = 9;
+    pub const SUSPENDED_FROM: i16 = 13;
+    pub const DESTROY_AFTER: i16 = 15;
 }
 
 /// Column numbers of `fieldcrypt.master_keys`.
@@ -319,6 +349,8 @@ fn key_row(row: &tuple::Row<'_>) -> Result<KeyRow, Error> {
         wrapped_key: row.optional_bytes(keys::WRAPPED_KEY).map(<[u8]>::to_vec),
         master_key: Fingerprint(row.sixteen_bytes(keys::MASTER_KEY)?),
         check: row.sixteen_bytes(keys::CHECK)?,
+        suspended_from: row.optional_bytes(keys::SUSPENDED_FROM).and_then(KeyState::parse),
+        destroy_after: row.datum(keys::DESTROY_AFTER).map(|datum| datum.value() as i64),
         uncommitted: row.is_of_current_transaction(),
     })
 }

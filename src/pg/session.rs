@@ -193,6 +193,15 @@ pub fn as_table_owner<R>(
     result
 }
 
+/// The role that logged in, whatever SET SESSION AUTHORIZATION a superuser ran since.
+pub fn login_role() -> Vec<u8> {
+    // SAFETY: looks a role up by oid; the name is copied out of the palloc'd string.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(pg_sys::GetAuthenticatedUserId(), true);
+        if name.is_null() { Vec::new() } else { CStr::from_ptr(name).to_bytes().to_vec() }
+    }
+}
+
 /// Runs `work` as the owner of the extension's tables, allowed past their guards.
 ///
 /// On an error Postgres itself restores the user, when it aborts the (sub)transaction.
