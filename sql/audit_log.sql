@@ -95,7 +95,7 @@ COMMENT ON COLUMN fieldcrypt.audit_log.tenant IS 'whose key, for events of keys'
 COMMENT ON COLUMN fieldcrypt.audit_log.key_id IS 'which key, for events of keys';
 COMMENT ON COLUMN fieldcrypt.audit_log.reason IS 'why, in the words of the call; for a refusal, the error';
 COMMENT ON COLUMN fieldcrypt.audit_log.partition_name IS 'the partition that holds the row, if the table is partitioned';
-COMMENT ON COLUMN fieldcrypt.audit_log.event IS 'what happened: key_created, key_rotated, key_deactivated, key_refused, row_inserted, row_updated, row_deleted, table_truncated, table_audited, table_unaudited, access_granted, access_revoked';
+COMMENT ON COLUMN fieldcrypt.audit_log.event IS 'what happened: key_created, key_rotated, key_deactivated, key_refused, row_inserted, row_updated, row_deleted, table_truncated, table_audited, table_unaudited, access_granted, access_revoked, keys_exported, keys_imported, key_states_confirmed';
 COMMENT ON COLUMN fieldcrypt.audit_log.actor IS 'session_user: who logged in';
 COMMENT ON COLUMN fieldcrypt.audit_log.role IS 'the role chosen with SET ROLE; the actor, if none was';
 COMMENT ON COLUMN fieldcrypt.audit_log.application IS 'application_name, which the client chooses';

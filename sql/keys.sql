@@ -22,6 +22,8 @@ CREATE TABLE fieldcrypt.encryption_keys (
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     deactivated_at timestamptz,
     destroyed_at timestamptz,
+    suspended_from text COLLATE "C",
+    destroy_after timestamptz,
     CONSTRAINT destroyed_keys_are_erased
         CHECK ((state OPERATOR(pg_catalog.=) 'destroyed') OPERATOR(pg_catalog.=) (wrapped_key IS NULL))
 );
@@ -67,6 +69,8 @@ COMMENT ON COLUMN fieldcrypt.encryption_keys.algorithm IS 'the suite that the ke
 COMMENT ON COLUMN fieldcrypt.encryption_keys.created_at IS 'when the key was made';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.deactivated_at IS 'when it stopped encrypting';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.destroyed_at IS 'when it was erased';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.suspended_from IS 'the state that a suspended key goes back to';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.destroy_after IS 'when it may be erased';
 COMMENT ON COLUMN fieldcrypt.master_keys.is_current IS 'new encryption keys are wrapped by this one';
 COMMENT ON TABLE fieldcrypt.encryption_keys IS 'the encryption keys, wrapped by a master key: a version for each tenant and rotation; written by the extension only';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.key_id IS 'random id that every value carries of its key';

@@ -77,6 +77,14 @@ pub enum Error {
     ContextIsNull,
     /// A trigger function was called as an ordinary one.
     NotATrigger,
+    /// Not an export of keys, or one that was changed.
+    KeyExport { problem: String },
+    /// No loaded master key can check an export of keys, or one of its keys.
+    KeyExportMasterKey { needed: Vec<Fingerprint>, loaded: Vec<Fingerprint> },
+    /// An export of keys contradicts the keys that are here.
+    KeyImportConflict { problem: String, hint: String },
+    /// Keys are imported under a snapshot that may be older than the keys.
+    ImportIsolation,
     /// What Postgres itself raised inside a function of the extension.
     Postgres(Box<Report>),
     /// What should not happen.
@@ -255,6 +263,28 @@ impl Error {
                 b"KF016",
                 format!("this database already has rows in {table}: nothing is restored over them"),
                 "Restore into a new database, or one where CREATE EXTENSION pg_fieldcrypt has just been run.",
+            ),
+            Self::KeyExport { problem } => (
+                b"KF021",
+                format!("the key export can't be used: {problem}"),
+                "Pass the document as fieldcrypt.export_keys() gave it. If it was changed, trust nothing in it: take an older one.",
+            ),
+            Self::KeyImportConflict { problem, hint } => {
+                return Report::new(b"KF022", problem, &hint);
+            }
+            Self::ImportIsolation => (
+                b"25001",
+                "keys are imported in a READ COMMITTED transaction only".into(),
+                "Call import_keys on its own, outside a transaction block.",
+            ),
+            Self::KeyExportMasterKey { needed, loaded } => (
+                b"KF010",
+                format!(
+                    "the key export belongs to master key {}; loaded: {}",
+                    fingerprints(&needed),
+                    fingerprints(&loaded)
+                ),
+                "Load the master keys that wrap its keys, one a line in the key file, and reload.",
             ),
             Self::NotUtf8 => (
                 b"22021",
