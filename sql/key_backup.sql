@@ -124,6 +124,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION fieldcrypt._logged_states() IS 'the state that each key must at least have by the audit log';
 
+CREATE FUNCTION fieldcrypt._refuse_unless_recordable(what text) RETURNS void
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' THEN
+        RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction',
+            MESSAGE = format('%s is recorded, and a standby or a READ ONLY transaction can''t write', what),
+            HINT = 'Do it on the primary.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._refuse_unless_recordable(text) IS 'a clear error where nothing can be written';
+
 -- Export.
 
 CREATE FUNCTION fieldcrypt._seal_export(contents text) RETURNS text
@@ -156,6 +169,7 @@ DECLARE
     contents text;
     document text;
 BEGIN
+    PERFORM fieldcrypt._refuse_unless_recordable('an export of keys');
     SELECT k.number_of_keys,
            json_build_object(
                'format', 'pg_fieldcrypt key export',
@@ -187,6 +201,7 @@ BEGIN
                        'deactivated_at', fieldcrypt._utc(k.deactivated_at),
                        'destroyed_at', fieldcrypt._utc(k.destroyed_at),
                        'suspended_from', k.suspended_from,
+                       'destroy_scheduled_at', fieldcrypt._utc(k.destroy_scheduled_at),
                        'destroy_after', fieldcrypt._utc(k.destroy_after)) ORDER BY k.key_id), '[]') AS list
               FROM fieldcrypt.encryption_keys AS k) AS k;
     document := fieldcrypt._seal_export(contents);
@@ -217,16 +232,19 @@ COMMENT ON FUNCTION fieldcrypt.verify_keys() IS
 
 -- Import.
 
-CREATE FUNCTION fieldcrypt._exported_keys(contents json) RETURNS SETOF fieldcrypt.encryption_keys
+CREATE FUNCTION fieldcrypt._exported_keys(contents json)
+    RETURNS TABLE (key_id bigint, tenant text, purpose text, version integer, state text, algorithm text,
+        wrapped_key bytea, master_key_fingerprint bytea, key_check bytea, created_at timestamptz,
+        deactivated_at timestamptz, destroyed_at timestamptz, suspended_from text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT k.key_id::bigint, k.tenant, k.purpose, k.version, k.state, k.algorithm, decode(k.wrapped_key, 'hex'),
            decode(k.master_key_fingerprint, 'hex'), decode(k.key_check, 'hex'),
-           k.created_at, k.deactivated_at, k.destroyed_at, k.suspended_from, k.destroy_after
+           k.created_at, k.deactivated_at, k.destroyed_at, k.suspended_from
       FROM json_to_recordset(contents -> 'keys') AS k (
                key_id text, tenant text, purpose text, version integer, state text, algorithm text, wrapped_key text,
                master_key_fingerprint text, key_check text, created_at timestamptz, deactivated_at timestamptz,
-               destroyed_at timestamptz, suspended_from text, destroy_after timestamptz)
+               destroyed_at timestamptz, suspended_from text)
 $$;
 COMMENT ON FUNCTION fieldcrypt._exported_keys(json) IS 'the keys of an export as rows';
 
@@ -320,20 +338,20 @@ BEGIN
                 WHERE d.master_key_fingerprint = decode(m.fingerprint, 'hex') AND d.wrapped_key IS NOT NULL)
         ON CONFLICT (fingerprint) DO NOTHING;
 
-    -- The most restrictive of what the export says, what the audit log of this database says, and what
-    -- a newer version leaves possible.
+    -- A scheduled destruction is not taken over: what it was scheduled for may be needed again. The state
+    -- is the most restrictive of what the export says, what the audit log here says, and what a newer
+    -- version leaves possible.
     INSERT INTO fieldcrypt.encryption_keys AS k (
            key_id, tenant, purpose, version, state, algorithm, wrapped_key, master_key_fingerprint,
-           key_check, created_at, deactivated_at, destroyed_at, suspended_from, destroy_after)
+           key_check, created_at, deactivated_at, destroyed_at, suspended_from)
     SELECT d.key_id, d.tenant, d.purpose, d.version, s.state, d.algorithm,
            CASE WHEN s.state <> 'destroyed' THEN d.wrapped_key END, d.master_key_fingerprint, d.key_check, d.created_at,
-           CASE WHEN s.state <> 'active' THEN coalesce(d.deactivated_at, clock_timestamp()) END,
-           CASE WHEN s.state = 'destroyed' THEN coalesce(d.destroyed_at, clock_timestamp()) END,
+           CASE WHEN s.state = d.state THEN d.deactivated_at ELSE coalesce(d.deactivated_at, clock_timestamp()) END,
+           CASE WHEN s.state = d.state THEN d.destroyed_at WHEN s.state = 'destroyed' THEN clock_timestamp() END,
            CASE WHEN s.state = 'suspended' THEN
                 CASE WHEN l.state IS NOT NULL AND d.state = 'compromised' THEN 'compromised'
                      WHEN newer.is_there THEN coalesce(nullif(d.suspended_from, 'active'), 'deactivated')
-                     ELSE coalesce(d.suspended_from, d.state) END END,
-           d.destroy_after
+                     ELSE coalesce(d.suspended_from, nullif(d.state, 'suspended'), 'deactivated') END END
       FROM fieldcrypt._exported_keys(contents) AS d
       LEFT JOIN fieldcrypt._logged_states() AS l ON l.key_id = d.key_id
      CROSS JOIN LATERAL (SELECT EXISTS (
@@ -371,10 +389,17 @@ COMMENT ON FUNCTION fieldcrypt._import_contents(json, integer) IS
 CREATE FUNCTION fieldcrypt.import_keys(
         document text, apply_states boolean DEFAULT false,
         OUT imported bigint, OUT repaired bigint, OUT restricted bigint, OUT unchanged bigint)
-    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT c.imported, c.repaired, c.restricted, c.unchanged
-      FROM json_to_record(fieldcrypt._import_keys($1, $2)::json) AS c (imported bigint, repaired bigint, restricted bigint, unchanged bigint)
+BEGIN
+    IF apply_states IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'apply_states must not be NULL',
+            HINT = 'Leave the argument out to keep the states of existing keys.';
+    END IF;
+    PERFORM fieldcrypt._refuse_unless_recordable('an import of keys');
+    SELECT c.imported, c.repaired, c.restricted, c.unchanged INTO imported, repaired, restricted, unchanged
+      FROM json_to_record(fieldcrypt._import_keys(document, apply_states)::json) AS c (imported bigint, repaired bigint, restricted bigint, unchanged bigint);
+END
 $$;
 COMMENT ON FUNCTION fieldcrypt.import_keys(text, boolean) IS
     'takes over the keys of an export that are missing or damaged here, all or none; existing keys keep their state, or with apply_states take a more restrictive one; never a more permissive one';
@@ -441,6 +466,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'a confirmation needs a reason',
             HINT = 'Say what the key states were compared with.';
     END IF;
+    PERFORM fieldcrypt._refuse_unless_recordable('a confirmation');
     PERFORM fieldcrypt._record_origin(true, reason);
     PERFORM fieldcrypt._record('key_states_confirmed', NULL, NULL, reason, NULL);
 END

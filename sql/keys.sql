@@ -23,6 +23,7 @@ CREATE TABLE fieldcrypt.encryption_keys (
     deactivated_at timestamptz,
     destroyed_at timestamptz,
     suspended_from text COLLATE "C",
+    destroy_scheduled_at timestamptz,
     destroy_after timestamptz,
     CONSTRAINT destroyed_keys_are_erased
         CHECK ((state OPERATOR(pg_catalog.=) 'destroyed') OPERATOR(pg_catalog.=) (wrapped_key IS NULL))

@@ -121,6 +121,7 @@ def export_message(document):
             text(key["deactivated_at"]),
             text(key["destroyed_at"]),
             text(key["suspended_from"]),
+            text(key["destroy_scheduled_at"]),
             text(key["destroy_after"]),
         ])
     return message

@@ -84,6 +84,8 @@ pub struct KeyEntry {
     pub destroyed_at: Option<Timestamp>,
     /// Column `suspended_from`.
     pub suspended_from: Option<State>,
+    /// Column `destroy_scheduled_at`.
+    pub destroy_scheduled_at: Option<Timestamp>,
     /// Column `destroy_after`.
     pub destroy_after: Option<Timestamp>,
 }
@@ -317,6 +319,7 @@ impl Contents {
                 &optional(&key.deactivated_at),
                 &optional(&key.destroyed_at),
                 key.suspended_from.map_or("", State::name).as_bytes(),
+                &optional(&key.destroy_scheduled_at),
                 &optional(&key.destroy_after),
             ]));
         }

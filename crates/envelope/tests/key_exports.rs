@@ -48,6 +48,7 @@ fn key(id: i64, tenant: &str, version: u32, state: &str, master_key: &[u8; 32]) 
         "deactivated_at": (state != "active").then_some("2026-02-02T03:04:05.000000Z"),
         "destroyed_at": is_destroyed.then_some("2026-03-02T03:04:05.000000Z"),
         "suspended_from": (state == "suspended").then_some("active"),
+        "destroy_scheduled_at": (state == "compromised").then_some("2026-12-02T03:04:05.000000Z"),
         "destroy_after": (state == "compromised").then_some("2027-03-02T03:04:05.000000Z"),
     })
 }
@@ -433,6 +434,7 @@ fn message_by_hand(document: &Value) -> Vec<u8> {
             &text(&key["deactivated_at"]),
             &text(&key["destroyed_at"]),
             &text(&key["suspended_from"]),
+            &text(&key["destroy_scheduled_at"]),
             &text(&key["destroy_after"]),
         ]));
     }

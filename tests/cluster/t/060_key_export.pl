@@ -123,7 +123,8 @@ refused($node, 'SELECT fieldcrypt.key_states_status(NULL)', '22004', 'NULL statu
 refused($node, 'SELECT fieldcrypt.confirm_key_states(NULL)', '22004', 'NULL reason: refused');
 refused($node, q{SELECT fieldcrypt.confirm_key_states(' ')}, '22023', 'no reason: refused');
 refused($node, 'BEGIN ISOLATION LEVEL REPEATABLE READ; ' . import_sql($document), '25001', qr/READ COMMITTED/, 'REPEATABLE READ: refused');
-refused($node, 'BEGIN READ ONLY; ' . import_sql($document), 'KF013', 'READ ONLY: refused');
+refused($node, 'BEGIN READ ONLY; ' . import_sql($document), '25006', qr/READ ONLY transaction can't write/, 'READ ONLY: refused');
+refused($node, import_sql($document, ', apply_states => NULL'), '22004', 'apply_states NULL: refused');
 gives($node, $keys, $before, 'refusals change nothing');
 
 # Another master key.

@@ -62,6 +62,7 @@ struct KeyObject {
     deactivated_at: Option<String>,
     destroyed_at: Option<String>,
     suspended_from: Option<String>,
+    destroy_scheduled_at: Option<String>,
     destroy_after: Option<String>,
 }
 
@@ -224,6 +225,7 @@ fn key(object: KeyObject) -> Result<KeyEntry, &'static str> {
             None => None,
             Some(name) => Some(State::parse(&name).ok_or("its former state is unknown")?),
         },
+        destroy_scheduled_at: moment(object.destroy_scheduled_at)?,
         destroy_after: moment(object.destroy_after)?,
     })
 }
@@ -276,6 +278,7 @@ pub fn write(contents: &Contents, authentication: &[Authentication]) -> String {
                 deactivated_at: moment(&entry.deactivated_at),
                 destroyed_at: moment(&entry.destroyed_at),
                 suspended_from: entry.suspended_from.map(|state| state.name().into()),
+                destroy_scheduled_at: moment(&entry.destroy_scheduled_at),
                 destroy_after: moment(&entry.destroy_after),
             })
             .collect(),
