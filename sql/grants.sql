@@ -41,7 +41,7 @@ AS $$
         -- Key usage and destruction.
         -- Backup of keys.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.export_keys()'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.import_keys(text, boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.import_keys(text, boolean, boolean)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.verify_keys()'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.key_states_status(text)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.confirm_key_states(text)'),

@@ -146,10 +146,14 @@ COMMENT ON FUNCTION fieldcrypt._seal_export(text) IS
 CREATE FUNCTION fieldcrypt._read_export(document text) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_read_export';
 COMMENT ON FUNCTION fieldcrypt._read_export(text) IS 'what an authentic export says; granted to nobody';
-CREATE FUNCTION fieldcrypt._import_keys(document text, apply_states boolean) RETURNS text
+CREATE FUNCTION fieldcrypt._import_keys(document text, apply_states boolean, renumber boolean) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_import_keys';
-COMMENT ON FUNCTION fieldcrypt._import_keys(text, boolean) IS
+COMMENT ON FUNCTION fieldcrypt._import_keys(text, boolean, boolean) IS
     'checks an export, opens its keys, and takes them over; granted to nobody';
+CREATE FUNCTION fieldcrypt._renumber_key(key_id bigint, version integer) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_renumber_key';
+COMMENT ON FUNCTION fieldcrypt._renumber_key(bigint, integer) IS
+    'gives a key another version, and wraps it again for it; granted to nobody';
 CREATE FUNCTION fieldcrypt._key_problem(key_id bigint) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_key_problem';
 COMMENT ON FUNCTION fieldcrypt._key_problem(bigint) IS
@@ -248,7 +252,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION fieldcrypt._exported_keys(json) IS 'the keys of an export as rows';
 
-CREATE FUNCTION fieldcrypt._import_contents(contents json, apply_states integer) RETURNS json
+CREATE FUNCTION fieldcrypt._import_contents(contents json, apply_states integer, renumber integer) RETURNS json
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 -- What is refused is given back, since an error of its own would lose its SQLSTATE on the way through the
@@ -260,6 +264,7 @@ DECLARE
     imported bigint;
     unchanged bigint;
     looser bigint;
+    renumbered bigint := 0;
     reason text;
 BEGIN
     -- An older snapshot would not see the keys that the locks below wait for.
@@ -280,15 +285,25 @@ BEGIN
         RETURN json_build_object('conflict', format('key %s of the export (tenant "%s", version %s) is not the key %s of this database', clash.key_id, clash.tenant, clash.version, clash.key_id),
             'hint', 'The export is of another database, or that row was edited. Nothing was imported.');
     END IF;
-    SELECT d.key_id, d.tenant, d.version, k.key_id AS key_here INTO clash
-      FROM fieldcrypt._exported_keys(contents) AS d
-      JOIN fieldcrypt.encryption_keys AS k
-        ON k.tenant = d.tenant AND k.purpose = d.purpose AND k.version = d.version AND k.key_id <> d.key_id
-     ORDER BY d.key_id LIMIT 1;
-    IF FOUND THEN
-        RETURN json_build_object('conflict', format('key %s of the export is version %s of tenant "%s", which is key %s in this database', clash.key_id, clash.version, clash.tenant, clash.key_here),
-            'hint', 'A key was made here after the others were lost, or the export is of another database. Nothing was imported. See docs/disaster-recovery.md, "Lost key table".');
-    END IF;
+    -- A key that was made here after the others were lost has the version of one of them.
+    FOR clash IN
+        SELECT d.key_id, d.tenant, d.purpose, d.version, k.key_id AS key_here
+          FROM fieldcrypt._exported_keys(contents) AS d
+          JOIN fieldcrypt.encryption_keys AS k
+            ON k.tenant = d.tenant AND k.purpose = d.purpose AND k.version = d.version AND k.key_id <> d.key_id
+         ORDER BY d.tenant, d.version
+    LOOP
+        IF renumber = 0 OR fieldcrypt._key_problem(clash.key_here) IS NOT NULL THEN
+            RETURN json_build_object('conflict', format('key %s of the export is version %s of tenant "%s", which is key %s in this database', clash.key_id, clash.version, clash.tenant, clash.key_here),
+                'hint', 'If that key was made here after the others were lost, import_keys(document, renumber => true) makes it a later version. Otherwise the export is of another database. Nothing was imported.');
+        END IF;
+        PERFORM fieldcrypt._renumber_key(clash.key_here, 1 + (
+            SELECT max(v.version)
+              FROM (SELECT k.version FROM fieldcrypt.encryption_keys AS k WHERE k.tenant = clash.tenant AND k.purpose = clash.purpose
+                    UNION ALL
+                    SELECT d.version FROM fieldcrypt._exported_keys(contents) AS d WHERE d.tenant = clash.tenant AND d.purpose = clash.purpose) AS v));
+        renumbered := renumbered + 1;
+    END LOOP;
 
     -- A row whose wrapped key is damaged, or whose master key is gone, takes the one of the export: the
     -- same key, since its check value says so.
@@ -374,35 +389,38 @@ BEGIN
             MESSAGE = format('%s keys are in a more permissive state here than in the export', looser),
             HINT = 'fieldcrypt.key_states_status(document) lists them.';
     END IF;
-    reason := format('%s keys imported, %s repaired, %s restricted, from the export of %s in database "%s" of cluster %s',
-        imported, repaired, restricted, contents ->> 'created_at', contents #>> '{database,name}', contents #>> '{database,system_identifier}');
+    reason := format('%s keys imported, %s repaired, %s restricted, %s renumbered, from the export of %s in database "%s" of cluster %s',
+        imported, repaired, restricted, renumbered, contents ->> 'created_at', contents #>> '{database,name}', contents #>> '{database,system_identifier}');
     IF imported > 0 THEN
         PERFORM fieldcrypt._write_origin(false, reason);
     END IF;
     PERFORM fieldcrypt._record('keys_imported', NULL, NULL, reason, NULL);
-    RETURN json_build_object('imported', imported, 'repaired', repaired, 'restricted', restricted, 'unchanged', unchanged);
+    RETURN json_build_object('imported', imported, 'repaired', repaired, 'restricted', restricted, 'renumbered', renumbered,
+        'unchanged', unchanged);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._import_contents(json, integer) IS
+COMMENT ON FUNCTION fieldcrypt._import_contents(json, integer, integer) IS
     'takes over the keys of an export that was checked; granted to nobody, passes only from the library';
 
 CREATE FUNCTION fieldcrypt.import_keys(
-        document text, apply_states boolean DEFAULT false,
-        OUT imported bigint, OUT repaired bigint, OUT restricted bigint, OUT unchanged bigint)
+        document text, apply_states boolean DEFAULT false, renumber boolean DEFAULT false,
+        OUT imported bigint, OUT repaired bigint, OUT restricted bigint, OUT renumbered bigint, OUT unchanged bigint)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF apply_states IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'apply_states must not be NULL',
-            HINT = 'Leave the argument out to keep the states of existing keys.';
+    IF apply_states IS NULL OR renumber IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'apply_states and renumber must not be NULL',
+            HINT = 'Leave an argument out to leave existing keys as they are.';
     END IF;
     PERFORM fieldcrypt._refuse_unless_recordable('an import of keys');
-    SELECT c.imported, c.repaired, c.restricted, c.unchanged INTO imported, repaired, restricted, unchanged
-      FROM json_to_record(fieldcrypt._import_keys(document, apply_states)::json) AS c (imported bigint, repaired bigint, restricted bigint, unchanged bigint);
+    SELECT c.imported, c.repaired, c.restricted, c.renumbered, c.unchanged
+      INTO imported, repaired, restricted, renumbered, unchanged
+      FROM json_to_record(fieldcrypt._import_keys(document, apply_states, renumber)::json)
+           AS c (imported bigint, repaired bigint, restricted bigint, renumbered bigint, unchanged bigint);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt.import_keys(text, boolean) IS
-    'takes over the keys of an export that are missing or damaged here, all or none; existing keys keep their state, or with apply_states take a more restrictive one; never a more permissive one';
+COMMENT ON FUNCTION fieldcrypt.import_keys(text, boolean, boolean) IS
+    'takes over the keys of an export that are missing or damaged here, all or none; existing keys keep their state, or with apply_states take a more restrictive one, never a more permissive one; with renumber, keys made after a loss become later versions';
 
 -- Key states after a restore.
 

@@ -9,7 +9,7 @@ use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
 use pgrx::pg_sys::Datum;
 use serde_json::Value;
 
-use super::{ALGORITHM, guard, unwrap};
+use super::{ALGORITHM, guard, unwrap, with_metadata};
 use crate::error::Error;
 use crate::master_key;
 use crate::pg::call::{Call, sql_functions};
@@ -22,6 +22,7 @@ sql_functions! {
     fieldcrypt_seal_export, pg_finfo_fieldcrypt_seal_export => seal_export;
     fieldcrypt_read_export, pg_finfo_fieldcrypt_read_export => read_export;
     fieldcrypt_import_keys, pg_finfo_fieldcrypt_import_keys => import_keys;
+    fieldcrypt_renumber_key, pg_finfo_fieldcrypt_renumber_key => renumber_key;
     fieldcrypt_record_origin, pg_finfo_fieldcrypt_record_origin => record_origin;
     fieldcrypt_key_problem, pg_finfo_fieldcrypt_key_problem => key_problem;
 }
@@ -57,7 +58,7 @@ fn read_export(call: &Call) -> Result<Option<Datum>, Error> {
     Ok(Some(Varlena::of(contents.to_json().as_bytes())?.into_datum()))
 }
 
-/// `_import_keys(document, apply_states)`: takes the keys of a document over, all or none, and gives the
+/// `_import_keys(document, apply_states, renumber)`: takes the keys of a document over, all or none, and gives the
 /// counts as JSON.
 fn import_keys(call: &Call) -> Result<Option<Datum>, Error> {
     session::refuse_unless_writable()?;
@@ -67,12 +68,12 @@ fn import_keys(call: &Call) -> Result<Option<Datum>, Error> {
         session::check_for_interrupts();
         refuse_unless_it_opens(key)?;
     }
-    let apply_states = i32::from(call.boolean(1).unwrap_or(false));
+    let flag = |index| Parameter::Integer(i32::from(call.boolean(index).unwrap_or(false)));
     let json = contents.to_json();
     let outcome = session::as_owner(|| {
         spi::text(
-            "SELECT fieldcrypt._import_contents($1::pg_catalog.json, $2)::pg_catalog.text",
-            &[Parameter::Text(Some(json.as_bytes())), Parameter::Integer(apply_states)],
+            "SELECT fieldcrypt._import_contents($1::pg_catalog.json, $2, $3)::pg_catalog.text",
+            &[Parameter::Text(Some(json.as_bytes())), flag(1), flag(2)],
         )
     })?;
     let outcome = outcome.unwrap_or_default();
@@ -113,6 +114,35 @@ fn key_problem(call: &Call) -> Result<Option<Datum>, Error> {
             Ok(Some(Varlena::of(&text)?.into_datum()))
         }
     }
+}
+
+/// `_renumber_key(key_id, version)`: gives a key another version. Its wrapping authenticates the version,
+/// so it is wrapped again.
+fn renumber_key(call: &Call) -> Result<Option<Datum>, Error> {
+    let key_id = call.datum(0).and_then(|datum| KeyId::new(datum.value() as i64));
+    let version = call.datum(1).map(|datum| datum.value() as i32);
+    let (Some(key_id), Some(version)) = (key_id, version) else {
+        return Err(Error::NullArgument("key_id and version"));
+    };
+    let row = catalog::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id))?;
+    let wrapped = with_scrubbed_stack::<DEEP, _>(|| {
+        let data_key = unwrap(&row)?;
+        with_metadata(key_id, &row.tenant, version, |metadata| {
+            master_key::wrap(row.master_key, &data_key, metadata)
+        })
+    })?;
+    session::as_owner(|| {
+        spi::execute(
+            "UPDATE fieldcrypt.encryption_keys SET version = $2, wrapped_key = $3
+              WHERE key_id OPERATOR(pg_catalog.=) $1",
+            &[
+                Parameter::BigInt(Some(key_id.as_i64())),
+                Parameter::Integer(version),
+                Parameter::Bytea(&wrapped),
+            ],
+        )
+    })?;
+    Ok(Some(Datum::null()))
 }
 
 /// `_record_origin(is_confirmed, reason)`: notes where the keys are.

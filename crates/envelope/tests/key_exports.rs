@@ -292,7 +292,7 @@ fn contents_that_no_database_has_are_refused() {
     let refused = |change: &dyn Fn(&mut Value), problem: &str| {
         let mut changed = contents();
         change(&mut changed);
-        let error = Contents::parse(&changed.to_string()).expect_err(problem).to_string();
+        let error = Contents::parse(&changed.to_string()).unwrap_err().to_string();
         assert!(error.contains(problem), "{error}, not {problem}");
     };
     refused(

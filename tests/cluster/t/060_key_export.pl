@@ -58,10 +58,11 @@ foreach my $case (
 	[ "fieldcrypt.import_keys(" . quoted($document) . ")", 'manager' ],
 	[ q{fieldcrypt._seal_export('{}')}, '' ],
 	[ q{fieldcrypt._read_export('{}')}, '' ],
-	[ q{fieldcrypt._import_keys('{}', true)}, '' ],
-	[ q{fieldcrypt._import_contents('{}', 1)}, '' ],
+	[ q{fieldcrypt._import_keys('{}', true, true)}, '' ],
+	[ q{fieldcrypt._import_contents('{}', 1, 1)}, '' ],
 	[ q{fieldcrypt._record_origin(true, 'x')}, '' ],
 	[ q{fieldcrypt._write_origin(true, 'x')}, '' ],
+	[ q{fieldcrypt._renumber_key(1, 1)}, '' ],
 	[ q{fieldcrypt._key_problem(1)}, '' ])
 {
 	my ($call, $allowed) = @$case;
@@ -79,7 +80,7 @@ refused($node, q{TRUNCATE fieldcrypt.origins}, 'KF015', 'nor empties them');
 refused($node, q{INSERT INTO fieldcrypt.origins SELECT 99, now(), 'x', true, 'x', 1, 1, 1}, 'KF016', 'nor adds to them');
 
 # What is here already.
-gives($node, import_sql($document), '0|0|0|8', 'an import of what is there changes nothing');
+gives($node, import_sql($document), '0|0|0|0|8', 'an import of what is there changes nothing');
 gives($node, $keys, $before, 'no row of it');
 
 # Documents that are refused.
@@ -140,11 +141,11 @@ $node->reload;
 gives($node, 'SELECT count(*), bool_and(ok) FROM fieldcrypt.verify_keys()', '8|t', 'all keys open');
 lose(q{DELETE FROM fieldcrypt.encryption_keys WHERE tenant = 'acme'; UPDATE fieldcrypt.encryption_keys SET wrapped_key = set_byte(wrapped_key, 40, get_byte(wrapped_key, 40) # 1) WHERE tenant = 'default' AND version = 1});
 gives($node, q{SELECT count(*), string_agg(format('%s %s %s', tenant, version, problem), ', ') FILTER (WHERE NOT ok) FROM fieldcrypt.verify_keys()}, qr/^6\|default 1 the wrapped encryption key \d+ is not authentic$/, 'verify_keys finds the damaged one and raises nothing');
-gives($node, import_sql($document), '2|1|0|5', 'half-lost: imported and repaired');
+gives($node, import_sql($document), '2|1|0|0|5', 'half-lost: imported and repaired');
 gives($node, $keys, $before, 'half-lost: every row is what it was');
 gives($node, $readable, '80', 'half-lost: every value readable');
-gives($node, import_sql($document), '0|0|0|8', 'half-lost: again');
-gives($node, q{SELECT event, reason LIKE '2 keys imported, 1 repaired, 0 restricted, from the export of %' FROM fieldcrypt.audit_log WHERE event = 'keys_imported' ORDER BY id DESC OFFSET 1 LIMIT 1}, 'keys_imported|t', 'recorded');
+gives($node, import_sql($document), '0|0|0|0|8', 'half-lost: again');
+gives($node, q{SELECT event, reason LIKE '2 keys imported, 1 repaired, 0 restricted, 0 renumbered, from the export of %' FROM fieldcrypt.audit_log WHERE event = 'keys_imported' ORDER BY id DESC OFFSET 1 LIMIT 1}, 'keys_imported|t', 'recorded');
 gives($node, q{SELECT item, hint ~ 'confirm_key_states' FROM fieldcrypt.key_states_status() WHERE NOT ok}, 'confirmation|t', 'states from an export are to be confirmed');
 my $warned = run_sql($node, 'SELECT fieldcrypt.export_keys()');
 like($warned->{err}, qr/WARNING:  KF023: .*not confirmed/, 'an export of unconfirmed states warns');
@@ -155,7 +156,7 @@ gives($node, q{SELECT actor, reason FROM fieldcrypt.audit_log WHERE event = 'key
 
 # All or nothing.
 my $rolled_back = run_sql($node, 'BEGIN; SET LOCAL session_replication_role = replica; DELETE FROM fieldcrypt.encryption_keys; SET LOCAL session_replication_role = origin; ' . import_sql($document) . '; ROLLBACK');
-is($rolled_back->{out}, '8|0|0|0', 'imported in a transaction');
+is($rolled_back->{out}, '8|0|0|0|0', 'imported in a transaction');
 gives($node, $keys, $before, 'and rolled back');
 
 # Conflicts, each with the key's id, and nothing imported.
@@ -177,10 +178,30 @@ conflict(qq{UPDATE fieldcrypt.encryption_keys SET version = 9 WHERE key_id = $id
 conflict(qq{UPDATE fieldcrypt.encryption_keys SET key_id = 4711 WHERE key_id = $id}, qr/key $id of the export is version 1 of tenant "default", which is key 4711/, 'the same version, another id');
 conflict(qq{DELETE FROM fieldcrypt.encryption_keys WHERE key_id = $second->{key_id}; UPDATE fieldcrypt.encryption_keys SET state = 'active' WHERE key_id = $id}, qr/tenant "default" would have two active keys: $id here, and $second->{key_id}/, 'two active keys');
 
-# A key that the application made after the others were lost.
+# A key that the application made after the others were lost: refused, or made a later version.
 {
-	my $result = run_sql($node, q{BEGIN; SET LOCAL session_replication_role = replica; DELETE FROM fieldcrypt.encryption_keys WHERE tenant = 'acme'; SET LOCAL session_replication_role = origin; SELECT fieldcrypt.create_key('acme') > 0; } . import_sql($document) . '; ROLLBACK');
-	is(join(' ', @{ $result->{sqlstates} }), 'KF022', 'a key made meanwhile: refused');
+	lose(q{DELETE FROM fieldcrypt.encryption_keys WHERE tenant IN ('acme', 'default')});
+	my $session = session($node);
+	$session->value(q{INSERT INTO kept SELECT 500, 'acme', fieldcrypt.encrypt_field('500 of acme', tenant => 'acme')});
+	value($node, q{CALL fieldcrypt.rotate_keys('acme')});
+	$session->value(q{INSERT INTO kept SELECT 501, 'acme', fieldcrypt.encrypt_field('501 of acme', tenant => 'acme')});
+	my $made = value($node, $keys);
+	refused($node, import_sql($document), 'KF022', qr/key \d+ of the export is version 1 of tenant "acme", which is key \d+ in this database/, 'keys made meanwhile: refused');
+	refused($node, import_sql($document, ', apply_states => true'), 'KF022', 'keys made meanwhile: apply_states is no way round');
+	refused($node, import_sql($document, ', renumber => NULL'), '22004', 'keys made meanwhile: NULL refused');
+	gives($node, $keys, $made, 'keys made meanwhile: nothing changed');
+	gives($node, import_sql($document, ', renumber => true'), '4|0|0|2|4', 'keys made meanwhile: made later versions');
+	gives($node, q{SELECT string_agg(version || ' ' || state, ', ' ORDER BY version) FROM fieldcrypt.encryption_keys WHERE tenant = 'acme'},
+		'1 deactivated, 2 deactivated, 3 deactivated, 4 active', 'keys made meanwhile: the newest is the active one');
+	gives($node, 'SELECT bool_and(ok) FROM fieldcrypt.verify_keys()', 't', 'keys made meanwhile: every key opens as its new version');
+	gives($node, $readable, '82', 'keys made meanwhile: old and new values readable');
+	$session->gives($readable, '82', 'keys made meanwhile: in the session that made one, too');
+	$session->gives(q{SELECT fieldcrypt.key_id(fieldcrypt.encrypt_field('x', tenant => 'acme')) = (SELECT key_id FROM fieldcrypt.encryption_keys WHERE tenant = 'acme' AND version = 4)}, 't', 'keys made meanwhile: which goes on with the newest');
+	$session->close;
+	gives($node, import_sql($document, ', renumber => true'), '0|0|0|0|8', 'keys made meanwhile: again changes nothing');
+	value($node, 'DELETE FROM kept WHERE id >= 500');
+	lose(q{DELETE FROM fieldcrypt.encryption_keys WHERE tenant = 'acme' AND version > 2; UPDATE fieldcrypt.encryption_keys SET state = 'active', deactivated_at = NULL WHERE tenant = 'acme' AND version = 2});
+	gives($node, $keys, $before, 'back to the beginning');
 }
 
 # States: what a key is here, and what it becomes.
@@ -193,9 +214,9 @@ foreach my $state (qw(deactivated compromised suspended destroyed))
 {
 	my $erased = $state eq 'destroyed' ? ', wrapped_key = NULL' : '';
 	lose("UPDATE fieldcrypt.encryption_keys SET state = '$state'$erased WHERE tenant = 'acme' AND version = 2");
-	gives($node, import_sql($document), '0|0|0|8', "$state here, active in the export: unchanged");
+	gives($node, import_sql($document), '0|0|0|0|8', "$state here, active in the export: unchanged");
 	is(states('acme'), "deactivated $state", "$state stays $state");
-	gives($node, import_sql($document, ', apply_states => true'), '0|0|0|8', "$state: nor with apply_states");
+	gives($node, import_sql($document, ', apply_states => true'), '0|0|0|0|8', "$state: nor with apply_states");
 	is(states('acme'), "deactivated $state", "$state stays $state with apply_states");
 	lose(q{DELETE FROM fieldcrypt.encryption_keys WHERE tenant = 'acme'}) if $state eq 'destroyed';
 	value($node, import_sql($document)) if $state eq 'destroyed';
@@ -206,7 +227,7 @@ foreach my $state (qw(deactivated compromised suspended destroyed))
 {
 	value($node, q{CALL fieldcrypt.rotate_keys('acme')});
 	lose(q{DELETE FROM fieldcrypt.encryption_keys WHERE tenant = 'acme' AND version < 3});
-	gives($node, import_sql($document), '2|0|0|6', 'versions before the active one are imported');
+	gives($node, import_sql($document), '2|0|0|0|6', 'versions before the active one are imported');
 	is(states('acme'), 'deactivated deactivated active', 'as deactivated ones');
 	gives($node, $readable, '80', 'and are readable');
 }
@@ -250,7 +271,7 @@ foreach my $case ([ 'key_destroyed', 'destroyed', 'KF005' ], [ 'key_suspended', 
 	$node->reload;
 	lose('TRUNCATE fieldcrypt.encryption_keys, fieldcrypt.master_keys');
 	refused($node, 'SELECT fieldcrypt.decrypt_field(value) FROM kept WHERE id = 1', 'KF003', 'all lost');
-	gives($node, import_sql($export), qr/^\d\d\|0\|0\|0$/, 'all lost: imported');
+	gives($node, import_sql($export), qr/^\d\d\|0\|0\|0\|0$/, 'all lost: imported');
 	gives($node, $readable, '81', 'all lost: every value readable');
 	gives($node, q{SELECT is_current, encode(fingerprint, 'hex') FROM fieldcrypt.master_keys ORDER BY 1 DESC LIMIT 1}, "t|$current", 'the current master key is the current one');
 	gives($node, q{SELECT fieldcrypt.decrypt_field(fieldcrypt.encrypt_field('new', tenant => 'third'))}, 'new', 'and new keys are made');
@@ -261,9 +282,9 @@ foreach my $case ([ 'key_destroyed', 'destroyed', 'KF005' ], [ 'key_suspended', 
 	create_database($node, 'fresh');
 	my $empty = value($node, 'SELECT fieldcrypt.export_keys()', db => 'fresh');
 	is(scalar @{ decode_json($empty)->{keys} }, 0, 'no keys: an export all the same');
-	gives($node, import_sql($empty), '0|0|0|0', 'and imported', db => 'fresh');
+	gives($node, import_sql($empty), '0|0|0|0|0', 'and imported', db => 'fresh');
 	my $full = value($node, 'SELECT fieldcrypt.export_keys()');
-	gives($node, import_sql($full), qr/^\d\d\|0\|0\|0$/, 'into another database', db => 'fresh');
+	gives($node, import_sql($full), qr/^\d\d\|0\|0\|0\|0$/, 'into another database', db => 'fresh');
 	refused($node, q{COPY fieldcrypt.encryption_keys FROM stdin; } . "\n\\.\n", 'KF016', 'and nothing is restored over it', db => 'fresh');
 }
 
