@@ -313,6 +313,13 @@ BEGIN
      WHERE k.key_id = d.key_id AND k.state <> 'destroyed' AND d.wrapped_key IS NOT NULL
        AND fieldcrypt._key_problem(k.key_id) IS NOT NULL;
     GET DIAGNOSTICS repaired = ROW_COUNT;
+    IF repaired > 0 THEN
+        -- A master key that is lost and no longer needed would keep new keys from being made.
+        DELETE FROM fieldcrypt.master_keys AS m
+         WHERE NOT EXISTS (SELECT FROM fieldcrypt.encryption_keys AS k
+                            WHERE k.master_key_fingerprint = m.fingerprint AND k.wrapped_key IS NOT NULL)
+           AND NOT coalesce(fieldcrypt._loaded_master_keys()::jsonb -> 'fingerprints' ? encode(m.fingerprint, 'hex'), false);
+    END IF;
 
     -- Nothing is erased by an import: what was destroyed elsewhere and is alive here is suspended.
     IF apply_states = 1 THEN
@@ -352,6 +359,11 @@ BEGIN
                SELECT FROM fieldcrypt._exported_keys(contents) AS d
                 WHERE d.master_key_fingerprint = decode(m.fingerprint, 'hex') AND d.wrapped_key IS NOT NULL)
         ON CONFLICT (fingerprint) DO NOTHING;
+    UPDATE fieldcrypt.master_keys AS m
+       SET is_current = true
+      FROM json_to_recordset(contents -> 'master_keys') AS d (fingerprint text, is_current boolean)
+     WHERE d.is_current AND m.fingerprint = decode(d.fingerprint, 'hex')
+       AND NOT EXISTS (SELECT FROM fieldcrypt.master_keys AS c WHERE c.is_current);
 
     -- A scheduled destruction is not taken over: what it was scheduled for may be needed again. The state
     -- is the most restrictive of what the export says, what the audit log here says, and what a newer

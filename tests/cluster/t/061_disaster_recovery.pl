@@ -178,6 +178,25 @@ gives($primary, 'SELECT detail FROM fieldcrypt.key_states_status(' . quoted($old
 	gives($primary, 'SELECT bool_and(ok) FROM fieldcrypt.verify_keys()', 't', 'found again, as a second line: every key opens');
 }
 
+# The newest master key is lost, the one before is there, with an export from its time.
+{
+	my $export = value($primary, 'SELECT fieldcrypt.export_keys()');
+	my $count = value($primary, $readable =~ s/FROM patients WHERE/FROM patients WHERE tenant <> 'shredded' AND/r);
+	my $lost = unpack 'H*', hkdf(pack('H*', key_text(8)), 'mek-fingerprint', 16);
+	value($primary, <<SQL);
+SET session_replication_role = replica;
+UPDATE fieldcrypt.master_keys SET is_current = false;
+INSERT INTO fieldcrypt.master_keys VALUES ('\\x$lost', true);
+UPDATE fieldcrypt.encryption_keys SET master_key_fingerprint = '\\x$lost', wrapped_key = set_byte(wrapped_key, 50, 0) WHERE wrapped_key IS NOT NULL;
+SQL
+	refused($primary, $goes_on, 'KF010', 'newest master key lost: refused');
+	gives($primary, import_sql($export), '0|3|0|0|1', 'newest master key lost: keys repaired from an export under the one before');
+	is(value($primary, $readable =~ s/FROM patients WHERE/FROM patients WHERE tenant <> 'shredded' AND/r), $count, 'newest master key lost: every value readable');
+	gives($primary, $goes_on, 'x', 'newest master key lost: and writable');
+	gives($primary, q{SELECT fieldcrypt.create_key('made after it') > 0}, 't', 'newest master key lost: new keys are made');
+	gives($primary, 'SELECT count(*) FILTER (WHERE is_current AND is_loaded), count(*) FILTER (WHERE problem IS NOT NULL) FROM fieldcrypt.master_key_status()', '1|0', 'newest master key lost: it is needed no more');
+}
+
 no_crash($primary);
 $primary->stop;
 done_testing();
