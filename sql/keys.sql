@@ -71,6 +71,7 @@ COMMENT ON COLUMN fieldcrypt.encryption_keys.created_at IS 'when the key was mad
 COMMENT ON COLUMN fieldcrypt.encryption_keys.deactivated_at IS 'when it stopped encrypting';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.destroyed_at IS 'when it was erased';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.suspended_from IS 'the state that a suspended key goes back to';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.destroy_scheduled_at IS 'when its destruction was scheduled';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.destroy_after IS 'when it may be erased';
 COMMENT ON COLUMN fieldcrypt.master_keys.is_current IS 'new encryption keys are wrapped by this one';
 COMMENT ON TABLE fieldcrypt.encryption_keys IS 'the encryption keys, wrapped by a master key: a version for each tenant and rotation; written by the extension only';
