@@ -80,6 +80,16 @@ AS $$
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._quiet_step(bigint)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._destroy_step(bigint[], boolean)'),
         -- Backup of keys.
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.export_keys()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.import_keys(text, boolean, boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.verify_keys()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.key_states_status(text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.confirm_key_states(text)'),
+        ('manage', 'SELECT', 'TABLE fieldcrypt.origins'),
+        ('backup', 'EXECUTE', 'FUNCTION fieldcrypt.export_keys()'),
+        ('backup', 'EXECUTE', 'FUNCTION fieldcrypt.verify_keys()'),
+        ('backup', 'EXECUTE', 'FUNCTION fieldcrypt.key_states_status(text)'),
+        ('backup', 'SELECT', 'TABLE fieldcrypt.origins'),
         -- Audited tables.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.audit_table(regclass)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.unaudit_table(regclass)'),

@@ -85,6 +85,14 @@ pub enum Error {
     UnknownOperation,
     /// A trigger function was called as an ordinary one.
     NotATrigger,
+    /// Not an export of keys, or one that was changed.
+    KeyExport { problem: String },
+    /// No loaded master key can check an export of keys, or one of its keys.
+    KeyExportMasterKey { needed: Vec<Fingerprint>, loaded: Vec<Fingerprint> },
+    /// An export of keys contradicts the keys that are here.
+    KeyImportConflict { problem: String, hint: String },
+    /// Keys are imported under a snapshot that may be older than the keys.
+    ImportIsolation,
     /// What Postgres itself raised inside a function of the extension.
     Postgres(Box<Report>),
     /// What should not happen.
@@ -276,6 +284,28 @@ impl Error {
                 "Operations are: rotate_master_key, shred_tenant, destroy_key.",
             ),
             Self::MasterKeyRotation { problem, hint } => (b"KF020", problem, hint),
+            Self::KeyExport { problem } => (
+                b"KF021",
+                format!("the key export can't be used: {problem}"),
+                "Pass the document as fieldcrypt.export_keys() gave it. If it was changed, trust nothing in it: take an older one.",
+            ),
+            Self::KeyImportConflict { problem, hint } => {
+                return Report::new(b"KF022", problem, &hint);
+            }
+            Self::ImportIsolation => (
+                b"25001",
+                "keys are imported in a READ COMMITTED transaction only".into(),
+                "Call import_keys on its own, outside a transaction block.",
+            ),
+            Self::KeyExportMasterKey { needed, loaded } => (
+                b"KF010",
+                format!(
+                    "the key export belongs to master key {}; loaded: {}",
+                    fingerprints(&needed),
+                    fingerprints(&loaded)
+                ),
+                "Load the master keys that wrap its keys, one a line in the key file, and reload.",
+            ),
             Self::NotUtf8 => (
                 b"22021",
                 "the text is not valid UTF-8".into(),

@@ -185,6 +185,11 @@ fn current_master_key() -> Result<Fingerprint, Error> {
             spi::execute(
                 "INSERT INTO fieldcrypt.master_keys (fingerprint, is_current) VALUES ($1, true)",
                 &[Parameter::Bytea(&first.0)],
+            )?;
+            // From here on a restore is noticed: the states of its keys would be older than this.
+            spi::execute(
+                "SELECT fieldcrypt._write_origin(true, 'the first key was made here')",
+                &[],
             )
         })?;
         return Ok(first);

@@ -5,6 +5,7 @@
 
 mod cache;
 mod create;
+pub mod export;
 pub mod guard;
 mod policies;
 mod rewrap;

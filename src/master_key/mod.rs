@@ -95,6 +95,14 @@ pub fn unwrap(
     })
 }
 
+/// What a loaded master key says to an export of the keys.
+pub fn with_export_key<R>(
+    master_key: Fingerprint,
+    work: impl FnOnce(&MasterKey) -> R,
+) -> Result<R, Error> {
+    with_key(master_key, |key| Ok(work(key)))
+}
+
 /// Wraps a new key.
 pub fn wrap(
     master_key: Fingerprint,

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::{self, BuiltinOid, Datum, PgOid};
-use pgrx::spi::{OwnedPreparedStatement, Spi};
+use pgrx::spi::{OwnedPreparedStatement, Spi, SpiTupleTable};
 
 use super::values::Varlena;
 use crate::error::Error;
@@ -61,6 +61,23 @@ thread_local! {
 
 /// Runs a statement that writes, planned once a session; returns the rows it touched.
 pub fn execute(statement: &'static str, parameters: &[Parameter<'_>]) -> Result<u64, Error> {
+    run(statement, parameters, |table| Ok(table.len() as u64))
+}
+
+/// Runs a statement and returns the text in the first column of its first row, in UTF-8 databases only
+/// if it is UTF-8.
+pub fn text(
+    statement: &'static str,
+    parameters: &[Parameter<'_>],
+) -> Result<Option<String>, Error> {
+    run(statement, parameters, |table| table.first().get::<String>(1))
+}
+
+fn run<R>(
+    statement: &'static str,
+    parameters: &[Parameter<'_>],
+    read: impl FnOnce(SpiTupleTable<'_>) -> Result<R, pgrx::spi::Error>,
+) -> Result<R, Error> {
     let arguments = parameters.iter().map(Parameter::argument).collect::<Result<Vec<_>, _>>()?;
     let known = PLANS.with_borrow(|plans| {
         plans.iter().find(|(known, _)| *known == statement).map(|(_, plan)| *plan)
@@ -79,7 +96,7 @@ pub fn execute(statement: &'static str, parameters: &[Parameter<'_>]) -> Result<
                 plan
             }
         };
-        client.update(plan, None, &arguments).map(|table| table.len() as u64)
+        read(client.update(plan, None, &arguments)?)
     })
     .map_err(|error: pgrx::spi::Error| Error::Internal(format!("SPI: {error}")))
 }

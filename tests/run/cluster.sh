@@ -12,6 +12,10 @@ done
 open_work
 clear_folder cluster
 copy_in tests cluster/tests
+# The offline tool, where the server's user can run it.
+cargo build --quiet --locked -p fieldcrypt-offline
+as_server dd of="$work/cluster/fieldcrypt" status=none <"${CARGO_TARGET_DIR:-target}/debug/fieldcrypt"
+as_server chmod 755 "$work/cluster/fieldcrypt"
 
 options=(--jobs 2)
 if [[ -n ${T:-} ]]; then options=(--verbose); fi
@@ -22,6 +26,7 @@ status=0
 # shellcheck disable=SC2016 # expanded by the inner shell
 # TESTDIR up to PostgreSQL 15, the other two from 16 on
 as_server env \
+    FIELDCRYPT_TOOL="$work/cluster/fieldcrypt" \
     PG_REGRESS="$pg_test/regress/pg_regress" PG_CONFIG="$pg_config" \
     TESTDIR="$work/cluster" TESTDATADIR="$work/cluster/tmp_check" TESTLOGDIR="$work/cluster/tmp_check/log" \
     PG_TEST_TIMEOUT_DEFAULT="${PG_TEST_TIMEOUT_DEFAULT:-180}" \

@@ -6,6 +6,7 @@ With --print it prints the files as they should be.
 """
 
 import base64
+import hmac
 import json
 import pathlib
 import sys
@@ -85,12 +86,64 @@ def wrapped_key(vector):
     return {"dek_check": check.hex(), "wrapped": wrapped.hex()}
 
 
+def export_message(document):
+    """What the authentication codes of an export of the key table are over."""
+    text = lambda value: (value or "").encode()
+    number = lambda value, length: int(value).to_bytes(length, "big")
+    message = canonical([
+        b"pg_fieldcrypt/v1 key export",
+        number(document["version"], 8),
+        text(document["created_at"]),
+        number(document["states_confirmed"], 1),
+        number(document["database"]["system_identifier"], 8),
+        text(document["database"]["name"]),
+        number(len(document["master_keys"]), 8),
+        number(len(document["keys"]), 8),
+    ])
+    for one in document["master_keys"]:
+        message += canonical([
+            bytes.fromhex(one["fingerprint"]),
+            number(one["is_current"], 1),
+            text(one["first_used_at"]),
+        ])
+    for key in document["keys"]:
+        message += canonical([
+            number(key["key_id"], 8),
+            text(key["tenant"]),
+            text(key["purpose"]),
+            number(key["version"], 4),
+            text(key["state"]),
+            text(key["algorithm"]),
+            bytes.fromhex(key["wrapped_key"] or ""),
+            bytes.fromhex(key["master_key_fingerprint"]),
+            bytes.fromhex(key["key_check"]),
+            text(key["created_at"]),
+            text(key["deactivated_at"]),
+            text(key["destroyed_at"]),
+            text(key["suspended_from"]),
+            text(key["destroy_scheduled_at"]),
+            text(key["destroy_after"]),
+        ])
+    return message
+
+
+def key_export(vector):
+    message = export_message(vector["document"])
+    codes = []
+    for mek in map(bytes.fromhex, vector["meks"]):
+        code = hmac.digest(hkdf(mek, b"export"), message, "sha256")
+        codes.append({"master_key": hkdf(mek, b"mek-fingerprint", 16).hex(), "hmac_sha256": code.hex()})
+    codes.sort(key=lambda code: code["master_key"])
+    return {"message": message.hex(), "document": {**vector["document"], "authentication": codes}}
+
+
 def main():
     differing = 0
     for name, formula in (
         ("master-keys.json", master_key),
         ("wrapped-keys.json", wrapped_key),
         ("fields.json", field),
+        ("key-exports.json", key_export),
     ):
         vectors = json.loads((HERE / name).read_text())
         for vector in vectors:

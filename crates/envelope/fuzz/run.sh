@@ -17,8 +17,8 @@ seconds=${1:?usage: run.sh SECONDS}
 case $seconds in '' | *[!0-9]*) echo "run.sh: SECONDS is a whole number" >&2; exit 2 ;; esac
 cd "$(dirname "$0")"
 
-targets="ciphertext master_key_text"
-each=$((seconds / 2))
+targets="ciphertext master_key_text key_export"
+each=$((seconds / 3))
 [ "$each" -gt 0 ] || each=1
 
 host=$(rustc -vV | sed -n 's/^host: //p')

@@ -54,8 +54,15 @@ impl fmt::Display for KeyId {
 
 /// The public name of a master key, 16 bytes, derived from it. Compare it whole; the abbreviation
 /// that `Display` gives is for messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint(pub [u8; 16]);
+
+impl Fingerprint {
+    /// All of it, 32 hex digits.
+    pub fn to_hex(self) -> String {
+        base16ct::lower::encode_string(&self.0)
+    }
+}
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,6 +12,7 @@
 
 pub mod ciphertext;
 pub mod context;
+pub mod key_export;
 pub mod keys;
 pub mod master_key_text;
 pub mod nonce;

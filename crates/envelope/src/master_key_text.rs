@@ -7,6 +7,7 @@ use base64ct::{Base64, Encoding};
 use zeroize::Zeroizing;
 
 use crate::keys::MasterKey;
+use crate::primitives::{RandomnessUnavailable, random};
 
 /// Master keys that may be loaded at once.
 pub const MAX_KEYS: usize = 16;
@@ -64,6 +65,19 @@ pub fn parse_each(text: &[u8], mut take: impl FnMut(MasterKey)) -> Result<(), Ma
         return Err(MasterKeyTextError::Empty);
     }
     Ok(())
+}
+
+/// The text of a new key: 32 bytes from the operating system's random source, as a line of hex digits.
+///
+/// For people who make key files. The extension makes none: a master key that began its life in a
+/// database server could have been seen there.
+pub fn generate() -> Result<Zeroizing<Vec<u8>>, RandomnessUnavailable> {
+    let mut key = Zeroizing::new([0; 32]);
+    random(key.as_mut_slice())?;
+    let mut text = Zeroizing::new(vec![b'\n'; 65]);
+    // 64 digits fit 64 places.
+    base16ct::lower::encode(key.as_slice(), &mut text[..64]).map_err(|_| RandomnessUnavailable)?;
+    Ok(text)
 }
 
 fn decode(encoded: &[u8], line: usize) -> Result<Zeroizing<[u8; 32]>, MasterKeyTextError> {

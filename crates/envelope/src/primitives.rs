@@ -6,6 +6,7 @@ use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::aes::Block;
 use aes_gcm::aes::cipher::BlockCipherEncrypt;
 use hkdf::Hkdf;
+use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -41,6 +42,34 @@ pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
         hash.update(part);
     }
     hash.finalize().into()
+}
+
+/// `HMAC-SHA256(key, message)` (FIPS 198-1) over a message that comes in pieces.
+pub struct HmacSha256(Hmac<Sha256>);
+
+impl HmacSha256 {
+    /// No message yet.
+    pub fn new(key: &[u8; 32]) -> Self {
+        // A key shorter than SHA-256's block is padded with zeros to it: the standard's K0.
+        let mut block = Zeroizing::new([0; 64]);
+        block[..32].copy_from_slice(key);
+        Self(<Hmac<Sha256> as KeyInit>::new((&*block).into()))
+    }
+
+    /// Appends to the message.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The authentication code.
+    pub fn finish(self) -> [u8; 32] {
+        self.0.finalize().into_bytes().into()
+    }
+
+    /// Compares in constant time.
+    pub fn is(self, expected: &[u8; 32]) -> bool {
+        self.0.verify(expected.into()).is_ok()
+    }
 }
 
 /// The CMAC subkey `K1 = AES-256(K, 0^128) << 1`, reduced modulo x^128 + x^7 + x^2 + x + 1

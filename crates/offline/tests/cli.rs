@@ -1,0 +1,439 @@
+//! The program, run on real files.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use fieldcrypt_envelope::ciphertext::{OVERHEAD, PLAINTEXT_OFFSET, seal_in_place, to_text};
+use fieldcrypt_envelope::key_export::SealedExport;
+use fieldcrypt_envelope::{BlockScope, Context, MasterKey, NonceBlock, SystemEntropy};
+use serde_json::Value;
+
+const EXPORTS: &str = include_str!("../../../tests/vectors/key-exports.json");
+/// Of the second vector.
+const DEFAULT_2: i64 = i64::MAX;
+const PRAXIS: i64 = 3;
+const ACME: i64 = 4;
+const DESTROYED: i64 = 5;
+
+/// A folder with an export of the frozen vectors and its master keys.
+struct Room {
+    folder: PathBuf,
+    vector: Value,
+}
+
+impl Room {
+    fn new() -> Self {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let name = format!("cli-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+        let vectors: Vec<Value> = serde_json::from_str(EXPORTS).unwrap();
+        let room = Self { folder, vector: vectors[1].clone() };
+        room.write("export.json", room.vector["document"].to_string());
+        room.write("master.key", room.master_keys().join("\n"));
+        for (number, key) in room.master_keys().iter().enumerate() {
+            room.write(&format!("master.{number}"), key);
+        }
+        room
+    }
+
+    fn master_keys(&self) -> Vec<String> {
+        let list = self.vector["meks"].as_array().unwrap();
+        list.iter().map(|key| key.as_str().unwrap().to_owned()).collect()
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.join(name).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        fs::write(self.folder.join(name), content).unwrap();
+        fs::set_permissions(self.folder.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+        self.path(name)
+    }
+
+    /// A value in its text form.
+    fn value(&self, key_id: i64, context: &str, plaintext: &[u8]) -> String {
+        let mut sealed = SealedExport::parse(&self.vector["document"].to_string()).unwrap();
+        let master_keys: Vec<MasterKey> = self
+            .master_keys()
+            .iter()
+            .map(|hex| MasterKey::derive(&bytes(hex).try_into().unwrap()))
+            .collect();
+        master_keys.iter().for_each(|key| sealed.check(key).unwrap());
+        let (contents, _) = sealed.open().unwrap();
+        let key = contents.keys().iter().find(|key| key.key_id.as_i64() == key_id).unwrap();
+        let master_key =
+            master_keys.iter().find(|one| one.fingerprint() == key.master_key).unwrap();
+        let wrapped = key.wrapped_key.unwrap();
+        let data_key = master_key.unwrap(&wrapped, &key.metadata(), &key.check).ok().unwrap();
+        let scope = BlockScope { process: 1, transaction: 1, statement: 1 };
+        let mut block = NonceBlock::ENDED;
+        let mut entropy = SystemEntropy::NEW;
+        let nonce = block.next(scope, plaintext.len() as u64, &mut entropy).unwrap();
+        let mut buffer = vec![0; plaintext.len() + OVERHEAD];
+        buffer[PLAINTEXT_OFFSET..][..plaintext.len()].copy_from_slice(plaintext);
+        let parts = [context];
+        let context = match context {
+            "" => Context::NONE,
+            _ => Context::new(&parts).unwrap(),
+        };
+        let message_key = data_key.suite_key(key.key_id).message_key(&nonce);
+        seal_in_place(&message_key, key.key_id, &nonce, &context, &mut buffer).unwrap();
+        to_text(&buffer)
+    }
+
+    fn open(&self, more: &[&str], input: impl AsRef<[u8]>) -> Output {
+        let (export, master_key) = (self.path("export.json"), self.path("master.key"));
+        let mut arguments = vec!["open", "--export", &export, "--master-key", &master_key];
+        arguments.extend(more);
+        run(&arguments, input.as_ref())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+}
+
+fn run(arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fieldcrypt"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    // A program that refuses its arguments does not read.
+    let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[track_caller]
+fn gives(output: &Output, status: i32, stdout: &str, stderr: &str) {
+    assert_eq!(output.status.code(), Some(status), "{}", err(output));
+    assert_eq!(out(output), stdout);
+    assert!(err(output).contains(stderr), "{} does not say: {stderr}", err(output));
+}
+
+#[track_caller]
+fn refuses(output: &Output, stderr: &str) {
+    gives(output, 2, "", stderr);
+}
+
+#[test]
+fn a_new_master_key_is_its_owners_alone_and_never_overwrites() {
+    let room = Room::new();
+    let path = room.path("new.key");
+    let made = run(&["new-master-key", &path], b"");
+    assert_eq!(made.status.code(), Some(0), "{}", err(&made));
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.len() == 65 && text.trim_end().bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let mek: [u8; 32] = bytes(text.trim_end()).try_into().unwrap();
+    let fingerprint = MasterKey::derive(&mek).fingerprint().to_hex();
+    assert_eq!(out(&made), format!("{fingerprint}\n"));
+    assert!(!err(&made).contains(text.trim_end()), "the key itself is never shown");
+    gives(&run(&["fingerprint", &path], b""), 0, &format!("{fingerprint}\n"), "");
+
+    refuses(&run(&["new-master-key", &path], b""), "File exists");
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    let second = room.path("second.key");
+    run(&["new-master-key", &second], b"");
+    assert_ne!(fs::read_to_string(&second).unwrap(), text);
+
+    let link = room.path("link.key");
+    symlink(room.path("nowhere"), &link).unwrap();
+    refuses(&run(&["new-master-key", &link], b""), "File exists");
+    assert!(!Path::new(&room.path("nowhere")).exists());
+    refuses(&run(&["new-master-key", &room.path("no/folder")], b""), "No such file");
+}
+
+#[test]
+fn a_folder_that_others_write_is_no_place_for_a_master_key() {
+    let room = Room::new();
+    for mode in [0o777, 0o770] {
+        fs::set_permissions(&room.folder, fs::Permissions::from_mode(mode)).unwrap();
+        let path = room.path("new.key");
+        refuses(&run(&["new-master-key", &path], b""), "writable by others");
+        assert!(!Path::new(&path).exists());
+    }
+}
+
+#[test]
+fn fingerprints_of_files_that_are_none_are_refused_without_quoting_them() {
+    let room = Room::new();
+    for (content, problem) in [
+        ("", "no master key in it"),
+        ("hunter2", "neither hex digits nor base64 in line 1"),
+        ("# comment\n00ff", "2 bytes in line 2"),
+        (&"#".repeat(40_000), "longer than"),
+    ] {
+        let output = run(&["fingerprint", &room.write("bad.key", content)], b"");
+        refuses(&output, problem);
+        assert!(!err(&output).contains("hunter2"));
+    }
+    refuses(&run(&["fingerprint", &room.path("missing")], b""), "No such file");
+    fs::set_permissions(room.path("master.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    let output = run(&["fingerprint", &room.path("master.key")], b"");
+    assert_eq!(out(&output).lines().count(), 2);
+    assert!(err(&output).contains("can be read by others"));
+}
+
+#[test]
+fn a_good_export_opens_key_by_key() {
+    let room = Room::new();
+    let checked =
+        run(&["check", &room.path("export.json"), "--master-key", &room.path("master.key")], b"");
+    assert_eq!(checked.status.code(), Some(0), "{}", err(&checked));
+    let text = out(&checked);
+    assert!(text.contains("GOOD: 5 keys, 4 open, 1 destroyed, 0 do not open"), "{text}");
+    assert!(text.contains("made while the key states were not confirmed"), "{text}");
+    assert!(text.contains("Praxis Müller 🔑"), "{text}");
+    assert_eq!(text.matches("authentic by master key ").count(), 2);
+    for key in room.master_keys() {
+        assert!(!text.contains(&key));
+    }
+    // The same, from two files.
+    let two = run(
+        &[
+            "check",
+            &room.path("export.json"),
+            "--master-key",
+            &room.path("master.0"),
+            "--master-key",
+            &room.path("master.1"),
+        ],
+        b"",
+    );
+    assert_eq!(out(&two), text);
+}
+
+#[test]
+fn an_export_that_was_changed_is_not_used() {
+    let room = Room::new();
+    let document = room.vector["document"].to_string();
+    let value = room.value(ACME, "", b"secret");
+    for (changed, problem) in [
+        (document.replace("\"deactivated\"", "\"compromised\""), "NOT AUTHENTIC"),
+        (document.replace("\"acme\"", "\"acne\""), "NOT AUTHENTIC"),
+        (document.replace("\"version\":1", "\"version\":7"), "no usable key export: version 7"),
+        (document[..400].to_owned(), "no usable key export: not the JSON"),
+        (String::new(), "no usable key export"),
+    ] {
+        let path = room.write("changed.json", changed);
+        let key = room.path("master.key");
+        refuses(&run(&["check", &path, "--master-key", &key], b""), problem);
+        let arguments = ["open", "--export", &path, "--master-key", &key];
+        refuses(&run(&arguments, value.as_bytes()), problem);
+    }
+    let path = room.write("bytes.json", [0xFF, 0xFE]);
+    refuses(&run(&["check", &path, "--master-key", &room.path("master.key")], b""), "UTF-8");
+}
+
+#[test]
+fn the_master_keys_that_are_not_there_are_named() {
+    let room = Room::new();
+    let stranger = room.write("stranger.key", "77".repeat(32));
+    let needed = MasterKey::derive(&bytes(&room.master_keys()[0]).try_into().unwrap());
+    let output = run(&["check", &room.path("export.json"), "--master-key", &stranger], b"");
+    refuses(&output, &needed.fingerprint().to_hex());
+    refuses(&output, "it belongs to master key");
+
+    // One of two: authentic, and what it wraps opens.
+    let one =
+        run(&["check", &room.path("export.json"), "--master-key", &room.path("master.0")], b"");
+    assert_eq!(one.status.code(), Some(1));
+    assert!(out(&one).contains("BAD: 5 keys, 2 open, 1 destroyed, 2 do not open"), "{}", out(&one));
+    assert_eq!(out(&one).matches("NO MASTER KEY").count(), 2);
+
+    let values = format!("{} {}", room.value(PRAXIS, "", b"one"), room.value(ACME, "", b"two"));
+    let (export, key) = (room.path("export.json"), room.path("master.0"));
+    let opened = run(&["open", "--export", &export, "--master-key", &key], values.as_bytes());
+    assert_eq!(opened.status.code(), Some(1));
+    assert!(out(&opened).starts_with("one fc1:"));
+    assert!(err(&opened).contains("1 of a key whose master key is not given"));
+}
+
+#[test]
+fn values_in_any_text_are_replaced_and_nothing_else() {
+    let room = Room::new();
+    let one = room.value(ACME, "", "Grüße 🔑".as_bytes());
+    let two = room.value(DEFAULT_2, "", b"");
+    let three = room.value(PRAXIS, "", &[0, 1, 0xFF]);
+    let text = format!(
+        "{one}\n{{{one},\"{one}\"}}\t({two})\r\n'{three}' fc fc1 fc1 : ffc1: afc1:x f\0\u{1}ü {one}"
+    );
+    let expected = "Grüße 🔑\n{Grüße 🔑,\"Grüße 🔑\"}\t()\r\n'\\x0001ff' fc fc1 fc1 : ffc1: afc1:x f\0\u{1}ü Grüße 🔑";
+    let opened = room.open(&[], &text);
+    gives(&opened, 0, expected, "6 values opened");
+    // From a file, too.
+    gives(&room.open(&[&room.write("dump.sql", &text)], ""), 0, expected, "6 values opened");
+    gives(&room.open(&[], ""), 0, "", "0 values opened");
+    // What is not UTF-8 passes through.
+    let binary = [b"\xFF\x00".as_slice(), one.as_bytes(), b"\xFE"].concat();
+    let opened = room.open(&[], binary);
+    assert_eq!(opened.stdout, [b"\xFF\x00".as_slice(), "Grüße 🔑".as_bytes(), b"\xFE"].concat());
+}
+
+#[test]
+fn values_are_found_wherever_the_reads_cut_them() {
+    let room = Room::new();
+    let values: Vec<String> =
+        (0..40).map(|i| room.value(ACME, "", format!("{i}-").repeat(i * 97).as_bytes())).collect();
+    let plain: Vec<String> = (0..40).map(|i| format!("{i}-").repeat(i * 97)).collect();
+    let mut text = String::new();
+    let mut expected = String::new();
+    for round in 0..400 {
+        let filler = "f".repeat(round % 7) + &"-fc1 ".repeat(round);
+        text += &format!("{filler} {}\n", values[round % 40]);
+        expected += &format!("{filler} {}\n", plain[round % 40]);
+    }
+    assert!(text.len() > 1 << 20);
+    gives(&room.open(&[], &text), 0, &expected, "400 values opened");
+}
+
+#[test]
+fn what_does_not_open_is_left_counted_and_never_shown() {
+    let room = Room::new();
+    let good = room.value(ACME, "", b"a plaintext");
+    let mut tampered = good.clone();
+    let at = tampered.len() - 3;
+    let other = if tampered.as_bytes()[at] == b'A' { "B" } else { "A" };
+    tampered.replace_range(at..=at, other);
+    let bound = room.value(ACME, "patients.ssn/1", b"bound");
+    let mut unknown = SealedBytes::of(&good);
+    unknown.set_key_id(4711);
+    let mut destroyed = SealedBytes::of(&good);
+    destroyed.set_key_id(DESTROYED);
+    let (unknown, destroyed) = (unknown.text(), destroyed.text());
+    let text = format!("{good}|{tampered}|{bound}|{unknown}|{destroyed}|fc1:|fc1:AAAA|fc1:=");
+    let opened = room.open(&[], &text);
+    let expected =
+        format!("a plaintext|{tampered}|{bound}|{unknown}|{destroyed}|fc1:|fc1:AAAA|fc1:=");
+    gives(
+        &opened,
+        1,
+        &expected,
+        "1 values opened, 7 left as they are: 3 malformed, 2 not authentic",
+    );
+    gives(&opened, 1, &expected, "1 of a key that the export does not hold, 1 of a destroyed key");
+    assert!(!err(&opened).contains("plaintext"));
+
+    gives(&room.open(&["--context", "patients.ssn/1"], &bound), 0, "bound", "1 values opened");
+    gives(&room.open(&["--context", "patients.ssn/2"], &bound), 1, &bound, "0 values opened");
+    gives(&room.open(&["--context", "x"], &good), 1, &good, "not authentic");
+}
+
+/// The bytes of a value, to forge some.
+struct SealedBytes(Vec<u8>);
+
+impl SealedBytes {
+    fn of(text: &str) -> Self {
+        Self(fieldcrypt_envelope::ciphertext::from_text(text.as_bytes()).ok().unwrap())
+    }
+
+    fn set_key_id(&mut self, id: i64) {
+        self.0[2..10].copy_from_slice(&id.to_be_bytes());
+    }
+
+    fn text(&self) -> String {
+        to_text(&self.0)
+    }
+}
+
+#[test]
+fn opened_values_do_not_break_the_dump_around_them() {
+    let room = Room::new();
+    let value = room.value(ACME, "", "it's\ta \\ new\nline\r".as_bytes());
+    let bytes = room.value(ACME, "", &[0xDE, 0xAD, 0xFF]);
+    let text = format!("1\t{value}\t{bytes}\n");
+    let copied = "1\tit's\\ta \\\\ new\\nline\\r\t\\\\xdeadff\n";
+    gives(&room.open(&["--escape", "copy"], &text), 0, copied, "2 values");
+    let quoted = "1\tit''s\ta \\ new\nline\r\t\\xdeadff\n";
+    gives(&room.open(&["--escape", "sql"], &text), 0, quoted, "2 values");
+}
+
+#[test]
+fn csv_columns_have_contexts_of_their_own() {
+    let room = Room::new();
+    let ssn = |id: u32| {
+        room.value(ACME, &format!("patients.ssn/{id}"), format!("ssn \"{id}\", of\na").as_bytes())
+    };
+    let note = room.value(PRAXIS, "notes", b"a note");
+    let braces = room.value(PRAXIS, "{x}", b"braces");
+    let text = format!(
+        "id,ssn,note,\"with, comma\"\n1,{},{note},{braces}\n2,{},,\n3,plain,\"{{{note},{note}}}\",\n",
+        ssn(1),
+        ssn(2)
+    );
+    let arguments = [
+        "--csv",
+        "--context",
+        "notes",
+        "--column-context",
+        "ssn=patients.ssn/{id}",
+        "--column-context",
+        "with, comma={{x}}",
+    ];
+    let expected = "id,ssn,note,\"with, comma\"\n1,\"ssn \"\"1\"\", of\na\",a note,braces\n\
+                    2,\"ssn \"\"2\"\", of\na\",,\n3,plain,\"{a note,a note}\",\n";
+    gives(&room.open(&arguments, &text), 0, expected, "6 values opened");
+    let without = room.open(&["--csv"], &text);
+    assert_eq!(without.status.code(), Some(1));
+    assert!(err(&without).contains("0 values opened, 6 left as they are: 6 not authentic"));
+
+    let tabs = text.replace("\"with, comma\"", "last").replace(',', "\t");
+    assert!(tabs.contains('\t'));
+    let tab = ["--csv", "--delimiter", "\t", "--column-context", "ssn=patients.ssn/{id}"];
+    let opened = room.open(&tab, &tabs);
+    assert!(out(&opened).contains("1\t\"ssn \"\"1\"\", of\na\"\t"), "{}", out(&opened));
+}
+
+#[test]
+fn csv_that_can_not_be_meant_is_refused() {
+    let room = Room::new();
+    let text = "id,ssn,ssn\n1,2,3\n";
+    for (arguments, input, problem) in [
+        (vec!["--csv", "--column-context", "none=x"], text, "no column \"none\""),
+        (vec!["--csv", "--column-context", "id=x/{none}"], text, "no column \"none\""),
+        (vec!["--csv", "--column-context", "ssn=x"], text, "\"ssn\" twice"),
+        (vec!["--csv", "--column-context", "id"], text, "COLUMN=TEMPLATE"),
+        (vec!["--csv", "--column-context", "id={ssn"], text, "a brace without its other"),
+        (vec!["--csv", "--column-context", "id=a}"], text, "a brace without its other"),
+        (vec!["--csv", "--delimiter", "ü"], text, "ASCII"),
+        (vec!["--column-context", "id=x"], text, "need --csv"),
+        (vec!["--delimiter", ";"], text, "need --csv"),
+        (vec!["--csv", "--escape", "copy"], text, "not for --csv"),
+    ] {
+        refuses(&room.open(&arguments, input), problem);
+    }
+    let ragged = room.open(&["--csv"], "a,b\n1,2\n3\n");
+    assert_eq!(ragged.status.code(), Some(2));
+    assert!(err(&ragged).contains("1 fields at line 3, and 2 in the header"), "{}", err(&ragged));
+    refuses(&room.open(&["--csv", &room.path("missing.csv")], ""), "No such file");
+}

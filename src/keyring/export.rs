@@ -1,0 +1,223 @@
+//! Exports of the key table, and keys that come back from one.
+//!
+//! SQL reads and writes the tables (`sql/key_backup.sql`); here documents are authenticated, and wrapped
+//! keys opened.
+
+use fieldcrypt_envelope::key_export::{Contents, KeyEntry, SealedExport};
+use fieldcrypt_envelope::{Fingerprint, KeyId};
+use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
+use pgrx::pg_sys::Datum;
+use serde_json::Value;
+
+use super::{ALGORITHM, guard, unwrap, with_metadata};
+use crate::error::Error;
+use crate::master_key;
+use crate::pg::call::{Call, sql_functions};
+use crate::pg::catalog::{self, KeyState, PURPOSE_FIELD};
+use crate::pg::spi::{self, Parameter};
+use crate::pg::values::Varlena;
+use crate::pg::{encoding, session};
+
+sql_functions! {
+    fieldcrypt_seal_export, pg_finfo_fieldcrypt_seal_export => seal_export;
+    fieldcrypt_read_export, pg_finfo_fieldcrypt_read_export => read_export;
+    fieldcrypt_import_keys, pg_finfo_fieldcrypt_import_keys => import_keys;
+    fieldcrypt_renumber_key, pg_finfo_fieldcrypt_renumber_key => renumber_key;
+    fieldcrypt_record_origin, pg_finfo_fieldcrypt_record_origin => record_origin;
+    fieldcrypt_key_problem, pg_finfo_fieldcrypt_key_problem => key_problem;
+}
+
+/// `_seal_export(contents)`: the document, authenticated by every master key that wraps one of its keys.
+fn seal_export(call: &Call) -> Result<Option<Datum>, Error> {
+    let text = document(call)?;
+    let contents = Contents::parse(&text).map_err(|problem| {
+        Error::KeyTable(format!("the keys of this database can't be exported: {problem}"))
+    })?;
+    let mut authenticating = contents.authenticating_master_keys();
+    if authenticating.is_empty() {
+        // No keys yet: any master key will do.
+        authenticating = master_key::fingerprints()?.first().copied().into_iter().collect();
+    }
+    refuse_unless_loaded(&authenticating, |needed, loaded| Error::WrongMasterKey {
+        needed,
+        loaded,
+    })?;
+    let authentication = authenticating
+        .into_iter()
+        .map(|one| master_key::with_export_key(one, |key| contents.authenticate(key)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let sealed = contents
+        .seal(authentication)
+        .ok_or_else(|| Error::Internal("an export lacks an authentication".into()))?;
+    Ok(Some(Varlena::of(sealed.as_bytes())?.into_datum()))
+}
+
+/// `_read_export(document)`: what an authentic document says. No key of it is opened.
+fn read_export(call: &Call) -> Result<Option<Datum>, Error> {
+    let contents = authentic(&document(call)?)?;
+    Ok(Some(Varlena::of(contents.to_json().as_bytes())?.into_datum()))
+}
+
+/// `_import_keys(document, apply_states, renumber)`: takes the keys of a document over, all or none, and gives the
+/// counts as JSON.
+fn import_keys(call: &Call) -> Result<Option<Datum>, Error> {
+    session::refuse_unless_writable()?;
+    let contents = authentic(&document(call)?)?;
+    refuse_unless_loaded(&contents.authenticating_master_keys(), not_loaded)?;
+    for key in contents.keys() {
+        session::check_for_interrupts();
+        refuse_unless_it_opens(key)?;
+    }
+    let flag = |index| Parameter::Integer(i32::from(call.boolean(index).unwrap_or(false)));
+    let json = contents.to_json();
+    let outcome = session::as_owner(|| {
+        spi::text(
+            "SELECT fieldcrypt._import_contents($1::pg_catalog.json, $2, $3)::pg_catalog.text",
+            &[Parameter::Text(Some(json.as_bytes())), flag(1), flag(2)],
+        )
+    })?;
+    let outcome = outcome.unwrap_or_default();
+    refuse_if_refused(&outcome)?;
+    // Keys are here: what pg_restore would bring from now on would be over them.
+    guard::end_restore();
+    Ok(Some(Varlena::of(outcome.as_bytes())?.into_datum()))
+}
+
+/// Raises what `_import_contents` gives back instead of counts, which takes back what it did.
+fn refuse_if_refused(outcome: &str) -> Result<(), Error> {
+    let outcome: Value = serde_json::from_str(outcome)
+        .map_err(|_| Error::Internal("an import has no outcome".into()))?;
+    let text = |name: &str| outcome[name].as_str().map(str::to_owned);
+    if text("isolation").is_some() {
+        return Err(Error::ImportIsolation);
+    }
+    match text("conflict") {
+        Some(problem) => {
+            Err(Error::KeyImportConflict { problem, hint: text("hint").unwrap_or_default() })
+        }
+        None => Ok(()),
+    }
+}
+
+/// `_key_problem(key_id)`: why a key can't be used by this session, NULL if it can or is destroyed.
+fn key_problem(call: &Call) -> Result<Option<Datum>, Error> {
+    let key_id = call.datum(0).and_then(|datum| KeyId::new(datum.value() as i64));
+    let outcome =
+        key_id.ok_or_else(|| Error::KeyTable("a key id is not positive".into())).and_then(opens);
+    match outcome {
+        Ok(()) => Ok(None),
+        // What Postgres raised is no finding about the key.
+        Err(error @ Error::Postgres(_)) => Err(error),
+        Err(error) => {
+            let message = error.report().message();
+            let text = encoding::from_utf8(message.as_bytes())?;
+            Ok(Some(Varlena::of(&text)?.into_datum()))
+        }
+    }
+}
+
+/// `_renumber_key(key_id, version)`: gives a key another version. Its wrapping authenticates the version,
+/// so it is wrapped again.
+fn renumber_key(call: &Call) -> Result<Option<Datum>, Error> {
+    let key_id = call.datum(0).and_then(|datum| KeyId::new(datum.value() as i64));
+    let version = call.datum(1).map(|datum| datum.value() as i32);
+    let (Some(key_id), Some(version)) = (key_id, version) else {
+        return Err(Error::NullArgument("key_id and version"));
+    };
+    let row = catalog::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id))?;
+    let wrapped = with_scrubbed_stack::<DEEP, _>(|| {
+        let data_key = unwrap(&row)?;
+        with_metadata(key_id, &row.tenant, version, |metadata| {
+            master_key::wrap(row.master_key, &data_key, metadata)
+        })
+    })?;
+    session::as_owner(|| {
+        spi::execute(
+            "UPDATE fieldcrypt.encryption_keys SET version = $2, wrapped_key = $3
+              WHERE key_id OPERATOR(pg_catalog.=) $1",
+            &[
+                Parameter::BigInt(Some(key_id.as_i64())),
+                Parameter::Integer(version),
+                Parameter::Bytea(&wrapped),
+            ],
+        )
+    })?;
+    Ok(Some(Datum::null()))
+}
+
+/// `_record_origin(is_confirmed, reason)`: notes where the keys are.
+fn record_origin(call: &Call) -> Result<Option<Datum>, Error> {
+    let is_confirmed = i32::from(call.boolean(0).unwrap_or(false));
+    let reason = call.bytes(1).ok_or(Error::NullArgument("reason"))?;
+    session::as_owner(|| {
+        spi::execute(
+            "SELECT fieldcrypt._write_origin($1 OPERATOR(pg_catalog.=) 1, $2)",
+            &[Parameter::Integer(is_confirmed), Parameter::Text(Some(reason))],
+        )
+    })?;
+    Ok(Some(Datum::null()))
+}
+
+fn opens(key_id: KeyId) -> Result<(), Error> {
+    let row = catalog::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id))?;
+    if row.state == KeyState::Destroyed {
+        return Ok(());
+    }
+    let check = with_scrubbed_stack::<DEEP, _>(|| unwrap(&row).map(|key| key.check(key_id)))?;
+    if check == row.check { Ok(()) } else { Err(Error::WrappedKeyNotAuthentic(key_id)) }
+}
+
+fn document(call: &Call) -> Result<String, Error> {
+    let text = call.bytes(0).ok_or(Error::NullArgument("document"))?;
+    String::from_utf8(encoding::to_utf8(text)?.into_owned()).map_err(|_| Error::NotUtf8)
+}
+
+/// What a document says, if at least one of its master keys is loaded, and all that are vouch for it.
+fn authentic(text: &str) -> Result<Contents, Error> {
+    let mut sealed = SealedExport::parse(text)
+        .map_err(|problem| Error::KeyExport { problem: problem.to_string() })?;
+    let loaded = master_key::fingerprints()?;
+    for master_key in sealed.master_keys() {
+        if loaded.contains(&master_key) {
+            master_key::with_export_key(master_key, |key| sealed.check(key))?.map_err(|_| {
+                Error::KeyExport { problem: "it was changed since it was made".into() }
+            })?;
+        }
+    }
+    match sealed.open() {
+        Ok((contents, _)) => Ok(contents),
+        Err(missing) => Err(not_loaded(missing.master_keys, loaded)),
+    }
+}
+
+fn not_loaded(needed: Vec<Fingerprint>, loaded: Vec<Fingerprint>) -> Error {
+    Error::KeyExportMasterKey { needed, loaded }
+}
+
+fn refuse_unless_loaded(
+    needed: &[Fingerprint],
+    error: impl FnOnce(Vec<Fingerprint>, Vec<Fingerprint>) -> Error,
+) -> Result<(), Error> {
+    let loaded = master_key::fingerprints()?;
+    if needed.iter().all(|one| loaded.contains(one)) {
+        return Ok(());
+    }
+    Err(error(needed.to_vec(), loaded))
+}
+
+fn refuse_unless_it_opens(key: &KeyEntry) -> Result<(), Error> {
+    let Some(wrapped) = &key.wrapped_key else { return Ok(()) };
+    let problem = |what: &str| Error::KeyExport { problem: format!("key {} {what}", key.key_id) };
+    if key.algorithm.as_bytes() != ALGORITHM || key.purpose.as_bytes() != PURPOSE_FIELD {
+        return Err(problem("has an algorithm or purpose that this version does not know"));
+    }
+    let check = with_scrubbed_stack::<DEEP, _>(|| {
+        master_key::unwrap(key.master_key, wrapped, &key.metadata(), &key.check)
+            .map(|opened| opened.check(key.key_id))
+    });
+    match check {
+        Ok(check) if check == key.check => Ok(()),
+        Ok(_) | Err(Error::WrappedKeyNotAuthentic(_)) => Err(problem("does not open")),
+        Err(error) => Err(error),
+    }
+}
