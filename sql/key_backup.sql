@@ -326,7 +326,7 @@ BEGIN
         UPDATE fieldcrypt.encryption_keys AS k
            SET state = CASE d.state WHEN 'destroyed' THEN 'suspended' ELSE d.state END,
                suspended_from = CASE
-                   WHEN d.state NOT IN ('suspended', 'destroyed') THEN k.suspended_from
+                   WHEN d.state NOT IN ('suspended', 'destroyed') THEN NULL
                    WHEN 'compromised' IN (k.state, k.suspended_from, d.suspended_from) THEN 'compromised'
                    WHEN k.state = 'suspended' THEN k.suspended_from
                    WHEN k.state = 'active' AND d.suspended_from = 'deactivated' THEN 'deactivated'
@@ -390,6 +390,13 @@ BEGIN
             ORDER BY fieldcrypt._state_rank(c.state) DESC LIMIT 1) AS s
      WHERE NOT EXISTS (SELECT FROM fieldcrypt.encryption_keys AS e WHERE e.key_id = d.key_id);
     GET DIAGNOSTICS imported = ROW_COUNT;
+
+    -- A master key that wraps a key again is needed again.
+    UPDATE fieldcrypt.master_keys AS m
+       SET retired_at = NULL
+     WHERE m.retired_at IS NOT NULL
+       AND EXISTS (SELECT FROM fieldcrypt.encryption_keys AS k
+                    WHERE k.master_key_fingerprint = m.fingerprint AND k.wrapped_key IS NOT NULL);
 
     SELECT count(*) - imported, count(*) FILTER (WHERE fieldcrypt._state_rank(k.state) < fieldcrypt._state_rank(d.state))
       INTO unchanged, looser
