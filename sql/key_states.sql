@@ -157,7 +157,7 @@ COMMENT ON FUNCTION fieldcrypt._schedule_unused(bigint, interval, text, jsonb) I
 -- Counts and schedules in one step: whoever calls it by hand leaves nothing out.
 CREATE FUNCTION fieldcrypt._schedule_step(
         key_id bigint, delay interval, reason text, OUT error_code text, OUT message text, OUT hint text)
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -206,7 +206,7 @@ COMMENT ON PROCEDURE fieldcrypt.destroy_key(bigint, interval, text) IS
 CREATE FUNCTION fieldcrypt.retire_keys(
         keep_versions integer, tenant text DEFAULT NULL, delay interval DEFAULT '30 days', reason text DEFAULT NULL)
     RETURNS TABLE (key_id bigint, key_tenant text, version integer, state text, outcome text, detail text)
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -351,12 +351,13 @@ COMMENT ON FUNCTION fieldcrypt._scheduled_keys() IS 'keys whose destruction is d
 CREATE FUNCTION fieldcrypt._destroy_step(
         keys bigint[], ignore_uncountable boolean,
         OUT key_id bigint, OUT outcome text, OUT message text) RETURNS SETOF record
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
     quiet bigint[] := '{}';
     counted jsonb;
+    is_uncertain boolean;
     since timestamptz;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -376,13 +377,15 @@ BEGIN
         RETURN;
     END IF;
     counted := fieldcrypt._count_use(quiet);
+    is_uncertain := ignore_uncountable IS NOT TRUE
+        AND EXISTS (SELECT FROM fieldcrypt._encrypted_columns() AS c WHERE NOT c.is_readable);
     FOREACH key_id IN ARRAY quiet LOOP
         SELECT k.destroy_scheduled_at + interval '1 hour' INTO since
           FROM fieldcrypt.encryption_keys AS k WHERE k.key_id = key_id;
         outcome := 'waits';
         message := coalesce(
             'it is in use: ' || fieldcrypt._use_of_key(counted, key_id),
-            CASE WHEN NOT ignore_uncountable THEN fieldcrypt._uncountable(since) END);
+            CASE WHEN is_uncertain THEN fieldcrypt._uncountable(since) END);
         IF message IS NULL THEN
             BEGIN
                 PERFORM fieldcrypt._erase_key(key_id, CASE WHEN ignore_uncountable THEN 'ignore_uncountable' END);

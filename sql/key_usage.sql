@@ -105,7 +105,7 @@ COMMENT ON FUNCTION fieldcrypt._use_of_key(jsonb, bigint) IS 'what _count_use fo
 CREATE FUNCTION fieldcrypt.key_usage(exact boolean DEFAULT false) RETURNS TABLE (
         key_id bigint, tenant text, version integer, state text,
         table_name text, column_name text, "values" bigint, is_exact boolean)
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE

@@ -22,9 +22,9 @@ GRANT SELECT, INSERT ON kept TO app;
 SQL
 my $fill = q{INSERT INTO kept SELECT t, fieldcrypt.encrypt_field('of ' || t, '', t) FROM unnest(ARRAY['acme', 'globex']) AS t};
 value($node, $fill);
-value($node, 'CALL fieldcrypt.rotate_keys()');
+value($node, 'CALL fieldcrypt.rotate_keys(force => true)');
 value($node, $fill);
-value($node, 'CALL fieldcrypt.rotate_keys()');
+value($node, 'CALL fieldcrypt.rotate_keys(force => true)');
 value($node, $fill);
 value($node, q{SELECT fieldcrypt.suspend_key(key_id, 'r') FROM fieldcrypt.encryption_keys WHERE tenant = 'acme' AND version = 2});
 value($node, q{SELECT fieldcrypt.mark_compromised(key_id, 'r') FROM fieldcrypt.encryption_keys WHERE tenant = 'acme' AND version = 1});
@@ -73,14 +73,14 @@ $cursor->value(q{BEGIN; DECLARE c CURSOR FOR SELECT fieldcrypt.decrypt_field(val
 $cursor->gives('FETCH 1 FROM c', 'of acme', 'a cursor reads');
 # A transaction that has a key of the tenant in flight is waited for.
 my $rotating = session($node);
-$rotating->value(q{BEGIN; SELECT fieldcrypt._rotate_key('acme', 'r', false)});
+$rotating->value(q{BEGIN; SELECT fieldcrypt.mark_compromised(key_id, 'r') FROM fieldcrypt.encryption_keys WHERE tenant = 'acme' AND state = 'active'});
 
 my $id = value($node, q{SELECT fieldcrypt.request_approval('shred_tenant', 'acme', 'right to erasure, case 7')}, user => 'asks');
 value($node, "CALL fieldcrypt.approve($id)", user => 'approves');
 my $shredding = session($node, user => 'asks');
 $shredding->send($shred);
 $node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_locks WHERE NOT granted}) or die;
-gives($node, read_of('acme'), 'of acme', 'while a rotation of the tenant is not committed, shredding waits');
+gives($node, read_of('acme'), 'of acme', 'while a new key of the tenant is not committed, shredding waits');
 $rotating->value('COMMIT');
 my $result = $shredding->run('SELECT 1');
 like($result->{err}, qr/NOTICE:.*4 encryption key\(s\) of tenant "acme" destroyed/, 'and destroys also what that made');
@@ -101,8 +101,8 @@ refused($node, write_of('acme'), 'KF007', 'nor in a new session');
 refused($node, q{SELECT fieldcrypt.create_key('acme')}, 'KF007', 'nor by create_key');
 refused($node, q{SELECT fieldcrypt.resume_key(key_id, 'r') FROM fieldcrypt.encryption_keys WHERE tenant = 'acme' AND version = 2}, 'KF018', 'the suspended one does not come back');
 refused($node, q{CALL fieldcrypt.rotate_keys('acme')}, 'KF007', 'nor by rotation');
-value($node, 'CALL fieldcrypt.rotate_keys()');
-gives($node, q{SELECT count(*) FROM fieldcrypt.encryption_keys WHERE tenant = 'acme' AND state <> 'destroyed'}, 0, 'nor by rotation of all');
+value($node, 'CALL fieldcrypt.rotate_keys(force => true)');
+gives($node, q{SELECT count(*) FROM fieldcrypt.encryption_keys WHERE tenant = 'acme' AND state <> 'destroyed'}, 0, 'nor by rotation of all with force');
 gives($node, q{SELECT count(*), count(fieldcrypt.try_decrypt_field(value)) FROM kept WHERE tenant = 'acme'}, '3|0', 'all values are lost');
 gives($node, q{SELECT count(*), count(fieldcrypt.decrypt_field(value)) FROM kept WHERE tenant = 'globex'}, '3|3', 'another tenant keeps all');
 gives($node, write_of('globex'), 't', 'and goes on');
