@@ -262,18 +262,3 @@ END
 $$;
 COMMENT ON FUNCTION fieldcrypt._spend_approval(text, text) IS
     'spends the approval that an operation needs by the configuration; without one, records and gives back why; granted to nobody';
-
-CREATE FUNCTION fieldcrypt._use_approval(operation text, subject text) RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    refusal record;
-BEGIN
-    SELECT s.message, s.hint INTO refusal FROM fieldcrypt._spend_approval(operation, subject) AS s;
-    IF refusal.message IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'KF019', MESSAGE = refusal.message, HINT = refusal.hint;
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION fieldcrypt._use_approval(text, text) IS
-    'spends the approval that an operation needs by the configuration, and refuses without one: the error takes the record of the refusal back; granted to nobody';

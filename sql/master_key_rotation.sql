@@ -55,7 +55,8 @@ $$;
 COMMENT ON FUNCTION fieldcrypt._keys_to_rewrap(bytea) IS 'how many encryption keys another master key wraps';
 
 CREATE FUNCTION fieldcrypt._begin_master_key_rotation(
-        target bytea, OUT state text, OUT old_fingerprint bytea, OUT blockers text)
+        target bytea, OUT state text, OUT old_fingerprint bytea, OUT blockers text,
+        OUT message text, OUT hint text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     -- Whoever wants to make a key queues behind the lock that is waited for here.
     SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
@@ -75,7 +76,13 @@ BEGIN
     IF old_fingerprint IS NULL THEN
         state := 'no keys';
     ELSIF old_fingerprint <> target THEN
-        PERFORM fieldcrypt._use_approval('rotate_master_key', encode(target, 'hex'));
+        SELECT s.message, s.hint INTO message, hint
+          FROM fieldcrypt._spend_approval('rotate_master_key', encode(target, 'hex')) AS s;
+        IF message IS NOT NULL THEN
+            -- Not raised here: that would take the record of the refusal back.
+            state := 'refused';
+            RETURN;
+        END IF;
         PERFORM fieldcrypt._make_current(target);
         PERFORM fieldcrypt._record('master_key_rotation_started', NULL, NULL,
             format('from %s to %s, keys to wrap again: %s', encode(old_fingerprint, 'hex'),
@@ -187,11 +194,14 @@ BEGIN
     target := fieldcrypt._target_master_key();
 
     LOOP
-        SELECT b.state, b.old_fingerprint, b.blockers INTO begun FROM fieldcrypt._begin_master_key_rotation(target) AS b;
+        SELECT b.state, b.old_fingerprint, b.blockers, b.message, b.hint INTO begun FROM fieldcrypt._begin_master_key_rotation(target) AS b;
         COMMIT;
         -- At once: any expression after a COMMIT takes a snapshot, and then it is too late.
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        IF begun.state OPERATOR(pg_catalog.=) 'refused' THEN
+            RAISE EXCEPTION USING ERRCODE = 'KF019', MESSAGE = begun.message, HINT = begun.hint;
+        END IF;
         EXIT WHEN begun.state OPERATOR(pg_catalog.<>) 'blocked';
         IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) deadline THEN
             RAISE EXCEPTION USING ERRCODE = 'KF020',

@@ -400,6 +400,11 @@ BEGIN
                SET state = 'failed', error_code = 'KF025', error = 'the table did not come to rest in 20 passes',
                    finished_at = clock_timestamp(), updated_at = clock_timestamp()
              WHERE r.relation = table_row.relation;
+        ELSIF NOT table_row.needs_pass AND fieldcrypt._blocks(table_row.relation) > table_row.end_block THEN
+            -- The table has grown: what was put there is looked at too.
+            UPDATE fieldcrypt.reencryptions AS r
+               SET end_block = fieldcrypt._blocks(r.relation)
+             WHERE r.relation = table_row.relation;
         ELSIF table_row.needs_pass OR table_row.only_compromised THEN
             DELETE FROM fieldcrypt.reencryption_failures AS f WHERE f.relation = table_row.relation;
             UPDATE fieldcrypt.reencryptions AS r

@@ -120,7 +120,7 @@ pub fn has_key_events_since(first_id: i64) -> Result<bool, Error> {
     let rows = session::as_owner(|| {
         spi::execute(
             "SELECT FROM fieldcrypt.audit_log
-              WHERE id OPERATOR(pg_catalog.>=) $1 AND event IN ('key_created', 'key_rotated')
+              WHERE id OPERATOR(pg_catalog.>=) $1 AND event OPERATOR(pg_catalog.=) ANY ('{key_created,key_rotated}'::pg_catalog.text[])
               LIMIT 1",
             &[Parameter::BigInt(Some(first_id))],
         )

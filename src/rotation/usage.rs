@@ -13,6 +13,10 @@ use crate::pg::heap::{self, Glimpse, Purpose, RowId, Scan, Stop, Table};
 use crate::pg::memory::Scratch;
 use crate::pg::{encoding, session};
 
+/// No block is beyond it: where the table ends is looked up after the snapshot is taken, so that no row
+/// that the snapshot sees lies behind the end.
+const WHOLE_TABLE: u32 = u32::MAX;
+
 /// Rows after which a scan lets a cancel through.
 const ROWS_AT_ONCE: u64 = 100_000;
 
@@ -24,13 +28,12 @@ pub fn count(relation: Oid) -> Result<Value, Error> {
     heap::refuse_unless_scannable(&table)?;
     let holders = holders(&table)?;
     let mut counts: Vec<HashMap<Option<KeyId>, u64>> = vec![HashMap::new(); holders.len()];
-    let end_block = table.blocks();
-    if end_block > 0 && !holders.is_empty() {
+    if !holders.is_empty() {
         let scratch = Scratch::new();
         let mut scan = Scan::begin(
             &table,
             RowId::start_of(0),
-            end_block,
+            WHOLE_TABLE,
             holders.iter().map(Holder::look).collect(),
         );
         loop {

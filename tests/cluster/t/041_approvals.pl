@@ -113,7 +113,7 @@ foreach my $name (sort keys %writes)
 }
 refused($node, 'UPDATE fieldcrypt.audit_log SET actor = \'bob\'', 'KF015', 'nor is the record changed');
 # The inner functions are granted to nobody, and say who calls, not who the caller says.
-foreach my $call ("_mark_approved($id)", "_mark_used($id)", "_spend_approval('shred_tenant', 'acme')", "_use_approval('shred_tenant', 'acme')",
+foreach my $call ("_mark_approved($id)", "_mark_used($id)", "_spend_approval('shred_tenant', 'acme')",
 	"_insert_approval(99, 'shred_tenant', 'acme', 'r', 60)", "_mark_withdrawn($id)", "_shred_tenant('acme', 'r')",
 	"_record_approval('approval_given', 'shred_tenant', 'acme', 'r')")
 {

@@ -242,7 +242,7 @@ foreach my $role ('nobody', 'reader')
 	  foreach q{_begin_master_key_rotation('\x')}, q{_rewrap_step('\x', 0, 1, true)}, q{_finish_master_key_rotation('\x', 0, 0)}, '_target_master_key()';
 }
 refused($node, "SELECT fieldcrypt.$_", '42501', "a manager has no right to $_", user => 'manager')
-  foreach q{_make_current('\x')}, q{_rewrap_keys('\x', '1')}, '_lock_master_keys()', '_retire_master_keys()', q{_use_approval('rotate_master_key', 'x')};
+  foreach q{_make_current('\x')}, q{_rewrap_keys('\x', '1')}, '_lock_master_keys()', '_retire_master_keys()', q{_spend_approval('rotate_master_key', 'x')};
 # The steps that a manager may call by hand harm nothing.
 refused($node, q{SELECT fieldcrypt._rewrap_step(decode(repeat('00', 16), 'hex'), 0, 1, true)}, 'KF020', qr/has changed meanwhile/, 'a manager, to a master key that is not current', user => 'manager');
 refused($node, q{SELECT fieldcrypt._begin_master_key_rotation(decode(repeat('00', 16), 'hex'))}, 'KF010', 'a manager, to a master key that nobody has', user => 'manager');

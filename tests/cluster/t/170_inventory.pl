@@ -115,7 +115,6 @@ function _states_confirmed() v u d p
 function _store_rotation_policy(text,text) v u
 function _target_master_key() v u
 function _uncountable(timestamp with time zone) v u p
-function _use_approval(text,text) v u p
 function _use_of_key(jsonb,bigint) s u p
 function _utc(timestamp with time zone) s u p
 function _with_descendants(oid) s u p
