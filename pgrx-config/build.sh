@@ -24,6 +24,9 @@ build() {
     rm -rf "$tree" "$stamp"
     touch "$stamp.new" # before the build: what changes meanwhile is built next time
     logged "$cargo_pgrx" pgrx package --pg-config "$pg_config" --no-default-features --features "pg$pg" --out-dir "$tree"
+    # The offline tool travels with the extension: who has the one should have the other.
+    logged cargo build --quiet --locked --release --package fieldcrypt-offline
+    install -D -m 755 target/release/fieldcrypt "$tree/usr/local/bin/fieldcrypt"
     mv "$stamp.new" "$stamp"
 }
 
@@ -38,7 +41,7 @@ install_tree() {
     while IFS= read -r file; do
         if cmp -s "$tree/$file" "$pg_root/$file"; then continue; fi
         mode=644
-        if [[ $file == *.so ]]; then mode=755; fi
+        if [[ $file == *.so || $file == */bin/* ]]; then mode=755; fi
         # `install` unlinks first: a running server keeps the library that it has mapped
         as_root install -D -m "$mode" "$tree/$file" "$pg_root/$file"
         copied=$((copied + 1))
