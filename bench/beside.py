@@ -1,0 +1,164 @@
+"""pgbench on a table that is being re-encrypted, beside the same table left alone."""
+
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+
+from session import alternate, ratio
+
+CLIENTS = 2
+SCRIPT = """\
+\\set aid random(1, 100000 * {scale})
+\\set bid random(1, {scale})
+\\set tid random(1, 10 * {scale})
+\\set delta random(-5000, 5000)
+BEGIN;
+UPDATE pgbench_accounts SET abalance = abalance + :delta,
+    secret = fieldcrypt.encrypt_field(lpad(:aid::text, 40, '0')) WHERE aid = :aid;
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+UPDATE pgbench_tellers SET tbalance = tbalance + :delta WHERE tid = :tid;
+UPDATE pgbench_branches SET bbalance = bbalance + :delta WHERE bid = :bid;
+INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (:tid, :bid, :aid, :delta, CURRENT_TIMESTAMP);
+END;
+"""
+ALONE = "alone"
+UNTHROTTLED = "beside re-encryption, no throttle"
+THROTTLED = "beside re-encryption, default throttle"
+CALLS = {
+    ALONE: None,
+    UNTHROTTLED: "CALL fieldcrypt.reencrypt('pgbench_accounts', rows_per_second => 0)",
+    THROTTLED: "CALL fieldcrypt.reencrypt('pgbench_accounts')",
+}
+
+
+def measure(open_session, database, rotate, quick):
+    """Of each run: {name: {"rate" | "p99" | "moved": [figures]}}; p99 is in milliseconds, and `moved` is
+    rows that re-encryption moved in a second."""
+    scale, seconds, repeats = (1, 2, 1) if quick else (10, 4, 4)
+    with open_session() as session:
+        prepare(session, database, scale)
+
+        def run(call):
+            session.run("VACUUM pgbench_accounts, pgbench_tellers, pgbench_branches")
+            session.run("TRUNCATE pgbench_history")
+            session.run(rotate)
+            session.run("CHECKPOINT")
+            before = updates(session)
+            began = time.perf_counter()
+            if call is None:
+                figure = pgbench(database, scale, seconds)
+            else:
+                with Reencryption(open_session, call, rotate):
+                    figure = pgbench(database, scale, seconds)
+            took = time.perf_counter() - began
+            time.sleep(0.2)  # the sessions have ended
+            moved = updates(session) - before - figure.pop("transactions")
+            assert (moved > 0) == (call is not None), f"re-encryption moved {moved} rows"
+            return figure | {"moved": moved / took}
+
+        figures = alternate({name: lambda call=call: run(call) for name, call in CALLS.items()}, repeats)
+    return {
+        "scale": scale,
+        "figures": {name: {what: [run[what] for run in runs] for what in runs[0]} for name, runs in figures.items()},
+    }
+
+
+def prepare(session, database, scale):
+    initialize(database, scale, "dt")
+    session.run("ALTER TABLE pgbench_accounts ADD COLUMN secret fieldcrypt.encrypted")
+    session.run(f"INSERT INTO pgbench_branches SELECT i, 0 FROM generate_series(1, {scale}) AS i")
+    session.run(f"INSERT INTO pgbench_tellers SELECT i, (i - 1) / 10 + 1, 0 FROM generate_series(1, 10 * {scale}) AS i")
+    session.run(f"""
+        INSERT INTO pgbench_accounts
+        SELECT i, (i - 1) / 100000 + 1, 0, '', fieldcrypt.encrypt_field(lpad(i::text, 40, '0'))
+          FROM generate_series(1, 100000 * {scale}) AS i""")
+    initialize(database, scale, "pv")
+
+
+def initialize(database, scale, steps):
+    subprocess.run(["pgbench", "--initialize", "--quiet", f"--init-steps={steps}", f"--scale={scale}", database],
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+
+
+def updates(session):
+    """Of the table's rows, ever. A session tells at its end; one that stays, a second late."""
+    return int(session.run("SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'pgbench_accounts'"))
+
+
+def pgbench(database, scale, seconds):
+    with tempfile.TemporaryDirectory() as folder:
+        script = pathlib.Path(folder) / "script.sql"
+        script.write_text(SCRIPT.format(scale=scale))
+        output = subprocess.run(
+            ["pgbench", "--no-vacuum", "--protocol=prepared", f"--client={CLIENTS}", f"--time={seconds}",
+             f"--file={script}", "--log", f"--log-prefix={folder}/log", database],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True).stdout
+        # The third word of a line is the transaction's latency in microseconds.
+        latencies = sorted(int(line.split()[2]) for log in pathlib.Path(folder).glob("log.*") for line in open(log))
+    transactions = int(re.search(r"transactions actually processed: (\d+)", output)[1])
+    failed = re.search(r"number of failed transactions: (\d+)", output)
+    assert failed is None or failed[1] == "0", output
+    return {
+        "rate": float(re.search(r"tps = ([0-9.]+)", output)[1]),
+        "p99": latencies[len(latencies) * 99 // 100] / 1000,
+        "transactions": transactions,
+    }
+
+
+class Reencryption:
+    """Re-encrypts the table in another session, again and again, for as long as the block lasts."""
+
+    def __init__(self, open_session, call, rotate):
+        self.open_session, self.call, self.rotate = open_session, call, rotate
+        self.over = threading.Event()
+        self.session = open_session()
+        self.error = None
+        self.worker = threading.Thread(target=self.work)
+
+    def work(self):
+        try:
+            while not self.over.is_set():
+                answer = self.session.run(self.call)
+                if "WARNING" in answer:
+                    raise RuntimeError(answer)
+                self.session.run(self.rotate)
+        except RuntimeError as error:
+            if not (self.over.is_set() and "canceling statement due to user request" in str(error)):
+                self.error = error
+
+    def __enter__(self):
+        self.worker.start()
+        time.sleep(0.3)  # it has begun
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        with self.open_session() as other:
+            while self.worker.is_alive():
+                other.run(f"SELECT pg_cancel_backend({self.session.process.name})")
+                self.worker.join(0.2)
+        self.session.close()
+        if self.error is not None:
+            raise self.error
+
+
+def targets(results):
+    figures = results["figures"]
+    found = []
+    for name, rate, latency in [(UNTHROTTLED, 0.7, 2.0), (THROTTLED, 0.95, 1.2)]:
+        found.append((f"pgbench {name}: rate", ratio(figures[name]["rate"], figures[ALONE]["rate"]), rate, "least"))
+        found.append((f"pgbench {name}: p99", ratio(figures[name]["p99"], figures[ALONE]["p99"]), latency, "most"))
+    return found
+
+
+def lines(results):
+    yield (f"pgbench, {CLIENTS} clients, scale {results['scale']}, {os.cpu_count()} processors"
+           + " " * 10 + "transactions/s     p99 ms   moved/s")
+    for name, figures in results["figures"].items():
+        yield (f"  {name:<50} {statistics.median(figures['rate']):>10.0f} {statistics.median(figures['p99']):>10.2f}"
+               f" {statistics.median(figures['moved']):>9.0f}")
