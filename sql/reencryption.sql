@@ -282,31 +282,31 @@ DECLARE
     compromised text := (SELECT string_agg(k.key_id::text, ' ' ORDER BY k.key_id)
                            FROM fieldcrypt.encryption_keys AS k WHERE k.state = 'compromised');
     item record;
+    note text;
 BEGIN
     PERFORM fieldcrypt._refuse_unless_writable();
     run := nextval('fieldcrypt.reencryption_numbers');
     PERFORM fieldcrypt._hold_run(run);
     relations := '{}';
+    DELETE FROM fieldcrypt.reencryption_chunks AS c WHERE NOT EXISTS (SELECT FROM pg_class AS t WHERE t.oid = c.relation);
+    DELETE FROM fieldcrypt.reencryption_failures AS f WHERE NOT EXISTS (SELECT FROM pg_class AS t WHERE t.oid = f.relation);
+    DELETE FROM fieldcrypt.reencryptions AS r WHERE NOT EXISTS (SELECT FROM pg_class AS t WHERE t.oid = r.relation);
     FOR item IN
-        SELECT c.relation, c.table_name, c.column_name, c.problem
+        SELECT c.relation, c.table_name,
+               array_agg(c.column_name ORDER BY c.attnum) FILTER (WHERE c.problem IS NULL) AS columns,
+               array_agg(format('%s.%I is left alone: %s', c.table_name, c.column_name, c.problem) ORDER BY c.attnum)
+                   FILTER (WHERE c.problem IS NOT NULL) AS left_alone,
+               (SELECT greatest(t.reltuples, 0)::bigint FROM pg_class AS t WHERE t.oid = c.relation) AS rows_estimated
           FROM fieldcrypt._encrypted_columns() AS c
-         WHERE c.problem IS NOT NULL
-           AND (_reencrypt_begin.relation IS NULL
-                OR c.relation IN (SELECT t.relation FROM fieldcrypt._with_descendants(_reencrypt_begin.relation) AS t))
-    LOOP
-        RAISE NOTICE '%.% is left alone: %', item.table_name, quote_ident(item.column_name), item.problem;
-    END LOOP;
-    FOR item IN
-        SELECT c.relation, c.table_name, array_agg(c.column_name ORDER BY c.attnum) AS columns,
-               greatest(max(s.reltuples), 0)::bigint AS rows_estimated
-          FROM fieldcrypt._encrypted_columns() AS c
-          JOIN pg_class AS s ON s.oid = c.relation
-         WHERE c.problem IS NULL
-           AND (_reencrypt_begin.relation IS NULL
-                OR c.relation IN (SELECT t.relation FROM fieldcrypt._with_descendants(_reencrypt_begin.relation) AS t))
+         WHERE _reencrypt_begin.relation IS NULL
+            OR c.relation IN (SELECT t.relation FROM fieldcrypt._with_descendants(_reencrypt_begin.relation) AS t)
          GROUP BY c.relation, c.table_name
          ORDER BY c.table_name
     LOOP
+        FOREACH note IN ARRAY coalesce(item.left_alone, '{}') LOOP
+            RAISE NOTICE '%', note;
+        END LOOP;
+        CONTINUE WHEN item.columns IS NULL;
         relations := relations || item.relation;
         -- What is in progress is gone on with: another run is at it, or one was interrupted.
         INSERT INTO fieldcrypt.reencryptions AS r
@@ -422,11 +422,13 @@ BEGIN
         END IF;
         RETURN 'advanced';
     END IF;
-    -- Locked rows to come back to are waited for; what other runs have in hand is theirs.
-    IF EXISTS (SELECT FROM fieldcrypt.reencryption_chunks AS c WHERE c.relation = ANY (relations) AND c.run IS NULL) THEN
-        RETURN 'wait';
-    END IF;
-    RETURN 'over';
+    -- Locked rows to come back to are waited for, and so are other runs, whose pass may have a next one to
+    -- share.
+    RETURN coalesce((
+        SELECT CASE WHEN bool_or(c.run IS NULL) THEN 'wait' ELSE 'others' END
+          FROM fieldcrypt.reencryption_chunks AS c
+         WHERE c.relation = ANY (relations)
+        HAVING count(*) > 0), 'over');
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt._claim_chunk(integer, oid[]) IS
@@ -611,8 +613,11 @@ BEGIN
            string_agg(format('%s: %s (%s)', r.table_name, r.error, r.error_code), '; ' ORDER BY r.table_name)
                FILTER (WHERE r.state = 'failed'),
            coalesce(sum(r.rows_failed), 0)::bigint,
-           string_agg(r.table_name, ', ' ORDER BY r.table_name) FILTER (WHERE r.state = 'in_progress'
-               AND r.last_run NOT IN (SELECT l.run FROM fieldcrypt._live_runs() AS l WHERE l.run <> _reencrypt_end.run))
+           string_agg(r.table_name, ', ' ORDER BY r.table_name) FILTER (WHERE r.state = 'in_progress' AND NOT EXISTS (
+               SELECT FROM fieldcrypt._live_runs() AS l
+                WHERE l.run <> _reencrypt_end.run
+                  AND (l.run = r.last_run
+                       OR l.run IN (SELECT c.run FROM fieldcrypt.reencryption_chunks AS c WHERE c.relation = r.relation))))
       INTO done, failed_tables, failed_rows, unfinished
       FROM fieldcrypt.reencryptions AS r
      WHERE r.relation = ANY (relations);
@@ -683,8 +688,8 @@ BEGIN
             idle_since := COALESCE(idle_since, now_is);
             EXIT WHEN now_is OPERATOR(pg_catalog.-) idle_since OPERATOR(pg_catalog.>) wait_for_locks;
         END IF;
-        IF step.outcome OPERATOR(pg_catalog.=) 'wait' THEN
-            PERFORM pg_catalog.pg_sleep(0.2);
+        IF step.outcome OPERATOR(pg_catalog.=) ANY ('{wait,others}'::pg_catalog.text[]) THEN
+            PERFORM pg_catalog.pg_sleep(0.1);
         ELSIF step.moved OPERATOR(pg_catalog.>) 0 THEN
             due := GREATEST(due, now_is OPERATOR(pg_catalog.-) '1 second'::pg_catalog.interval);
             IF rows_per_second OPERATOR(pg_catalog.>) 0 THEN
@@ -743,6 +748,7 @@ CREATE VIEW fieldcrypt.reencryption_progress AS
                OPERATOR(pg_catalog.*) ((1 OPERATOR(pg_catalog.-) s.share) OPERATOR(pg_catalog./) s.share)::pg_catalog.float8)) END AS estimated_end,
            r.started_at, r.updated_at, r.finished_at, w.pids, r.error_code, r.error
       FROM fieldcrypt.reencryptions AS r
+      JOIN pg_catalog.pg_class AS t ON t.oid OPERATOR(pg_catalog.=) r.relation
       LEFT JOIN LATERAL (
         SELECT r.rows_seen OPERATOR(pg_catalog.+) COALESCE(pg_catalog.sum(c.rows_seen), 0)::pg_catalog.int8 AS rows_seen,
                r.rows_moved OPERATOR(pg_catalog.+) COALESCE(pg_catalog.sum(c.rows_moved), 0)::pg_catalog.int8 AS rows_moved,

@@ -9,7 +9,8 @@ use FieldcryptTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $primary = new_cluster('primary', init => { allows_streaming => 1, has_archiving => 1 });
+my $primary = new_cluster('primary', init => { allows_streaming => 1, has_archiving => 1 },
+	conf => "fieldcrypt.require_approval = ''");
 value($primary, <<'SQL');
 CREATE TABLE patients (id int PRIMARY KEY, tenant text, ssn fieldcrypt.encrypted);
 INSERT INTO patients SELECT i, t, fieldcrypt.encrypt_field('ssn ' || i, 'patients.ssn/' || i, t)
@@ -37,12 +38,8 @@ value($primary, 'SELECT pg_sleep(0.1)');
 # What happens after it: one tenant's key leaks, another tenant is shredded.
 my %key = map { split /\|/ } split /\n/, value($primary, 'SELECT tenant, key_id FROM fieldcrypt.encryption_keys');
 value($primary, <<SQL);
-CALL fieldcrypt.rotate_keys('leaked', 'it leaked');
-SET session_replication_role = replica;
-UPDATE fieldcrypt.encryption_keys SET state = 'compromised' WHERE key_id = $key{leaked};
-UPDATE fieldcrypt.encryption_keys SET state = 'destroyed', wrapped_key = NULL, destroyed_at = now() WHERE key_id = $key{shredded};
-SELECT fieldcrypt._record('key_compromised', 'leaked', $key{leaked}, 'it leaked', NULL);
-SELECT fieldcrypt._record('key_destroyed', 'shredded', $key{shredded}, 'asked to', NULL);
+SELECT fieldcrypt.mark_compromised($key{leaked}, 'it leaked');
+CALL fieldcrypt.shred_tenant('shredded', 'asked to');
 SQL
 my $new_export = value($primary, 'SELECT fieldcrypt.export_keys()');
 gives($primary, status($new_export), qr/^export\|t\|of .*, 4 keys$/, 'the newest export and the database agree');

@@ -20,7 +20,7 @@ CREATE TABLE plain AS SELECT i AS id, t AS tenant, format(E'name %s: it''s "quot
 INSERT INTO patients SELECT id, tenant, fieldcrypt.encrypt_field(name, tenant => tenant), fieldcrypt.encrypt_field(ssn, 'patients.ssn/' || id, tenant),
        fieldcrypt.encrypt_field_bytea(photo, tenant => tenant), ARRAY[fieldcrypt.encrypt_field('one', tenant => tenant), NULL]
   FROM plain WHERE id <= 200;
-CALL fieldcrypt.rotate_keys();
+CALL fieldcrypt.rotate_keys(force => true);
 INSERT INTO patients SELECT id, tenant, fieldcrypt.encrypt_field(name, tenant => tenant), fieldcrypt.encrypt_field(ssn, 'patients.ssn/' || id, tenant),
        fieldcrypt.encrypt_field_bytea(photo, tenant => tenant), ARRAY[fieldcrypt.encrypt_field('one', tenant => tenant), NULL]
   FROM plain WHERE id > 200;
