@@ -1,4 +1,4 @@
-# pg_cron rotates keys, over a connection and in its background worker: as schedule_rotation sets it up in
+# pg_cron rotates keys and re-encrypts, over a connection and in its background worker: as schedule_rotation sets it up in
 # pg_cron's own database, and in another one by schedule_in_database. A tenant that fails stops nobody.
 
 use strict;
@@ -35,6 +35,10 @@ foreach my $how ('connection', 'background worker')
 	create_database($node, 'app');
 	value($node, "SELECT fieldcrypt.grant_access('rotator', 'manage'); $data", db => $_) foreach 'postgres', 'app';
 	past_the_guard_in($node, $_, $age) foreach 'postgres', 'app';
+	value($node, <<'SQL', db => $_) foreach 'postgres', 'app';
+CREATE TABLE moved AS SELECT i, fieldcrypt.encrypt_field('of ' || i, tenant => 'moved') AS value FROM generate_series(1, 100) AS i;
+CALL fieldcrypt.rotate_keys('moved');
+SQL
 
 	# In a database that pg_cron is not at home in: an error that says what to run, and it works as it is.
 	my $result = run_sql($node, q{SELECT fieldcrypt.schedule_rotation('* * * * *', '', '')}, db => 'app');
@@ -69,13 +73,17 @@ fieldcrypt re-encryption of postgres|15 3 * * *|CALL fieldcrypt.reencrypt()
 fieldcrypt destruction of postgres|45 3 * * *|CALL fieldcrypt.destroy_due_keys()
 OUT
 	gives($node, 'SELECT count(*), min(username), min(database) FROM cron.job', '3|rotator|postgres', "$how: as the caller, in this database");
-	gives($node, q{SELECT count(*) FROM fieldcrypt.schedule_rotation('* * * * *', '', '')}, '1', "$how: again, another way", user => 'rotator');
-	gives($node, 'SELECT jobname, schedule, command FROM cron.job', 'fieldcrypt rotation of postgres|* * * * *|CALL fieldcrypt.rotate_keys()', "$how: which replaces");
+	gives($node, q{SELECT count(*) FROM fieldcrypt.schedule_rotation('* * * * *', '* * * * *', '')}, '2', "$how: again, another way", user => 'rotator');
+	gives($node, 'SELECT jobname, schedule, command FROM cron.job ORDER BY command', <<'OUT' =~ s/\n\z//r, "$how: which replaces");
+fieldcrypt re-encryption of postgres|* * * * *|CALL fieldcrypt.reencrypt()
+fieldcrypt rotation of postgres|* * * * *|CALL fieldcrypt.rotate_keys()
+OUT
 	gives($node, 'SELECT fieldcrypt.unschedule_rotation()', '0', "$how: another role's jobs are left alone");
 	value($node, "CREATE ROLE stranger LOGIN; GRANT USAGE ON SCHEMA cron TO stranger");
 	refused($node, "SELECT fieldcrypt.$_", '42501', "$how: a role without manage: $_", user => 'stranger') foreach 'schedule_rotation()', 'unschedule_rotation()';
 	# What the hint said, as rotator.
 	value($node, $line =~ s/'app'\)/'app', 'rotator')/r);
+	value($node, q{SELECT cron.schedule_in_database('move', '* * * * *', 'CALL fieldcrypt.reencrypt()', 'app', 'rotator')});
 	push @nodes, { node => $node, how => $how };
 }
 
@@ -83,9 +91,9 @@ OUT
 foreach my $each (@nodes)
 {
 	my ($node, $how) = @$each{ 'node', 'how' };
-	ok($node->poll_query_until('postgres', q{SELECT count(DISTINCT database) = 2 FROM cron.job_run_details WHERE status IN ('succeeded', 'failed')}),
+	ok($node->poll_query_until('postgres', q{SELECT count(DISTINCT (database, command)) = 4 FROM cron.job_run_details WHERE status IN ('succeeded', 'failed')}),
 		"$how: the jobs ran");
-	gives($node, q{SELECT fieldcrypt.unschedule_rotation()}, '1', "$how: unscheduled", user => 'rotator');
+	gives($node, q{SELECT fieldcrypt.unschedule_rotation()}, '2', "$how: unscheduled", user => 'rotator');
 	value($node, q{SELECT cron.unschedule(jobid) FROM cron.job});
 	gives($node, q{SELECT status, return_message FROM cron.job_run_details WHERE status <> 'succeeded'}, '', "$how: and succeeded, though a tenant failed");
 	foreach my $db ('postgres', 'app')
@@ -93,12 +101,17 @@ foreach my $each (@nodes)
 		gives($node, <<'SQL', 't|25|23|failed', "$how: in $db every key that was due was rotated, and everything is readable", db => $db);
 SELECT (SELECT bool_and(n = 1) FROM (SELECT count(*) FILTER (WHERE state = 'active') AS n FROM fieldcrypt.encryption_keys GROUP BY tenant) AS a),
        (SELECT count(*) FROM t WHERE fieldcrypt.decrypt_field(value) = 'of ' || i),
-       (SELECT count(DISTINCT tenant) FROM fieldcrypt.encryption_keys WHERE version >= 2),
+       (SELECT count(DISTINCT tenant) FROM fieldcrypt.encryption_keys WHERE version >= 2 AND tenant <> 'moved'),
        (SELECT DISTINCT outcome FROM fieldcrypt.rotation_log WHERE tenant = 'tenant 13')
 SQL
 		gives($node, <<'SQL', "rotated|23|t|\nfailed|1|t|53100 disk full", "$how: in $db the log of rotations tells", db => $db);
 SELECT outcome, count(DISTINCT tenant), bool_and(actor = 'rotator' AND ended_at >= started_at AND started_at >= run_started_at), string_agg(DISTINCT error_code || ' ' || error, ',')
-  FROM fieldcrypt.rotation_log GROUP BY outcome ORDER BY 1 DESC
+  FROM fieldcrypt.rotation_log WHERE tenant <> 'moved' GROUP BY outcome ORDER BY 1 DESC
+SQL
+		gives($node, <<'SQL', '100|1|100|done', "$how: in $db stored values were re-encrypted", db => $db);
+SELECT (SELECT count(*) FROM moved WHERE fieldcrypt.decrypt_field(value) = 'of ' || i), count(DISTINCT k.key_id), count(*) FILTER (WHERE k.state = 'active'),
+       (SELECT state FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.moved')
+  FROM moved JOIN fieldcrypt.encryption_keys AS k ON k.key_id = fieldcrypt.key_id(moved.value)
 SQL
 		gives($node, q{SELECT count(*) FROM fieldcrypt.rotation_log WHERE tenant = 'tenant 2'}, '0', "$how: in $db a tenant whose key is young is left alone", db => $db);
 	}
