@@ -132,18 +132,17 @@ pub fn outer_role() -> Vec<u8> {
     }
 }
 
-/// Settings for running code of a table's owner: a search_path that nobody can plant things in, and no
-/// long wait for locks. An error puts them back too, since it aborts the (sub)transaction.
-pub struct QuietSettings(c_int);
+/// Settings for a while. An error puts the old ones back too, since it aborts the (sub)transaction.
+pub struct TemporarySettings(c_int);
 
-impl QuietSettings {
+impl TemporarySettings {
+    /// For running code of a table's owner: a search_path that nobody can plant things in, and no long wait
+    /// for locks, below deadlock_timeout, so that a deadlock ends here and not in an application.
+    pub const QUIET: &[(&CStr, &CStr)] =
+        &[(c"search_path", c"pg_catalog, pg_temp"), (c"lock_timeout", c"200ms")];
+
     /// Begins a level of settings of its own.
-    pub fn begin() -> Self {
-        let settings = [
-            (c"search_path", c"pg_catalog, pg_temp"),
-            // Below deadlock_timeout, so that a deadlock ends here and not in an application.
-            (c"lock_timeout", c"200ms"),
-        ];
+    pub fn begin(settings: &[(&'static CStr, &'static CStr)]) -> Self {
         // SAFETY: names and values are static C strings.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();

@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_int};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::call::Call;
+use super::session::TemporarySettings;
 use super::tuple::Row;
 use super::{catalog, values, version};
 use crate::error::Error;
@@ -196,43 +197,24 @@ pub fn output(datum: Datum, type_oid: Oid) -> Vec<u8> {
         let mut function = pg_sys::InvalidOid;
         let mut is_varlena = false;
         pg_sys::getTypeOutputInfo(type_oid, &mut function, &mut is_varlena);
-        let level = (!PLAIN.contains(&type_oid)).then(|| fixed_output_settings());
+        let settings = (!PLAIN.contains(&type_oid)).then(|| TemporarySettings::begin(FIXED_OUTPUT));
         let text = pg_sys::OidOutputFunctionCall(function, datum);
         let bytes = CStr::from_ptr(text).to_bytes().to_vec();
-        if let Some(level) = level {
-            pg_sys::AtEOXact_GUC(true, level);
+        if let Some(settings) = settings {
+            settings.end();
         }
         bytes
     }
 }
 
-/// Those that pg_dump sets too, and UTC. Gives the nest level that they last for.
-unsafe fn fixed_output_settings() -> c_int {
-    let settings = [
-        (c"datestyle", c"ISO"),
-        (c"intervalstyle", c"postgres"),
-        (c"timezone", c"UTC"),
-        (c"bytea_output", c"hex"),
-        (c"extra_float_digits", c"1"),
-    ];
-    // SAFETY: names and values are static C strings.
-    unsafe {
-        let level = pg_sys::NewGUCNestLevel();
-        for (name, value) in settings {
-            pg_sys::set_config_option(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_SAVE,
-                true,
-                0,
-                false,
-            );
-        }
-        level
-    }
-}
+/// Those that pg_dump sets too, and UTC.
+const FIXED_OUTPUT: &[(&CStr, &CStr)] = &[
+    (c"datestyle", c"ISO"),
+    (c"intervalstyle", c"postgres"),
+    (c"timezone", c"UTC"),
+    (c"bytea_output", c"hex"),
+    (c"extra_float_digits", c"1"),
+];
 
 /// Whether two values of type `encrypted` are the same bytes.
 pub fn same_bytes(a: Option<Datum>, b: Option<Datum>) -> bool {

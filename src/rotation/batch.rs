@@ -14,11 +14,12 @@ use super::{POSITION, ROW_KEY};
 use crate::audit;
 use crate::error::Error;
 use crate::keyring::{self, Standing};
+use crate::pg::encoding;
 use crate::pg::expression::Expression;
 use crate::pg::heap::{self, Glimpse, Purpose, RowId, Scan, Stop, Table};
 use crate::pg::memory::Scratch;
 use crate::pg::row_update::{RowUpdate, Updated};
-use crate::pg::{encoding, session};
+use crate::pg::session::{self, TemporarySettings};
 
 /// Rows that are looked at before the clock is.
 const ROWS_AT_ONCE: u64 = 20_000;
@@ -83,7 +84,7 @@ impl Batch<'_> {
     /// Runs it. An error is of the table as a whole, or of the system; what single values have is in
     /// the result.
     pub fn run(&self) -> Result<Value, Error> {
-        let guard = session::QuietSettings::begin();
+        let guard = TemporarySettings::begin(TemporarySettings::QUIET);
         let Some(table) = Table::open(self.relation, Purpose::Update) else {
             guard.end();
             return Ok(json!({ "is_gone": true }));
@@ -308,7 +309,7 @@ impl ColumnContext {
 
 /// Compiles an expression as a batch will, and throws it away.
 pub fn check_context(relation: Oid, expression: &[u8]) -> Result<(), Error> {
-    let guard = session::QuietSettings::begin();
+    let guard = TemporarySettings::begin(TemporarySettings::QUIET);
     let Some(table) = Table::open(relation, Purpose::Update) else {
         return Err(Error::NotScannable { problem: "gone" });
     };
