@@ -57,6 +57,17 @@ pub fn refuse_if_security_restricted() -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses what goes by who the user of the session is, in code that others planted: in an index
+/// expression, a CHECK constraint or a trigger that a superuser's VACUUM, REINDEX or re-encryption runs
+/// as the owner of a table.
+pub fn refuse_for_planted_code() -> Result<(), Error> {
+    // SAFETY: reads a variable of the backend.
+    if unsafe { unguarded::InSecurityRestrictedOperation() } {
+        return Err(Error::PlantedCode);
+    }
+    Ok(())
+}
+
 /// Refuses to make a key where its row could not be written, or would be without having been allowed.
 pub fn refuse_unless_writable() -> Result<(), Error> {
     // SAFETY: reads variables of the backend. `RecoveryInProgress` first: a standby's transactions

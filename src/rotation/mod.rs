@@ -74,6 +74,7 @@ fn check_column_context(call: &Call) -> Result<Option<Datum>, Error> {
 
 /// `_set_column_context`: remembers, or forgets, what a column is bound to.
 fn set_column_context(call: &Call) -> Result<Option<Datum>, Error> {
+    session::refuse_for_planted_code()?;
     let (table, column) = (Parameter::Text(call.bytes(0)), Parameter::Text(call.bytes(1)));
     let (constant, expression) = (call.bytes(2), call.bytes(3));
     session::as_owner(|| {
