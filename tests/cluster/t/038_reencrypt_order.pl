@@ -105,7 +105,7 @@ value($node, "CALL fieldcrypt.reencrypt('slow', rows_per_second => 1, pause => '
 cmp_ok(time - $began, '<', 3, 'nothing to do: the throttle does not hold it up');
 
 # The progress, while it runs.
-value($node, "ANALYZE slow; $rotate");
+value($node, "VACUUM FULL slow; ANALYZE slow; $rotate");
 $session = session($node);
 $pid = start($session, "'slow', batch_size => 50, rows_per_second => 150");
 eventually("SELECT rows_moved > 200 FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.slow'", 'running: rows are counted');
@@ -118,7 +118,6 @@ my $moved = value($node, "SELECT rows_moved FROM fieldcrypt.reencryption_progres
 eventually("SELECT rows_moved > $moved FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.slow'", '  it goes on');
 my $second = session($node);
 my $second_pid = start($second, "'slow', batch_size => 50, rows_per_second => 50");
-eventually("SELECT pids @> '{$pid,$second_pid}' FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.slow'", '  a second run is shown beside it') if 0;
 value($node, "SELECT pg_cancel_backend($second_pid)");
 $second->close;
 
