@@ -37,6 +37,8 @@ pub enum Error {
     CannotCreateKey(KeyCreationRefused),
     /// ANALYZE, an index build or a materialized view asked for plaintext.
     SecurityRestricted,
+    /// What goes by the user of the session is asked for inside a security-restricted operation.
+    PlantedCode,
     /// An argument that may be left out was given as NULL.
     NullArgument(&'static str),
     /// A tenant's name is empty or too long.
@@ -251,6 +253,11 @@ impl Error {
                 b"KF014",
                 "decryption is refused here: the result would be stored in plaintext".into(),
                 "ANALYZE, index builds and materialized views must not hold decrypted values: take decrypt_field out of the statistics object, index or view.",
+            ),
+            Self::PlantedCode => (
+                b"42501",
+                "refused inside a security-restricted operation".into(),
+                "Index expressions, constraints, triggers and contexts can't do this in the name of the user who has them computed.",
             ),
             Self::NullArgument(name) => (
                 b"22004",

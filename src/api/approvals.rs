@@ -2,7 +2,8 @@
 //!
 //! The conditions are in the statements: a second session that spends or approves the same one at the
 //! same time finds them no longer true. Who asks and who approves is `session_user` in them, so that
-//! no caller, the owner of the extension included, says who it is.
+//! no caller, the owner of the extension included, says who it is. Nor does code that a superuser's
+//! VACUUM or re-encryption runs for the owner of a table, though session_user is the superuser there.
 
 use pgrx::pg_sys::Datum;
 
@@ -95,6 +96,7 @@ fn id<'a>(call: &Call) -> Result<Parameter<'a>, Error> {
 
 /// Whether the statement found what it is about.
 fn write(statement: &'static str, parameters: &[Parameter<'_>]) -> Result<Option<Datum>, Error> {
+    session::refuse_for_planted_code()?;
     let touched = session::as_owner(|| spi::execute(statement, parameters))?;
     Ok(Some(Datum::from(touched == 1)))
 }

@@ -4,6 +4,7 @@
 use pgrx::pg_sys;
 
 use super::heap::{Scan, Table};
+use super::session::owners_code;
 use super::values;
 use crate::error::Error;
 
@@ -24,7 +25,7 @@ impl Expression {
         estate: *mut pg_sys::EState,
         text: &[u8],
     ) -> Result<Self, Error> {
-        let statement = [b"SELECT (".as_slice(), text, b")"].concat();
+        let statement = [b"SELECT (".as_slice(), text, b"\n)"].concat();
         let statement = std::ffi::CString::new(statement).map_err(|_| Error::ContextExpression)?;
         // SAFETY: the steps by which Postgres takes in a CHECK constraint: parse, analyse against the
         // relation's columns, coerce, plan. Nodes are read as what their tags say they are.
@@ -92,7 +93,9 @@ impl Expression {
             let context = pg_sys::MakePerTupleExprContext(update.state());
             (*context).ecxt_scantuple = scan.slot();
             let mut is_null = false;
-            let datum = pg_sys::ExecEvalExprSwitchContext(self.state, context, &mut is_null);
+            let datum = owners_code(|| {
+                pg_sys::ExecEvalExprSwitchContext(self.state, context, &mut is_null)
+            });
             Ok((!is_null).then(|| values::detoasted(datum).to_vec()))
         }
     }

@@ -335,16 +335,19 @@ impl Scan {
         }
     }
 
-    /// All columns of the row at which the scan stands, by number less one; `None` is NULL.
+    /// All columns of the row at which the scan stands, by number less one; `None` is NULL, as what
+    /// dropped columns still hold is.
     pub fn row(&self) -> Vec<Option<Datum>> {
         // SAFETY: the slot holds a row; its arrays have an element for each column then.
         unsafe {
             if ((*self.slot).tts_nvalid as usize) < self.columns {
                 pg_sys::slot_getsomeattrs_int(self.slot, self.columns as i32);
             }
+            let descriptor = (*self.slot).tts_tupleDescriptor;
             (0..self.columns)
                 .map(|index| {
-                    let is_null = *(*self.slot).tts_isnull.add(index);
+                    let is_null = *(*self.slot).tts_isnull.add(index)
+                        || (*version::attribute(descriptor, index)).attisdropped;
                     (!is_null).then(|| *(*self.slot).tts_values.add(index))
                 })
                 .collect()

@@ -10,7 +10,8 @@ use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 
-use super::encoding;
+use super::{encoding, session};
+use crate::error::Error;
 
 /// What a user reads about an error: never a key, never a plaintext. Ready to be raised: its texts are
 /// in the database's encoding.
@@ -84,6 +85,25 @@ impl Report {
     pub fn message(&self) -> String {
         encoding::lossy(self.message.to_bytes())
     }
+}
+
+/// Runs `work`, whose errors in code of a table's owner come out as ones that an EXCEPTION block with
+/// WHEN OTHERS catches: an owner can raise `query_canceled` or `assert_failure`, which it does not, and
+/// with that would end what concerns others too. A cancel of Postgres's own stays one.
+pub fn catchable<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+    pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(work))
+        .catch_others(|caught| {
+            let report = Report::of(&caught);
+            let is_cancel = report.sqlstate == packed(b"57014");
+            let is_real_cancel = is_cancel
+                && matches!(&caught, CaughtError::PostgresError(error) if error.file().ends_with("postgres.c"));
+            let escapes = is_cancel || report.sqlstate == packed(b"P0004");
+            if !session::failed_in_owners_code() || !escapes || is_real_cancel {
+                caught.rethrow();
+            }
+            Err(Error::Postgres(Box::new(Report { sqlstate: packed(b"P0001"), ..report })))
+        })
+        .execute()
 }
 
 unsafe extern "C-unwind" {

@@ -3,13 +3,15 @@
 //! What a statement would do to a row happens here too: constraints, stored generated columns,
 //! indexes, triggers. Two things differ, and are why this is no statement. A row that anybody else has
 //! locked or changed is left alone and never waited for, so that no application deadlocks with it and
-//! no newer value is lost. And of the triggers only those marked ENABLE ALWAYS fire.
+//! no newer value is lost. And of the triggers only those marked ENABLE ALWAYS fire, and those of foreign
+//! keys and deferrable constraints where something else than the encrypted values could change.
 
 use std::ffi::c_int;
 
-use pgrx::pg_sys::{self, Datum};
+use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::heap::{RowId, Scan, Table};
+use super::session::owners_code;
 use super::{expression, version};
 use crate::error::Error;
 
@@ -24,6 +26,19 @@ pub enum Updated {
     Changed,
     /// A trigger of the table's owner did not let it pass.
     Suppressed,
+}
+
+impl Updated {
+    /// What keeps a row from being updated; `None` if nothing does.
+    fn of(outcome: pg_sys::TM_Result::Type) -> Option<Self> {
+        match outcome {
+            pg_sys::TM_Result::TM_Ok => None,
+            pg_sys::TM_Result::TM_BeingModified | pg_sys::TM_Result::TM_WouldBlock => {
+                Some(Self::Locked)
+            }
+            _ => Some(Self::Changed),
+        }
+    }
 }
 
 /// Updates rows of one table in one transaction.
@@ -41,8 +56,8 @@ pub struct RowUpdate {
 }
 
 impl RowUpdate {
-    /// Sets it up for the table that the scan is over. Runs statement triggers.
-    pub fn begin(table: &Table, scan: &Scan) -> Self {
+    /// Sets it up for the table that the scan is over, to change these columns. Runs statement triggers.
+    pub fn begin(table: &Table, scan: &Scan, columns: &[i16]) -> Self {
         let relation = table.relation();
         // SAFETY: what the logical replication worker does before it applies changes: an executor state
         // with the relation as its only range table entry. All of it lives in the state's own memory.
@@ -52,13 +67,15 @@ impl RowUpdate {
             let outer = pg_sys::MemoryContextSwitchTo((*estate).es_query_cxt);
             (*estate).es_snapshot = scan.snapshot();
             (*estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
-            version::init_range_table(estate, relation);
+            version::init_range_table(estate, relation, columns);
             let result = node::<pg_sys::ResultRelInfo>(pg_sys::NodeTag::T_ResultRelInfo);
             pg_sys::InitResultRelInfo(result, relation, 1, std::ptr::null_mut(), 0);
             (*estate).es_opened_result_relations =
                 pg_sys::lappend((*estate).es_opened_result_relations, result.cast());
-            keep_always_triggers((*result).ri_TrigDesc);
-            pg_sys::ExecOpenIndices(result, false);
+            let constraints = (*(*relation).rd_att).constr;
+            let has_generated = !constraints.is_null() && (*constraints).has_generated_stored;
+            keep_always_triggers((*result).ri_TrigDesc, has_generated);
+            owners_code(|| pg_sys::ExecOpenIndices(result, false));
             let epq = pg_sys::palloc0(size_of::<pg_sys::EPQState>()).cast::<pg_sys::EPQState>();
             version::init_recheck(epq, estate);
             let descriptor = (*relation).rd_att;
@@ -71,9 +88,8 @@ impl RowUpdate {
                 (*relation).rd_id,
                 pg_sys::CmdType::CMD_UPDATE,
             );
-            pg_sys::ExecBSUpdateTriggers(estate, result);
+            owners_code(|| pg_sys::ExecBSUpdateTriggers(estate, result));
             pg_sys::MemoryContextSwitchTo(outer);
-            let constraints = (*descriptor).constr;
             Self {
                 estate,
                 result,
@@ -84,7 +100,7 @@ impl RowUpdate {
                 relation,
                 is_partition: (*(*relation).rd_rel).relispartition,
                 has_constraints: !constraints.is_null(),
-                has_generated: !constraints.is_null() && (*constraints).has_generated_stored,
+                has_generated,
             }
         }
     }
@@ -109,48 +125,59 @@ impl RowUpdate {
             }
             if self.has_generated {
                 let (result, estate) = (self.result, self.estate);
-                pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                    version::ExecComputeStoredGenerated(
-                        result,
-                        estate,
-                        slot,
-                        pg_sys::CmdType::CMD_UPDATE,
-                    );
+                owners_code(|| {
+                    pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                        version::ExecComputeStoredGenerated(
+                            result,
+                            estate,
+                            slot,
+                            pg_sys::CmdType::CMD_UPDATE,
+                        );
+                    });
                 });
             }
             if self.has_constraints {
-                pg_sys::ExecConstraints(self.result, slot, self.estate);
+                owners_code(|| pg_sys::ExecConstraints(self.result, slot, self.estate));
             }
             if self.is_partition
-                && !pg_sys::ExecPartitionCheck(self.result, slot, self.estate, false)
+                && !owners_code(|| {
+                    pg_sys::ExecPartitionCheck(self.result, slot, self.estate, false)
+                })
             {
                 return Err(Error::PartitionKey);
             }
             (*slot).tts_tableOid = (*self.relation).rd_id;
-            let (outcome, indexes) =
-                version::update_tuple(self.relation, &mut tid, slot, self.estate, fires_before);
-            match outcome {
-                pg_sys::TM_Result::TM_Ok => {}
-                pg_sys::TM_Result::TM_BeingModified | pg_sys::TM_Result::TM_WouldBlock => {
-                    return Ok(Updated::Locked);
+            let (relation, estate) = (self.relation, self.estate);
+            let (mut outcome, mut indexes) =
+                version::update_tuple(relation, &mut tid, slot, estate, fires_before);
+            if outcome == pg_sys::TM_Result::TM_BeingModified && !fires_before {
+                // Locks of foreign keys' checks don't conflict with an update: the row may be had.
+                outcome = self.lock(&mut tid)?;
+                if outcome == pg_sys::TM_Result::TM_Ok {
+                    (outcome, indexes) =
+                        version::update_tuple(relation, &mut tid, slot, estate, true);
                 }
-                _ => return Ok(Updated::Changed),
+            }
+            if let Some(stopped) = Updated::of(outcome) {
+                return Ok(stopped);
             }
             let recheck = match indexes {
-                Some(kind) if (*self.result).ri_NumIndices > 0 => {
+                Some(kind) if (*self.result).ri_NumIndices > 0 => owners_code(|| {
                     version::insert_index_entries(self.result, slot, self.estate, kind)
-                }
+                }),
                 _ => std::ptr::null_mut(),
             };
             if !(*self.result).ri_TrigDesc.is_null() {
-                version::after_row_triggers(
-                    self.estate,
-                    self.result,
-                    &mut tid,
-                    slot,
-                    recheck,
-                    self.capture,
-                );
+                owners_code(|| {
+                    version::after_row_triggers(
+                        self.estate,
+                        self.result,
+                        &mut tid,
+                        slot,
+                        recheck,
+                        self.capture,
+                    );
+                });
             }
             pg_sys::list_free(recheck);
             Ok(Updated::Done)
@@ -163,7 +190,25 @@ impl RowUpdate {
         &mut self,
         tid: &mut pg_sys::ItemPointerData,
     ) -> Result<Option<Updated>, Error> {
-        // SAFETY: called by `update`; the failure data is filled by the call.
+        // SAFETY: called by `update`, with the new row in its slot.
+        unsafe {
+            if let Some(stopped) = Updated::of(self.lock(tid)?) {
+                return Ok(Some(stopped));
+            }
+            let passes = owners_code(|| {
+                version::before_row_triggers(self.estate, self.epq, self.result, tid, self.new_slot)
+            });
+            Ok((!passes).then_some(Updated::Suppressed))
+        }
+    }
+
+    /// Locks a row version for an update that leaves its keys alone, without waiting.
+    unsafe fn lock(
+        &mut self,
+        tid: &mut pg_sys::ItemPointerData,
+    ) -> Result<pg_sys::TM_Result::Type, Error> {
+        // SAFETY: called by `update`; the failure data is filled by the call, whose closure holds
+        // nothing that needs dropping.
         unsafe {
             let mut failure = pg_sys::TM_FailureData::default();
             let Some(lock) = (*(*self.relation).rd_tableam).tuple_lock else {
@@ -184,22 +229,7 @@ impl RowUpdate {
                 )
             });
             pg_sys::ExecClearTuple(lock_slot);
-            Ok(match locked {
-                pg_sys::TM_Result::TM_Ok => {
-                    let passes = version::before_row_triggers(
-                        self.estate,
-                        self.epq,
-                        self.result,
-                        tid,
-                        self.new_slot,
-                    );
-                    (!passes).then_some(Updated::Suppressed)
-                }
-                pg_sys::TM_Result::TM_BeingModified | pg_sys::TM_Result::TM_WouldBlock => {
-                    Some(Updated::Locked)
-                }
-                _ => Some(Updated::Changed),
-            })
+            Ok(locked)
         }
     }
 
@@ -227,7 +257,7 @@ impl RowUpdate {
 
     /// Makes an expression over the table's rows ready.
     pub fn prepare(&self, text: &[u8]) -> Result<expression::Expression, Error> {
-        expression::Expression::prepare(self.relation, self.estate, text)
+        owners_code(|| expression::Expression::prepare(self.relation, self.estate, text))
     }
 
     pub(super) fn state(&self) -> *mut pg_sys::EState {
@@ -238,8 +268,10 @@ impl RowUpdate {
     pub fn finish(self) {
         // SAFETY: what was set up in `begin`, in reverse.
         unsafe {
-            pg_sys::ExecASUpdateTriggers(self.estate, self.result, self.capture);
-            pg_sys::AfterTriggerEndQuery(self.estate);
+            owners_code(|| {
+                pg_sys::ExecASUpdateTriggers(self.estate, self.result, self.capture);
+                pg_sys::AfterTriggerEndQuery(self.estate);
+            });
             version::end_recheck(self.epq);
             pg_sys::ExecDropSingleTupleTableSlot(self.new_slot);
             pg_sys::ExecDropSingleTupleTableSlot(self.lock_slot);
@@ -251,10 +283,13 @@ impl RowUpdate {
 }
 
 /// Switches all triggers off but those that are ENABLE ALWAYS, in this copy of the relation's triggers.
-unsafe fn keep_always_triggers(description: *mut pg_sys::TriggerDesc) {
-    /// `TRIGGER_FIRES_ALWAYS` and `TRIGGER_DISABLED` of `trigger.h`.
+/// Constraints stay enforced: where a trigger of the owner or a generated column can change other columns
+/// than the encrypted ones, foreign keys are checked as for any update.
+unsafe fn keep_always_triggers(description: *mut pg_sys::TriggerDesc, has_generated: bool) {
+    /// `TRIGGER_FIRES_ALWAYS` and `TRIGGER_DISABLED` of `trigger.h`, `RI_TRIGGER_NONE` of `commands/trigger.h`.
     const ALWAYS: u8 = b'A';
     const DISABLED: u8 = b'D';
+    const NO_FOREIGN_KEY: c_int = 0;
     // SAFETY: null, or a description with `numtriggers` triggers behind it.
     unsafe {
         if description.is_null() {
@@ -264,7 +299,22 @@ unsafe fn keep_always_triggers(description: *mut pg_sys::TriggerDesc) {
             (*description).triggers,
             (*description).numtriggers as usize,
         );
+        let changes_more = has_generated
+            || triggers.iter().any(|trigger| {
+                let kind = c_int::from(trigger.tgtype);
+                let before_row = (pg_sys::TRIGGER_TYPE_ROW
+                    | pg_sys::TRIGGER_TYPE_BEFORE
+                    | pg_sys::TRIGGER_TYPE_UPDATE) as c_int;
+                trigger.tgenabled as u8 == ALWAYS && kind & before_row == before_row
+            });
         for trigger in triggers.iter_mut() {
+            let is_constraint = trigger.tgisinternal
+                && (trigger.tgfoid == Oid::from(pg_sys::F_UNIQUE_KEY_RECHECK)
+                    || changes_more
+                        && pg_sys::RI_FKey_trigger_type(trigger.tgfoid) != NO_FOREIGN_KEY);
+            if is_constraint && trigger.tgenabled as u8 != DISABLED {
+                trigger.tgenabled = ALWAYS as std::ffi::c_char;
+            }
             if trigger.tgenabled as u8 != ALWAYS {
                 trigger.tgenabled = DISABLED as std::ffi::c_char;
             }

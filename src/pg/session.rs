@@ -1,5 +1,6 @@
 //! What the session, its transaction and its user are.
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_int};
 
 use fieldcrypt_envelope::BlockScope;
@@ -53,6 +54,17 @@ pub fn refuse_if_security_restricted() -> Result<(), Error> {
     // SAFETY: reads a variable of the backend.
     if unsafe { unguarded::InSecurityRestrictedOperation() } {
         return Err(Error::SecurityRestricted);
+    }
+    Ok(())
+}
+
+/// Refuses what goes by who the user of the session is, in code that others planted: in an index
+/// expression, a CHECK constraint or a trigger that a superuser's VACUUM, REINDEX or re-encryption runs
+/// as the owner of a table.
+pub fn refuse_for_planted_code() -> Result<(), Error> {
+    // SAFETY: reads a variable of the backend.
+    if unsafe { unguarded::InSecurityRestrictedOperation() } {
+        return Err(Error::PlantedCode);
     }
     Ok(())
 }
@@ -167,6 +179,30 @@ impl TemporarySettings {
         // SAFETY: the level that `begin` opened.
         unsafe { pg_sys::AtEOXact_GUC(false, self.0) }
     }
+}
+
+thread_local! {
+    static OWNERS_CODE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what may be code of a table's owner. An error in it may be any that its author likes: he must
+/// not be taken for the system.
+#[inline]
+pub fn owners_code<R>(work: impl FnOnce() -> R) -> R {
+    OWNERS_CODE.set(true);
+    let result = work();
+    OWNERS_CODE.set(false);
+    result
+}
+
+/// Whether an error came out of [`owners_code`] since [`forget_owners_code`].
+pub fn failed_in_owners_code() -> bool {
+    OWNERS_CODE.get()
+}
+
+/// Forgets earlier errors.
+pub fn forget_owners_code() {
+    OWNERS_CODE.set(false);
 }
 
 /// Runs `work` with the rights of a table's owner and no more, as Postgres runs ANALYZE and index

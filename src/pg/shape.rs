@@ -5,6 +5,7 @@ use std::ffi::c_int;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
+use super::session::owners_code;
 use super::{catalog, values, version};
 use crate::error::Error;
 
@@ -44,7 +45,7 @@ impl Shape {
             return Ok(Some(Self { kind: Kind::Value, domain: None }));
         }
         if depth > MAX_DEPTH {
-            return Err(Error::Internal("types are nested too deep".into()));
+            return Err(Error::NotScannable { problem: "of types that are nested too deep" });
         }
         // SAFETY: catalog look-ups by type; the descriptor is released after its last use.
         let kind = unsafe {
@@ -145,7 +146,7 @@ impl Shape {
         };
         if let (Some(new), Some(domain)) = (rebuilt, self.domain) {
             // SAFETY: a datum of the domain's base type; no cache of the look-up is kept.
-            unsafe {
+            owners_code(|| unsafe {
                 pg_sys::domain_check(
                     new,
                     false,
@@ -153,7 +154,7 @@ impl Shape {
                     std::ptr::null_mut(),
                     pg_sys::CurrentMemoryContext,
                 );
-            }
+            });
         }
         Ok(rebuilt)
     }

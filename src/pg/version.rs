@@ -52,14 +52,24 @@ pub(super) type IndexUpdate = ();
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
 pub(super) type IndexUpdate = pg_sys::TU_UpdateIndexes::Type;
 
-/// Gives an executor state a range table of one relation.
+/// Gives an executor state a range table of one relation, of which these columns are updated: triggers
+/// and generated columns ask for them.
 ///
 /// # Safety
 ///
 /// The state is new, the relation open; the current memory context is the state's.
-pub(super) unsafe fn init_range_table(estate: *mut pg_sys::EState, relation: pg_sys::Relation) {
-    // SAFETY: by the contract; the entry is a zeroed node as `makeNode` gives.
+pub(super) unsafe fn init_range_table(
+    estate: *mut pg_sys::EState,
+    relation: pg_sys::Relation,
+    columns: &[i16],
+) {
+    // SAFETY: by the contract; the entry is a zeroed node as `makeNode` gives. Sets of columns count
+    // from the lowest system column.
     unsafe {
+        let updated = columns.iter().fold(std::ptr::null_mut(), |set, column| {
+            let member = i32::from(*column) - pg_sys::FirstLowInvalidHeapAttributeNumber;
+            pg_sys::bms_add_member(set, member)
+        });
         let entry =
             pg_sys::palloc0(size_of::<pg_sys::RangeTblEntry>()).cast::<pg_sys::RangeTblEntry>();
         (*entry).type_ = pg_sys::NodeTag::T_RangeTblEntry;
@@ -69,7 +79,10 @@ pub(super) unsafe fn init_range_table(estate: *mut pg_sys::EState, relation: pg_
         (*entry).rellockmode = pg_sys::RowExclusiveLock as i32;
         let list = pg_sys::lappend(std::ptr::null_mut(), entry.cast());
         #[cfg(any(feature = "pg14", feature = "pg15"))]
-        pg_sys::ExecInitRangeTable(estate, list);
+        {
+            (*entry).updatedCols = updated;
+            pg_sys::ExecInitRangeTable(estate, list);
+        }
         #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
         {
             // Its rights are those of the table's owner, and checked by nobody: the list has an entry
@@ -78,6 +91,7 @@ pub(super) unsafe fn init_range_table(estate: *mut pg_sys::EState, relation: pg_
                 .cast::<pg_sys::RTEPermissionInfo>();
             (*rights).type_ = pg_sys::NodeTag::T_RTEPermissionInfo;
             (*rights).relid = (*relation).rd_id;
+            (*rights).updatedCols = updated;
             (*entry).perminfoindex = 1;
             let rights = pg_sys::lappend(std::ptr::null_mut(), rights.cast());
             #[cfg(not(feature = "pg18"))]

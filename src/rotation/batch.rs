@@ -107,6 +107,7 @@ impl Batch<'_> {
         }
         let row_key = RowKey::of(table);
         let holders: Vec<_> = targets.iter().map(|target| target.holder.look()).collect();
+        let columns: Vec<_> = holders.iter().map(|look| look.column).collect();
         let scratch = Scratch::new();
         let mut scan = Scan::begin(table, self.from, end_block, holders);
         let mut update: Option<RowUpdate> = None;
@@ -142,7 +143,7 @@ impl Batch<'_> {
                 none => {
                     // What fails in here is no row's fault.
                     POSITION.set(None);
-                    let begun = none.insert(RowUpdate::begin(table, &scan));
+                    let begun = none.insert(RowUpdate::begin(table, &scan, &columns));
                     for target in &mut targets {
                         target.context.prepare(begun)?;
                     }

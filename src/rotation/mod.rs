@@ -15,7 +15,7 @@ use crate::pg::call::{Call, sql_functions};
 use crate::pg::heap::RowId;
 use crate::pg::spi::{self, Parameter};
 use crate::pg::values::Varlena;
-use crate::pg::{locks, session};
+use crate::pg::{locks, report, session};
 use batch::{Batch, Limits};
 
 sql_functions! {
@@ -38,6 +38,7 @@ thread_local! {
 fn reencrypt_batch(call: &Call) -> Result<Option<Datum>, Error> {
     POSITION.set(None);
     ROW_KEY.set(None);
+    session::forget_owners_code();
     let from = RowId { block: block(call, 1)?, offset: number(call, 2)? as u16 };
     let limits = Limits {
         end_block: block(call, 3)?,
@@ -52,16 +53,17 @@ fn reencrypt_batch(call: &Call) -> Result<Option<Datum>, Error> {
         contexts: call.bytes(7).unwrap_or(b"{}"),
         is_careful: call.boolean(8).unwrap_or(false),
     };
-    json(&batch.run()?)
+    json(&report::catchable(|| batch.run())?)
 }
 
-/// `_reencrypt_position`: the row that a failed batch was at.
+/// `_reencrypt_position`: the row that a failed batch was at, and whether the error is of the owner's code.
 fn reencrypt_position(_: &Call) -> Result<Option<Datum>, Error> {
-    let Some(row) = POSITION.get() else { return Ok(None) };
+    let row = POSITION.get();
     json(&serde_json::json!({
-        "block": row.block,
-        "offset": row.offset,
+        "block": row.map(|row| row.block),
+        "offset": row.map(|row| row.offset),
         "row_key": ROW_KEY.take(),
+        "in_owners_code": session::failed_in_owners_code(),
     }))
 }
 
@@ -74,6 +76,7 @@ fn check_column_context(call: &Call) -> Result<Option<Datum>, Error> {
 
 /// `_set_column_context`: remembers, or forgets, what a column is bound to.
 fn set_column_context(call: &Call) -> Result<Option<Datum>, Error> {
+    session::refuse_for_planted_code()?;
     let (table, column) = (Parameter::Text(call.bytes(0)), Parameter::Text(call.bytes(1)));
     let (constant, expression) = (call.bytes(2), call.bytes(3));
     session::as_owner(|| {
