@@ -161,6 +161,7 @@ sub bench
 		close $file or die "can't write $path: $!";
 		push @files, '-f', "$path\@$scripts->[$index][1]";
 	}
+	local $ENV{PGAPPNAME} = $name;
 	my $self = { name => $name, log => "$folder/$name.log", out => '', err => '' };
 	$self->{run} = IPC::Run::start(
 		[ 'pgbench', '-n', '-l', "--log-prefix=$folder/$name.log", '--failures-detailed', @arguments, @files,

@@ -132,24 +132,26 @@ foreach my $kind (@kinds)
 my $stale_rows = q{SELECT format('%s %s', t, (xpath('/row/c/text()', query_to_xml(format(
     'SELECT count(*) AS c FROM %s AS t WHERE EXISTS (SELECT FROM fieldcrypt.encryption_keys AS k WHERE k.state <> ''active'' AND k.key_id IN (fieldcrypt.key_id(t.value), fieldcrypt.key_id(t.big)))', t), false, true, '')))[1])
   FROM unnest('{kept,parts_0,parts_1,parts_2}'::text[]) AS t};
-my $rounds = 0;
+my $writing = q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'writers'};
+my ($rounds, $lap, $with_writers) = (0, 0, 0);
 my $writers;
-foreach my $lap (1 .. 3)
+while ($interrupted < 52 && ++$lap <= 9)
 {
 	value($node, 'CALL fieldcrypt.rotate_keys(force => true)');
 	my %stale = map { split / / } split /\n/, value($node, $stale_rows);
 	my @problems;
-	my $is_done = 0;
 	foreach my $round (1 .. 9)
 	{
 		my $kind = $kinds[ ++$rounds % @kinds ];
 		my $after = 30 + int rand 250;
-		if (!$writers || !$writers->{run}->pumpable)
+		# A crash ends the writers.
+		if (!$writers || value($node, $writing) == 0)
 		{
 			finish_bench($writers) if $writers;
-			$writers = writers($node, seconds => 120, clients => 3, seed => $seed + $rounds, rows => 500);
+			$writers = writers($node, seconds => 60, clients => 3, seed => $seed + $rounds, rows => 500);
 		}
-		interrupted_run('CALL fieldcrypt.reencrypt(batch_size => 15, rows_per_second => 0, pause => ' . (rand() < 0.5 ? q{'10 milliseconds')} : q{'1 millisecond')}), $kind, $after);
+		my $was_running = interrupted_run('CALL fieldcrypt.reencrypt(batch_size => 15, rows_per_second => 0, pause => ' . (rand() < 0.5 ? q{'10 milliseconds')} : q{'1 millisecond')}), $kind, $after);
+		$with_writers++ if $kind =~ /cancel|terminate/ && value($node, $writing) > 0;
 		my $orphan = value($node, $orphans);
 		push @problems, "$kind after $after ms: $orphan" if $orphan ne '';
 		push @problems, "$kind after $after ms: a run holds its lock" if value($node, $runs_left) ne '0';
@@ -158,6 +160,7 @@ foreach my $lap (1 .. 3)
 			my ($table, $moved) = split / /;
 			push @problems, "$kind after $after ms: $moved rows of $table moved, of $stale{$table}" if defined $stale{$table} && $moved > $stale{$table};
 		}
+		last unless $was_running;
 	}
 	is(join("\n", @problems), '', "lap $lap, under writers: nothing done twice, no orphan");
 	my $result = run_sql($node, 'CALL fieldcrypt.reencrypt(batch_size => 100, rows_per_second => 0)');
@@ -171,8 +174,9 @@ foreach my $lap (1 .. 3)
 	}
 }
 # The writers end; what they moved behind a pass is the next run's.
-value($node, 'SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = ' . q{'pgbench'});
+value($node, 'SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = ' . q{'writers'});
 finish_bench($writers);
+cmp_ok($with_writers, '>', 5, 'while the application wrote');
 my $last = run_sql($node, 'CALL fieldcrypt.reencrypt(rows_per_second => 0)');
 is("@{ $last->{sqlstates} }", '', 'a last run') or diag $last->{err};
 all_active($node, 'after the last run');
