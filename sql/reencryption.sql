@@ -33,11 +33,13 @@ CREATE TABLE fieldcrypt.reencryptions (
     resumed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     rows_at_resume bigint NOT NULL DEFAULT 0,
     updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    finished_at timestamptz
+    finished_at timestamptz,
+    file_node oid
 );
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.reencryptions
     FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
 COMMENT ON TABLE fieldcrypt.reencryptions IS 'how far each table is re-encrypted; read fieldcrypt.reencryption_progress';
+COMMENT ON COLUMN fieldcrypt.reencryptions.file_node IS 'the file that the pass began over: a rewrite (VACUUM FULL) puts rows where the pass has been';
 
 CREATE TABLE fieldcrypt.reencryption_chunks (
     chunk integer PRIMARY KEY DEFAULT pg_catalog.nextval('fieldcrypt.reencryption_numbers'),
@@ -140,6 +142,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION fieldcrypt._live_runs() IS 'the runs of re-encryption that are under way, and their processes';
 
+-- The planner takes the recursion for expensive: compiling it takes a hundred times as long as running it.
 CREATE FUNCTION fieldcrypt._encrypted_columns()
     RETURNS TABLE (relation oid, table_name text, kind "char", attnum smallint, column_name text,
                    holds text, is_readable boolean, problem text)
@@ -284,6 +287,7 @@ DECLARE
     item record;
     note text;
     blocks bigint;
+    file oid;
 BEGIN
     PERFORM fieldcrypt._refuse_unless_writable();
     run := nextval('fieldcrypt.reencryption_numbers');
@@ -309,23 +313,24 @@ BEGIN
         END LOOP;
         CONTINUE WHEN item.columns IS NULL;
         relations := relations || item.relation;
-        -- A table that another session holds is not waited for here: the next pass is its first.
+        file := pg_relation_filenode(item.relation);
         blocks := fieldcrypt._blocks(item.relation);
+        -- A table that another session holds is not waited for here: it has an empty pass first, and then
+        -- another. What is in progress is gone on with: another run is at it, or one was interrupted.
         DELETE FROM fieldcrypt.reencryption_failures AS f
          WHERE f.relation = item.relation
            AND EXISTS (SELECT FROM fieldcrypt.reencryptions AS r WHERE r.relation = f.relation AND r.state <> 'in_progress');
-        -- What is in progress is gone on with: another run is at it, or one was interrupted.
         INSERT INTO fieldcrypt.reencryptions AS r
                (relation, table_name, columns, state, only_compromised, compromised_pass, pass, needs_pass,
-                next_block, end_block, rows_estimated, last_run)
+                next_block, end_block, file_node, rows_estimated, last_run)
         VALUES (item.relation, item.table_name, item.columns, 'in_progress', compromised IS NOT NULL,
-                compromised, 1, blocks IS NULL, 0, coalesce(blocks, 0), item.rows_estimated, run)
+                compromised, 1, blocks IS NULL, 0, coalesce(blocks, 0), file, item.rows_estimated, run)
             ON CONFLICT ON CONSTRAINT reencryptions_pkey DO UPDATE
            SET (table_name, columns, state, only_compromised, compromised_pass, pass, needs_pass, next_block, end_block,
-                rows_estimated, rows_seen, rows_moved, bytes_moved, rows_failed, error_code, error, started_at, finished_at)
+                file_node, rows_estimated, rows_seen, rows_moved, bytes_moved, rows_failed, error_code, error, started_at, finished_at)
                = ROW (excluded.table_name, excluded.columns, excluded.state,
                          compromised IS NOT NULL AND compromised IS DISTINCT FROM r.compromised_done, compromised,
-                         1, excluded.needs_pass, 0, excluded.end_block, excluded.rows_estimated, 0, 0, 0, 0, NULL, NULL, clock_timestamp(), NULL)
+                         1, excluded.needs_pass, 0, excluded.end_block, excluded.file_node, excluded.rows_estimated, 0, 0, 0, 0, NULL, NULL, clock_timestamp(), NULL)
          WHERE r.state <> 'in_progress';
         UPDATE fieldcrypt.reencryptions AS r
            SET last_run = _reencrypt_begin.run, resumed_at = clock_timestamp(), rows_at_resume = r.rows_seen
@@ -333,8 +338,8 @@ BEGIN
            AND r.last_run NOT IN (SELECT l.run FROM fieldcrypt._live_runs() AS l WHERE l.run <> _reencrypt_begin.run);
         -- A key was compromised since the pass began: its values first, then the pass from the start.
         UPDATE fieldcrypt.reencryptions AS r
-           SET only_compromised = true, compromised_pass = compromised, next_block = 0,
-               end_block = coalesce(blocks, 0), needs_pass = blocks IS NULL
+           SET only_compromised = true, compromised_pass = compromised, next_block = 0, end_block = coalesce(blocks, 0),
+               file_node = file, needs_pass = r.needs_pass OR blocks IS NULL
          WHERE r.relation = item.relation AND NOT r.only_compromised
            AND compromised IS NOT NULL AND compromised IS DISTINCT FROM r.compromised_done;
         IF FOUND THEN
@@ -354,6 +359,7 @@ END
 $$;
 COMMENT ON FUNCTION fieldcrypt._reencrypt_begin(regclass) IS 'begins a run over a table, or over all that hold encrypted values';
 
+-- A batch's lock_timeout is for this too: somebody may hold the table, and a run waits for nobody.
 CREATE FUNCTION fieldcrypt._blocks(relation oid) RETURNS bigint
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
 AS $$
@@ -373,6 +379,8 @@ DECLARE
     found_chunk integer;
     table_row fieldcrypt.reencryptions;
     blocks bigint;
+    file oid;
+    next_is_needed boolean;
     is_held boolean := false;
 BEGIN
     SELECT c.chunk INTO found_chunk
@@ -408,27 +416,33 @@ BEGIN
          ORDER BY array_position(relations, r.relation)
            FOR UPDATE SKIP LOCKED
     LOOP
+        IF NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = table_row.relation) THEN
+            PERFORM fieldcrypt._forget_table(table_row.relation);
+            RETURN 'advanced';
+        END IF;
+        file := pg_relation_filenode(table_row.relation);
+        next_is_needed := table_row.needs_pass OR file IS DISTINCT FROM table_row.file_node;
         blocks := fieldcrypt._blocks(table_row.relation);
         IF blocks IS NULL THEN
             is_held := true;
             CONTINUE;
         END IF;
-        IF table_row.needs_pass AND table_row.pass >= 20 THEN
+        IF next_is_needed AND table_row.pass >= 20 THEN
             UPDATE fieldcrypt.reencryptions AS r
                SET state = 'failed', error_code = 'KF025', error = 'the table did not come to rest in 20 passes',
                    finished_at = clock_timestamp(), updated_at = clock_timestamp()
              WHERE r.relation = table_row.relation;
-        ELSIF NOT table_row.needs_pass AND blocks > table_row.end_block THEN
+        ELSIF NOT next_is_needed AND blocks > table_row.end_block THEN
             -- The table has grown: what was put there is looked at too.
             UPDATE fieldcrypt.reencryptions AS r SET end_block = blocks WHERE r.relation = table_row.relation;
-        ELSIF table_row.needs_pass OR table_row.only_compromised THEN
+        ELSIF next_is_needed OR table_row.only_compromised THEN
             DELETE FROM fieldcrypt.reencryption_failures AS f WHERE f.relation = table_row.relation;
             UPDATE fieldcrypt.reencryptions AS r
-               SET pass = r.pass + 1, needs_pass = false, next_block = 0, end_block = blocks,
+               SET pass = r.pass + 1, needs_pass = false, next_block = 0, end_block = blocks, file_node = file,
                    rows_failed = 0, rows_seen = 0, rows_at_resume = 0, resumed_at = clock_timestamp(),
-                   rows_estimated = greatest(r.rows_seen, 0),
-                   only_compromised = r.only_compromised AND r.needs_pass,
-                   compromised_done = CASE WHEN r.only_compromised AND NOT r.needs_pass
+                   rows_estimated = CASE WHEN r.end_block = 0 THEN r.rows_estimated ELSE r.rows_seen END,
+                   only_compromised = r.only_compromised AND next_is_needed,
+                   compromised_done = CASE WHEN r.only_compromised AND NOT next_is_needed
                                            THEN r.compromised_pass ELSE r.compromised_done END
              WHERE r.relation = table_row.relation;
         ELSE
@@ -449,6 +463,15 @@ END
 $$;
 COMMENT ON FUNCTION fieldcrypt._claim_chunk(integer, oid[]) IS
     'gives a run its next stretch of a table; begins and ends passes';
+
+CREATE FUNCTION fieldcrypt._forget_table(relation oid) RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+    DELETE FROM fieldcrypt.reencryption_chunks AS c WHERE c.relation = $1;
+    DELETE FROM fieldcrypt.reencryption_failures AS f WHERE f.relation = $1;
+    DELETE FROM fieldcrypt.reencryptions AS r WHERE r.relation = $1;
+$$;
+COMMENT ON FUNCTION fieldcrypt._forget_table(oid) IS 'ends the re-encryption of a table that is gone';
 
 CREATE FUNCTION fieldcrypt._fail_table(relation oid, error_code text, error text) RETURNS void
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -479,7 +502,7 @@ COMMENT ON FUNCTION fieldcrypt._list_failures(oid, jsonb) IS 'lists values that 
 CREATE FUNCTION fieldcrypt._reencrypt_step(
         run integer, relations oid[], batch_size bigint,
         OUT outcome text, OUT moved bigint, OUT bytes bigint)
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     max_bytes CONSTANT bigint := 16 * 1024 * 1024;
@@ -561,9 +584,7 @@ BEGIN
         END IF;
     END LOOP;
     IF (result ->> 'is_gone')::boolean THEN
-        DELETE FROM fieldcrypt.reencryption_chunks AS c WHERE c.relation = piece.relation;
-        DELETE FROM fieldcrypt.reencryption_failures AS f WHERE f.relation = piece.relation;
-        DELETE FROM fieldcrypt.reencryptions AS r WHERE r.relation = piece.relation;
+        PERFORM fieldcrypt._forget_table(piece.relation);
         RETURN;
     END IF;
     piece := fieldcrypt._add_result(piece, result);
@@ -635,6 +656,7 @@ BEGIN
            string_agg(format('%s: %s (%s)', r.table_name, r.error, r.error_code), '; ' ORDER BY r.table_name)
                FILTER (WHERE r.state = 'failed'),
            coalesce(sum(r.rows_failed), 0)::bigint,
+           -- What another run has in hand is not left: that run goes on with the table.
            string_agg(r.table_name, ', ' ORDER BY r.table_name) FILTER (WHERE r.state = 'in_progress' AND NOT EXISTS (
                SELECT FROM fieldcrypt._live_runs() AS l
                 WHERE l.run <> _reencrypt_end.run
