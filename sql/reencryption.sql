@@ -53,7 +53,8 @@ CREATE TABLE fieldcrypt.reencryption_chunks (
     rows_moved bigint NOT NULL DEFAULT 0,
     bytes_moved bigint NOT NULL DEFAULT 0,
     rows_failed bigint NOT NULL DEFAULT 0,
-    failures_in_a_row integer NOT NULL DEFAULT 0
+    failures_in_a_row integer NOT NULL DEFAULT 0,
+    updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 CREATE INDEX reencryption_chunks_relation ON fieldcrypt.reencryption_chunks (relation);
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.reencryption_chunks
@@ -327,10 +328,17 @@ BEGIN
                 compromised, 1, blocks IS NULL, 0, coalesce(blocks, 0), file, item.rows_estimated, run)
             ON CONFLICT ON CONSTRAINT reencryptions_pkey DO UPDATE
            SET (table_name, columns, state, only_compromised, compromised_pass, pass, needs_pass, next_block, end_block,
+<<<<<<< HEAD
                 file_node, rows_estimated, rows_seen, rows_moved, bytes_moved, rows_failed, error_code, error, started_at, finished_at)
                = ROW (excluded.table_name, excluded.columns, excluded.state,
                          compromised IS NOT NULL AND compromised IS DISTINCT FROM r.compromised_done, compromised,
                          1, excluded.needs_pass, 0, excluded.end_block, excluded.file_node, excluded.rows_estimated, 0, 0, 0, 0, NULL, NULL, clock_timestamp(), NULL)
+=======
+                rows_estimated, rows_seen, rows_moved, bytes_moved, rows_failed, error_code, error, started_at, updated_at, finished_at)
+               = ROW (excluded.table_name, excluded.columns, excluded.state,
+                         compromised IS NOT NULL AND compromised IS DISTINCT FROM r.compromised_done, compromised,
+                         1, excluded.needs_pass, 0, excluded.end_block, excluded.rows_estimated, 0, 0, 0, 0, NULL, NULL, clock_timestamp(), clock_timestamp(), NULL)
+>>>>>>> 1ffd2c98a382509023997c6178db204792ad7e49
          WHERE r.state <> 'in_progress';
         UPDATE fieldcrypt.reencryptions AS r
            SET last_run = _reencrypt_begin.run, resumed_at = clock_timestamp(), rows_at_resume = r.rows_seen
@@ -607,7 +615,8 @@ BEGIN
         UPDATE fieldcrypt.reencryption_chunks AS c
            SET next_block = piece.next_block, next_offset = piece.next_offset,
                rows_seen = piece.rows_seen, rows_moved = piece.rows_moved, bytes_moved = piece.bytes_moved,
-               rows_failed = piece.rows_failed, failures_in_a_row = piece.failures_in_a_row
+               rows_failed = piece.rows_failed, failures_in_a_row = piece.failures_in_a_row,
+               updated_at = clock_timestamp()
          WHERE c.chunk = piece.chunk;
         IF (result ->> 'changed')::bigint > 0 THEN
             UPDATE fieldcrypt.reencryptions AS r SET needs_pass = true WHERE r.relation = piece.relation AND NOT r.needs_pass;
@@ -790,7 +799,7 @@ CREATE VIEW fieldcrypt.reencryption_progress AS
            CASE WHEN w.pids IS NOT NULL AND s.share OPERATOR(pg_catalog.>) 0 THEN pg_catalog.date_trunc('second', pg_catalog.clock_timestamp()
                OPERATOR(pg_catalog.+) ((pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) r.resumed_at)
                OPERATOR(pg_catalog.*) ((1 OPERATOR(pg_catalog.-) s.share) OPERATOR(pg_catalog./) s.share)::pg_catalog.float8)) END AS estimated_end,
-           r.started_at, r.updated_at, r.finished_at, w.pids, r.error_code, r.error
+           r.started_at, GREATEST(r.updated_at, s.updated_at) AS updated_at, r.finished_at, w.pids, r.error_code, r.error
       FROM fieldcrypt.reencryptions AS r
       JOIN pg_catalog.pg_class AS t ON t.oid OPERATOR(pg_catalog.=) r.relation
       LEFT JOIN LATERAL (
@@ -798,6 +807,7 @@ CREATE VIEW fieldcrypt.reencryption_progress AS
                r.rows_moved OPERATOR(pg_catalog.+) COALESCE(pg_catalog.sum(c.rows_moved), 0)::pg_catalog.int8 AS rows_moved,
                r.bytes_moved OPERATOR(pg_catalog.+) COALESCE(pg_catalog.sum(c.bytes_moved), 0)::pg_catalog.int8 AS bytes_moved,
                r.rows_failed OPERATOR(pg_catalog.+) COALESCE(pg_catalog.sum(c.rows_failed), 0)::pg_catalog.int8 AS rows_failed,
+               pg_catalog.max(c.updated_at) AS updated_at,
                (r.next_block OPERATOR(pg_catalog.-) COALESCE(pg_catalog.sum(c.end_block OPERATOR(pg_catalog.-) c.next_block), 0))
                    OPERATOR(pg_catalog./) NULLIF(r.end_block, 0)::pg_catalog.numeric AS share
           FROM fieldcrypt.reencryption_chunks AS c WHERE c.relation OPERATOR(pg_catalog.=) r.relation

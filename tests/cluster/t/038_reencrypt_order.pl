@@ -110,7 +110,7 @@ $session = session($node);
 $pid = start($session, "'slow', batch_size => 50, rows_per_second => 150");
 eventually("SELECT rows_moved > 200 FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.slow'", 'running: rows are counted');
 my $progress = value($node, q{SELECT state, columns, pids, rows_total, rows_done BETWEEN 200 AND 1400, rows_moved <= rows_done, rows_failed, bytes_moved BETWEEN rows_moved * 500 - 1 AND rows_moved * 500,
-	rows_per_second BETWEEN 60 AND 400, estimated_end > now() AND estimated_end < now() + interval '1 minute', started_at > now() - interval '1 minute', updated_at >= started_at, finished_at IS NULL, error_code IS NULL
+	rows_per_second BETWEEN 60 AND 400, estimated_end > now() AND estimated_end < now() + interval '1 minute', started_at > now() - interval '1 minute', updated_at >= started_at AND updated_at > clock_timestamp() - interval '2 seconds', finished_at IS NULL, error_code IS NULL
 	FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.slow'});
 is($progress, "running|{v}|{$pid}|1500|t|t|0|t|t|t|t|t|t|t", '  state, process, rows, bytes, rate, estimated end')
   or diag value($node, "SELECT clock_timestamp(), p FROM fieldcrypt.reencryption_progress AS p WHERE table_name = 'public.slow'") . value($node, 'SELECT * FROM fieldcrypt.reencryptions') . value($node, 'SELECT * FROM fieldcrypt.reencryption_chunks');

@@ -47,6 +47,7 @@ function _finish_master_key_rotation(bytea,bigint,bigint) v u d p
 function _has_audit_trigger(regclass,name) s u p
 function _held_privileges(regrole) s u p
 function _here() v u p
+function _forget_table(oid) v u p
 function _hold_run(bigint) v u
 function _import_contents(json,integer,integer) v u p
 function _import_keys(text,boolean,boolean) v u
