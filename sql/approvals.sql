@@ -12,6 +12,17 @@ CREATE FUNCTION fieldcrypt._login_role() RETURNS text
     LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'fieldcrypt_login_role';
 COMMENT ON FUNCTION fieldcrypt._login_role() IS 'the role that logged in, whatever SET SESSION AUTHORIZATION says';
 
+-- Who approves must mean it: a trigger or a function of somebody else, run in the approver's session,
+-- has the approver's name too.
+CREATE FUNCTION fieldcrypt._by_own_hand() RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_by_own_hand';
+CREATE FUNCTION fieldcrypt._refuse_unless_own_hand() RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_refuse_unless_own_hand';
+COMMENT ON FUNCTION fieldcrypt._by_own_hand() IS
+    'notes, for the rest of the transaction, that a CALL of the session itself does this; an error in functions and triggers';
+COMMENT ON FUNCTION fieldcrypt._refuse_unless_own_hand() IS
+    'an error unless _by_own_hand was called in this transaction; granted to nobody';
+
 CREATE SEQUENCE fieldcrypt.approvals_id_seq AS bigint;
 
 -- Not in a dump: an approval lasts for days, and one that a restore could bring could be forged. What
@@ -204,6 +215,7 @@ BEGIN
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     PERFORM fieldcrypt._refuse_unless_writable();
+    PERFORM fieldcrypt._by_own_hand();
     SELECT s.message, s.hint INTO step FROM fieldcrypt._approve_step(id) AS s;
     COMMIT;
     IF step.message IS NOT NULL THEN
@@ -224,6 +236,10 @@ DECLARE
 BEGIN
     IF NOT fieldcrypt._needs_approval(operation) THEN
         RETURN;
+    END IF;
+    -- destroy_key is only scheduled, and retire_keys is a function.
+    IF operation <> 'destroy_key' THEN
+        PERFORM fieldcrypt._refuse_unless_own_hand();
     END IF;
     FOR request IN
         SELECT a.* FROM fieldcrypt.approvals AS a

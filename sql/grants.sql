@@ -63,6 +63,7 @@ AS $$
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.withdraw_approval(bigint)'),
         ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.approve(bigint)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._approve_step(bigint)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._by_own_hand()'),
         -- Key states.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.mark_compromised(bigint, text)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.suspend_key(bigint, text)'),

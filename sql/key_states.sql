@@ -66,6 +66,7 @@ BEGIN
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     PERFORM fieldcrypt._refuse_unless_writable();
+    PERFORM fieldcrypt._by_own_hand();
     SELECT s.destroyed, s.error_code, s.message, s.hint INTO step FROM fieldcrypt._shred_step(tenant, reason) AS s;
     COMMIT;
     IF step.message IS NOT NULL THEN

@@ -194,6 +194,7 @@ BEGIN
     target := fieldcrypt._target_master_key();
 
     LOOP
+        PERFORM fieldcrypt._by_own_hand();
         SELECT b.state, b.old_fingerprint, b.blockers, b.message, b.hint INTO begun FROM fieldcrypt._begin_master_key_rotation(target) AS b;
         COMMIT;
         -- At once: any expression after a COMMIT takes a snapshot, and then it is too late.

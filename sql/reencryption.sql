@@ -114,13 +114,9 @@ CREATE FUNCTION fieldcrypt._reencrypt_position() RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_reencrypt_position';
 COMMENT ON FUNCTION fieldcrypt._reencrypt_position() IS 'the row at which the last batch failed, and whether in code of the table''s owner, as JSON';
 
-CREATE FUNCTION fieldcrypt._check_column_context(relation oid, expression text) RETURNS void
-    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_check_column_context';
-COMMENT ON FUNCTION fieldcrypt._check_column_context(oid, text) IS 'an error unless the expression can be computed over the table''s rows';
-
 CREATE FUNCTION fieldcrypt._set_column_context(
         table_name text, column_name text, constant text, expression text, table_owner text) RETURNS void
-    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_set_column_context';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_store_column_context';
 COMMENT ON FUNCTION fieldcrypt._set_column_context(text, text, text, text, text) IS 'writes fieldcrypt.column_contexts; granted to nobody';
 
 CREATE FUNCTION fieldcrypt._hold_run(run bigint) RETURNS void
@@ -190,31 +186,22 @@ $$;
 COMMENT ON FUNCTION fieldcrypt._encrypted_columns() IS
     'every column of this database that can hold encrypted values: in itself, in a domain, an array or a composite; problem: why it is not re-encrypted';
 
-CREATE FUNCTION fieldcrypt.set_column_context(
-        relation regclass, column_name name, constant text DEFAULT '', expression text DEFAULT '')
-    RETURNS void
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+CREATE FUNCTION fieldcrypt._remember_column_context(
+        relation oid, column_name text, constant text, expression text) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
 AS $$
 DECLARE
-    owner oid := (SELECT c.relowner FROM pg_class AS c WHERE c.oid = relation);
+    qualified_name text;
+    owner text;
 BEGIN
-    IF relation IS NULL OR column_name IS NULL OR constant IS NULL OR expression IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
-            MESSAGE = 'no argument of set_column_context may be NULL',
-            HINT = 'Leave the argument out, or pass '''', to say none.';
-    END IF;
-    -- The expression will run as the owner: nobody else may say what that is.
-    IF NOT coalesce(pg_has_role(fieldcrypt._outer_role(), owner, 'USAGE'), false) THEN
-        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
-            MESSAGE = format('must be owner of table %s', relation),
-            HINT = 'The context is computed with the rights of the table''s owner.';
-    END IF;
+    SELECT format('%I.%I', n.nspname, c.relname), c.relowner::regrole::text INTO qualified_name, owner
+      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1;
     IF NOT EXISTS (
         SELECT FROM fieldcrypt._encrypted_columns() AS c
-         WHERE c.column_name = set_column_context.column_name
-           AND c.relation IN (SELECT t.relation FROM fieldcrypt._with_descendants(set_column_context.relation) AS t)) THEN
+         WHERE c.column_name = $2
+           AND c.relation IN (SELECT t.relation FROM fieldcrypt._with_descendants($1) AS t)) THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_column',
-            MESSAGE = format('table %s has no encrypted column "%s"', relation, column_name),
+            MESSAGE = format('table %s has no encrypted column "%s"', $1::regclass, column_name),
             HINT = 'Contexts are remembered for columns of type fieldcrypt.encrypted, and of domains, arrays and composites over it.';
     END IF;
     IF constant <> '' AND expression <> '' THEN
@@ -222,16 +209,20 @@ BEGIN
             MESSAGE = 'a context is either a constant or an expression',
             HINT = 'Pass one of them; neither takes the context away.';
     END IF;
-    IF expression <> '' THEN
-        PERFORM fieldcrypt._check_column_context(relation, expression);
-    END IF;
     PERFORM fieldcrypt._set_column_context(
-        (SELECT format('%I.%I', n.nspname, c.relname)
-           FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation),
-        column_name, nullif(constant, ''), nullif(expression, ''), owner::regrole::text);
-    PERFORM fieldcrypt._record('column_context_set', NULL, NULL, column_name::text, relation::text);
+        qualified_name, column_name, nullif(constant, ''), nullif(expression, ''), owner);
+    PERFORM fieldcrypt._record('column_context_set', NULL, NULL, column_name, $1::regclass::text);
 END
 $$;
+COMMENT ON FUNCTION fieldcrypt._remember_column_context(oid, text, text, text) IS
+    'set_column_context for a caller whose rights were checked; granted to nobody';
+
+-- C with the caller's rights: whose these are can't be told any more inside of a SECURITY DEFINER
+-- function, and SET ROLE says nothing of the function that may call this.
+CREATE FUNCTION fieldcrypt.set_column_context(
+        relation regclass, column_name name, constant text DEFAULT '', expression text DEFAULT '')
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_set_column_context';
 COMMENT ON FUNCTION fieldcrypt.set_column_context(regclass, name, text, text) IS
     'remembers what the values of a column are bound to, so that they can be re-encrypted: a constant, or an expression over the row (names outside pg_catalog qualified), computed as the table''s owner; for a partitioned table it holds for its partitions; neither takes it away';
 

@@ -39,6 +39,10 @@ pub enum Error {
     SecurityRestricted,
     /// What goes by the user of the session is asked for inside a security-restricted operation.
     PlantedCode,
+    /// Code of one role, run in the session of another, wants to do what is recorded.
+    BorrowedHands { problem: &'static str, hint: &'static str },
+    /// Somebody who does not own a table says what its values are bound to.
+    NotTableOwner { table: String },
     /// An argument that may be left out was given as NULL.
     NullArgument(&'static str),
     /// A tenant's name is empty or too long.
@@ -258,6 +262,12 @@ impl Error {
                 b"42501",
                 "refused inside a security-restricted operation".into(),
                 "Index expressions, constraints, triggers and contexts can't do this in the name of the user who has them computed.",
+            ),
+            Self::BorrowedHands { problem, hint } => (b"42501", problem.into(), hint),
+            Self::NotTableOwner { table } => (
+                b"42501",
+                format!("must be owner of table {table}"),
+                "The context is computed with the rights of the table's owner.",
             ),
             Self::NullArgument(name) => (
                 b"22004",

@@ -18,6 +18,8 @@ use crate::settings;
 sql_functions! {
     fieldcrypt_needs_approval, pg_finfo_fieldcrypt_needs_approval => needs_approval;
     fieldcrypt_login_role, pg_finfo_fieldcrypt_login_role => login_role;
+    fieldcrypt_by_own_hand, pg_finfo_fieldcrypt_by_own_hand => by_own_hand;
+    fieldcrypt_refuse_unless_own_hand, pg_finfo_fieldcrypt_refuse_unless_own_hand => refuse_unless_own_hand;
     fieldcrypt_insert_approval, pg_finfo_fieldcrypt_insert_approval => insert_approval;
     fieldcrypt_mark_approved, pg_finfo_fieldcrypt_mark_approved => mark_approved;
     fieldcrypt_mark_used, pg_finfo_fieldcrypt_mark_used => mark_used;
@@ -34,6 +36,16 @@ fn needs_approval(call: &Call) -> Result<Option<Datum>, Error> {
 
 fn login_role(_: &Call) -> Result<Option<Datum>, Error> {
     Ok(Some(Varlena::of(&session::login_role())?.into_datum()))
+}
+
+fn by_own_hand(_: &Call) -> Result<Option<Datum>, Error> {
+    session::note_own_hand()?;
+    Ok(Some(Datum::null()))
+}
+
+fn refuse_unless_own_hand(_: &Call) -> Result<Option<Datum>, Error> {
+    session::refuse_unless_own_hand()?;
+    Ok(Some(Datum::null()))
 }
 
 fn insert_approval(call: &Call) -> Result<Option<Datum>, Error> {
@@ -53,6 +65,7 @@ fn insert_approval(call: &Call) -> Result<Option<Datum>, Error> {
 }
 
 fn mark_approved(call: &Call) -> Result<Option<Datum>, Error> {
+    session::refuse_unless_own_hand()?;
     write(
         "UPDATE fieldcrypt.approvals
             SET approved_by = session_user, approved_role = fieldcrypt._outer_role(),

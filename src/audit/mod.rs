@@ -92,13 +92,17 @@ pub struct Details<'a> {
     pub changed_columns: Option<&'a [u8]>,
 }
 
-/// Records an event of a key.
+/// Records an event of a key. A first key may be made wherever something is encrypted; all else is
+/// somebody's decision.
 pub fn record_key(
     event: Event,
     tenant: &[u8],
     key_id: KeyId,
     reason: Option<&[u8]>,
 ) -> Result<(), Error> {
+    if event != Event::KeyCreated {
+        session::refuse_for_planted_code()?;
+    }
     record(
         event.name(),
         &Details { tenant: Some(tenant), key_id: Some(key_id), reason, ..Details::default() },
@@ -107,6 +111,7 @@ pub fn record_key(
 
 /// Records an event of a tenant.
 pub fn record_tenant(event: Event, tenant: &[u8], reason: Option<&[u8]>) -> Result<(), Error> {
+    session::refuse_for_planted_code()?;
     record(event.name(), &Details { tenant: Some(tenant), reason, ..Details::default() })
 }
 
@@ -157,6 +162,7 @@ fn record(event: &str, details: &Details<'_>) -> Result<(), Error> {
 
 /// `_record`, for the functions of `sql/`.
 fn record_called(call: &Call) -> Result<Option<Datum>, Error> {
+    session::refuse_for_planted_code()?;
     let event = call.bytes(0).ok_or(Error::NullArgument("event"))?;
     let event = str::from_utf8(event).map_err(|_| Error::NotUtf8)?;
     let key_id = call.datum(2).and_then(|datum| KeyId::new(datum.value() as i64));

@@ -41,6 +41,16 @@ impl Call {
         })
     }
 
+    /// A `name` argument.
+    pub fn name(&self, index: usize) -> Option<&[u8]> {
+        // SAFETY: the SQL declaration of the function gives this argument the type name, which ends
+        // with a zero byte.
+        self.datum(index).map(|datum| unsafe {
+            let name = datum.cast_mut_ptr::<pg_sys::NameData>();
+            std::ffi::CStr::from_ptr((*name).data.as_ptr()).to_bytes()
+        })
+    }
+
     /// What is left of a binary message, the argument of a receive function.
     pub fn message_rest(&self, index: usize) -> Option<&[u8]> {
         // SAFETY: the SQL declaration gives this argument the type internal, of which only the

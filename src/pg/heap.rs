@@ -145,6 +145,14 @@ impl Table {
         unsafe { (*(*self.relation).rd_rel).relkind as u8 == pg_sys::RELKIND_MATVIEW }
     }
 
+    /// Its name, in the database's encoding.
+    pub fn name(&self) -> Vec<u8> {
+        // SAFETY: an open relation, whose name ends with a zero byte.
+        unsafe {
+            CStr::from_ptr((*(*self.relation).rd_rel).relname.data.as_ptr()).to_bytes().to_vec()
+        }
+    }
+
     /// Its owner.
     pub fn owner(&self) -> Oid {
         // SAFETY: an open relation.

@@ -69,6 +69,42 @@ pub fn refuse_for_planted_code() -> Result<(), Error> {
     Ok(())
 }
 
+thread_local! {
+    static OWN_HAND: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Notes that the rest of this transaction was called by CALL or DO of the client itself. A trigger, a
+/// function and what they call are refused: they may be anybody's.
+pub fn note_own_hand() -> Result<(), Error> {
+    refuse_for_planted_code()?;
+    // SAFETY: reads variables of the backend.
+    if !unsafe { pg_sys::SPI_inside_nonatomic_context() } {
+        return Err(NOT_BY_OWN_HAND);
+    }
+    OWN_HAND.set(Some(callbacks::transaction_serial()));
+    Ok(())
+}
+
+/// Refuses what [`note_own_hand`] has not noted in this transaction.
+pub fn refuse_unless_own_hand() -> Result<(), Error> {
+    if OWN_HAND.get() == Some(callbacks::transaction_serial()) {
+        Ok(())
+    } else {
+        Err(NOT_BY_OWN_HAND)
+    }
+}
+
+const NOT_BY_OWN_HAND: Error = Error::BorrowedHands {
+    problem: "this is done by a CALL of its own only, not by a function or a trigger",
+    hint: "CALL fieldcrypt.approve(id), shred_tenant(tenant, reason) or rotate_master_key(), as a statement of the session itself.",
+};
+
+/// Whether the role whose rights count now has those of another.
+pub fn has_rights_of(role: pg_sys::Oid) -> bool {
+    // SAFETY: reads a variable of the backend, and catalogs.
+    unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
+}
+
 /// Refuses to make a key where its row could not be written, or would be without having been allowed.
 pub fn refuse_unless_writable() -> Result<(), Error> {
     // SAFETY: reads variables of the backend. `RecoveryInProgress` first: a standby's transactions

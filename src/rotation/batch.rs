@@ -308,6 +308,19 @@ impl ColumnContext {
     }
 }
 
+/// Refuses whoever has not the rights of a relation's owner.
+pub fn refuse_unless_owner(relation: Oid) -> Result<(), Error> {
+    let Some(table) = Table::open(relation, Purpose::Read) else {
+        return Err(Error::NotScannable { problem: "gone" });
+    };
+    let (owner, name) = (table.owner(), table.name());
+    table.close();
+    if session::has_rights_of(owner) {
+        return Ok(());
+    }
+    Err(Error::NotTableOwner { table: encoding::lossy(&name) })
+}
+
 /// Compiles an expression as a batch will, and throws it away.
 pub fn check_context(relation: Oid, expression: &[u8]) -> Result<(), Error> {
     let guard = TemporarySettings::begin(TemporarySettings::QUIET);

@@ -21,8 +21,8 @@ use batch::{Batch, Limits};
 sql_functions! {
     fieldcrypt_reencrypt_batch, pg_finfo_fieldcrypt_reencrypt_batch => reencrypt_batch;
     fieldcrypt_reencrypt_position, pg_finfo_fieldcrypt_reencrypt_position => reencrypt_position;
-    fieldcrypt_check_column_context, pg_finfo_fieldcrypt_check_column_context => check_column_context;
     fieldcrypt_set_column_context, pg_finfo_fieldcrypt_set_column_context => set_column_context;
+    fieldcrypt_store_column_context, pg_finfo_fieldcrypt_store_column_context => store_column_context;
     fieldcrypt_hold_run, pg_finfo_fieldcrypt_hold_run => hold_run;
     fieldcrypt_release_run, pg_finfo_fieldcrypt_release_run => release_run;
     fieldcrypt_count_keys, pg_finfo_fieldcrypt_count_keys => count_keys;
@@ -67,16 +67,34 @@ fn reencrypt_position(_: &Call) -> Result<Option<Datum>, Error> {
     }))
 }
 
-/// `_check_column_context`: an error unless the expression can be computed over the table's rows.
-fn check_column_context(call: &Call) -> Result<Option<Datum>, Error> {
-    let expression = call.bytes(1).ok_or(Error::NullArgument("expression"))?;
-    batch::check_context(relation(call)?, expression)?;
+/// `set_column_context`: the expression will run as the table's owner, so nobody else may say what it
+/// is. The rights of the moment count, which those of the session may exceed.
+fn set_column_context(call: &Call) -> Result<Option<Datum>, Error> {
+    let relation = relation(call)?;
+    let column = call.name(1).ok_or(Error::NullArgument("column_name"))?;
+    let constant = call.bytes(2).ok_or(Error::NullArgument("constant"))?;
+    let expression = call.bytes(3).ok_or(Error::NullArgument("expression"))?;
+    session::refuse_for_planted_code()?;
+    batch::refuse_unless_owner(relation)?;
+    if !expression.is_empty() {
+        batch::check_context(relation, expression)?;
+    }
+    session::as_owner(|| {
+        spi::execute(
+            "SELECT fieldcrypt._remember_column_context($1::pg_catalog.oid, $2, $3, $4)",
+            &[
+                Parameter::BigInt(Some(i64::from(relation.to_u32()))),
+                Parameter::Text(Some(column)),
+                Parameter::Text(Some(constant)),
+                Parameter::Text(Some(expression)),
+            ],
+        )
+    })?;
     Ok(Some(Datum::null()))
 }
 
 /// `_set_column_context`: remembers, or forgets, what a column is bound to.
-fn set_column_context(call: &Call) -> Result<Option<Datum>, Error> {
-    session::refuse_for_planted_code()?;
+fn store_column_context(call: &Call) -> Result<Option<Datum>, Error> {
     let (table, column) = (Parameter::Text(call.bytes(0)), Parameter::Text(call.bytes(1)));
     let (constant, expression) = (call.bytes(2), call.bytes(3));
     session::as_owner(|| {
