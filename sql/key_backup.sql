@@ -355,7 +355,8 @@ BEGIN
            m.is_current AND NOT EXISTS (SELECT FROM fieldcrypt.master_keys AS c WHERE c.is_current),
            m.first_used_at
       FROM json_to_recordset(contents -> 'master_keys') AS m (fingerprint text, is_current boolean, first_used_at timestamptz)
-     WHERE m.is_current OR EXISTS (
+     -- One that wraps nothing here would have to be loaded for nothing before a new key is made.
+     WHERE m.is_current AND NOT EXISTS (SELECT FROM fieldcrypt.master_keys AS c WHERE c.is_current) OR EXISTS (
                SELECT FROM fieldcrypt._exported_keys(contents) AS d
                 WHERE d.master_key_fingerprint = decode(m.fingerprint, 'hex') AND d.wrapped_key IS NOT NULL)
         ON CONFLICT (fingerprint) DO NOTHING;

@@ -114,6 +114,8 @@ DECLARE
     done jsonb;
     failure record;
 BEGIN
+    -- Before rows of the other table, as everybody does: an import locks them in this order.
+    LOCK TABLE fieldcrypt.master_keys IN ROW SHARE MODE;
     SELECT max(c.key_id), string_agg(c.key_id::text, ',')
       INTO last_key_id, key_ids
       FROM (SELECT k.key_id

@@ -213,11 +213,15 @@ pub fn has_keys() -> Result<bool, Error> {
 /// until the end of the transaction the row that it writes is the lock: who finds one in flight waits
 /// for its transaction. So a bulk load that makes keys for many tenants does not fill the server's lock
 /// table, and two of them get in each other's way only over the same tenant.
+///
+/// `master_keys` is locked first, as by all who change keys: who changes a key and then makes one would
+/// otherwise take the two tables in the wrong order, and deadlock with an import.
 pub fn alone_with_tenant<R>(
     tenant: &[u8],
     work: impl FnOnce() -> Result<R, Error>,
 ) -> Result<R, Error> {
     let relations = Relations::resolve()?;
+    lock_master_keys(MasterKeysLock::MakeDataKey)?;
     // FNV-1a; two tenants of equal hash only wait for each other.
     let hash = tenant
         .iter()
