@@ -91,9 +91,15 @@ BEGIN
     ELSIF fieldcrypt._keys_to_rewrap(target) > 0 THEN
         state := 'resumed';
     ELSE
-        -- A run that ended early may have left this undone.
-        PERFORM fieldcrypt._retire_master_keys();
         state := 'done';
+        BEGIN
+            -- A run that ended early may have left this undone.
+            PERFORM fieldcrypt._retire_master_keys();
+        EXCEPTION WHEN lock_not_available THEN
+            -- Of an import, for instance.
+            state := 'blocked';
+            blockers := coalesce(fieldcrypt._lock_holders('fieldcrypt.master_keys'), 'another transaction');
+        END;
     END IF;
 END
 $$;
