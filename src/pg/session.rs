@@ -87,6 +87,7 @@ pub fn note_own_hand() -> Result<(), Error> {
 
 /// Refuses what [`note_own_hand`] has not noted in this transaction.
 pub fn refuse_unless_own_hand() -> Result<(), Error> {
+    refuse_for_planted_code()?;
     if OWN_HAND.get() == Some(callbacks::transaction_serial()) {
         Ok(())
     } else {

@@ -355,7 +355,7 @@ my @objects = (
 	'TABLE fieldcrypt.reencryption_progress', 'TABLE fieldcrypt.reencryption_failures', 'TABLE fieldcrypt.reencryptions', 'TABLE fieldcrypt.reencryption_chunks', 'TABLE fieldcrypt.column_contexts',
 	'SELECT fieldcrypt._reencrypt_begin(NULL)', "SELECT fieldcrypt._reencrypt_step(1, '{}', 1)", "SELECT fieldcrypt._reencrypt_end(1, '{}', 1)", 'SELECT fieldcrypt._live_runs()',
 	'SELECT fieldcrypt._encrypted_columns()', 'SELECT fieldcrypt._count_keys(1)', "SELECT fieldcrypt._reencrypt_batch(1, 0, 1, 1, 1, 1, false, '{}', false)", 'SELECT fieldcrypt._reencrypt_position()',
-	"SELECT fieldcrypt._check_column_context(1, 'x')", "SELECT fieldcrypt._set_column_context('a', 'b', 'c', NULL, 'd')", 'SELECT fieldcrypt._hold_run(1)', 'SELECT fieldcrypt._release_run()',
+	"SELECT fieldcrypt._remember_column_context(1, 'a', 'b', 'c')", "SELECT fieldcrypt._set_column_context('a', 'b', 'c', NULL, 'd')", 'SELECT fieldcrypt._hold_run(1)', 'SELECT fieldcrypt._release_run()',
 	'SELECT fieldcrypt._contexts_of(1)', "SELECT fieldcrypt._claim_chunk(1, '{}')", "SELECT fieldcrypt._fail_table(1, '', '')", "SELECT fieldcrypt._list_failures(1, '[]')", 'SELECT fieldcrypt._with_descendants(1)', 'SELECT fieldcrypt._blocks(1)',
 	"SELECT nextval('fieldcrypt.reencryption_numbers')", "SELECT fieldcrypt._add_result(NULL, '{}')");
 value($node, "CREATE ROLE r_nothing LOGIN; CREATE ROLE r_encrypt LOGIN; CREATE ROLE r_decrypt LOGIN; CREATE ROLE r_reencrypt LOGIN; SELECT fieldcrypt.grant_access('r_encrypt', 'encrypt'), fieldcrypt.grant_access('r_decrypt', 'decrypt'), fieldcrypt.grant_access('r_reencrypt', 'reencrypt')");

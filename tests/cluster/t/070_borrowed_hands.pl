@@ -64,8 +64,8 @@ sub request
 sub approver { return value($node, "SELECT coalesce(approved_by, 'nobody') FROM fieldcrypt.approvals WHERE id = $_[0]"); }
 
 my @hands = (
-	[ 'ANALYZE' => 'ANALYZE mallory.bait', qr/security-restricted operation|by a CALL of its own only/ ],
-	[ 'REINDEX' => 'REINDEX TABLE mallory.bait', qr/security-restricted operation|by a CALL of its own only/ ],
+	[ 'ANALYZE' => 'ANALYZE mallory.bait', qr/security-restricted operation/ ],
+	[ 'REINDEX' => 'REINDEX TABLE mallory.bait', qr/security-restricted operation/ ],
 	[ 'a function of mallory\'s rights' => 'SELECT mallory.with_my_rights()', qr/by a CALL of its own only|must be owner of table payroll/ ],
 );
 
