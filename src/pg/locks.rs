@@ -12,6 +12,7 @@ use crate::error::Error;
 
 thread_local! {
     static HELD: Cell<Option<pg_sys::LOCKTAG>> = const { Cell::new(None) };
+    static IS_REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Takes the lock of a run, which pg_locks shows as an object lock: classid is the relation, objid the
@@ -27,6 +28,10 @@ pub fn hold(number: u32) -> Result<(), Error> {
         locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
         locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
     };
+    if !IS_REGISTERED.replace(true) {
+        // SAFETY: the callback lives as long as the library, which is never unloaded.
+        unsafe { pg_sys::on_shmem_exit(Some(at_exit), pg_sys::Datum::null()) };
+    }
     // SAFETY: takes a session lock of a number that nobody else has.
     unsafe { pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, true, false) };
     HELD.set(Some(tag));
@@ -47,6 +52,13 @@ pub fn release_in_abort() {
     unguarded::release(HELD.take());
 }
 
+/// A session that ends outside of a transaction aborts nothing, and Postgres itself releases only
+/// advisory locks then: this one would stay, and be the next process's in this place. After an abort
+/// there is nothing left to do.
+unsafe extern "C-unwind" fn at_exit(_: i32, _: pg_sys::Datum) {
+    unguarded::release(HELD.take());
+}
+
 mod unguarded {
     use pgrx::pg_sys;
     unsafe extern "C-unwind" {
@@ -55,8 +67,9 @@ mod unguarded {
 
     pub fn release(held: Option<pg_sys::LOCKTAG>) {
         if let Some(tag) = held {
-            // SAFETY: the lock is held by this session; at this point of an abort the lock manager is
-            // ready, since the transaction's own locks are released right after.
+            // SAFETY: the lock is held by this session. At this point of an abort the lock manager is
+            // ready, since the transaction's own locks are released right after; at the exit it is
+            // until the process gives up its place, which it does after this.
             unsafe { LockRelease(&tag, pg_sys::ExclusiveLock as i32, true) };
         }
     }
