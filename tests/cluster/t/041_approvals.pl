@@ -179,13 +179,21 @@ gives($node, "SELECT string_agg(event || ' ' || actor, ', ' ORDER BY id) FROM fi
 {
 	my $one = request('acme', @alice);
 	value($node, "CALL fieldcrypt.approve($one)", @bob);
-	my ($first, $second) = (session($node, @alice), session($node, @alice));
-	$first->value(q{BEGIN; SELECT fieldcrypt._shred_step('acme', 'r')});
+	my ($first, $second, $holder) = (session($node, @alice), session($node, @alice), session($node));
+	# The first has spent it, and waits for this; the second waits for the first.
+	$holder->value('BEGIN; LOCK TABLE fieldcrypt.master_keys IN EXCLUSIVE MODE');
+	my $waiting = q{SELECT count(*) FROM pg_locks WHERE NOT granted};
+	$first->send($shred);
+	$node->poll_query_until('postgres', $waiting, 1) or die;
 	$second->send($shred);
-	$node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_locks WHERE NOT granted}) or die;
-	$first->value('ROLLBACK');
-	my $result = $second->run('SELECT 1');
-	is(keys_left(), 0, 'the first rolled back, so the second could');
+	$node->poll_query_until('postgres', $waiting, 2) or die;
+	$holder->value('ROLLBACK');
+	$_->run('SELECT 1') foreach $first, $second;
+	$holder->close;
+	is(keys_left(), 0, 'the first has done it');
+	my $events = sub { return value($node, "SELECT count(*) FROM fieldcrypt.audit_log WHERE event = '$_[0]' AND reason LIKE '%request $one%'"); };
+	is($events->('approval_used'), 1, 'and spent the approval');
+	is($events->('approval_refused'), 1, 'the second was refused');
 	refused($node, $shred, 'KF019', 'and nobody can any more', @alice);
 	$_->close foreach $first, $second;
 }
