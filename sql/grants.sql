@@ -81,7 +81,6 @@ AS $$
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._quiet_step(bigint)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._destroy_step(bigint[], boolean)'),
         -- Backup of keys.
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.export_keys()'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.import_keys(text, boolean, boolean)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.verify_keys()'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.key_states_status(text)'),

@@ -86,18 +86,21 @@ BEGIN
     FOR place IN REVERSE cardinality(relations) .. 1 LOOP
         counted := counted || fieldcrypt._count_in(relations[place], keys);
     END LOOP;
-    RETURN counted;
+    -- By key, since it is asked key by key.
+    RETURN coalesce((
+        SELECT jsonb_object_agg(of_key.key_id, of_key.places)
+          FROM (SELECT c ->> 'key_id' AS key_id, jsonb_agg(c) AS places
+                  FROM jsonb_array_elements(counted) AS c WHERE c ->> 'key_id' IS NOT NULL GROUP BY 1) AS of_key), '{}');
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._count_use(bigint[]) IS 'where some keys are used, in all tables; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt._count_use(bigint[]) IS 'where some keys are used, in all tables, as a JSON object by key id; granted to nobody';
 
 CREATE FUNCTION fieldcrypt._use_of_key(used jsonb, key_id bigint) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT string_agg(format('%s value(s) in %s.%I', u.total, u."table", u."column"), ', ' ORDER BY u."table", u."column")
       FROM (SELECT c."table", c."column", max(c."values") AS total
-              FROM jsonb_to_recordset($1) AS c(key_id text, "table" text, "column" text, "values" bigint)
-             WHERE c.key_id = $2::text
+              FROM jsonb_to_recordset(coalesce($1 -> $2::text, '[]')) AS c("table" text, "column" text, "values" bigint)
              GROUP BY c."table", c."column") AS u
 $$;
 COMMENT ON FUNCTION fieldcrypt._use_of_key(jsonb, bigint) IS 'what _count_use found of a key, as a text; NULL if nothing; granted to nobody';

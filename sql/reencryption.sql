@@ -34,7 +34,8 @@ CREATE TABLE fieldcrypt.reencryptions (
     rows_at_resume bigint NOT NULL DEFAULT 0,
     updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     finished_at timestamptz,
-    file_node oid
+    file_node oid,
+    was_extended boolean NOT NULL DEFAULT false
 );
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.reencryptions
     FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
@@ -318,11 +319,11 @@ BEGIN
         VALUES (item.relation, item.table_name, item.columns, 'in_progress', compromised IS NOT NULL,
                 compromised, 1, blocks IS NULL, 0, coalesce(blocks, 0), file, item.rows_estimated, run)
             ON CONFLICT ON CONSTRAINT reencryptions_pkey DO UPDATE
-           SET (table_name, columns, state, only_compromised, compromised_pass, pass, needs_pass, next_block, end_block,
+           SET (table_name, columns, state, only_compromised, compromised_pass, pass, needs_pass, was_extended, next_block, end_block,
                 file_node, rows_estimated, rows_seen, rows_moved, bytes_moved, rows_failed, error_code, error, started_at, updated_at, finished_at)
                = ROW (excluded.table_name, excluded.columns, excluded.state,
                          compromised IS NOT NULL AND compromised IS DISTINCT FROM r.compromised_done, compromised,
-                         1, excluded.needs_pass, 0, excluded.end_block, excluded.file_node, excluded.rows_estimated, 0, 0, 0, 0, NULL, NULL, clock_timestamp(), clock_timestamp(), NULL)
+                         1, excluded.needs_pass, false, 0, excluded.end_block, excluded.file_node, excluded.rows_estimated, 0, 0, 0, 0, NULL, NULL, clock_timestamp(), clock_timestamp(), NULL)
          WHERE r.state <> 'in_progress';
         UPDATE fieldcrypt.reencryptions AS r
            SET last_run = _reencrypt_begin.run, resumed_at = clock_timestamp(), rows_at_resume = r.rows_seen
@@ -424,13 +425,16 @@ BEGIN
                SET state = 'failed', error_code = 'KF025', error = 'the table did not come to rest in 20 passes',
                    finished_at = clock_timestamp(), updated_at = clock_timestamp()
              WHERE r.relation = table_row.relation;
-        ELSIF NOT next_is_needed AND blocks > table_row.end_block THEN
-            -- The table has grown: what was put there is looked at too.
-            UPDATE fieldcrypt.reencryptions AS r SET end_block = blocks WHERE r.relation = table_row.relation;
+        ELSIF NOT next_is_needed AND blocks > table_row.end_block AND NOT table_row.was_extended THEN
+            -- The table has grown: what was put there is looked at too, once, since it may grow for ever.
+            UPDATE fieldcrypt.reencryptions AS r
+               SET end_block = blocks, was_extended = true
+             WHERE r.relation = table_row.relation;
         ELSIF next_is_needed OR table_row.only_compromised THEN
             DELETE FROM fieldcrypt.reencryption_failures AS f WHERE f.relation = table_row.relation;
             UPDATE fieldcrypt.reencryptions AS r
                SET pass = r.pass + 1, needs_pass = false, next_block = 0, end_block = blocks, file_node = file,
+                   was_extended = false,
                    rows_failed = 0, rows_seen = 0, rows_at_resume = 0, resumed_at = clock_timestamp(),
                    rows_estimated = CASE WHEN r.end_block = 0 THEN r.rows_estimated ELSE r.rows_seen END,
                    only_compromised = r.only_compromised AND next_is_needed,

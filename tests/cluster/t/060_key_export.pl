@@ -51,7 +51,7 @@ my $before = value($node, $keys);
 
 # Who may.
 foreach my $case (
-	[ 'fieldcrypt.export_keys()', 'manager dumper' ],
+	[ 'fieldcrypt.export_keys()', 'dumper' ],
 	[ 'fieldcrypt.verify_keys()', 'manager dumper' ],
 	[ 'fieldcrypt.key_states_status()', 'manager dumper' ],
 	[ q{fieldcrypt.confirm_key_states('looked')}, 'manager' ],

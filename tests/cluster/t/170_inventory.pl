@@ -30,8 +30,8 @@ function _approve_step(bigint) v u d p
 function _audit_change() v u trigger
 function _begin_master_key_rotation(bytea) v u d p
 function _blocks(oid) v u p
+function _by_own_hand() v u
 function _change_access(regrole,text[],boolean) v u p
-function _check_column_context(oid,text) v u
 function _claim_chunk(integer,oid[]) v u d p
 function _contexts_of(oid) s u d p
 function _count_active_tenants() s u d p
@@ -44,10 +44,10 @@ function _erase_key(bigint,text) v u
 function _exported_keys(json) s u p
 function _fail_table(oid,text,text) v u p
 function _finish_master_key_rotation(bytea,bigint,bigint) v u d p
+function _forget_table(oid) v u p
 function _has_audit_trigger(regclass,name) s u p
 function _held_privileges(regrole) s u p
 function _here() v u p
-function _forget_table(oid) v u p
 function _hold_run(bigint) v u
 function _import_contents(json,integer,integer) v u p
 function _import_keys(text,boolean,boolean) v u
@@ -87,11 +87,13 @@ function _refuse_change() v u trigger
 function _refuse_destruction(bigint,interval) v u p
 function _refuse_restore_over() v u trigger
 function _refuse_restore_over_log() v u trigger
+function _refuse_unless_own_hand() v u
 function _refuse_unless_recordable(text) s u p
 function _refuse_unless_writable() v u
 function _refuse_without_cron(text,text,text) v u p
 function _relations_to_count() v u p
 function _release_run() v u
+function _remember_column_context(oid,text,text,text) v u p
 function _renumber_key(bigint,integer) v u
 function _retire_master_keys() v u
 function _rewrap_keys(bytea,text) v u
@@ -155,7 +157,7 @@ function resume_key(bigint,text) v u
 function retire_keys(integer,text,interval,text) v u d p
 function revoke_access(regrole,text[]) v u p
 function schedule_rotation(text,text,text) v u p
-function set_column_context(regclass,name,text,text) v u d p
+function set_column_context(regclass,name,text,text) v u
 function set_rotation_policy(text,interval) v u d p
 function suspend_key(bigint,text) v u
 function try_decrypt_field(encrypted,text) s s
