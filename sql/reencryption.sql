@@ -518,7 +518,7 @@ BEGIN
     SELECT c.* INTO piece
       FROM fieldcrypt.reencryption_chunks AS c
      WHERE c.run = _reencrypt_step.run AND c.relation = ANY (relations)
-     LIMIT 1 FOR UPDATE;
+     LIMIT 1;
     IF NOT FOUND THEN
         -- Losing this in a crash loses nothing: no wait for the disk.
         PERFORM set_config('synchronous_commit', 'off', true);
@@ -623,18 +623,20 @@ AS $$
 BEGIN
     IF jsonb_array_length(result -> 'failures') > 0 THEN
         PERFORM fieldcrypt._list_failures(chunk.relation, result -> 'failures');
+        chunk.rows_failed := chunk.rows_failed
+            + (SELECT count(DISTINCT f ->> 'ctid') FROM jsonb_array_elements(result -> 'failures') AS f);
     END IF;
-    INSERT INTO fieldcrypt.reencryption_chunks (relation, next_block, end_block, not_before)
-    SELECT chunk.relation, min(l.block), max(l.block) + 1, clock_timestamp() + interval '0.5 seconds'
-      FROM (SELECT b::bigint AS block, b::bigint - row_number() OVER (ORDER BY b::bigint) AS island
-              FROM jsonb_array_elements_text(result -> 'locked_blocks') AS b) AS l
-     GROUP BY l.island;
+    IF jsonb_array_length(result -> 'locked_blocks') > 0 THEN
+        INSERT INTO fieldcrypt.reencryption_chunks (relation, next_block, end_block, not_before)
+        SELECT chunk.relation, min(l.block), max(l.block) + 1, clock_timestamp() + interval '0.5 seconds'
+          FROM (SELECT b::bigint AS block, b::bigint - row_number() OVER (ORDER BY b::bigint) AS island
+                  FROM jsonb_array_elements_text(result -> 'locked_blocks') AS b) AS l
+         GROUP BY l.island;
+    END IF;
     chunk.rows_seen := chunk.rows_seen + (result ->> 'rows')::bigint;
     chunk.rows_moved := chunk.rows_moved + (result ->> 'moved')::bigint;
     chunk.bytes_moved := chunk.bytes_moved + (result ->> 'bytes')::bigint;
-    chunk.rows_failed := chunk.rows_failed
-        + (SELECT count(DISTINCT f ->> 'ctid') FROM jsonb_array_elements(result -> 'failures') AS f)
-        + (result ->> 'suppressed')::bigint;
+    chunk.rows_failed := chunk.rows_failed + (result ->> 'suppressed')::bigint;
     chunk.next_block := coalesce((result ->> 'next_block')::bigint, chunk.end_block);
     chunk.next_offset := coalesce((result ->> 'next_offset')::integer, 1);
     RETURN chunk;
@@ -675,7 +677,7 @@ COMMENT ON FUNCTION fieldcrypt._reencrypt_end(integer, oid[], bigint) IS 'ends a
 
 CREATE PROCEDURE fieldcrypt.reencrypt(
         relation regclass DEFAULT NULL, batch_size integer DEFAULT 1000,
-        rows_per_second integer DEFAULT 2000, bytes_per_second bigint DEFAULT 0,
+        rows_per_second integer DEFAULT 1000, bytes_per_second bigint DEFAULT 0,
         pause interval DEFAULT '0', wait_for_locks interval DEFAULT '1 minute')
     LANGUAGE plpgsql
 AS $$
