@@ -450,11 +450,13 @@ BEGIN
     END LOOP;
     -- Locked rows to come back to are waited for, and so are other runs, whose pass may have a next one to
     -- share.
-    RETURN CASE WHEN is_held THEN 'wait' ELSE coalesce((
-        SELECT CASE WHEN bool_or(c.run IS NULL) THEN 'wait' ELSE 'others' END
-          FROM fieldcrypt.reencryption_chunks AS c
-         WHERE c.relation = ANY (relations)
-        HAVING count(*) > 0), 'over') END;
+    RETURN CASE
+        WHEN is_held OR EXISTS (SELECT FROM fieldcrypt.reencryption_chunks AS c WHERE c.relation = ANY (relations) AND c.run IS NULL)
+        THEN 'wait'
+        -- Also without a stretch in hand: it may be just about to begin or end that pass.
+        WHEN EXISTS (SELECT FROM fieldcrypt.reencryptions AS r WHERE r.relation = ANY (relations) AND r.state = 'in_progress')
+        THEN 'others'
+        ELSE 'over' END;
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt._claim_chunk(integer, oid[]) IS
