@@ -80,7 +80,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: XactEvent::Type, _: *mut
         | XactEvent::XACT_EVENT_PREPARE => {
             keyring::transaction_gone();
             if event == XactEvent::XACT_EVENT_ABORT {
-                locks::release_in_abort();
+                locks::forget_in_abort();
             }
         }
         _ => return,

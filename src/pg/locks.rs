@@ -46,10 +46,9 @@ pub fn release() {
     }
 }
 
-/// The same in an abort callback, where nothing may be raised: releasing a lock that is held raises
-/// nothing, and runs without pgrx's guard, which would look for an error.
-pub fn release_in_abort() {
-    unguarded::release(HELD.take());
+/// A transaction aborts: Postgres releases session locks of this kind with the others.
+pub fn forget_in_abort() {
+    HELD.set(None);
 }
 
 /// A session that ends outside of a transaction aborts nothing, and Postgres itself releases only
@@ -67,9 +66,9 @@ mod unguarded {
 
     pub fn release(held: Option<pg_sys::LOCKTAG>) {
         if let Some(tag) = held {
-            // SAFETY: the lock is held by this session. At this point of an abort the lock manager is
-            // ready, since the transaction's own locks are released right after; at the exit it is
-            // until the process gives up its place, which it does after this.
+            // SAFETY: the lock is held by this session, and the lock manager is ready until the process
+            // gives up its place, which it does after this. Without pgrx's guard, which has no place in
+            // an exit; releasing a lock that is held raises nothing.
             unsafe { LockRelease(&tag, pg_sys::ExclusiveLock as i32, true) };
         }
     }
