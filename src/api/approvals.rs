@@ -49,7 +49,7 @@ fn refuse_unless_own_hand(_: &Call) -> Result<Option<Datum>, Error> {
 }
 
 fn insert_approval(call: &Call) -> Result<Option<Datum>, Error> {
-    let seconds = call.datum(4).ok_or(Error::NullArgument("expires_in"))?.value() as i64;
+    let seconds = call.bigint(4).ok_or(Error::NullArgument("expires_in"))?;
     write(
         "INSERT INTO fieldcrypt.approvals (id, operation, subject, reason, expires_at)
          VALUES ($1, $2, $3, $4, pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+)
@@ -103,7 +103,7 @@ fn mark_withdrawn(call: &Call) -> Result<Option<Datum>, Error> {
 }
 
 fn id<'a>(call: &Call) -> Result<Parameter<'a>, Error> {
-    let id = call.datum(0).ok_or(Error::NullArgument("id"))?.value() as i64;
+    let id = call.bigint(0).ok_or(Error::NullArgument("id"))?;
     Ok(Parameter::BigInt(Some(id)))
 }
 

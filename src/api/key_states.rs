@@ -1,13 +1,12 @@
 //! Functions that change the state of keys.
 
-use fieldcrypt_envelope::KeyId;
+use fieldcrypt_envelope::{KeyId, KeyState};
 use pgrx::pg_sys::Datum;
 
 use super::given;
 use crate::error::Error;
 use crate::keyring::states;
 use crate::pg::call::{Call, sql_functions};
-use crate::pg::catalog::KeyState;
 use crate::pg::values::Varlena;
 
 sql_functions! {
@@ -38,14 +37,16 @@ fn resume_key(call: &Call) -> Result<Option<Datum>, Error> {
 }
 
 fn set_key_state(call: &Call) -> Result<Option<Datum>, Error> {
-    let state = KeyState::parse(given(call, 1, "state")?)
-        .ok_or_else(|| Error::Internal("there is no such key state".into()))?;
+    let state = KeyState::parse(given(call, 1, "state")?).ok_or_else(|| Error::WrongState {
+        problem: "there is no such key state".into(),
+        hint: "States are: deactivated, suspended, compromised, destroyed.",
+    })?;
     states::set_state(key_argument(call)?, state, call.bytes(2))?;
     Ok(Some(Datum::null()))
 }
 
 fn schedule_destruction(call: &Call) -> Result<Option<Datum>, Error> {
-    let seconds = call.datum(1).ok_or(Error::NullArgument("delay"))?.value() as i64;
+    let seconds = call.bigint(1).ok_or(Error::NullArgument("delay"))?;
     states::schedule_destruction(key_argument(call)?, seconds, call.bytes(2))?;
     Ok(Some(Datum::null()))
 }
@@ -71,6 +72,6 @@ fn shred_tenant(call: &Call) -> Result<Option<Datum>, Error> {
 }
 
 fn key_argument(call: &Call) -> Result<KeyId, Error> {
-    let number = call.datum(0).ok_or(Error::NullArgument("key_id"))?.value() as i64;
+    let number = call.bigint(0).ok_or(Error::NullArgument("key_id"))?;
     KeyId::new(number).ok_or(Error::NotAKeyId)
 }

@@ -9,8 +9,8 @@ use crate::error::Error;
 use crate::keyring::{self, Rotation};
 use crate::master_key;
 use crate::pg::call::{Call, sql_functions};
-use crate::pg::session;
 use crate::pg::values::{self, Varlena};
+use crate::pg::{json, session};
 
 sql_functions! {
     fieldcrypt_key_id, pg_finfo_fieldcrypt_key_id => key_id;
@@ -48,7 +48,7 @@ fn create_key(call: &Call) -> Result<Option<Datum>, Error> {
 fn rotate_key(call: &Call) -> Result<Option<Datum>, Error> {
     let tenant = given(call, 0, "tenant")?;
     let reason = call.bytes(1);
-    let expected = call.datum(3).and_then(|datum| KeyId::new(datum.value() as i64));
+    let expected = call.key_id(3);
     let rotation = match expected {
         Some(expected) => keyring::rotate_if_active(tenant, reason, expected)?,
         None => Some(keyring::rotate(tenant, reason, call.boolean(2).unwrap_or(false))?),
@@ -85,5 +85,5 @@ fn loaded_master_keys(_: &Call) -> Result<Option<Datum>, Error> {
             "problem": error.report().message(),
         }),
     };
-    Ok(Some(Varlena::of(status.to_string().as_bytes())?.into_datum()))
+    json::to_datum(&status).map(Some)
 }

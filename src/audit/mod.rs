@@ -165,7 +165,7 @@ fn record_called(call: &Call) -> Result<Option<Datum>, Error> {
     session::refuse_for_planted_code()?;
     let event = call.bytes(0).ok_or(Error::NullArgument("event"))?;
     let event = str::from_utf8(event).map_err(|_| Error::NotUtf8)?;
-    let key_id = call.datum(2).and_then(|datum| KeyId::new(datum.value() as i64));
+    let key_id = call.key_id(2);
     record(
         event,
         &Details {

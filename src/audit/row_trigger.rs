@@ -7,6 +7,7 @@ use super::{Details, Event, record_change};
 use crate::error::Error;
 use crate::pg::call::{Call, sql_functions};
 use crate::pg::encoding;
+use crate::pg::json::in_database_encoding;
 use crate::pg::triggers::{Operation, TriggerCall, is_encrypted, output, same_bytes};
 use crate::pg::tuple::Row;
 
@@ -109,8 +110,4 @@ fn json_value(text: &[u8], type_oid: Oid) -> Result<Value, Error> {
 
 fn utf8(text: &[u8]) -> Result<String, Error> {
     String::from_utf8(encoding::to_utf8(text)?.into_owned()).map_err(|_| Error::NotUtf8)
-}
-
-fn in_database_encoding(value: &Value) -> Result<Vec<u8>, Error> {
-    Ok(encoding::from_utf8(value.to_string().as_bytes())?.into_owned())
 }

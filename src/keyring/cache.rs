@@ -9,13 +9,12 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 use fieldcrypt_envelope::{
-    BlockScope, KeyId, MessageKey, Nonce, NonceBlock, SuiteKey, SystemEntropy,
+    BlockScope, KeyId, KeyState, MessageKey, Nonce, NonceBlock, SuiteKey, SystemEntropy,
 };
 use fieldcrypt_locked_memory::{LockedSlab, SHALLOW, with_scrubbed_stack};
 use pgrx::pg_sys::SubTransactionId;
 
 use crate::error::Error;
-use crate::pg::catalog::KeyState;
 
 /// What is known of a cached key, all of it public.
 pub struct Facts {

@@ -4,7 +4,7 @@
 //! keys opened.
 
 use fieldcrypt_envelope::key_export::{Contents, KeyEntry, SealedExport};
-use fieldcrypt_envelope::{Fingerprint, KeyId};
+use fieldcrypt_envelope::{Fingerprint, KeyId, KeyState};
 use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
 use pgrx::pg_sys::Datum;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use super::{ALGORITHM, guard, unwrap, with_metadata};
 use crate::error::Error;
 use crate::master_key;
 use crate::pg::call::{Call, sql_functions};
-use crate::pg::catalog::{self, KeyState, PURPOSE_FIELD};
+use crate::pg::catalog::{self, PURPOSE_FIELD};
 use crate::pg::spi::{self, Parameter};
 use crate::pg::values::Varlena;
 use crate::pg::{encoding, session};
@@ -101,7 +101,7 @@ fn refuse_if_refused(outcome: &str) -> Result<(), Error> {
 
 /// `_key_problem(key_id)`: why a key can't be used by this session, NULL if it can or is destroyed.
 fn key_problem(call: &Call) -> Result<Option<Datum>, Error> {
-    let key_id = call.datum(0).and_then(|datum| KeyId::new(datum.value() as i64));
+    let key_id = call.key_id(0);
     let outcome =
         key_id.ok_or_else(|| Error::KeyTable("a key id is not positive".into())).and_then(opens);
     match outcome {
@@ -119,7 +119,7 @@ fn key_problem(call: &Call) -> Result<Option<Datum>, Error> {
 /// `_renumber_key(key_id, version)`: gives a key another version. Its wrapping authenticates the version,
 /// so it is wrapped again.
 fn renumber_key(call: &Call) -> Result<Option<Datum>, Error> {
-    let key_id = call.datum(0).and_then(|datum| KeyId::new(datum.value() as i64));
+    let key_id = call.key_id(0);
     let version = call.datum(1).map(|datum| datum.value() as i32);
     let (Some(key_id), Some(version)) = (key_id, version) else {
         return Err(Error::NullArgument("key_id and version"));

@@ -14,7 +14,7 @@ pub mod states;
 use std::cell::{Cell, RefCell};
 
 use fieldcrypt_envelope::ciphertext::{self, PLAINTEXT_OFFSET};
-use fieldcrypt_envelope::{Ciphertext, Context, KeyId, KeyMetadata};
+use fieldcrypt_envelope::{Ciphertext, Context, KeyId, KeyMetadata, KeyState};
 use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
 use pgrx::pg_sys::SubTransactionId;
 
@@ -22,7 +22,7 @@ pub use create::{Rotation, ensure_active, rotate, rotate_if_active};
 
 use crate::error::Error;
 use crate::master_key;
-use crate::pg::catalog::{self, KeyRow, KeyState, PURPOSE_FIELD};
+use crate::pg::catalog::{self, KeyRow, PURPOSE_FIELD};
 use crate::pg::values::Varlena;
 use crate::pg::{callbacks, encoding, session};
 use crate::settings;
@@ -274,6 +274,17 @@ fn adopt(row: KeyRow, generation: u64) -> Result<(), Error> {
 }
 
 fn unwrap(row: &KeyRow) -> Result<fieldcrypt_envelope::DataKey, Error> {
+    with_wrapped(row, |wrapped, metadata| {
+        master_key::unwrap(row.master_key, wrapped, metadata, &row.check)
+    })
+}
+
+/// Calls `work` with the wrapped key of a row and what its wrapping authenticates, if they are of a kind
+/// that this version knows.
+fn with_wrapped<R>(
+    row: &KeyRow,
+    work: impl FnOnce(&[u8], &KeyMetadata<'_>) -> Result<R, Error>,
+) -> Result<R, Error> {
     if row.algorithm != ALGORITHM || row.purpose != PURPOSE_FIELD {
         return Err(Error::KeyTable(format!(
             "encryption key {} has an algorithm or purpose that this version does not know",
@@ -281,9 +292,7 @@ fn unwrap(row: &KeyRow) -> Result<fieldcrypt_envelope::DataKey, Error> {
         )));
     }
     let wrapped = row.wrapped_key.as_deref().unwrap_or_default();
-    with_metadata(row.key_id, &row.tenant, row.version, |metadata| {
-        master_key::unwrap(row.master_key, wrapped, metadata, &row.check)
-    })
+    with_metadata(row.key_id, &row.tenant, row.version, |metadata| work(wrapped, metadata))
 }
 
 /// Calls `work` with what the wrapping of a key authenticates, texts in UTF-8.

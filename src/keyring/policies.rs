@@ -34,8 +34,8 @@ fn store_rotation_policy(call: &Call) -> Result<Option<Datum>, Error> {
 }
 
 fn log_rotation(call: &Call) -> Result<Option<Datum>, Error> {
-    let time = |index| Parameter::Time(call.datum(index).map(|datum| datum.value() as i64));
-    let key = |index| Parameter::BigInt(call.datum(index).map(|datum| datum.value() as i64));
+    let time = |index| Parameter::Time(call.bigint(index));
+    let key = |index| Parameter::BigInt(call.bigint(index));
     let text = |index| Parameter::Text(call.bytes(index));
     session::as_owner(|| {
         spi::execute(

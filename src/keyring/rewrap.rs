@@ -9,14 +9,14 @@ use pgrx::pg_sys::Datum;
 use serde_json::{Value, json};
 
 use super::create::not_loaded;
-use super::{ALGORITHM, hexadecimal, with_metadata};
+use super::{hexadecimal, with_wrapped};
 use crate::error::Error;
 use crate::master_key;
 use crate::pg::call::{Call, sql_functions};
-use crate::pg::catalog::{self, KeyRow, MasterKeysLock, PURPOSE_FIELD};
-use crate::pg::session;
+use crate::pg::catalog::{self, KeyRow, MasterKeysLock};
 use crate::pg::spi::{self, Parameter};
 use crate::pg::values::Varlena;
+use crate::pg::{json, session};
 
 sql_functions! {
     fieldcrypt_target_master_key, pg_finfo_fieldcrypt_target_master_key => target_master_key;
@@ -122,19 +122,12 @@ fn rewrap_keys(call: &Call) -> Result<Option<Datum>, Error> {
         store(target, &rewrapped)?;
     }
     let result = json!({ "rewrapped": rewrapped.len(), "failures": failures });
-    Ok(Some(Varlena::of(result.to_string().as_bytes())?.into_datum()))
+    json::to_datum(&result).map(Some)
 }
 
 fn rewrap(row: &KeyRow, target: Fingerprint) -> Result<Vec<u8>, Error> {
-    if row.algorithm != ALGORITHM || row.purpose != PURPOSE_FIELD {
-        return Err(Error::KeyTable(format!(
-            "encryption key {} has an algorithm or purpose that this version does not know",
-            row.key_id
-        )));
-    }
-    let wrapped = row.wrapped_key.as_deref().unwrap_or_default();
     with_scrubbed_stack::<DEEP, _>(|| {
-        with_metadata(row.key_id, &row.tenant, row.version, |metadata| {
+        with_wrapped(row, |wrapped, metadata| {
             master_key::rewrap(row.master_key, target, wrapped, metadata, &row.check)
         })
     })

@@ -3,12 +3,12 @@
 //! Every change reads the key's newest row while it is alone with the tenant, so that two of them, or
 //! one and a rotation, come one after the other.
 
-use fieldcrypt_envelope::KeyId;
+use fieldcrypt_envelope::{KeyId, KeyState};
 
 use super::create;
 use crate::audit::{self, Event};
 use crate::error::Error;
-use crate::pg::catalog::{self, KeyRow, KeyState};
+use crate::pg::catalog::{self, KeyRow};
 use crate::pg::spi::{self, Parameter};
 use crate::pg::{encoding, session};
 

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use fieldcrypt_envelope::KeyId;
 use pgrx::pg_sys::{self, Datum};
 
 use super::report;
@@ -61,6 +62,16 @@ impl Call {
             let start = pg_sys::pq_getmsgbytes(message, rest);
             std::slice::from_raw_parts(start.cast::<u8>(), rest as usize)
         })
+    }
+
+    /// A `bigint` or `timestamptz` argument.
+    pub fn bigint(&self, index: usize) -> Option<i64> {
+        self.datum(index).map(|datum| datum.value() as i64)
+    }
+
+    /// A `bigint` argument that is the id of a key; `None` also if it can't be one.
+    pub fn key_id(&self, index: usize) -> Option<KeyId> {
+        self.bigint(index).and_then(KeyId::new)
     }
 
     /// A `boolean` argument.

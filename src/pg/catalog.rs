@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::ffi::{CStr, c_int};
 use std::mem::MaybeUninit;
 
-use fieldcrypt_envelope::{Fingerprint, KeyId};
+use fieldcrypt_envelope::{Fingerprint, KeyId, KeyState};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::values::Varlena;
@@ -44,46 +44,6 @@ pub struct KeyRow {
     pub destroy_after: Option<i64>,
     /// Whether this row version was written by the current transaction, which may yet roll back.
     pub uncommitted: bool,
-}
-
-/// The states of a data key, NIST SP 800-57 part 1, section 7.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyState {
-    /// Encrypts and decrypts.
-    Active,
-    /// Decrypts only.
-    Deactivated,
-    /// Neither, until resumed.
-    Suspended,
-    /// Decrypts only, for re-encryption.
-    Compromised,
-    /// Erased.
-    Destroyed,
-}
-
-impl KeyState {
-    /// As column `state` says it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Deactivated => "deactivated",
-            Self::Suspended => "suspended",
-            Self::Compromised => "compromised",
-            Self::Destroyed => "destroyed",
-        }
-    }
-
-    /// The state of that name.
-    pub fn parse(name: &[u8]) -> Option<Self> {
-        Some(match name {
-            b"active" => Self::Active,
-            b"deactivated" => Self::Deactivated,
-            b"suspended" => Self::Suspended,
-            b"compromised" => Self::Compromised,
-            b"destroyed" => Self::Destroyed,
-            _ => return None,
-        })
-    }
 }
 
 /// A row of `fieldcrypt.master_keys`.

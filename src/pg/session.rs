@@ -174,9 +174,21 @@ pub fn data_directory() -> Option<std::path::PathBuf> {
 
 /// The role that the user has chosen with SET ROLE, whatever SECURITY DEFINER functions are running.
 pub fn outer_role() -> Vec<u8> {
+    // SAFETY: reads a variable of the backend.
+    role_name(unsafe { pg_sys::GetOuterUserId() })
+}
+
+/// The role that logged in, whatever SET SESSION AUTHORIZATION a superuser ran since.
+pub fn login_role() -> Vec<u8> {
+    // SAFETY: reads a variable of the backend.
+    role_name(unsafe { pg_sys::GetAuthenticatedUserId() })
+}
+
+/// A role's name, in the database's encoding; empty if there is none.
+fn role_name(role: pg_sys::Oid) -> Vec<u8> {
     // SAFETY: looks a role up by oid; the name is copied out of the palloc'd string.
     unsafe {
-        let name = pg_sys::GetUserNameFromId(pg_sys::GetOuterUserId(), true);
+        let name = pg_sys::GetUserNameFromId(role, true);
         if name.is_null() { Vec::new() } else { CStr::from_ptr(name).to_bytes().to_vec() }
     }
 }
@@ -249,50 +261,33 @@ pub fn as_table_owner<R>(
     owner: pg_sys::Oid,
     work: impl FnOnce() -> Result<R, Error>,
 ) -> Result<R, Error> {
-    let mut user = pg_sys::InvalidOid;
-    let mut context: c_int = 0;
-    // SAFETY: as in `as_owner`.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        let restricted = pg_sys::SECURITY_LOCAL_USERID_CHANGE
-            | pg_sys::SECURITY_RESTRICTED_OPERATION
-            | pg_sys::SECURITY_NOFORCE_RLS;
-        pg_sys::SetUserIdAndSecContext(owner, context | restricted as c_int);
-    }
-    let result = work();
-    // SAFETY: restores what was read above.
-    unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
-    result
-}
-
-/// The role that logged in, whatever SET SESSION AUTHORIZATION a superuser ran since.
-pub fn login_role() -> Vec<u8> {
-    // SAFETY: looks a role up by oid; the name is copied out of the palloc'd string.
-    unsafe {
-        let name = pg_sys::GetUserNameFromId(pg_sys::GetAuthenticatedUserId(), true);
-        if name.is_null() { Vec::new() } else { CStr::from_ptr(name).to_bytes().to_vec() }
-    }
+    let restrictions = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS;
+    as_user(owner, restrictions, work)
 }
 
 /// Runs `work` as the owner of the extension's tables, allowed past their guards.
-///
-/// On an error Postgres itself restores the user, when it aborts the (sub)transaction.
 pub fn as_owner<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
     let owner = catalog::owner_of_keys()?;
-    let mut user = pg_sys::InvalidOid;
-    let mut context: c_int = 0;
     let guard = callbacks::GuardsOpen::new();
+    let result = as_user(owner, 0, work);
+    drop(guard);
+    result
+}
+
+/// Runs `work` as another user, for the time of a call, with more restrictions than there are.
+///
+/// On an error Postgres itself restores the user, when it aborts the (sub)transaction.
+fn as_user<R>(user: pg_sys::Oid, restrictions: u32, work: impl FnOnce() -> R) -> R {
+    let mut before = pg_sys::InvalidOid;
+    let mut context: c_int = 0;
     // SAFETY: the pair that SECURITY DEFINER functions are run with.
     unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        pg_sys::SetUserIdAndSecContext(
-            owner,
-            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as c_int,
-        );
+        pg_sys::GetUserIdAndSecContext(&mut before, &mut context);
+        let more = (pg_sys::SECURITY_LOCAL_USERID_CHANGE | restrictions) as c_int;
+        pg_sys::SetUserIdAndSecContext(user, context | more);
     }
     let result = work();
     // SAFETY: restores what was read above.
-    unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
-    drop(guard);
+    unsafe { pg_sys::SetUserIdAndSecContext(before, context) };
     result
 }

@@ -1,7 +1,7 @@
 //! One batch of one table: a stretch of rows, brought to the active keys as the table's owner.
 
-use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,6 @@ pub struct Limits {
 struct Tally {
     moved: u64,
     bytes: u64,
-    values: u64,
     changed: u64,
     locked: u64,
     suppressed: u64,
@@ -112,18 +111,13 @@ impl Batch<'_> {
         let mut scan = Scan::begin(table, self.from, end_block, holders);
         let mut update: Option<RowUpdate> = None;
         let mut tally = Tally::default();
-        let mut verdicts = Verdicts::new(self.only_compromised);
+        let verdicts = Verdicts::new(self.only_compromised);
         let began = Instant::now();
         let next = loop {
-            let stop = {
-                let verdicts = &verdicts;
-                scan.next(ROWS_AT_ONCE, |_, glimpse| match glimpse {
-                    Glimpse::Header(header) if verdicts.is_fresh(header) => {
-                        ControlFlow::Continue(())
-                    }
-                    _ => ControlFlow::Break(()),
-                })
-            };
+            let stop = scan.next(ROWS_AT_ONCE, |_, glimpse| match glimpse {
+                Glimpse::Header(header) if verdicts.is_fresh(header) => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            });
             let row = match stop {
                 Stop::End => break None,
                 Stop::Pause if began.elapsed() > TIME_AT_ONCE => break scan.position(),
@@ -204,7 +198,7 @@ impl OneRow<'_> {
         values: &mut [Option<Datum>],
         tally: &mut Tally,
     ) -> Result<(), Error> {
-        let (mut new_values, mut bytes) = (0, 0);
+        let (mut is_new, mut bytes) = (false, 0);
         let mut failures = Vec::new();
         for target in self.targets {
             let at = target.holder.column.number as usize - 1;
@@ -225,7 +219,7 @@ impl OneRow<'_> {
                     });
                     match moved {
                         Ok(Some(new)) => {
-                            new_values += 1;
+                            is_new = true;
                             bytes += value.len() as u64;
                             Ok(Some(new.into_datum()))
                         }
@@ -256,11 +250,10 @@ impl OneRow<'_> {
                 }));
             }
         }
-        if new_values > 0 {
+        if is_new {
             match update.update(self.row, values)? {
                 Updated::Done => {
                     tally.moved += 1;
-                    tally.values += new_values;
                     tally.bytes += bytes;
                 }
                 Updated::Changed => tally.changed += 1,
@@ -338,18 +331,12 @@ pub fn check_context(relation: Oid, expression: &[u8]) -> Result<(), Error> {
 struct Verdicts {
     only_compromised: bool,
     last_fresh: Cell<Option<KeyId>>,
-    fresh: HashSet<KeyId>,
-    known: std::cell::RefCell<HashMap<KeyId, bool>>,
+    is_stale: RefCell<HashMap<KeyId, bool>>,
 }
 
 impl Verdicts {
     fn new(only_compromised: bool) -> Self {
-        Self {
-            only_compromised,
-            last_fresh: Cell::new(None),
-            fresh: HashSet::new(),
-            known: Default::default(),
-        }
+        Self { only_compromised, last_fresh: Cell::new(None), is_stale: RefCell::default() }
     }
 
     /// Whether a value needs nothing, as far as is known without asking.
@@ -358,7 +345,7 @@ impl Verdicts {
         if self.last_fresh.get() == Some(key_id) {
             return true;
         }
-        let is_fresh = self.fresh.contains(&key_id);
+        let is_fresh = self.is_stale.borrow().get(&key_id) == Some(&false);
         if is_fresh {
             self.last_fresh.set(Some(key_id));
         }
@@ -368,7 +355,7 @@ impl Verdicts {
     /// Whether a value is to be moved. An error is of this value, or of the system.
     fn is_stale(&self, value: &[u8]) -> Result<bool, Error> {
         let key_id = fieldcrypt_envelope::Ciphertext::parse(value)?.key_id();
-        if let Some(is_stale) = self.known.borrow().get(&key_id) {
+        if let Some(is_stale) = self.is_stale.borrow().get(&key_id) {
             return Ok(*is_stale);
         }
         let is_stale = match keyring::standing(key_id) {
@@ -379,28 +366,25 @@ impl Verdicts {
             Err(error) if self.only_compromised && error.is_of_one_value() => false,
             Err(error) => return Err(error),
         };
-        self.known.borrow_mut().insert(key_id, is_stale);
+        self.is_stale.borrow_mut().insert(key_id, is_stale);
         Ok(is_stale)
     }
 
-    /// Whether any value of the row is stale or unusable; learns which keys are fresh.
-    fn needs_work(&mut self, targets: &[Target], row: &[Option<Datum>]) -> Result<bool, Error> {
+    /// Whether any value of the row is stale or unusable; learns the standing of its keys.
+    fn needs_work(&self, targets: &[Target], row: &[Option<Datum>]) -> Result<bool, Error> {
         let mut needs_work = false;
-        let mut fresh = Vec::new();
         for target in targets {
             let at = target.holder.column.number as usize - 1;
             let Some(Some(datum)) = row.get(at).copied() else { continue };
             target.holder.shape.visit(datum, &mut |value| {
                 match self.is_stale(value) {
-                    Ok(false) => fresh.extend(key_id_of(value)),
-                    Ok(true) => needs_work = true,
+                    Ok(is_stale) => needs_work |= is_stale,
                     Err(error) if error.is_of_one_value() => needs_work |= !self.only_compromised,
                     Err(error) => return Err(error),
                 }
                 Ok(())
             })?;
         }
-        self.fresh.extend(fresh);
         Ok(needs_work)
     }
 }
@@ -441,7 +425,6 @@ fn report(tally: &Tally, rows: u64, next: Option<RowId>) -> Value {
         "next_offset": next.map(|next| next.offset),
         "rows": rows,
         "moved": tally.moved,
-        "values": tally.values,
         "bytes": tally.bytes,
         "changed": tally.changed,
         "suppressed": tally.suppressed,

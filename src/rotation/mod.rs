@@ -14,8 +14,7 @@ use crate::error::Error;
 use crate::pg::call::{Call, sql_functions};
 use crate::pg::heap::RowId;
 use crate::pg::spi::{self, Parameter};
-use crate::pg::values::Varlena;
-use crate::pg::{locks, report, session};
+use crate::pg::{json, locks, report, session};
 use batch::{Batch, Limits};
 
 sql_functions! {
@@ -53,18 +52,19 @@ fn reencrypt_batch(call: &Call) -> Result<Option<Datum>, Error> {
         contexts: call.bytes(7).unwrap_or(b"{}"),
         is_careful: call.boolean(8).unwrap_or(false),
     };
-    json(&report::catchable(|| batch.run())?)
+    json::to_datum(&report::catchable(|| batch.run())?).map(Some)
 }
 
 /// `_reencrypt_position`: the row that a failed batch was at, and whether the error is of the owner's code.
 fn reencrypt_position(_: &Call) -> Result<Option<Datum>, Error> {
     let row = POSITION.get();
-    json(&serde_json::json!({
+    let position = serde_json::json!({
         "block": row.map(|row| row.block),
         "offset": row.map(|row| row.offset),
         "row_key": ROW_KEY.take(),
         "in_owners_code": session::failed_in_owners_code(),
-    }))
+    });
+    json::to_datum(&position).map(Some)
 }
 
 /// `set_column_context`: the expression will run as the table's owner, so nobody else may say what it
@@ -137,7 +137,7 @@ fn release_run(_: &Call) -> Result<Option<Datum>, Error> {
 
 /// `_count_keys`: how many values of each column are on which key.
 fn count_keys(call: &Call) -> Result<Option<Datum>, Error> {
-    json(&usage::count(relation(call)?)?)
+    json::to_datum(&usage::count(relation(call)?)?).map(Some)
 }
 
 fn relation(call: &Call) -> Result<Oid, Error> {
@@ -146,14 +146,9 @@ fn relation(call: &Call) -> Result<Oid, Error> {
 }
 
 fn number(call: &Call, index: usize) -> Result<i64, Error> {
-    call.datum(index).map(|datum| datum.value() as i64).ok_or(Error::NullArgument("a number"))
+    call.bigint(index).ok_or(Error::NullArgument("a number"))
 }
 
 fn block(call: &Call, index: usize) -> Result<u32, Error> {
     Ok(u32::try_from(number(call, index)?).unwrap_or(u32::MAX - 1))
-}
-
-fn json(value: &serde_json::Value) -> Result<Option<Datum>, Error> {
-    let text = crate::pg::encoding::from_utf8(value.to_string().as_bytes())?.into_owned();
-    Ok(Some(Varlena::of(&text)?.into_datum()))
 }

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use crate::context::canonical_parts;
-use crate::keys::{Fingerprint, KeyId, KeyMetadata, MasterKey, NotAuthentic, WrappedKey};
+use crate::keys::{Fingerprint, KeyId, KeyMetadata, KeyState, MasterKey, NotAuthentic, WrappedKey};
 use crate::primitives::HmacSha256;
 
 /// Field `format` of every export.
@@ -67,7 +67,7 @@ pub struct KeyEntry {
     /// Column `version`.
     pub version: u32,
     /// Column `state`.
-    pub state: State,
+    pub state: KeyState,
     /// Column `algorithm`.
     pub algorithm: String,
     /// Column `wrapped_key`: `None` if and only if the key is destroyed.
@@ -83,7 +83,7 @@ pub struct KeyEntry {
     /// Column `destroyed_at`.
     pub destroyed_at: Option<Timestamp>,
     /// Column `suspended_from`.
-    pub suspended_from: Option<State>,
+    pub suspended_from: Option<KeyState>,
     /// Column `destroy_scheduled_at`.
     pub destroy_scheduled_at: Option<Timestamp>,
     /// Column `destroy_after`.
@@ -100,41 +100,6 @@ impl KeyEntry {
             purpose: &self.purpose,
             algorithm: &self.algorithm,
         }
-    }
-}
-
-/// The states of a key, NIST SP 800-57 part 1, section 7.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// Encrypts and decrypts.
-    Active,
-    /// Decrypts only.
-    Deactivated,
-    /// Neither, until resumed.
-    Suspended,
-    /// Decrypts only, for re-encryption.
-    Compromised,
-    /// Erased.
-    Destroyed,
-}
-
-impl State {
-    const ALL: [Self; 5] =
-        [Self::Active, Self::Deactivated, Self::Suspended, Self::Compromised, Self::Destroyed];
-
-    /// As column `state` says it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Deactivated => "deactivated",
-            Self::Suspended => "suspended",
-            Self::Compromised => "compromised",
-            Self::Destroyed => "destroyed",
-        }
-    }
-
-    fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.name() == name)
     }
 }
 
@@ -318,7 +283,7 @@ impl Contents {
                 key.created_at.0.as_bytes(),
                 &optional(&key.deactivated_at),
                 &optional(&key.destroyed_at),
-                key.suspended_from.map_or("", State::name).as_bytes(),
+                key.suspended_from.map_or("", KeyState::name).as_bytes(),
                 &optional(&key.destroy_scheduled_at),
                 &optional(&key.destroy_after),
             ]));

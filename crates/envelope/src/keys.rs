@@ -248,6 +248,42 @@ impl KeyMetadata<'_> {
     }
 }
 
+/// The states of a data key, NIST SP 800-57 part 1, section 7.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyState {
+    /// Encrypts and decrypts.
+    Active,
+    /// Decrypts only.
+    Deactivated,
+    /// Neither, until resumed.
+    Suspended,
+    /// Decrypts only, for re-encryption.
+    Compromised,
+    /// Erased.
+    Destroyed,
+}
+
+impl KeyState {
+    const ALL: [Self; 5] =
+        [Self::Active, Self::Deactivated, Self::Suspended, Self::Compromised, Self::Destroyed];
+
+    /// As column `state` says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Deactivated => "deactivated",
+            Self::Suspended => "suspended",
+            Self::Compromised => "compromised",
+            Self::Destroyed => "destroyed",
+        }
+    }
+
+    /// The state of that name.
+    pub fn parse(name: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name().as_bytes() == name)
+    }
+}
+
 /// A data encryption key (DEK), 256 random bits.
 #[derive(ZeroizeOnDrop)]
 pub struct DataKey([u8; 32]);

@@ -21,8 +21,8 @@ mod primitives;
 pub use ciphertext::{Ciphertext, Malformed};
 pub use context::Context;
 pub use keys::{
-    DataKey, Fingerprint, KeyId, KeyMetadata, MasterKey, MessageKey, NotAuthentic, RewrapError,
-    SuiteKey, UnwrapError,
+    DataKey, Fingerprint, KeyId, KeyMetadata, KeyState, MasterKey, MessageKey, NotAuthentic,
+    RewrapError, SuiteKey, UnwrapError,
 };
 pub use nonce::{BlockScope, Entropy, Nonce, NonceBlock, SystemEntropy};
 pub use primitives::RandomnessUnavailable;

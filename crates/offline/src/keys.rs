@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use fieldcrypt_envelope::key_export::{Contents, KeyEntry, MAX_LENGTH, SealedExport, State};
-use fieldcrypt_envelope::{DataKey, Fingerprint, KeyId, MasterKey};
+use fieldcrypt_envelope::key_export::{Contents, KeyEntry, MAX_LENGTH, SealedExport};
+use fieldcrypt_envelope::{DataKey, Fingerprint, KeyId, KeyState, MasterKey};
 
 use crate::failure::Failure;
 use crate::master_key;
@@ -85,7 +85,7 @@ impl Keys {
     pub fn open(&self, key: &KeyEntry) -> Result<DataKey, KeyProblem> {
         let wrapped = match (&key.wrapped_key, key.state) {
             (Some(wrapped), _) => wrapped,
-            (None, State::Destroyed) => return Err(KeyProblem::Destroyed),
+            (None, KeyState::Destroyed) => return Err(KeyProblem::Destroyed),
             (None, _) => return Err(KeyProblem::NotAuthentic),
         };
         if key.algorithm != ALGORITHM || key.purpose != PURPOSE {

@@ -6,8 +6,8 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authentication, Contents, Database, ExportError, FORMAT, KeyEntry, MAX_LENGTH,
-    MAX_TENANT_BYTES, MasterKeyEntry, State, Timestamp, VERSION,
+    Authentication, Contents, Database, ExportError, FORMAT, KeyEntry, KeyState, MAX_LENGTH,
+    MAX_TENANT_BYTES, MasterKeyEntry, Timestamp, VERSION,
 };
 use crate::keys::{Fingerprint, KeyId};
 
@@ -170,7 +170,7 @@ fn keys(
             "its master key is not in the list"
         } else if !versions.insert((name, entry.version)) {
             "its tenant has another key of this version"
-        } else if entry.state == State::Active && !active.insert(name) {
+        } else if entry.state == KeyState::Active && !active.insert(name) {
             "its tenant has another active key"
         } else {
             continue;
@@ -181,12 +181,12 @@ fn keys(
 }
 
 fn key(object: KeyObject) -> Result<KeyEntry, &'static str> {
-    let state = State::parse(&object.state).ok_or("its state is unknown")?;
+    let state = KeyState::parse(object.state.as_bytes()).ok_or("its state is unknown")?;
     let wrapped_key = match object.wrapped_key {
         None => None,
         Some(text) => Some(hexadecimal(&text).ok_or("its wrapped key is not 73 bytes in hex")?),
     };
-    if wrapped_key.is_none() != (state == State::Destroyed) {
+    if wrapped_key.is_none() != (state == KeyState::Destroyed) {
         return Err("a wrapped key is missing, or there for a destroyed key");
     }
     if object.tenant.is_empty() || object.tenant.len() > MAX_TENANT_BYTES {
@@ -223,7 +223,9 @@ fn key(object: KeyObject) -> Result<KeyEntry, &'static str> {
         destroyed_at: moment(object.destroyed_at)?,
         suspended_from: match object.suspended_from {
             None => None,
-            Some(name) => Some(State::parse(&name).ok_or("its former state is unknown")?),
+            Some(name) => {
+                Some(KeyState::parse(name.as_bytes()).ok_or("its former state is unknown")?)
+            }
         },
         destroy_scheduled_at: moment(object.destroy_scheduled_at)?,
         destroy_after: moment(object.destroy_after)?,
