@@ -114,6 +114,8 @@ AS $$
 DECLARE
     counted jsonb := '[]';
     item record;
+    relation_counted oid;
+    of_relation jsonb;
     percent double precision;
 BEGIN
     IF exact IS NULL THEN
@@ -123,14 +125,20 @@ BEGIN
         SELECT c.relation, c.table_name, c.attnum, c.column_name, c.holds, t.relkind, t.relpages
           FROM fieldcrypt._encrypted_columns() AS c JOIN pg_class AS t ON t.oid = c.relation
          WHERE c.is_readable
+         ORDER BY c.relation, c.attnum
     LOOP
         -- A sample of about a thousand pages; a table that is not much larger is counted, and so is what
         -- is hidden in arrays and composites. With row_security off Postgres refuses what it would filter.
         percent := 100.0 * 1000 / greatest(item.relpages, 1000);
         IF exact OR percent > 50 OR item.relkind NOT IN ('r', 'm') OR item.holds <> 'value' THEN
+            -- One look at a table tells of all its columns.
+            IF relation_counted IS DISTINCT FROM item.relation THEN
+                relation_counted := item.relation;
+                of_relation := fieldcrypt._count_in(item.relation, NULL);
+            END IF;
             counted := counted || coalesce((
                 SELECT jsonb_agg(u || jsonb_build_object('is_exact', true))
-                  FROM jsonb_array_elements(fieldcrypt._count_in(item.relation, NULL)) AS u
+                  FROM jsonb_array_elements(of_relation) AS u
                  WHERE u ->> 'column' = item.column_name), '[]');
         ELSE
             EXECUTE format(

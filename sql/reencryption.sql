@@ -227,15 +227,15 @@ CREATE FUNCTION fieldcrypt.set_column_context(
 COMMENT ON FUNCTION fieldcrypt.set_column_context(regclass, name, text, text) IS
     'remembers what the values of a column are bound to, so that they can be re-encrypted: a constant, or an expression over the row (names outside pg_catalog qualified), computed as the table''s owner; for a partitioned table it holds for its partitions; neither takes it away';
 
-CREATE FUNCTION fieldcrypt._with_descendants(relation oid) RETURNS TABLE (relation oid, depth integer)
+CREATE FUNCTION fieldcrypt._with_descendants(relation oid) RETURNS TABLE (relation oid)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH RECURSIVE tree (relation, depth) AS (
-        SELECT $1, 0
+    WITH RECURSIVE tree (relation) AS (
+        SELECT $1
         UNION
-        SELECT i.inhrelid, t.depth + 1 FROM tree AS t JOIN pg_inherits AS i ON i.inhparent = t.relation
+        SELECT i.inhrelid FROM tree AS t JOIN pg_inherits AS i ON i.inhparent = t.relation
     )
-    SELECT t.relation, min(t.depth) FROM tree AS t GROUP BY t.relation
+    SELECT t.relation FROM tree AS t
 $$;
 COMMENT ON FUNCTION fieldcrypt._with_descendants(oid) IS 'a table with its partitions and the tables that inherit from it';
 
@@ -286,9 +286,9 @@ BEGIN
     run := nextval('fieldcrypt.reencryption_numbers');
     PERFORM fieldcrypt._hold_run(run);
     relations := '{}';
-    DELETE FROM fieldcrypt.reencryption_chunks AS c WHERE NOT EXISTS (SELECT FROM pg_class AS t WHERE t.oid = c.relation);
-    DELETE FROM fieldcrypt.reencryption_failures AS f WHERE NOT EXISTS (SELECT FROM pg_class AS t WHERE t.oid = f.relation);
-    DELETE FROM fieldcrypt.reencryptions AS r WHERE NOT EXISTS (SELECT FROM pg_class AS t WHERE t.oid = r.relation);
+    PERFORM fieldcrypt._forget_table(r.relation)
+       FROM fieldcrypt.reencryptions AS r
+      WHERE NOT EXISTS (SELECT FROM pg_class AS t WHERE t.oid = r.relation);
     FOR item IN
         SELECT c.relation, c.table_name,
                array_agg(c.column_name ORDER BY c.attnum) FILTER (WHERE c.problem IS NULL) AS columns,
@@ -574,27 +574,18 @@ BEGIN
             careful := true;
             result := NULL;
         END;
-        EXIT WHEN result IS NOT NULL AND (NOT careful OR tries > 100 OR result ->> 'next_block' IS NULL);
-        IF result IS NOT NULL THEN
-            piece := fieldcrypt._add_result(piece, result);
-            moved := moved + (result ->> 'moved')::bigint;
-            bytes := bytes + (result ->> 'bytes')::bigint;
-            IF (result ->> 'moved')::bigint > 0 THEN
-                piece.failures_in_a_row := 0;
-            END IF;
+        CONTINUE WHEN result IS NULL;
+        IF (result ->> 'is_gone')::boolean THEN
+            PERFORM fieldcrypt._forget_table(piece.relation);
+            RETURN;
         END IF;
+        piece := fieldcrypt._add_result(piece, result);
+        moved := moved + (result ->> 'moved')::bigint;
+        bytes := bytes + (result ->> 'bytes')::bigint;
+        EXIT WHEN NOT careful OR tries > 100 OR result ->> 'next_block' IS NULL;
     END LOOP;
-    IF (result ->> 'is_gone')::boolean THEN
-        PERFORM fieldcrypt._forget_table(piece.relation);
-        RETURN;
-    END IF;
-    piece := fieldcrypt._add_result(piece, result);
-    moved := moved + (result ->> 'moved')::bigint;
-    bytes := bytes + (result ->> 'bytes')::bigint;
     IF moved = 0 THEN
         PERFORM set_config('synchronous_commit', 'off', true);
-    ELSIF NOT careful THEN
-        piece.failures_in_a_row := 0;
     END IF;
     IF result ->> 'next_block' IS NULL THEN
         UPDATE fieldcrypt.reencryptions AS r
@@ -644,6 +635,9 @@ BEGIN
     chunk.rows_failed := chunk.rows_failed + (result ->> 'suppressed')::bigint;
     chunk.next_block := coalesce((result ->> 'next_block')::bigint, chunk.end_block);
     chunk.next_offset := coalesce((result ->> 'next_offset')::integer, 1);
+    IF (result ->> 'moved')::bigint > 0 THEN
+        chunk.failures_in_a_row := 0;
+    END IF;
     RETURN chunk;
 END
 $$;
