@@ -20,12 +20,13 @@ use File::Find ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes ();
 
 our @EXPORT = qw(
   past_the_guard new_cluster key_text write_key_file use_key_file create_database
   run_sql value gives refused sqlstates session outcomes bind
   configure files_with hkdf processes
-  dump_database restore_database contents same_contents no_crash
+  dump_database restore_database contents same_contents no_crash endings
 );
 
 # A master key in hex, told apart by its number. Never random: a failure must repeat.
@@ -327,6 +328,37 @@ sub no_crash
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my @bad = grep { /PANIC|XX000|was terminated by signal|unreachable|panicked/ } split /\n/, slurp_file($node->logfile);
 	return is(join("\n", @bad), '', 'no crash and no internal error on ' . $node->name);
+}
+
+# The ways in which a session ends early, each as a function that is called with its server process first.
+sub endings
+{
+	my ($node) = @_;
+	return (
+		'kill -9 of the backend' => sub { kill 'KILL', shift; },
+		'kill -9 of the postmaster' => sub { kill_postmaster($node); },
+		'immediate stop' => sub { $node->stop('immediate'); $node->start; },
+		'fast stop' => sub { $node->stop('fast'); $node->start; },
+		'pg_terminate_backend' => sub { value($node, "SELECT pg_terminate_backend($_[0])"); },
+		'pg_cancel_backend' => sub { value($node, "SELECT pg_cancel_backend($_[0])"); });
+}
+
+# Kills the postmaster. Its children end when they next wait for something, a busy one never: they
+# are left for a moment, then killed. Only after that may another postmaster start.
+sub kill_postmaster
+{
+	my ($node) = @_;
+	my ($postmaster) = split /\n/, slurp_file($node->data_dir . '/postmaster.pid');
+	my @processes = ($postmaster, map { /^(\d+)$/ } split /\n/, value($node, 'SELECT pid FROM pg_stat_activity'));
+	$node->kill9;
+	Time::HiRes::usleep(100_000);
+	kill 'KILL', @processes;
+	foreach (1 .. 600)
+	{
+		return $node->start unless grep { kill 0, $_ } @processes;
+		Time::HiRes::usleep(100_000);
+	}
+	die 'the server does not end';
 }
 
 sub psql_options

@@ -42,31 +42,9 @@ SQL
 my $sound = 'one active: t, versions without a gap: t, the others deactivated: t, recorded: t, readable: t';
 my $count = 'SELECT count(*) FROM fieldcrypt.encryption_keys';
 
-# Kills the postmaster. Its children end when they next wait for something, a busy one never: they
-# are left for a moment, then killed. Only after that may another postmaster start.
-sub kill_postmaster
-{
-	my ($postmaster) = split /\n/, slurp_file($node->data_dir . '/postmaster.pid');
-	my @processes = ($postmaster, map { /^(\d+)$/ } split /\n/, value($node, 'SELECT pid FROM pg_stat_activity'));
-	$node->kill9;
-	usleep(100_000);
-	kill 'KILL', @processes;
-	foreach (1 .. 600)
-	{
-		return $node->start unless grep { kill 0, $_ } @processes;
-		usleep(100_000);
-	}
-	die 'the server does not end';
-}
-
 my %kills = (
-	'kill -9 of the backend' => sub { kill 'KILL', shift; },
+	endings($node),
 	'kill -9 of the writer' => sub { kill 'KILL', pop; },
-	'kill -9 of the postmaster' => \&kill_postmaster,
-	'immediate stop' => sub { $node->stop('immediate'); $node->start; },
-	'fast stop' => sub { $node->stop('fast'); $node->start; },
-	'pg_terminate_backend' => sub { value($node, "SELECT pg_terminate_backend($_[0])"); },
-	'pg_cancel_backend' => sub { value($node, "SELECT pg_cancel_backend($_[0])"); },
 );
 foreach my $name (sort keys %kills)
 {

@@ -299,29 +299,7 @@ my $keys = value($node, 'SELECT count(*) FROM fieldcrypt.encryption_keys');
 my ($from, $to) = (8, 7);
 sub done_keys { return value($node, "SELECT count(*) FROM fieldcrypt.encryption_keys WHERE master_key_fingerprint = decode('" . fingerprint($to) . q{', 'hex')}); }
 
-sub kill_postmaster
-{
-	my ($postmaster) = split /\n/, slurp_file($node->data_dir . '/postmaster.pid');
-	my @processes = ($postmaster, map { /^(\d+)$/ } split /\n/, value($node, 'SELECT pid FROM pg_stat_activity'));
-	$node->kill9;
-	usleep(100_000);
-	kill 'KILL', @processes;
-	foreach (1 .. 600)
-	{
-		return $node->start unless grep { kill 0, $_ } @processes;
-		usleep(100_000);
-	}
-	die 'the server does not end';
-}
-
-my %ends = (
-	'kill -9 of the backend' => sub { kill 'KILL', shift; },
-	'kill -9 of the postmaster' => \&kill_postmaster,
-	'immediate stop' => sub { $node->stop('immediate'); $node->start; },
-	'fast stop' => sub { $node->stop('fast'); $node->start; },
-	'pg_terminate_backend' => sub { value($node, "SELECT pg_terminate_backend($_[0])"); },
-	'pg_cancel_backend' => sub { value($node, "SELECT pg_cancel_backend($_[0])"); },
-);
+my %ends = endings($node);
 foreach my $name (sort keys %ends)
 {
 	foreach my $progress (1, 500)

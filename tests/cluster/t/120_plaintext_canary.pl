@@ -24,6 +24,7 @@ CONF
 value($node, <<'SQL');
 CREATE TABLE secrets (id int PRIMARY KEY, value fieldcrypt.encrypted CHECK (octet_length(value::bytea) < 100000));
 CREATE TABLE plain (id int PRIMARY KEY, value text);
+CREATE TABLE hurt (id int PRIMARY KEY, value fieldcrypt.encrypted);
 SELECT fieldcrypt.audit_table('secrets');
 CREATE FUNCTION shown(value fieldcrypt.encrypted) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT fieldcrypt.decrypt_field($1)';
 CREATE FUNCTION shown_plpgsql(value fieldcrypt.encrypted) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN fieldcrypt.decrypt_field($1); END';
@@ -63,6 +64,20 @@ is(bind($node, 'INSERT INTO plain SELECT g, :control FROM generate_series(1, 500
 value($node, q{SELECT fieldcrypt._rotate_key('default', NULL, false, NULL)});
 is(value($node, q{DELETE FROM secrets WHERE fieldcrypt.try_decrypt_field(value) IS NULL; UPDATE secrets SET value = fieldcrypt.reencrypt_field(value);
 	SELECT count(*) > 20 AND bool_and(fieldcrypt.decrypt_field(value) LIKE '%Quetzal%') FROM secrets}), 't', 'the canary is in every row');
+
+# Re-encryption, with rows that can't be: of a wrong context, tampered with, refused by the table.
+is(bind($node, q{INSERT INTO hurt SELECT g, fieldcrypt.encrypt_field(:secret, 'hurt/' || CASE g WHEN 2 THEN 'wrong' ELSE g::text END) FROM generate_series(1, 9) AS g}, { secret => $secret })->{code},
+	0, 'rows to be re-encrypted');
+value($node, <<'SQL');
+UPDATE hurt SET value = set_byte(value::bytea, 30, get_byte(value::bytea, 30) # 1)::fieldcrypt.encrypted WHERE id = 3;
+ALTER TABLE hurt ADD CHECK (id <> 4) NOT VALID;
+SELECT fieldcrypt.set_column_context('hurt', 'value', expression => $$'hurt/' || id + 0 / (id - 5)$$);
+CALL fieldcrypt.rotate_keys('default');
+SQL
+like(run_sql($node, 'CALL fieldcrypt.reencrypt(rows_per_second => 0)')->{err}, qr/WARNING:  KF025: 4 rows have values/, 're-encrypted, as far as it goes');
+gives($node, q{SELECT string_agg((row_key ->> 'id') || ' ' || error_code, ', ' ORDER BY row_key ->> 'id') FROM fieldcrypt.reencryption_failures},
+	'2 KF002, 3 KF002, 4 23514, 5 22012', 'and the rest is listed');
+gives($node, q{SELECT count(*) FROM fieldcrypt.reencryption_failures AS f WHERE f::text LIKE '%Quetzal%'}, '0', 'without a value');
 
 # What would store it. Every one of these is refused.
 foreach my $case (

@@ -111,6 +111,13 @@ foreach my $source ('file', 'command')
 		push @messages, $result->{out}, $result->{err};
 	}
 	$session->value("CALL fieldcrypt.rotate_keys('default'); UPDATE kept SET value = fieldcrypt.reencrypt_field(value)");
+	# The master key is rotated, the table re-encrypted, the keys exported and imported.
+	write_key_file($path, $hex[1], $hex[0]);
+	configure($node, %settings, 'probe.round' => ++$round);
+	$session->value("CALL fieldcrypt.rotate_master_key(); CALL fieldcrypt.rotate_keys('default'); CALL fieldcrypt.reencrypt('kept', rows_per_second => 0)");
+	my $document = $session->value('SELECT fieldcrypt.export_keys()');
+	push @messages, $document, $session->value("SELECT fieldcrypt.import_keys('$document'); SELECT bool_and(ok) FROM fieldcrypt.verify_keys()");
+	like($messages[-1], qr/^t$/m, "$source: all keys open under the new master key");
 	# One statement at a time, so that each has a key derived of its own.
 	$session->value(q{SELECT fieldcrypt.decrypt_field(fieldcrypt.encrypt_field('x'))}) foreach 1 .. 5;
 	$session->value('SELECT count(*) FROM kept WHERE fieldcrypt.decrypt_field(value) = $$kept$$');
@@ -127,7 +134,7 @@ foreach my $source ('file', 'command')
 		# HKDF's own middle.
 		%derived = (%derived, forms("extracted key $index", Digest::SHA::hmac_sha256($masters[$index], 'pg_fieldcrypt/v1')));
 	}
-	my $wrap = hkdf($masters[0], 'wrap', 32);
+	my $wrap = hkdf($masters[1], 'wrap', 32);
 	my %data;
 	foreach my $line (split /\n/, value($node, q{SELECT key_id, encode(wrapped_key, 'hex'), encode(key_check, 'hex') FROM fieldcrypt.encryption_keys WHERE tenant IN ('default', 'tenant 1')}))
 	{
