@@ -33,7 +33,7 @@ CREATE TABLE fieldcrypt.audit_log (
     client_address inet DEFAULT pg_catalog.inet_client_addr(),
     application text DEFAULT pg_catalog.current_setting('application_name'),
     backend_pid integer NOT NULL DEFAULT pg_catalog.pg_backend_pid(),
-    transaction_id xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+    transaction_id xid8 DEFAULT pg_catalog.pg_current_xact_id(),
     tenant text COLLATE "C",
     key_id bigint,
     reason text,
@@ -41,7 +41,13 @@ CREATE TABLE fieldcrypt.audit_log (
     partition_name text COLLATE "C",
     row_key jsonb,
     old_row_key jsonb,
-    changed_columns text[]
+    changed_columns text[],
+    error_code text COLLATE "C",
+    value_count bigint,
+    key_ids bigint[],
+    mac bytea,
+    mac_key_id bigint,
+    leaf bigint
 ) PARTITION BY RANGE (at);
 
 CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.audit_log
@@ -70,6 +76,7 @@ BEGIN
                 'CREATE TABLE fieldcrypt.%I PARTITION OF fieldcrypt.audit_log DEFAULT', part);
         END IF;
         EXECUTE pg_catalog.format('ALTER TABLE fieldcrypt.%I ADD PRIMARY KEY (id)', part);
+        EXECUTE pg_catalog.format('CREATE UNIQUE INDEX ON fieldcrypt.%I (leaf)', part);
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.%I
                 FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change()', part);
@@ -90,18 +97,24 @@ COMMENT ON COLUMN fieldcrypt.audit_log.id IS 'in the order of writing; gaps are 
 COMMENT ON COLUMN fieldcrypt.audit_log.at IS 'when it happened, by the clock';
 COMMENT ON COLUMN fieldcrypt.audit_log.client_address IS 'where the client connected from; NULL for a local socket';
 COMMENT ON COLUMN fieldcrypt.audit_log.backend_pid IS 'process id of the session';
-COMMENT ON COLUMN fieldcrypt.audit_log.transaction_id IS 'transaction that did it';
+COMMENT ON COLUMN fieldcrypt.audit_log.transaction_id IS 'transaction that did it; NULL for events that are recorded although their transaction was rolled back';
 COMMENT ON COLUMN fieldcrypt.audit_log.tenant IS 'whose key, for events of keys';
 COMMENT ON COLUMN fieldcrypt.audit_log.key_id IS 'which key, for events of keys';
 COMMENT ON COLUMN fieldcrypt.audit_log.reason IS 'why, in the words of the call; for a refusal, the error';
 COMMENT ON COLUMN fieldcrypt.audit_log.partition_name IS 'the partition that holds the row, if the table is partitioned';
-COMMENT ON COLUMN fieldcrypt.audit_log.event IS 'what happened: key_created, key_rotated, key_deactivated, key_suspended, key_resumed, key_compromised, key_destruction_scheduled, key_destruction_cancelled, key_destroyed, tenant_shredded, key_refused, rotation_policy_set, rotation_policy_removed, master_key_rotation_started, master_key_rotation_finished, reencryption_started, reencryption_finished, reencryption_incomplete, column_context_set, keys_exported, keys_imported, key_states_confirmed, approval_requested, approval_given, approval_used, approval_withdrawn, approval_refused, row_inserted, row_updated, row_deleted, table_truncated, table_audited, table_unaudited, access_granted, access_revoked';
+COMMENT ON COLUMN fieldcrypt.audit_log.event IS 'what happened: key_created, key_rotated, key_deactivated, key_suspended, key_resumed, key_compromised, key_destruction_scheduled, key_destruction_cancelled, key_destroyed, tenant_shredded, key_refused, rotation_policy_set, rotation_policy_removed, master_key_rotation_started, master_key_rotation_finished, reencryption_started, reencryption_finished, reencryption_incomplete, column_context_set, keys_exported, keys_imported, key_states_confirmed, approval_requested, approval_given, approval_used, approval_withdrawn, approval_refused, row_inserted, row_updated, row_deleted, table_truncated, table_audited, table_unaudited, access_granted, access_revoked, decrypt_failed, call_refused, master_key_loaded, master_key_failed, values_decrypted, audit_gap, audit_started, audit_fork_acknowledged, audit_retired, alert_raised, alert_resolved';
 COMMENT ON COLUMN fieldcrypt.audit_log.actor IS 'session_user: who logged in';
 COMMENT ON COLUMN fieldcrypt.audit_log.role IS 'the role chosen with SET ROLE; the actor, if none was';
 COMMENT ON COLUMN fieldcrypt.audit_log.application IS 'application_name, which the client chooses';
 COMMENT ON COLUMN fieldcrypt.audit_log.table_name IS 'the table; for a partition, the table at the top';
 COMMENT ON COLUMN fieldcrypt.audit_log.row_key IS 'primary key of the row; NULL for a table without one';
 COMMENT ON COLUMN fieldcrypt.audit_log.old_row_key IS 'primary key before an UPDATE that changed it';
+COMMENT ON COLUMN fieldcrypt.audit_log.error_code IS 'SQLSTATE of a failure or refusal';
+COMMENT ON COLUMN fieldcrypt.audit_log.value_count IS 'how many values, or events, the row stands for';
+COMMENT ON COLUMN fieldcrypt.audit_log.key_ids IS 'the keys, where there are several';
+COMMENT ON COLUMN fieldcrypt.audit_log.mac IS 'HMAC of the row under a key of purpose audit; NULL: written without a master key, not authenticated';
+COMMENT ON COLUMN fieldcrypt.audit_log.mac_key_id IS 'the key of that HMAC';
+COMMENT ON COLUMN fieldcrypt.audit_log.leaf IS 'number of the row in the Merkle tree that seals the log; NULL until it is sealed';
 COMMENT ON COLUMN fieldcrypt.audit_log.changed_columns IS 'encrypted columns whose stored value changed';
 
 CREATE FUNCTION fieldcrypt._record(

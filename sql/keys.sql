@@ -11,7 +11,7 @@ CREATE UNIQUE INDEX master_keys_current ON fieldcrypt.master_keys (is_current) W
 CREATE TABLE fieldcrypt.encryption_keys (
     key_id bigint PRIMARY KEY CHECK (key_id OPERATOR(pg_catalog.>) 0),
     tenant text COLLATE "C" NOT NULL CHECK (pg_catalog.octet_length(tenant) BETWEEN 1 AND 1024),
-    purpose text COLLATE "C" NOT NULL CHECK (purpose IN ('field')),
+    purpose text COLLATE "C" NOT NULL CHECK (purpose IN ('field', 'audit')),
     version integer NOT NULL CHECK (version OPERATOR(pg_catalog.>) 0),
     state text COLLATE "C" NOT NULL
         CHECK (state IN ('active', 'deactivated', 'suspended', 'compromised', 'destroyed')),

@@ -99,6 +99,8 @@ pub enum Error {
     KeyImportConflict { problem: String, hint: String },
     /// Keys are imported under a snapshot that may be older than the keys.
     ImportIsolation,
+    /// The record of an event has no room, and `fieldcrypt.audit_on_overflow` refuses then.
+    AuditFull,
     /// What Postgres itself raised inside a function of the extension.
     Postgres(Box<Report>),
     /// What should not happen.
@@ -309,6 +311,11 @@ impl Error {
             Self::KeyImportConflict { problem, hint } => {
                 return Report::new(b"KF022", problem, &hint);
             }
+            Self::AuditFull => (
+                b"KF026",
+                "the audit queue is full: what can't be recorded is refused".into(),
+                "The worker that empties it is busy or can't run: SELECT * FROM fieldcrypt.audit_status(). fieldcrypt.audit_on_overflow and audit_queue_size are settings of the administrator.",
+            ),
             Self::ImportIsolation => (
                 b"25001",
                 "keys are imported in a READ COMMITTED transaction only".into(),

@@ -1,5 +1,6 @@
 //! The audit log: who did what with which key and which row. Never a value.
 
+pub mod queue;
 pub mod row_trigger;
 
 use fieldcrypt_envelope::KeyId;
@@ -48,10 +49,25 @@ pub enum Event {
     RowDeleted,
     /// An audited table was emptied.
     TableTruncated,
+    /// A value, or several of a statement, did not decrypt.
+    DecryptFailed,
+    /// The extension refused a call.
+    CallRefused,
+    /// A process loaded the master key.
+    MasterKeyLoaded,
+    /// A process found no usable master key.
+    MasterKeyFailed,
+    /// Values were decrypted.
+    ValuesDecrypted,
+    /// Events were not written to the log.
+    AuditGap,
+    /// The log is sealed by a new signing key.
+    AuditStarted,
 }
 
 impl Event {
-    fn name(self) -> &'static str {
+    /// As column `event` says it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::KeyCreated => "key_created",
             Self::KeyRotated => "key_rotated",
@@ -67,6 +83,13 @@ impl Event {
             Self::RowUpdated => "row_updated",
             Self::RowDeleted => "row_deleted",
             Self::TableTruncated => "table_truncated",
+            Self::DecryptFailed => "decrypt_failed",
+            Self::CallRefused => "call_refused",
+            Self::MasterKeyLoaded => "master_key_loaded",
+            Self::MasterKeyFailed => "master_key_failed",
+            Self::ValuesDecrypted => "values_decrypted",
+            Self::AuditGap => "audit_gap",
+            Self::AuditStarted => "audit_started",
         }
     }
 }

@@ -4,6 +4,7 @@
 pub mod call;
 pub mod callbacks;
 pub mod catalog;
+pub mod client;
 pub mod encoding;
 pub mod exit;
 pub mod expression;

@@ -141,6 +141,25 @@ pub fn warn(report: Report) {
     }
 }
 
+/// Writes a line to the server log, and to nobody else. ASCII needs no conversion, so that it may be
+/// called where catalogs can't be read.
+pub fn log(line: &str) {
+    let ascii: String = line.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect();
+    let report = Report {
+        sqlstate: 0,
+        message: CString::new(ascii.replace('\0', " ")).unwrap_or_default(),
+        detail: None,
+        hint: None,
+        without_context: false,
+    };
+    // SAFETY: below ERROR, `errfinish` returns; as for a warning.
+    unsafe {
+        if start(pg_sys::LOG_SERVER_ONLY as c_int, report) {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| finish());
+        }
+    }
+}
+
 /// What the `ereport` macro does up to `errfinish`; `false` if nobody wants to see it.
 unsafe fn start(level: c_int, report: Report) -> bool {
     const FORMAT: &CStr = c"%s";

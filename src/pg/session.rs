@@ -178,6 +178,12 @@ pub fn outer_role() -> Vec<u8> {
     role_name(unsafe { pg_sys::GetOuterUserId() })
 }
 
+/// session_user: the role that logged in, or what a superuser's SET SESSION AUTHORIZATION made of it.
+pub fn session_user() -> Vec<u8> {
+    // SAFETY: reads a variable of the backend.
+    role_name(unsafe { pg_sys::GetSessionUserId() })
+}
+
 /// The role that logged in, whatever SET SESSION AUTHORIZATION a superuser ran since.
 pub fn login_role() -> Vec<u8> {
     // SAFETY: reads a variable of the backend.

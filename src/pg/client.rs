@@ -1,0 +1,78 @@
+//! Who is connected, from where: what a row of the log says of it.
+
+use std::cell::OnceCell;
+use std::ffi::CStr;
+
+use pgrx::pg_sys::{self, Datum};
+
+use super::session;
+
+/// Who did something. Made where catalogs can be read; afterwards good anywhere, also in the callbacks
+/// of a transaction that failed. Names are in the database's encoding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    /// session_user: who logged in.
+    pub actor: Vec<u8>,
+    /// The role chosen with SET ROLE; the actor, if none was.
+    pub role: Vec<u8>,
+    /// Where the client connected from; `None` for a local socket and for processes of the server.
+    pub address: Option<String>,
+    /// application_name, which the client chooses.
+    pub application: Vec<u8>,
+    /// Process id of the session; for a parallel worker, its leader's.
+    pub process: i32,
+}
+
+impl Client {
+    /// Of this session, now. Reads catalogs.
+    pub fn now() -> Self {
+        Self {
+            actor: session::session_user(),
+            role: session::outer_role(),
+            address: address(),
+            application: application(),
+            process: process(),
+        }
+    }
+}
+
+fn address() -> Option<String> {
+    thread_local! { static ADDRESS: OnceCell<Option<String>> = const { OnceCell::new() } }
+    ADDRESS.with(|known| {
+        known
+            .get_or_init(|| {
+                // SAFETY: functions of Postgres without arguments but the call itself; the first answers
+                // NULL for a local socket and where there is no client.
+                unsafe {
+                    let address =
+                        pgrx::direct_function_call::<Datum>(pg_sys::inet_client_addr, &[])?;
+                    let text = pg_sys::OidOutputFunctionCall(pg_sys::F_INET_OUT.into(), address);
+                    Some(CStr::from_ptr(text).to_string_lossy().into_owned())
+                }
+            })
+            .clone()
+    })
+}
+
+fn application() -> Vec<u8> {
+    // SAFETY: a setting of Postgres, a C string or NULL.
+    unsafe {
+        if pg_sys::application_name.is_null() {
+            return Vec::new();
+        }
+        CStr::from_ptr(pg_sys::application_name).to_bytes().to_vec()
+    }
+}
+
+/// Process id of the session; for a parallel worker, its leader's.
+pub fn process() -> i32 {
+    // SAFETY: the process's own entry, whose lock group's leader does not change while it is in one.
+    unsafe {
+        let own = pg_sys::MyProc;
+        if own.is_null() || (*own).lockGroupLeader.is_null() {
+            pg_sys::MyProcPid
+        } else {
+            (*(*own).lockGroupLeader).pid
+        }
+    }
+}
