@@ -22,7 +22,9 @@ pgrx::pg_module_magic!(name, version);
 /// by a backend at its first call into the extension. Draws nothing random and opens no file.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    audit::init();
     settings::init();
+    pg::shared_memory::init();
     pg::callbacks::init();
 }
 

@@ -2,6 +2,7 @@
 
 pub mod queue;
 pub mod row_trigger;
+pub mod settings;
 
 use fieldcrypt_envelope::KeyId;
 
@@ -16,6 +17,12 @@ use crate::pg::values::Varlena;
 sql_functions! {
     fieldcrypt_record, pg_finfo_fieldcrypt_record => record_called;
     fieldcrypt_outer_role, pg_finfo_fieldcrypt_outer_role => outer_role;
+}
+
+/// Defines the settings, asks for memory.
+pub fn init() {
+    settings::init();
+    queue::init();
 }
 
 /// What happened, as column `event` says it.

@@ -1,9 +1,14 @@
 //! Events that are recorded although their transaction is rolled back.
+//!
+//! A session appends them to a queue in shared memory; a worker writes them to the log in a transaction
+//! of its own. Where there is no queue (no preload, a standby) they go to the server log.
 
 use serde_json::{Map, Value, json};
 
 use super::Event;
+use super::settings::{self, OnOverflow};
 use crate::error::Error;
+use crate::pg::audit_memory::{self, Queue};
 use crate::pg::client::Client;
 use crate::pg::{report, session};
 
@@ -24,38 +29,214 @@ pub struct Surviving<'a> {
     pub client: Option<&'a Client>,
 }
 
-/// Queues an event. Reads no catalog if `client` is given, waits for no input or output.
-///
-/// Where there is no queue (no preload, a standby) the event goes to the server log.
-pub fn push(event: Event, details: &Surviving<'_>) -> Result<(), Error> {
-    let now;
-    let client = match details.client {
-        Some(client) => client,
-        None => {
-            now = Client::now();
-            &now
-        }
-    };
-    log_line(event, session::now(), client, details);
-    Ok(())
+/// An event as a worker takes it from the queue. Texts are in the database's encoding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedEvent {
+    /// When it happened, in Postgres's time.
+    pub at: i64,
+    /// As column `event` says it.
+    pub event: String,
+    /// Who did it, and from where.
+    pub client: Client,
+    /// The tenant.
+    pub tenant: Option<Vec<u8>>,
+    /// The keys.
+    pub key_ids: Vec<i64>,
+    /// How many values, or events, this stands for.
+    pub value_count: Option<i64>,
+    /// SQLSTATE of a failure or refusal.
+    pub error_code: Option<String>,
+    /// Why, in the words of the error.
+    pub reason: Option<Vec<u8>>,
 }
 
-/// One line of JSON in ASCII, whatever the database's encoding.
-fn log_line(event: Event, at: i64, client: &Client, details: &Surviving<'_>) {
-    let mut line = Map::new();
-    line.insert("event".into(), json!(event.name()));
-    line.insert("at".into(), json!(at));
-    line.insert("actor".into(), text(&client.actor));
-    line.insert("role".into(), text(&client.role));
-    line.insert("client_address".into(), json!(client.address));
-    line.insert("application".into(), text(&client.application));
-    line.insert("backend_pid".into(), json!(client.process));
-    line.insert("tenant".into(), details.tenant.map_or(Value::Null, text));
-    line.insert("key_ids".into(), json!(details.key_ids));
-    line.insert("value_count".into(), json!(details.value_count));
-    line.insert("error_code".into(), json!(details.error_code));
-    line.insert("reason".into(), details.reason.map_or(Value::Null, text));
-    report::log(&format!("fieldcrypt audit: {}", in_ascii(&Value::Object(line).to_string())));
+/// Longer reasons are cut: an event must fit into the smallest queue many times.
+const MAX_REASON_BYTES: usize = 1000;
+
+/// Asks for the memory of the queues.
+pub fn init() {
+    audit_memory::init(settings::queues(), settings::queue_bytes());
+}
+
+/// Queues an event. Reads no catalog if `client` is given, waits for no input or output.
+///
+/// An event that finds no room goes to the server log and is counted. With
+/// `fieldcrypt.audit_on_overflow = error` that is an error, so that the caller refuses what it tells of.
+pub fn push(event: Event, details: &Surviving<'_>) -> Result<(), Error> {
+    let queued = QueuedEvent {
+        at: session::now(),
+        event: event.name().into(),
+        client: details.client.cloned().unwrap_or_else(Client::now),
+        tenant: details.tenant.map(<[u8]>::to_vec),
+        key_ids: details.key_ids.to_vec(),
+        value_count: details.value_count,
+        error_code: details.error_code.map(str::to_owned),
+        reason: details.reason.map(|text| text[..text.len().min(MAX_REASON_BYTES)].to_vec()),
+    };
+    if !audit_memory::exists() || session::is_standby() {
+        report::log(&queued.line(None));
+        return Ok(());
+    }
+    let appended = audit_memory::own()
+        .is_some_and(|queue| queue.append(session::database(), &queued.encode()).is_ok());
+    if appended {
+        return Ok(());
+    }
+    report::log(&queued.line(Some("overflow")));
+    match settings::on_overflow() {
+        OnOverflow::Log => Ok(()),
+        OnOverflow::Error => Err(Error::AuditFull),
+    }
+}
+
+/// Tells that rows of this database's log may have to be sealed. Called in callbacks, too.
+pub fn want_worker() {
+    if audit_memory::exists()
+        && !session::is_standby()
+        && let Some(queue) = audit_memory::own()
+    {
+        queue.want_worker();
+    }
+}
+
+/// Sends what is in a queue to the server log, and gives how many events that were.
+pub fn to_server_log(queue: Queue, why: &str) -> u64 {
+    let in_doubt = queue.committing();
+    let mut position = queue.tail();
+    let mut count = 0;
+    loop {
+        let (records, next) = queue.records(position, 1);
+        if next == position {
+            return count;
+        }
+        let remark = if position < in_doubt { "may be in audit_log already" } else { why };
+        match records.first().map(|record| QueuedEvent::decode(record)) {
+            Some(Some(event)) => report::log(&event.line(Some(remark))),
+            _ => report::log("fieldcrypt audit: an event in the queue is not readable"),
+        }
+        count += 1;
+        position = next;
+    }
+}
+
+/// The postmaster is about to give up the shared memory: it stops, or a process crashed. What no worker has
+/// written goes to the server log.
+pub fn memory_goes() {
+    let mut crashed = Vec::new();
+    for queue in audit_memory::all() {
+        if queue.database() == 0 {
+            continue;
+        }
+        let (overflowed, _) = queue.gaps();
+        let count = to_server_log(queue, "not written at the end of the server") + overflowed;
+        if count > 0 {
+            crashed.push((queue.database(), count));
+        }
+    }
+    audit_memory::remember_crash(crashed);
+}
+
+impl QueuedEvent {
+    /// The key, if there is exactly one.
+    pub fn key_id(&self) -> Option<i64> {
+        match self.key_ids.as_slice() {
+            [one] => Some(*one),
+            _ => None,
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256);
+        let mut field = |bytes: Option<&[u8]>| match bytes {
+            // Every field is far shorter than 4 GiB.
+            Some(bytes) => {
+                out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+                out.extend_from_slice(bytes);
+            }
+            None => out.extend_from_slice(&u32::MAX.to_be_bytes()),
+        };
+        field(Some(&self.at.to_be_bytes()));
+        field(Some(self.event.as_bytes()));
+        field(Some(&self.client.actor));
+        field(Some(&self.client.role));
+        field(self.client.address.as_deref().map(str::as_bytes));
+        field(Some(&self.client.application));
+        field(Some(&i64::from(self.client.process).to_be_bytes()));
+        field(self.tenant.as_deref());
+        let ids: Vec<u8> = self.key_ids.iter().flat_map(|id| id.to_be_bytes()).collect();
+        field(Some(&ids));
+        field(self.value_count.map(i64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice));
+        field(self.error_code.as_deref().map(str::as_bytes));
+        field(self.reason.as_deref());
+        out
+    }
+
+    /// `None` for bytes that [`push`] never wrote.
+    pub fn decode(record: &[u8]) -> Option<Self> {
+        let mut rest = record;
+        let mut field = || -> Option<Option<Vec<u8>>> {
+            let (length, after) = rest.split_first_chunk::<4>()?;
+            rest = after;
+            match u32::from_be_bytes(*length) {
+                u32::MAX => Some(None),
+                length => {
+                    let (bytes, after) = rest.split_at_checked(length as usize)?;
+                    rest = after;
+                    Some(Some(bytes.to_vec()))
+                }
+            }
+        };
+        let number =
+            |bytes: Vec<u8>| Some(i64::from_be_bytes(<[u8; 8]>::try_from(bytes.as_slice()).ok()?));
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok();
+        let optional = |bytes: Option<Vec<u8>>| match bytes {
+            None => Some(None),
+            Some(bytes) => text(bytes).map(Some),
+        };
+        Some(Self {
+            at: number(field()??)?,
+            event: text(field()??)?,
+            client: Client {
+                actor: field()??,
+                role: field()??,
+                address: optional(field()?)?,
+                application: field()??,
+                process: i32::try_from(number(field()??)?).ok()?,
+            },
+            tenant: field()?,
+            key_ids: field()??
+                .as_chunks::<8>()
+                .0
+                .iter()
+                .map(|id| i64::from_be_bytes(*id))
+                .collect(),
+            value_count: match field()? {
+                None => None,
+                Some(bytes) => Some(number(bytes)?),
+            },
+            error_code: optional(field()?)?,
+            reason: field()?,
+        })
+    }
+
+    /// One line of JSON in ASCII, whatever the database's encoding.
+    fn line(&self, remark: Option<&str>) -> String {
+        let mut line = Map::new();
+        line.insert("event".into(), json!(self.event));
+        line.insert("at".into(), json!(session::iso_time(self.at)));
+        line.insert("actor".into(), text(&self.client.actor));
+        line.insert("role".into(), text(&self.client.role));
+        line.insert("client_address".into(), json!(self.client.address));
+        line.insert("application".into(), text(&self.client.application));
+        line.insert("backend_pid".into(), json!(self.client.process));
+        line.insert("tenant".into(), self.tenant.as_deref().map_or(Value::Null, text));
+        line.insert("key_ids".into(), json!(self.key_ids));
+        line.insert("value_count".into(), json!(self.value_count));
+        line.insert("error_code".into(), json!(self.error_code));
+        line.insert("reason".into(), self.reason.as_deref().map_or(Value::Null, text));
+        line.insert("remark".into(), json!(remark));
+        format!("fieldcrypt audit: {}", in_ascii(&Value::Object(line).to_string()))
+    }
 }
 
 /// JSON with what is not ASCII escaped.

@@ -1,6 +1,7 @@
 //! The unsafe wall: everything that touches Postgres's C interfaces. One concern a file; what
 //! leaves this folder is safe to call.
 
+pub mod audit_memory;
 pub mod call;
 pub mod callbacks;
 pub mod catalog;
@@ -16,6 +17,7 @@ pub mod report;
 pub mod row_update;
 pub mod session;
 pub mod shape;
+pub mod shared_memory;
 pub mod spi;
 pub mod triggers;
 pub mod tuple;

@@ -293,3 +293,31 @@ pub(super) unsafe fn after_row_triggers(
         );
     }
 }
+
+/// Calls `request` when the postmaster lets libraries ask for shared memory.
+pub fn when_memory_is_asked_for(request: fn()) {
+    #[cfg(feature = "pg14")]
+    request();
+    #[cfg(not(feature = "pg14"))]
+    {
+        static mut PREVIOUS: pg_sys::shmem_request_hook_type = None;
+        static mut REQUEST: Option<fn()> = None;
+        unsafe extern "C-unwind" fn hook() {
+            // SAFETY: variables of the postmaster, which has one thread.
+            unsafe {
+                if let Some(previous) = PREVIOUS {
+                    previous();
+                }
+                if let Some(request) = REQUEST {
+                    request();
+                }
+            }
+        }
+        // SAFETY: as above; called from `_PG_init`.
+        unsafe {
+            REQUEST = Some(request);
+            PREVIOUS = pg_sys::shmem_request_hook;
+            pg_sys::shmem_request_hook = Some(hook);
+        }
+    }
+}

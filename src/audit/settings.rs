@@ -1,0 +1,149 @@
+//! Settings of the record that survives rollback.
+
+use std::ffi::CString;
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+
+/// What happens to an event that finds no room in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum OnOverflow {
+    /// It goes to the server log, and the log of the database tells how many did.
+    #[name = c"log"]
+    Log,
+    /// What it tells of is refused, too.
+    #[name = c"error"]
+    Error,
+}
+
+static ON_OVERFLOW: GucSetting<OnOverflow> = GucSetting::<OnOverflow>::new(OnOverflow::Log);
+static QUEUE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(4096);
+static QUEUES: GucSetting<i32> = GucSetting::<i32>::new(8);
+static SEAL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(3000);
+static KEY_EPOCH: GucSetting<i32> = GucSetting::<i32>::new(3600);
+static LINGER: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static CHECKPOINT_COMMAND: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static CHECKPOINT_COMMAND_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
+
+/// Rows after which a checkpoint is due, however little time has passed.
+pub const SEAL_ROWS: u64 = 1000;
+
+/// Defines the settings.
+pub fn init() {
+    GucRegistry::define_enum_guc(
+        c"fieldcrypt.audit_on_overflow",
+        c"What happens when an event finds no room in the audit queue.",
+        c"log: the event goes to the server log and is counted in the audit log. error: what it tells of is refused, too.",
+        &ON_OVERFLOW,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"fieldcrypt.audit_queue_size",
+        c"Shared memory for events of one database that are not written yet.",
+        c"An event takes about 200 bytes. Needs pg_fieldcrypt in shared_preload_libraries.",
+        &QUEUE_SIZE,
+        64,
+        1 << 20,
+        GucContext::Postmaster,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"fieldcrypt.audit_queue_databases",
+        c"How many databases can have an audit queue at a time.",
+        c"Events of further ones count as overflow.",
+        &QUEUES,
+        1,
+        1000,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"fieldcrypt.audit_seal_interval",
+        c"How long after a row was written to the audit log a checkpoint covers it, at the latest.",
+        c"Each thousand rows make one earlier.",
+        &SEAL_INTERVAL,
+        100,
+        600_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"fieldcrypt.audit_key_epoch",
+        c"How long one key signs the checkpoints of the audit log.",
+        c"Then it signs its successor and is erased, so that nobody can use it to rewrite the past.",
+        &KEY_EPOCH,
+        1,
+        86_400 * 30,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"fieldcrypt.audit_worker_linger",
+        c"How long a worker of the audit log waits for more before it leaves.",
+        c"It occupies one of max_worker_processes for as long.",
+        &LINGER,
+        0,
+        3_600_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_string_guc(
+        c"fieldcrypt.audit_checkpoint_command",
+        c"Command that takes a checkpoint of the audit log out of the server's reach.",
+        c"It gets the signed checkpoint on its standard input. Only settable in the configuration file.",
+        &CHECKPOINT_COMMAND,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY | GucFlags::DISALLOW_IN_AUTO_FILE,
+    );
+    GucRegistry::define_int_guc(
+        c"fieldcrypt.audit_checkpoint_command_interval",
+        c"Least time between two runs of the checkpoint command for one database.",
+        c"The checkpoint with which a worker leaves is passed on at once.",
+        &CHECKPOINT_COMMAND_INTERVAL,
+        1,
+        86_400,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+}
+
+/// `fieldcrypt.audit_on_overflow`.
+pub fn on_overflow() -> OnOverflow {
+    ON_OVERFLOW.get()
+}
+
+/// `fieldcrypt.audit_queue_size` in bytes.
+pub fn queue_bytes() -> usize {
+    QUEUE_SIZE.get().unsigned_abs() as usize * 1024
+}
+
+/// `fieldcrypt.audit_queue_databases`.
+pub fn queues() -> usize {
+    QUEUES.get().unsigned_abs() as usize
+}
+
+/// `fieldcrypt.audit_seal_interval` in microseconds.
+pub fn seal_interval() -> i64 {
+    i64::from(SEAL_INTERVAL.get()) * 1000
+}
+
+/// `fieldcrypt.audit_key_epoch` in microseconds.
+pub fn key_epoch() -> i64 {
+    i64::from(KEY_EPOCH.get()) * 1_000_000
+}
+
+/// `fieldcrypt.audit_worker_linger` in microseconds.
+pub fn linger() -> i64 {
+    i64::from(LINGER.get()) * 1000
+}
+
+/// `fieldcrypt.audit_checkpoint_command`.
+pub fn checkpoint_command() -> Option<Vec<u8>> {
+    let command = CHECKPOINT_COMMAND.get()?;
+    (!command.is_empty()).then(|| command.into_bytes())
+}
+
+/// `fieldcrypt.audit_checkpoint_command_interval` in microseconds.
+pub fn checkpoint_command_interval() -> i64 {
+    i64::from(CHECKPOINT_COMMAND_INTERVAL.get()) * 1_000_000
+}
