@@ -90,6 +90,9 @@ AS $$
         ('backup', 'EXECUTE', 'FUNCTION fieldcrypt.verify_keys()'),
         ('backup', 'EXECUTE', 'FUNCTION fieldcrypt.key_states_status(text)'),
         ('backup', 'SELECT', 'TABLE fieldcrypt.origins'),
+        -- The audit log.
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.audit_status()'),
+        ('audit', 'EXECUTE', 'FUNCTION fieldcrypt.audit_status()'),
         -- Audited tables.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.audit_table(regclass)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.unaudit_table(regclass)'),

@@ -146,6 +146,22 @@ impl Error {
         )
     }
 
+    /// Whether somebody was refused what he may not do, or something was forged: what an auditor asks for.
+    /// Values that don't decrypt are recorded apart from it.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::SecurityRestricted
+                | Self::PlantedCode
+                | Self::BorrowedHands { .. }
+                | Self::NotTableOwner { .. }
+                | Self::Guarded { .. }
+                | Self::RestoreOverExisting { .. }
+                | Self::KeyExport { .. }
+                | Self::KeyExportMasterKey { .. }
+        )
+    }
+
     /// Whether the error tells of one value, its key or its row, not of the system: a run over many
     /// counts it and goes on.
     pub fn is_of_one_value(&self) -> bool {

@@ -25,6 +25,8 @@ pub extern "C-unwind" fn _PG_init() {
     audit::init();
     settings::init();
     pg::shared_memory::init();
+    pg::background::init();
+    pg::utility_hook::init();
     pg::callbacks::init();
 }
 
@@ -49,5 +51,6 @@ extension_sql_file!(
     requires = ["master_key_rotation"]
 );
 extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["key_backup"]);
-extension_sql_file!("../sql/audit_table.sql", name = "audit_table", requires = ["schedule"]);
+extension_sql_file!("../sql/audit_status.sql", name = "audit_status", requires = ["schedule"]);
+extension_sql_file!("../sql/audit_table.sql", name = "audit_table", requires = ["audit_status"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["audit_table"], finalize);

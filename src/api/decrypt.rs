@@ -4,6 +4,7 @@ use fieldcrypt_envelope::Ciphertext;
 use pgrx::pg_sys::{self, Datum};
 
 use super::with_context;
+use crate::audit::failures;
 use crate::error::Error;
 use crate::keyring;
 use crate::pg::call::{Call, sql_functions};
@@ -20,6 +21,48 @@ sql_functions! {
 }
 
 fn decrypt_field(call: &Call) -> Result<Option<Datum>, Error> {
+    recorded(call, as_text)
+}
+
+fn decrypt_field_bytea(call: &Call) -> Result<Option<Datum>, Error> {
+    recorded(call, |call| Ok(decrypt(call, 1)?.map(Varlena::into_datum)))
+}
+
+fn decrypt_field_jsonb(call: &Call) -> Result<Option<Datum>, Error> {
+    recorded(call, |call| into_type(call, 1, pg_sys::JSONBOID))
+}
+
+/// The type is that of the second argument, whose value does not matter.
+fn decrypt_field_as(call: &Call) -> Result<Option<Datum>, Error> {
+    recorded(call, |call| into_type(call, 2, call.argument_type(1)))
+}
+
+/// For finding damage: NULL where the value or its key is broken or gone. What the caller can mend
+/// stays an error, and so does a value that is authentic but no text.
+fn try_decrypt_field(call: &Call) -> Result<Option<Datum>, Error> {
+    match as_text(call) {
+        Err(error) if error.is_damage() => Ok(None),
+        result => recorded(call, |_| result),
+    }
+}
+
+fn reencrypt_field(call: &Call) -> Result<Option<Datum>, Error> {
+    recorded(call, |call| {
+        let Some(bytes) = call.bytes(0) else { return Ok(None) };
+        with_context(call, 1, |context| Ok(Some(keyring::reencrypt(bytes, context)?.into_datum())))
+    })
+}
+
+/// Runs `body`, whose failure is recorded although the transaction may roll back.
+#[inline]
+fn recorded(
+    call: &Call,
+    body: impl FnOnce(&Call) -> Result<Option<Datum>, Error>,
+) -> Result<Option<Datum>, Error> {
+    body(call).map_err(|error| failures::decrypt_failed(call.bytes(0).unwrap_or_default(), error))
+}
+
+fn as_text(call: &Call) -> Result<Option<Datum>, Error> {
     let Some(mut plaintext) = decrypt(call, 1)? else { return Ok(None) };
     match encoding::from_utf8(plaintext.bytes_mut())? {
         std::borrow::Cow::Owned(converted) => Ok(Some(Varlena::of(&converted)?.into_datum())),
@@ -27,34 +70,7 @@ fn decrypt_field(call: &Call) -> Result<Option<Datum>, Error> {
     }
 }
 
-fn decrypt_field_bytea(call: &Call) -> Result<Option<Datum>, Error> {
-    Ok(decrypt(call, 1)?.map(Varlena::into_datum))
-}
-
-fn decrypt_field_jsonb(call: &Call) -> Result<Option<Datum>, Error> {
-    decrypt_into_type(call, 1, pg_sys::JSONBOID)
-}
-
-/// The type is that of the second argument, whose value does not matter.
-fn decrypt_field_as(call: &Call) -> Result<Option<Datum>, Error> {
-    decrypt_into_type(call, 2, call.argument_type(1))
-}
-
-/// For finding damage: NULL where the value or its key is broken or gone. What the caller can mend
-/// stays an error, and so does a value that is authentic but no text.
-fn try_decrypt_field(call: &Call) -> Result<Option<Datum>, Error> {
-    match decrypt_field(call) {
-        Err(error) if error.is_damage() => Ok(None),
-        result => result,
-    }
-}
-
-fn reencrypt_field(call: &Call) -> Result<Option<Datum>, Error> {
-    let Some(bytes) = call.bytes(0) else { return Ok(None) };
-    with_context(call, 1, |context| Ok(Some(keyring::reencrypt(bytes, context)?.into_datum())))
-}
-
-fn decrypt_into_type(
+fn into_type(
     call: &Call,
     context_index: usize,
     type_oid: pg_sys::Oid,

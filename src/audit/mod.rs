@@ -1,8 +1,14 @@
 //! The audit log: who did what with which key and which row. Never a value.
 
+pub mod failures;
+pub mod launcher;
 pub mod queue;
 pub mod row_trigger;
 pub mod settings;
+mod status;
+pub mod worker;
+
+use std::cell::Cell;
 
 use fieldcrypt_envelope::KeyId;
 
@@ -150,6 +156,22 @@ pub fn record_change(event: Event, details: &Details<'_>) -> Result<(), Error> {
     record(event.name(), details)
 }
 
+thread_local! {
+    static HAS_RECORDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Rows that this transaction wrote are to be sealed now. Called where nothing may fail.
+pub fn transaction_committed() {
+    if HAS_RECORDED.get() {
+        queue::want_worker();
+    }
+}
+
+/// The transaction is over, however it ended.
+pub fn transaction_ended() {
+    HAS_RECORDED.set(false);
+}
+
 /// Whether the log tells of keys that were made under an id from this one on.
 pub fn has_key_events_since(first_id: i64) -> Result<bool, Error> {
     let rows = session::as_owner(|| {
@@ -166,6 +188,7 @@ pub fn has_key_events_since(first_id: i64) -> Result<bool, Error> {
 /// Writes a row, as the log's owner: whoever did it needs no right on the log. Who, when and from
 /// where are the columns' defaults.
 fn record(event: &str, details: &Details<'_>) -> Result<(), Error> {
+    HAS_RECORDED.set(true);
     session::as_owner(|| {
         spi::execute(
             "INSERT INTO fieldcrypt.audit_log

@@ -110,6 +110,11 @@ pub fn standing(key_id: KeyId) -> Result<(Standing, Vec<u8>), Error> {
     })
 }
 
+/// The tenant of a key, whatever its state; `None` if there is no such key.
+pub fn tenant_of_key(key_id: KeyId) -> Option<Vec<u8>> {
+    catalog::key_by_id(key_id).ok().flatten().map(|row| row.tenant)
+}
+
 /// The same plaintext under the active key of the value's own tenant. It goes from the old value's key
 /// to the new one's without leaving the result's own memory. A value that is on the active key already
 /// is checked and given back as it is.

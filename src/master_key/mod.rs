@@ -13,6 +13,7 @@ use fieldcrypt_envelope::master_key_text::{self, MasterKeyTextError};
 use fieldcrypt_envelope::{DataKey, Fingerprint, KeyMetadata, MasterKey, RewrapError, UnwrapError};
 use fieldcrypt_locked_memory::{DEEP, LockedSlab, with_scrubbed_stack};
 
+use crate::audit::{Event, failures};
 use crate::error::Error;
 use crate::pg::{report, session};
 use crate::{keyring, settings};
@@ -147,7 +148,7 @@ pub fn rewrap(
 /// Reads the source again at once, whether or not a reload has reached this session, and gives the
 /// first key's fingerprint.
 pub fn read_again() -> Result<Fingerprint, Error> {
-    adopt(load()?);
+    adopt(recorded(load())?);
     fingerprints()?.first().copied().ok_or(Error::NoMasterKey)
 }
 
@@ -227,7 +228,7 @@ fn ensure_loaded() -> Result<(), Error> {
         notice_reload();
         return Ok(());
     }
-    let fresh = load()?;
+    let fresh = recorded(load())?;
     LOADED.set(Some(fresh));
     Ok(())
 }
@@ -236,7 +237,7 @@ fn ensure_loaded() -> Result<(), Error> {
 /// application. The log says so, and `master_key_status()`.
 fn reload() {
     let configuration_time = session::configuration_time();
-    match load() {
+    match recorded(load()) {
         Ok(fresh) => adopt(fresh),
         Err(error) => {
             let problem = error.report();
@@ -247,6 +248,35 @@ fn reload() {
                 }
             });
             report::warn(problem.prefixed("the master key was not reloaded, the old one stays: "));
+        }
+    }
+}
+
+/// Records that the source was read, or that it gave nothing usable. Gives the error to be raised.
+fn recorded(outcome: Result<Loaded, Error>) -> Result<Loaded, Error> {
+    const PAUSE: i64 = 60_000_000;
+    thread_local! { static LAST_FAILURE: RefCell<(String, i64)> = const { RefCell::new((String::new(), i64::MIN)) } }
+    if !session::is_session() {
+        return outcome;
+    }
+    match outcome {
+        Ok(loaded) => {
+            let names: Vec<String> = loaded.order.iter().map(|(key, _)| key.to_hex()).collect();
+            let reason = format!("{}: {}", loaded.source.setting(), names.join(", "));
+            failures::master_key(Event::MasterKeyLoaded, None, &reason)?;
+            Ok(loaded)
+        }
+        Err(error) => {
+            let report = error.report();
+            let (reason, now) = (report.message(), session::now());
+            // A session that tries again and again says the same thing once a minute.
+            let is_known = LAST_FAILURE
+                .with_borrow(|(known, at)| *known == reason && now.saturating_sub(*at) < PAUSE);
+            if !is_known {
+                failures::master_key(Event::MasterKeyFailed, Some(&report.code()), &reason)?;
+                LAST_FAILURE.set((reason, now));
+            }
+            Err(Error::Postgres(Box::new(report)))
         }
     }
 }

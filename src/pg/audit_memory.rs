@@ -19,7 +19,7 @@ const DIRECTORY: usize = 0;
 /// Before each record: its length.
 const RECORD_HEADER: usize = 4;
 /// Bytes of a request to the signer, and of its answer.
-const MESSAGE: usize = 8192;
+const MESSAGE: usize = 16 * 1024;
 
 #[repr(C)]
 struct Header {
@@ -332,6 +332,11 @@ impl Queue {
         self.slot().tail.load(Ordering::Acquire)
     }
 
+    /// Where writing goes on.
+    pub fn head(self) -> u64 {
+        self.slot().head.load(Ordering::Acquire)
+    }
+
     /// Up to where records may have been written down already, when a crash interrupts.
     pub fn committing(self) -> u64 {
         self.slot().committing.load(Ordering::Acquire)
@@ -569,6 +574,14 @@ pub fn enter_launcher() {
             header.launcher.store(pg_sys::MyLatch, Ordering::Release);
             header.launcher_process.store(pg_sys::MyProcPid, Ordering::Release);
         }
+    }
+}
+
+/// The launcher is gone.
+pub fn leave_launcher() {
+    if let Some(header) = header() {
+        header.launcher.store(std::ptr::null_mut(), Ordering::Release);
+        header.launcher_process.store(0, Ordering::Release);
     }
 }
 

@@ -7,6 +7,7 @@ use pgrx::pg_sys::{self, Datum};
 
 use super::report;
 use super::values;
+use crate::audit::failures;
 use crate::error::Error;
 
 /// The arguments of a call.
@@ -123,7 +124,13 @@ fn caught(
     body: Body,
 ) -> Result<Option<Datum>, Box<report::Report>> {
     match catch_unwind(AssertUnwindSafe(|| body(&Call(fcinfo)))) {
-        Ok(result) => result.map_err(|error| Box::new(error.report())),
+        Ok(Err(error)) => {
+            // SAFETY: Postgres's own call structure; functions that are called directly have no `flinfo`.
+            let function = unsafe { (*fcinfo).flinfo.as_ref() }.map(|info| info.fn_oid);
+            let error = failures::called(function.unwrap_or(pg_sys::InvalidOid), error);
+            Err(Box::new(error.report()))
+        }
+        Ok(Ok(result)) => Ok(result),
         // Only pgrx can read what its guards panic with.
         Err(panic) => pgrx::PgTryBuilder::new(AssertUnwindSafe(|| resume_unwind(panic)))
             .catch_others(|error| Err(Box::new(report::Report::of(&error))))

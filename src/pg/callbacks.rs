@@ -9,7 +9,7 @@ use std::ffi::c_void;
 use pgrx::pg_sys::{self, SubXactEvent, XactEvent};
 
 use super::locks;
-use crate::keyring;
+use crate::{audit, keyring};
 
 thread_local! {
     static TRANSACTION_SERIAL: Cell<u64> = const { Cell::new(1) };
@@ -74,6 +74,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: XactEvent::Type, _: *mut
     match event {
         XactEvent::XACT_EVENT_COMMIT | XactEvent::XACT_EVENT_PARALLEL_COMMIT => {
             keyring::transaction_committed();
+            audit::transaction_committed();
         }
         XactEvent::XACT_EVENT_ABORT
         | XactEvent::XACT_EVENT_PARALLEL_ABORT
@@ -85,6 +86,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: XactEvent::Type, _: *mut
         }
         _ => return,
     }
+    audit::transaction_ended();
     TRANSACTION_SERIAL.set(TRANSACTION_SERIAL.get() + 1);
     GUARDS_OPEN.set(0);
 }

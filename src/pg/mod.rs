@@ -2,6 +2,7 @@
 //! leaves this folder is safe to call.
 
 pub mod audit_memory;
+pub mod background;
 pub mod call;
 pub mod callbacks;
 pub mod catalog;
@@ -21,5 +22,6 @@ pub mod shared_memory;
 pub mod spi;
 pub mod triggers;
 pub mod tuple;
+pub mod utility_hook;
 pub mod values;
 pub mod version;

@@ -81,6 +81,11 @@ impl Report {
         (0..5).map(|place| (((self.sqlstate >> (6 * place)) & 0x3F) as u8 + b'0') as char).collect()
     }
 
+    /// The message in the database's encoding.
+    pub fn message_bytes(&self) -> &[u8] {
+        self.message.to_bytes()
+    }
+
     /// The message as a Rust string.
     pub fn message(&self) -> String {
         encoding::lossy(self.message.to_bytes())

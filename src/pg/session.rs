@@ -147,6 +147,29 @@ pub fn is_standby() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
+/// Whether this process works for somebody, and not for another process: no helper of a parallel query, no
+/// worker of the audit log.
+pub fn is_session() -> bool {
+    // SAFETY: reads a variable of the process.
+    let is_helper = unsafe { pg_sys::ParallelWorkerNumber >= 0 };
+    !is_helper && !super::background::is_audit_process()
+}
+
+/// The name of a function, without its schema, in the database's encoding.
+pub fn function_name(function: pg_sys::Oid) -> Vec<u8> {
+    // SAFETY: a catalog look-up that answers NULL if there is none; the name is copied.
+    unsafe {
+        let name = pg_sys::get_func_name(function);
+        if name.is_null() { Vec::new() } else { CStr::from_ptr(name).to_bytes().to_vec() }
+    }
+}
+
+/// This process.
+pub fn process() -> i32 {
+    // SAFETY: reads a variable of the process.
+    unsafe { pg_sys::MyProcPid }
+}
+
 /// The oid of the session's database.
 pub fn database() -> u32 {
     // SAFETY: reads a variable of the backend.

@@ -1,0 +1,93 @@
+//! The launcher: starts a worker for each database whose queue has events, and signs checkpoints.
+//!
+//! It is connected to no database and runs no SQL.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::queue;
+use crate::pg::audit_memory::{self, Queue};
+use crate::pg::background::{self, Started};
+use crate::pg::{report, session};
+
+/// How long it sleeps when nobody wakes it.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+/// How long it sleeps while something is to be done that it can't do yet.
+const SHORT_SLEEP: Duration = Duration::from_millis(200);
+/// How long it waits for workers to finish when the server stops.
+const LAST_WAIT: i64 = 30_000_000;
+/// Least time between two complaints that no worker can be started.
+const COMPLAINT_PAUSE: i64 = 60_000_000;
+
+struct Launcher {
+    started: HashMap<usize, Started>,
+    complained_at: i64,
+}
+
+/// Runs until the server stops.
+pub fn run() {
+    let mut launcher = Launcher { started: HashMap::new(), complained_at: i64::MIN };
+    let mut sleep = Duration::ZERO;
+    while background::wait(sleep) {
+        let mut is_done = true;
+        for queue in audit_memory::all() {
+            is_done &= launcher.look_after(queue);
+        }
+        sleep = if is_done { LONGEST_SLEEP } else { SHORT_SLEEP };
+    }
+    launcher.finish();
+}
+
+impl Launcher {
+    /// Whether nothing is left to do that could be done soon.
+    fn look_after(&mut self, queue: Queue) -> bool {
+        if queue.database() == 0 {
+            return true;
+        }
+        if queue.worker() == -1 && self.started.get(&queue.index()).is_none_or(Started::is_over) {
+            queue.leave_worker(true, session::now());
+        }
+        if queue.worker() != 0 {
+            return queue.worker() > 0;
+        }
+        self.started.remove(&queue.index());
+        if queue.is_dropped() {
+            queue::to_server_log(queue, "its database was dropped");
+            queue.written(queue.head(), 0, 0, session::now());
+            queue.end();
+            return true;
+        }
+        if !queue.has_work() {
+            return true;
+        }
+        let now = session::now();
+        if now < queue.not_before().max(audit_memory::yielding_until()) {
+            return false;
+        }
+        queue.expect_worker();
+        match background::start_worker(queue) {
+            Some(started) => {
+                self.started.insert(queue.index(), started);
+                true
+            }
+            None => {
+                queue.leave_worker(true, now);
+                let problem = "no worker for the audit log can be started: all max_worker_processes are in use";
+                queue.set_problem(Some(problem));
+                if now.saturating_sub(self.complained_at) > COMPLAINT_PAUSE {
+                    self.complained_at = now;
+                    report::log(&format!("pg_fieldcrypt: {problem}"));
+                }
+                false
+            }
+        }
+    }
+
+    /// The server stops, and the workers with it: they still need signatures.
+    fn finish(&mut self) {
+        let last = session::now() + LAST_WAIT;
+        while audit_memory::all().any(|queue| queue.worker() > 0) && session::now() < last {
+            background::nap(Duration::from_millis(20));
+        }
+    }
+}

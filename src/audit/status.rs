@@ -1,0 +1,32 @@
+//! What shared memory tells of this database's queue.
+
+use pgrx::pg_sys::Datum;
+use serde_json::json;
+
+use crate::error::Error;
+use crate::pg::audit_memory;
+use crate::pg::call::{Call, sql_functions};
+use crate::pg::{json, session};
+
+sql_functions! {
+    fieldcrypt_audit_status, pg_finfo_fieldcrypt_audit_status => audit_status;
+}
+
+fn audit_status(_: &Call) -> Result<Option<Datum>, Error> {
+    let queue = audit_memory::all().find(|queue| queue.database() == session::database());
+    let status = queue.map(|queue| queue.status());
+    let time = |time: i64| (time != 0).then(|| session::iso_time(time));
+    let shown = json!({
+        "is_preloaded": audit_memory::exists(),
+        "ring_bytes": status.as_ref().map(|status| status.bytes),
+        "ring_used": status.as_ref().map(|status| status.used),
+        "queued_events": status.as_ref().map(|status| status.queued),
+        "gap_events": status.as_ref().map_or(0, |status| status.overflowed) + audit_memory::without_queue(),
+        "worker_pid": status.as_ref().map(|status| status.worker).filter(|process| *process > 0),
+        "last_written_at": status.as_ref().and_then(|status| time(status.written_at)),
+        "last_checkpoint_at": status.as_ref().and_then(|status| time(status.checkpoint_at)),
+        "last_checkpoint_size": status.as_ref().filter(|status| status.checkpoint_at != 0).map(|status| status.checkpoint_size),
+        "last_problem": status.and_then(|status| status.problem),
+    });
+    json::to_datum(&shown).map(Some)
+}

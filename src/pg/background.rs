@@ -1,0 +1,164 @@
+//! Processes of the server that belong to the extension: the launcher and the workers of the audit log.
+
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::panic::{AssertUnwindSafe, UnwindSafe};
+use std::time::Duration;
+
+use pgrx::bgworkers::{
+    BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime,
+    DynamicBackgroundWorker, SignalWakeFlags,
+};
+use pgrx::pg_sys::{self, Datum};
+use pgrx::prelude::*;
+
+use super::audit_memory::{self, Queue};
+use super::report::Report;
+use super::{session, shared_memory};
+use crate::audit::{launcher, worker};
+
+const LIBRARY: &str = "pg_fieldcrypt";
+
+thread_local! {
+    static QUEUE: Cell<Option<Queue>> = const { Cell::new(None) };
+    static HAS_FAILED: Cell<bool> = const { Cell::new(true) };
+    static IS_AUDIT_PROCESS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Registers the launcher, if the library is being preloaded. It is not started on a standby before the
+/// standby is promoted.
+pub fn init() {
+    if shared_memory::is_preloading() {
+        BackgroundWorkerBuilder::new("pg_fieldcrypt audit launcher")
+            .set_type("pg_fieldcrypt audit launcher")
+            .set_library(LIBRARY)
+            .set_function("fieldcrypt_audit_launcher")
+            .set_start_time(BgWorkerStartTime::RecoveryFinished)
+            .set_restart_time(Some(Duration::from_secs(1)))
+            .enable_shmem_access(None)
+            .load();
+    }
+}
+
+/// Whether this process is the launcher or one of the workers.
+pub fn is_audit_process() -> bool {
+    IS_AUDIT_PROCESS.get()
+}
+
+/// A worker that was asked for.
+pub struct Started(DynamicBackgroundWorker);
+
+impl Started {
+    /// Whether it has ended, or was never started.
+    pub fn is_over(&self) -> bool {
+        matches!(
+            self.0.pid(),
+            Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied)
+        )
+    }
+}
+
+/// Asks for a worker of a queue; `None` if the server has no place for one more.
+pub fn start_worker(queue: Queue) -> Option<Started> {
+    let process = session::process();
+    BackgroundWorkerBuilder::new("pg_fieldcrypt audit worker")
+        .set_type("pg_fieldcrypt audit worker")
+        .set_library(LIBRARY)
+        .set_function("fieldcrypt_audit_worker")
+        .set_argument(Some(Datum::from(queue.index())))
+        .set_notify_pid(process)
+        .set_restart_time(None)
+        .enable_spi_access()
+        .load_dynamic()
+        .ok()
+        .map(Started)
+}
+
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn fieldcrypt_audit_launcher(_argument: Datum) {
+    IS_AUDIT_PROCESS.set(true);
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    audit_memory::enter_launcher();
+    // SAFETY: the callback lives as long as the library.
+    unsafe { pg_sys::before_shmem_exit(Some(launcher_exits), Datum::null()) };
+    launcher::run();
+    // With 0 the postmaster would never start it again, should somebody have terminated it.
+    // SAFETY: the end of the process.
+    unsafe { pg_sys::proc_exit(1) }
+}
+
+unsafe extern "C-unwind" fn launcher_exits(_: c_int, _: Datum) {
+    audit_memory::leave_launcher();
+}
+
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn fieldcrypt_audit_worker(argument: Datum) {
+    IS_AUDIT_PROCESS.set(true);
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    let Some(queue) = Queue::of_index(argument.value()) else { return };
+    QUEUE.set(Some(queue));
+    queue.enter_worker();
+    // SAFETY: the callback lives as long as the library.
+    unsafe { pg_sys::before_shmem_exit(Some(worker_exits), Datum::null()) };
+    let database = pg_sys::Oid::from(queue.database());
+    BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
+    worker::run(queue);
+    HAS_FAILED.set(false);
+}
+
+/// However it ends; an error ends it, too.
+unsafe extern "C-unwind" fn worker_exits(_: c_int, _: Datum) {
+    if let Some(queue) = QUEUE.take() {
+        queue.leave_worker(HAS_FAILED.get(), session::now());
+    }
+}
+
+/// Waits for the process's latch, at most so long. `false` when the process is to end.
+pub fn wait(longest: Duration) -> bool {
+    let goes_on = BackgroundWorker::wait_latch(Some(longest));
+    if BackgroundWorker::sighup_received() {
+        // SAFETY: outside of a transaction, as every process of the server does it.
+        unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+    }
+    goes_on && !is_stopping()
+}
+
+/// Sleeps, unless the process's latch is set or the postmaster dies.
+pub fn nap(longest: Duration) {
+    BackgroundWorker::wait_latch(Some(longest));
+}
+
+/// Whether somebody asked the process to end.
+pub fn is_stopping() -> bool {
+    // SAFETY: a flag that the signal handler sets.
+    unsafe { (&raw const pg_sys::ShutdownRequestPending).read_volatile() != 0 }
+}
+
+/// Runs `work` in a transaction of its own and commits it. An error ends the process, after `on_error` has
+/// seen its message.
+pub fn in_transaction<R>(
+    on_error: impl Fn(&str) + UnwindSafe + std::panic::RefUnwindSafe,
+    work: impl FnOnce() -> Result<R, crate::error::Error>,
+) -> R {
+    let work = AssertUnwindSafe(work);
+    let outcome = BackgroundWorker::transaction(AssertUnwindSafe(|| {
+        pgrx::PgTryBuilder::new(AssertUnwindSafe(|| {
+            let AssertUnwindSafe(work) = work;
+            match work() {
+                Ok(result) => result,
+                Err(error) => {
+                    let report = error.report();
+                    pgrx::error!("{}", report.message());
+                }
+            }
+        }))
+        .catch_others(|caught| {
+            on_error(&Report::of(&caught).message());
+            caught.rethrow()
+        })
+        .execute()
+    }));
+    outcome
+}
