@@ -125,7 +125,7 @@ impl SignerStatement {
     /// there is nobody else.
     pub fn by_signer(&self, key: &SigningKey) -> Result<String, Malformed> {
         let mut note = Note::unsigned(&self.to_text().ok_or(Malformed)?)?;
-        note.push(key.sign(&note.text().to_owned()));
+        note.push(key.sign(note.text()));
         Ok(note.to_string())
     }
 
