@@ -11,7 +11,8 @@ use crate::ciphertext::SUITE_XAES_256_GCM;
 use crate::context::canonical_parts;
 use crate::nonce::Nonce;
 use crate::primitives::{
-    Aes256Gcm, RandomnessUnavailable, cmac_subkey, gcm_open, gcm_seal, hkdf, random, xaes_derive,
+    Aes256Gcm, HmacSha256, RandomnessUnavailable, cmac_subkey, gcm_open, gcm_seal, hkdf, random,
+    xaes_derive,
 };
 
 /// The id of a data key: a random positive 63-bit integer, so that databases that were branched,
@@ -303,10 +304,42 @@ impl DataKey {
         SuiteKey { k1: *cmac_subkey(&key), key: *key }
     }
 
+    /// The key that authenticates rows of the audit log, for a data key of purpose `audit`.
+    pub fn audit_key(&self, key_id: KeyId) -> AuditKey {
+        AuditKey(*hkdf(&self.0, &[b"audit", &key_id.to_be_bytes()]))
+    }
+
     /// 16 public bytes by which a key is recognised without opening anything: stored, compared on
     /// import, authenticated by the wrapping.
     pub fn check(&self, key_id: KeyId) -> [u8; 16] {
         *hkdf(&self.0, &[b"dek-check", &key_id.to_be_bytes()])
+    }
+}
+
+/// The HMAC-SHA256 key of a data key of purpose `audit`.
+#[derive(ZeroizeOnDrop)]
+pub struct AuditKey([u8; 32]);
+
+impl AuditKey {
+    /// `HMAC-SHA256(key, message)`, FIPS 198-1. Who authenticates different kinds of messages makes
+    /// sure that no two kinds begin alike.
+    pub fn mac(&self, message: &[u8]) -> [u8; 32] {
+        let mut mac = HmacSha256::new(&self.0);
+        mac.update(message);
+        mac.finish()
+    }
+
+    /// Whether `mac` is that of the message, compared in constant time.
+    pub fn is_mac_of(&self, message: &[u8], mac: &[u8; 32]) -> bool {
+        let mut computed = HmacSha256::new(&self.0);
+        computed.update(message);
+        computed.is(mac)
+    }
+}
+
+impl Zeroize for AuditKey {
+    fn zeroize(&mut self) {
+        self.0.zeroize();
     }
 }
 

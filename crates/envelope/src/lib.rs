@@ -21,8 +21,8 @@ mod primitives;
 pub use ciphertext::{Ciphertext, Malformed};
 pub use context::Context;
 pub use keys::{
-    DataKey, Fingerprint, KeyId, KeyMetadata, KeyState, MasterKey, MessageKey, NotAuthentic,
-    RewrapError, SuiteKey, UnwrapError,
+    AuditKey, DataKey, Fingerprint, KeyId, KeyMetadata, KeyState, MasterKey, MessageKey,
+    NotAuthentic, RewrapError, SuiteKey, UnwrapError,
 };
 pub use nonce::{BlockScope, Entropy, Nonce, NonceBlock, SystemEntropy};
-pub use primitives::RandomnessUnavailable;
+pub use primitives::{RandomnessUnavailable, random, sha256};
