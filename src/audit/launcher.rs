@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::queue;
+use super::signer::Signers;
 use crate::pg::audit_memory::{self, Queue};
 use crate::pg::background::{self, Started};
 use crate::pg::{report, session};
@@ -20,13 +21,16 @@ const LAST_WAIT: i64 = 30_000_000;
 const COMPLAINT_PAUSE: i64 = 60_000_000;
 
 struct Launcher {
+    signers: Signers,
     started: HashMap<usize, Started>,
     complained_at: i64,
 }
 
 /// Runs until the server stops.
 pub fn run() {
-    let mut launcher = Launcher { started: HashMap::new(), complained_at: i64::MIN };
+    background::forbid_core_dumps();
+    let mut launcher =
+        Launcher { signers: Signers::default(), started: HashMap::new(), complained_at: i64::MIN };
     let mut sleep = Duration::ZERO;
     while background::wait(sleep) {
         let mut is_done = true;
@@ -44,6 +48,7 @@ impl Launcher {
         if queue.database() == 0 {
             return true;
         }
+        self.sign(queue);
         if queue.worker() == -1 && self.started.get(&queue.index()).is_none_or(Started::is_over) {
             queue.leave_worker(true, session::now());
         }
@@ -54,6 +59,7 @@ impl Launcher {
         if queue.is_dropped() {
             queue::to_server_log(queue, "its database was dropped");
             queue.written(queue.head(), 0, 0, session::now());
+            self.signers.forget(queue.database());
             queue.end();
             return true;
         }
@@ -83,10 +89,17 @@ impl Launcher {
         }
     }
 
+    fn sign(&mut self, queue: Queue) {
+        if let Some((serial, question)) = queue.question() {
+            queue.answer(serial, &self.signers.answer(queue.database(), &question));
+        }
+    }
+
     /// The server stops, and the workers with it: they still need signatures.
     fn finish(&mut self) {
         let last = session::now() + LAST_WAIT;
         while audit_memory::all().any(|queue| queue.worker() > 0) && session::now() < last {
+            audit_memory::all().for_each(|queue| self.sign(queue));
             background::nap(Duration::from_millis(20));
         }
     }

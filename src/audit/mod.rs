@@ -5,6 +5,7 @@ pub mod launcher;
 pub mod queue;
 pub mod row_trigger;
 pub mod settings;
+mod signer;
 mod status;
 pub mod worker;
 

@@ -125,6 +125,12 @@ pub fn wait(longest: Duration) -> bool {
     goes_on && !is_stopping()
 }
 
+/// No core dump of this process, and no debugger without root: it holds the signing keys.
+pub fn forbid_core_dumps() {
+    // A kernel that refuses does not make the keys worse than they are in every other process.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
 /// Sleeps, unless the process's latch is set or the postmaster dies.
 pub fn nap(longest: Duration) {
     BackgroundWorker::wait_latch(Some(longest));

@@ -176,27 +176,15 @@ pub fn database() -> u32 {
     unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
+/// Postgres's time as microseconds since 1970.
+pub fn unix_time(time: i64) -> i64 {
+    const TO_2000: i64 = 946_684_800_000_000;
+    time + TO_2000
+}
+
 /// Postgres's time in RFC 3339, UTC, with microseconds.
 pub fn iso_time(time: i64) -> String {
-    // From 2000-01-01 to days and the time of day; civil date from days, proleptic Gregorian.
-    let (days, rest) = (time.div_euclid(86_400_000_000), time.rem_euclid(86_400_000_000));
-    let shifted = days + 730_425;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (seconds, micros) = (rest / 1_000_000, rest % 1_000_000);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{micros:06}Z",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
+    fieldcrypt_audit::time::to_text(unix_time(time)).unwrap_or_default()
 }
 
 /// When the configuration was last read: changes with every reload, whatever it changed.

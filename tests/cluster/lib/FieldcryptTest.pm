@@ -26,7 +26,7 @@ our @EXPORT = qw(
   past_the_guard new_cluster key_text write_key_file use_key_file create_database
   run_sql value gives refused sqlstates session outcomes bind
   configure files_with hkdf processes
-  dump_database restore_database contents same_contents no_crash endings
+  dump_database restore_database contents same_contents no_crash endings eventually postmaster
 );
 
 # A master key in hex, told apart by its number. Never random: a failure must repeat.
@@ -319,6 +319,25 @@ sub processes
 		push @found, [ $id, $state, $command ];
 	}
 	return @found;
+}
+
+# Waits, at most half a minute, until SQL gives this. False if it does not.
+sub eventually
+{
+	my ($node, $sql, $expected, %options) = @_;
+	foreach (1 .. 300)
+	{
+		return 1 if value($node, $sql, %options) eq $expected;
+		Time::HiRes::usleep(100_000);
+	}
+	return 0;
+}
+
+# The process id of a cluster's postmaster.
+sub postmaster
+{
+	my ($node) = @_;
+	return (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
 }
 
 # A test: a server's log tells of no crash and no internal error.
