@@ -61,16 +61,16 @@ pub fn active_audit_key() -> Option<KeyId> {
 pub fn with_audit_key<R>(key_id: KeyId, work: impl FnOnce(&AuditKey) -> R) -> Result<R, Error> {
     session::accept_invalidations();
     let generation = callbacks::generation();
-    let find = |keys: &Keys| {
-        keys.find(|known| known.key_id == key_id && known.generation == generation)
-    };
+    let find =
+        |keys: &Keys| keys.find(|known| known.key_id == key_id && known.generation == generation);
     let index = match with_keys(|keys| find(keys)) {
         Some(index) => index,
         None => {
             let row = catalog::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id))?;
             adopt(&row, generation)?;
-            with_keys(|keys| find(keys))
-                .ok_or_else(|| Error::Internal("a key that was just loaded can't be found".into()))?
+            with_keys(|keys| find(keys)).ok_or_else(|| {
+                Error::Internal("a key that was just loaded can't be found".into())
+            })?
         }
     };
     with_keys(|keys| {
