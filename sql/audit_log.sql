@@ -23,17 +23,19 @@ BEGIN
 END
 $sequence$;
 
+-- Every value is computed where the event arises, in src/audit, which authenticates the row: there are no
+-- defaults. The order of the columns is known to src/audit/row.rs: new ones go to the end.
 -- No key on the parent: a unique index there would have to hold the partitioning column.
 CREATE TABLE fieldcrypt.audit_log (
-    id bigint NOT NULL DEFAULT pg_catalog.nextval('fieldcrypt.audit_log_id_seq'),
-    at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    id bigint NOT NULL,
+    at timestamptz NOT NULL,
     event text COLLATE "C" NOT NULL,
-    actor text NOT NULL DEFAULT session_user,
-    role text NOT NULL DEFAULT fieldcrypt._outer_role(),
-    client_address inet DEFAULT pg_catalog.inet_client_addr(),
-    application text DEFAULT pg_catalog.current_setting('application_name'),
-    backend_pid integer NOT NULL DEFAULT pg_catalog.pg_backend_pid(),
-    transaction_id xid8 DEFAULT pg_catalog.pg_current_xact_id(),
+    actor text NOT NULL,
+    role text NOT NULL,
+    client_address inet,
+    application text,
+    backend_pid integer NOT NULL,
+    transaction_id xid8,
     tenant text COLLATE "C",
     key_id bigint,
     reason text,
@@ -76,7 +78,8 @@ BEGIN
                 'CREATE TABLE fieldcrypt.%I PARTITION OF fieldcrypt.audit_log DEFAULT', part);
         END IF;
         EXECUTE pg_catalog.format('ALTER TABLE fieldcrypt.%I ADD PRIMARY KEY (id)', part);
-        EXECUTE pg_catalog.format('CREATE UNIQUE INDEX ON fieldcrypt.%I (leaf)', part);
+        EXECUTE pg_catalog.format('CREATE UNIQUE INDEX ON fieldcrypt.%I (leaf) WHERE leaf IS NOT NULL', part);
+        EXECUTE pg_catalog.format('CREATE INDEX ON fieldcrypt.%I (id) WHERE leaf IS NULL', part);
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.%I
                 FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change()', part);

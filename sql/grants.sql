@@ -23,6 +23,7 @@ AS $$
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._rotate_step(text, text, boolean, bigint, timestamptz)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._refuse_unless_writable()'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._next_tenant(text, boolean, timestamptz)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._due_audit_key(boolean, timestamptz)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._count_active_tenants()'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.set_rotation_policy(text, interval)'),
         ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.rotate_master_key(integer, interval)'),

@@ -293,7 +293,8 @@ BEGIN
             ON k.tenant = d.tenant AND k.purpose = d.purpose AND k.version = d.version AND k.key_id <> d.key_id
          ORDER BY d.tenant, d.version
     LOOP
-        IF renumber = 0 OR fieldcrypt._key_problem(clash.key_here) IS NOT NULL THEN
+        -- The audit log of this database is not that of the export: its keys stand beside each other.
+        IF renumber = 0 AND clash.purpose <> 'audit' OR fieldcrypt._key_problem(clash.key_here) IS NOT NULL THEN
             RETURN json_build_object('conflict', format('key %s of the export is version %s of tenant "%s", which is key %s in this database', clash.key_id, clash.version, clash.tenant, clash.key_here),
                 'hint', 'If that key was made here after the others were lost, import_keys(document, renumber => true) makes it a later version. Otherwise the export is of another database. Nothing was imported.');
         END IF;
@@ -302,7 +303,7 @@ BEGIN
               FROM (SELECT k.version FROM fieldcrypt.encryption_keys AS k WHERE k.tenant = clash.tenant AND k.purpose = clash.purpose
                     UNION ALL
                     SELECT d.version FROM fieldcrypt._exported_keys(contents) AS d WHERE d.tenant = clash.tenant AND d.purpose = clash.purpose) AS v));
-        renumbered := renumbered + 1;
+        renumbered := renumbered + (clash.purpose <> 'audit')::integer;
     END LOOP;
 
     -- A row whose wrapped key is damaged, or whose master key is gone, takes the one of the export: the
@@ -342,7 +343,7 @@ BEGIN
       FROM fieldcrypt._exported_keys(contents) AS d
       JOIN fieldcrypt.encryption_keys AS k
         ON k.tenant = d.tenant AND k.purpose = d.purpose AND k.version < d.version AND k.state = 'active'
-     WHERE d.state = 'active'
+     WHERE d.state = 'active' AND d.purpose <> 'audit'
        AND NOT EXISTS (SELECT FROM fieldcrypt.encryption_keys AS e WHERE e.key_id = d.key_id)
      ORDER BY d.key_id LIMIT 1;
     IF FOUND THEN
@@ -386,7 +387,9 @@ BEGIN
                SELECT FROM fieldcrypt.encryption_keys AS n
                 WHERE n.tenant = d.tenant AND n.purpose = d.purpose AND n.version > d.version)) AS newer (is_there)
      CROSS JOIN LATERAL (
-           SELECT c.state FROM (VALUES (d.state), (l.state), (CASE WHEN newer.is_there THEN 'deactivated' END)) AS c (state)
+           SELECT c.state FROM (VALUES (d.state), (l.state), (CASE WHEN newer.is_there THEN 'deactivated' END),
+                 (CASE WHEN d.purpose = 'audit' AND EXISTS (
+                      SELECT FROM fieldcrypt.encryption_keys AS a WHERE a.purpose = 'audit' AND a.state = 'active') THEN 'deactivated' END)) AS c (state)
             WHERE c.state IS NOT NULL
             ORDER BY fieldcrypt._state_rank(c.state) DESC LIMIT 1) AS s
      WHERE NOT EXISTS (SELECT FROM fieldcrypt.encryption_keys AS e WHERE e.key_id = d.key_id);

@@ -111,11 +111,15 @@ BEGIN
             MESSAGE = 'a key is destroyed after 7 days at the earliest',
             HINT = 'Until then cancel_destroy_key takes it back. A tenant''s data is destroyed at once by shred_tenant.';
     END IF;
-    SELECT k.state, k.destroy_after INTO key FROM fieldcrypt.encryption_keys AS k WHERE k.key_id = key_id;
+    SELECT k.purpose, k.state, k.destroy_after INTO key FROM fieldcrypt.encryption_keys AS k WHERE k.key_id = key_id;
     IF key.state IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'KF003',
             MESSAGE = format('encryption key %s does not exist in this database', key_id),
             HINT = 'SELECT key_id, tenant, version, state FROM fieldcrypt.encryption_keys shows all.';
+    ELSIF key.purpose = 'audit' THEN
+        RAISE EXCEPTION USING ERRCODE = 'KF018',
+            MESSAGE = format('encryption key %s authenticates the audit log: it can''t be destroyed', key_id),
+            HINT = 'Rows of the log could not be checked any more.';
     ELSIF key.state IN ('active', 'destroyed') THEN
         RAISE EXCEPTION USING ERRCODE = 'KF018',
             MESSAGE = format('encryption key %s is %s: it can''t be destroyed', key_id, key.state),
@@ -227,7 +231,7 @@ BEGIN
         SELECT k.key_id
           FROM (SELECT a.*, row_number() OVER (PARTITION BY a.tenant ORDER BY a.version DESC) AS place
                   FROM fieldcrypt.encryption_keys AS a
-                 WHERE a.state <> 'destroyed' AND (tenant IS NULL OR a.tenant = tenant)) AS k
+                 WHERE a.purpose = 'field' AND a.state <> 'destroyed' AND (tenant IS NULL OR a.tenant = tenant)) AS k
          WHERE k.place > keep_versions AND k.state <> 'active' AND k.destroy_after IS NULL
          ORDER BY k.tenant, k.version);
     IF keys <> '{}' THEN

@@ -74,7 +74,7 @@ COMMENT ON TABLE fieldcrypt.master_keys IS 'fingerprints of the master keys that
 COMMENT ON COLUMN fieldcrypt.master_keys.fingerprint IS 'public name of a master key, derived from it';
 COMMENT ON COLUMN fieldcrypt.master_keys.first_used_at IS 'when it first wrapped a key here';
 COMMENT ON COLUMN fieldcrypt.master_keys.retired_at IS 'since when it wraps no key here; it need not be loaded then';
-COMMENT ON COLUMN fieldcrypt.encryption_keys.algorithm IS 'the suite that the key is for';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.algorithm IS 'what the key is used with: XAES-256-GCM or HMAC-SHA256';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.created_at IS 'when the key was made';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.deactivated_at IS 'when it stopped encrypting';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.destroyed_at IS 'when it was erased';
@@ -85,8 +85,8 @@ COMMENT ON COLUMN fieldcrypt.encryption_keys.destroy_horizon IS 'prepared transa
 COMMENT ON COLUMN fieldcrypt.master_keys.is_current IS 'new encryption keys are wrapped by this one';
 COMMENT ON TABLE fieldcrypt.encryption_keys IS 'the encryption keys, wrapped by a master key: a version for each tenant and rotation; written by the extension only';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.key_id IS 'random id that every value carries of its key';
-COMMENT ON COLUMN fieldcrypt.encryption_keys.tenant IS 'whose key: any text';
-COMMENT ON COLUMN fieldcrypt.encryption_keys.purpose IS 'what the key is for: field';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.tenant IS 'whose key: any text; ''audit log'' for the keys of purpose audit, which belong to no tenant';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.purpose IS 'what the key is for: field (encrypts values) or audit (authenticates rows of the audit log)';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.version IS '1 for the tenant''s first key';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.state IS 'NIST SP 800-57: active (encrypts and decrypts), deactivated (decrypts), suspended (neither), compromised (decrypts, to be re-encrypted), destroyed (erased)';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.wrapped_key IS 'the key, encrypted by the master key; NULL once destroyed';

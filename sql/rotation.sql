@@ -141,6 +141,18 @@ $$;
 COMMENT ON FUNCTION fieldcrypt._next_tenant(text, boolean, timestamptz) IS
     'the next tenant, in the order of names, whose active key was due when the run started (with force: was there)';
 
+CREATE FUNCTION fieldcrypt._due_audit_key(force boolean, run_started_at timestamptz, OUT tenant text, OUT key_id bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
+AS $$
+    SELECT k.tenant, k.key_id
+      FROM fieldcrypt.encryption_keys AS k
+     WHERE k.purpose = 'audit' AND k.state = 'active'
+       AND k.created_at <= $2 - CASE WHEN $1 THEN interval '0' ELSE coalesce(
+               (SELECT p.rotate_every FROM fieldcrypt.rotation_policies AS p WHERE p.tenant = ''), interval '90 days') END
+$$;
+COMMENT ON FUNCTION fieldcrypt._due_audit_key(boolean, timestamptz) IS
+    'the key that authenticates the audit log, if it was due by the default policy when the run started (with force: if there is one)';
+
 CREATE FUNCTION fieldcrypt._count_active_tenants() RETURNS bigint
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -197,6 +209,7 @@ DECLARE
     rotated pg_catalog.int8 := 0;
     failed pg_catalog.int8 := 0;
     others pg_catalog.int8 := 0;
+    is_audit_key pg_catalog.bool := false;
 BEGIN
     -- In a transaction block this is refused (2D000) before anything has happened.
     COMMIT;
@@ -208,7 +221,13 @@ BEGIN
         IF tenant IS NULL THEN
             SELECT n.tenant, n.key_id INTO current_tenant, expected_key_id
               FROM fieldcrypt._next_tenant(current_tenant, force, run_started_at) AS n;
-            EXIT WHEN current_tenant IS NULL;
+            IF current_tenant IS NULL THEN
+                -- The last one, and no tenant's.
+                is_audit_key := true;
+                SELECT n.tenant, n.key_id INTO current_tenant, expected_key_id
+                  FROM fieldcrypt._due_audit_key(force, run_started_at) AS n;
+                EXIT WHEN current_tenant IS NULL;
+            END IF;
         END IF;
         -- Another run may come first: then the expected key is not active any more, and nothing is done.
         SELECT s.outcome, s.error_code, s.message, s.hint INTO step
@@ -217,7 +236,15 @@ BEGIN
         -- At once: any expression after a COMMIT takes a snapshot, and then it is too late.
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-        IF step.outcome IN ('rotated', 'created') THEN
+        IF is_audit_key THEN
+            IF step.outcome OPERATOR(pg_catalog.=) 'failed' THEN
+                RAISE WARNING USING
+                    ERRCODE = step.error_code,
+                    MESSAGE = pg_catalog.format('the key of the audit log was not rotated: %s', step.message),
+                    HINT = step.hint;
+            END IF;
+            EXIT;
+        ELSIF step.outcome IN ('rotated', 'created') THEN
             rotated := rotated OPERATOR(pg_catalog.+) 1;
         ELSIF step.outcome OPERATOR(pg_catalog.=) 'failed' AND tenant IS NOT NULL THEN
             RAISE EXCEPTION USING
@@ -240,4 +267,4 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE fieldcrypt.rotate_keys(text, text, boolean) IS
-    'makes a new key version for each tenant whose key is due by its policy, or for the tenant named; each in its own transaction; old values stay readable. force: for all with an active key, or for the tenant named also where no key is active';
+    'makes a new key version for each tenant whose key is due by its policy, and for the audit log by the default policy, or for the tenant named; each in its own transaction; old values stay readable. force: for all with an active key, or for the tenant named also where no key is active';

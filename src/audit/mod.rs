@@ -3,6 +3,7 @@
 pub mod failures;
 pub mod launcher;
 pub mod queue;
+pub mod row;
 pub mod row_trigger;
 pub mod settings;
 mod signer;
@@ -11,15 +12,17 @@ pub mod worker;
 
 use std::cell::Cell;
 
+use fieldcrypt_audit::Record;
 use fieldcrypt_envelope::KeyId;
-
-use pgrx::pg_sys::Datum;
+use pgrx::pg_sys::{BuiltinOid, Datum};
 
 use crate::error::Error;
+use crate::keyring;
 use crate::pg::call::{Call, sql_functions};
-use crate::pg::session;
+use crate::pg::client::Client;
 use crate::pg::spi::{self, Parameter};
 use crate::pg::values::Varlena;
+use crate::pg::{arrays, catalog, encoding, json, network, session};
 
 sql_functions! {
     fieldcrypt_record, pg_finfo_fieldcrypt_record => record_called;
@@ -125,8 +128,14 @@ pub struct Details<'a> {
     pub row_key: Option<&'a [u8]>,
     /// The primary key before an UPDATE that changed it, as a JSON object.
     pub old_row_key: Option<&'a [u8]>,
-    /// Encrypted columns that changed, as a JSON array of names.
-    pub changed_columns: Option<&'a [u8]>,
+    /// Encrypted columns that changed.
+    pub changed_columns: Option<&'a [Vec<u8>]>,
+    /// SQLSTATE of a failure or refusal.
+    pub error_code: Option<&'a str>,
+    /// How many values, or events, the row stands for.
+    pub value_count: Option<i64>,
+    /// The keys, where there are several.
+    pub key_ids: Option<&'a [i64]>,
 }
 
 /// Records an event of a key. A first key may be made wherever something is encrypted; all else is
@@ -186,32 +195,108 @@ pub fn has_key_events_since(first_id: i64) -> Result<bool, Error> {
     Ok(rows > 0)
 }
 
-/// Writes a row, as the log's owner: whoever did it needs no right on the log. Who, when and from
-/// where are the columns' defaults.
+/// Writes a row, authenticated if a key for that can be had, as the log's owner: whoever did it needs no
+/// right on the log.
 fn record(event: &str, details: &Details<'_>) -> Result<(), Error> {
     HAS_RECORDED.set(true);
+    // First, since a key that is made now is recorded too.
+    let mac_key = keyring::active_audit_key();
+    let client = Client::now();
+    let id = catalog::next_log_id()?;
+    let at = session::now();
+    let transaction_id = session::transaction_id();
+    // As the table gives them back.
+    let row_key = details.row_key.map(json::to_jsonb).transpose()?;
+    let old_row_key = details.old_row_key.map(json::to_jsonb).transpose()?;
+    let jsonb_text =
+        |datum: Option<Datum>| datum.map(|datum| encoding::as_utf8(json::to_text(datum)));
+    let names: Option<Vec<_>> = details
+        .changed_columns
+        .map(|names| names.iter().map(|name| encoding::as_utf8(name)).collect());
+    let names: Option<Vec<&str>> =
+        names.as_ref().map(|names| names.iter().map(|name| &**name).collect());
+    let mut encoded = Vec::with_capacity(512);
+    Record {
+        id,
+        at: row::since_1970(at),
+        event,
+        actor: &encoding::as_utf8(&client.actor),
+        role: &encoding::as_utf8(&client.role),
+        client_address: client.address.as_deref(),
+        application: Some(&encoding::as_utf8(&client.application)),
+        backend_pid: client.process,
+        transaction_id: Some(transaction_id),
+        tenant: row::sealed_text(details.tenant).as_deref(),
+        key_id: details.key_id.map(KeyId::as_i64),
+        reason: row::sealed_text(details.reason).as_deref(),
+        table_name: row::sealed_text(details.table_name).as_deref(),
+        partition_name: row::sealed_text(details.partition_name).as_deref(),
+        row_key: jsonb_text(row_key).as_deref(),
+        old_row_key: jsonb_text(old_row_key).as_deref(),
+        changed_columns: names.as_deref(),
+        error_code: details.error_code,
+        value_count: details.value_count,
+        key_ids: details.key_ids,
+    }
+    .encode(&mut encoded);
+    let mac = authenticate(mac_key, &encoded);
+    let bytea = |bytes: [u8; 32]| Varlena::of(&bytes).map(Varlena::into_datum);
+    let texts = |list: &[Vec<u8>]| {
+        arrays::of_bytes(BuiltinOid::TEXTOID, list.iter().map(|one| Some(one.as_slice())))
+    };
+    let bigints =
+        |list: &[i64]| arrays::of_numbers(BuiltinOid::INT8OID, list.iter().copied().map(Some));
+    let address = client.address.as_deref().map(network::address).transpose()?;
     session::as_owner(|| {
         spi::execute(
             "INSERT INTO fieldcrypt.audit_log
-                    (event, tenant, key_id, reason, table_name, partition_name, row_key,
-                     old_row_key, changed_columns)
-             SELECT $1, $2, $3, $4, $5, $6, $7::pg_catalog.jsonb, $8::pg_catalog.jsonb,
-                    CASE WHEN $9 IS NOT NULL THEN ARRAY(
-                        SELECT pg_catalog.jsonb_array_elements_text($9::pg_catalog.jsonb)) END",
+                    (id, at, event, actor, role, client_address, application, backend_pid,
+                     transaction_id, tenant, key_id, reason, table_name, partition_name, row_key,
+                     old_row_key, changed_columns, error_code, value_count, key_ids, mac, mac_key_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
+                     $19, $20, $21, $22)",
             &[
+                Parameter::BigInt(Some(id)),
+                Parameter::Time(Some(at)),
                 Parameter::Text(Some(event.as_bytes())),
+                Parameter::Text(Some(&client.actor)),
+                Parameter::Text(Some(&client.role)),
+                Parameter::Made(BuiltinOid::INETOID, address),
+                Parameter::Text(Some(&client.application)),
+                Parameter::Integer(client.process),
+                Parameter::Made(BuiltinOid::XID8OID, Some(Datum::from(transaction_id))),
                 Parameter::Text(details.tenant),
                 Parameter::BigInt(details.key_id.map(KeyId::as_i64)),
                 Parameter::Text(details.reason),
                 Parameter::Text(details.table_name),
                 Parameter::Text(details.partition_name),
-                Parameter::Text(details.row_key),
-                Parameter::Text(details.old_row_key),
-                Parameter::Text(details.changed_columns),
+                Parameter::Made(BuiltinOid::JSONBOID, row_key),
+                Parameter::Made(BuiltinOid::JSONBOID, old_row_key),
+                Parameter::Made(
+                    BuiltinOid::TEXTARRAYOID,
+                    details.changed_columns.map(texts).transpose()?,
+                ),
+                Parameter::Text(details.error_code.map(str::as_bytes)),
+                Parameter::BigInt(details.value_count),
+                Parameter::Made(
+                    BuiltinOid::INT8ARRAYOID,
+                    details.key_ids.map(bigints).transpose()?,
+                ),
+                Parameter::Made(
+                    BuiltinOid::BYTEAOID,
+                    mac.map(|(_, mac)| bytea(mac)).transpose()?,
+                ),
+                Parameter::BigInt(mac.map(|(key_id, _)| key_id.as_i64())),
             ],
         )
     })?;
     Ok(())
+}
+
+/// The MAC of an encoded row under this key, if it can be used.
+fn authenticate(key_id: Option<KeyId>, encoded: &[u8]) -> Option<(KeyId, [u8; 32])> {
+    let key_id = key_id?;
+    Some((key_id, keyring::with_audit_key(key_id, |key| key.mac(encoded)).ok()?))
 }
 
 /// `_record`, for the functions of `sql/`.

@@ -88,15 +88,15 @@ fn changed_columns(
     columns: &[(i16, Vec<u8>, Oid)],
     before: Option<&Row<'_>>,
     after: Option<&Row<'_>>,
-) -> Result<Vec<u8>, Error> {
+) -> Result<Vec<Vec<u8>>, Error> {
     let mut names = Vec::new();
     for (number, name, type_oid) in columns {
         let datum = |row: Option<&Row<'_>>| row.and_then(|row| row.datum(*number));
         if is_encrypted(*type_oid)? && !same_bytes(datum(before), datum(after)) {
-            names.push(Value::String(utf8(name)?));
+            names.push(name.clone());
         }
     }
-    in_database_encoding(&Value::Array(names))
+    Ok(names)
 }
 
 fn json_value(text: &[u8], type_oid: Oid) -> Result<Value, Error> {

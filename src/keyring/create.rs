@@ -7,11 +7,11 @@ use fieldcrypt_envelope::{DataKey, Fingerprint, KeyId};
 use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
 
 use super::states::{self, Change};
-use super::{ALGORITHM, guard, with_metadata};
+use super::{AUDIT_TENANT, guard, with_metadata};
 use crate::audit::{self, Event};
 use crate::error::Error;
 use crate::master_key;
-use crate::pg::catalog::{self, KeyRow, MasterKeyRow, MasterKeysLock, PURPOSE_FIELD};
+use crate::pg::catalog::{self, Alone, KeyRow, MasterKeyRow, MasterKeysLock, Purpose};
 use crate::pg::spi::{self, Parameter};
 use crate::pg::{encoding, session};
 use crate::settings::MAX_TENANT_BYTES;
@@ -22,25 +22,62 @@ pub fn first_key(tenant: &[u8]) -> Result<KeyRow, Error> {
     if let Err(error) = session::refuse_unless_writable() {
         // Where the tenant has keys and none may encrypt, that is the better reason.
         let is_retired =
-            catalog::newest_version(tenant)?.is_some() && catalog::active_key(tenant)?.is_none();
+            has_versions(tenant)? && catalog::active_key(Purpose::Field, tenant)?.is_none();
         return Err(if is_retired { no_active_key(tenant) } else { error });
     }
     check_name(tenant)?;
-    catalog::alone_with_tenant(tenant, || {
-        if let Some(row) = catalog::active_key(tenant)? {
+    catalog::alone_with_tenant(Purpose::Field, tenant, || {
+        if let Some(row) = catalog::active_key(Purpose::Field, tenant)? {
             return Ok(row);
         }
-        if catalog::newest_version(tenant)?.is_some() {
+        if has_versions(tenant)? {
             return Err(no_active_key(tenant));
         }
-        let key_id = insert(tenant, 1, None, Event::KeyCreated)?;
+        let key_id = insert(Purpose::Field, tenant, 1, None, Event::KeyCreated)?;
         written(key_id)
+    })
+}
+
+fn has_versions(tenant: &[u8]) -> Result<bool, Error> {
+    Ok(catalog::newest_version(Purpose::Field, tenant)?.is_some())
+}
+
+/// What came of an attempt to make the first key for the audit log.
+pub enum FirstAuditKey {
+    /// It is there.
+    Made(KeyRow),
+    /// This database needs none yet, or must not have another.
+    NotNow,
+    /// This transaction, which has not ended, has made one.
+    InFlight(pgrx::pg_sys::TransactionId),
+}
+
+/// Makes the first key that authenticates rows of the audit log, in a database that has other keys. One
+/// without keys may be about to receive those of a dump, and nothing is restored over keys.
+pub fn first_audit_key() -> Result<FirstAuditKey, Error> {
+    session::refuse_unless_writable()?;
+    if !catalog::has_keys()? {
+        return Ok(FirstAuditKey::NotNow);
+    }
+    let mut work = Some(|| {
+        if let Some(row) = catalog::active_key(Purpose::Audit, AUDIT_TENANT)? {
+            return Ok(FirstAuditKey::Made(row));
+        }
+        if catalog::newest_version(Purpose::Audit, AUDIT_TENANT)?.is_some() {
+            return Ok(FirstAuditKey::NotNow);
+        }
+        let key_id = insert(Purpose::Audit, AUDIT_TENANT, 1, None, Event::KeyCreated)?;
+        written(key_id).map(FirstAuditKey::Made)
+    });
+    Ok(match catalog::alone_unless_in_flight(Purpose::Audit, AUDIT_TENANT, &mut work)? {
+        Alone::Done(outcome) => outcome,
+        Alone::InFlight(transaction) => FirstAuditKey::InFlight(transaction),
     })
 }
 
 /// The tenant's active key, made if the tenant never had one.
 pub fn ensure_active(tenant: &[u8]) -> Result<KeyId, Error> {
-    match catalog::active_key(tenant)? {
+    match catalog::active_key(Purpose::Field, tenant)? {
         Some(row) => Ok(row.key_id),
         None => first_key(tenant).map(|row| row.key_id),
     }
@@ -59,17 +96,17 @@ pub struct Rotation {
 pub fn rotate(tenant: &[u8], reason: Option<&[u8]>, force: bool) -> Result<Rotation, Error> {
     session::refuse_unless_writable()?;
     check_name(tenant)?;
-    catalog::alone_with_tenant(tenant, || {
-        let active = catalog::active_key(tenant)?;
+    catalog::alone_with_tenant(Purpose::Field, tenant, || {
+        let active = catalog::active_key(Purpose::Field, tenant)?;
         if active.is_none() && !force {
             return Err(no_active_key(tenant));
         }
-        replace(tenant, active, reason)
+        replace(Purpose::Field, tenant, active, reason)
     })
 }
 
 /// The same if this key is the active one, as it was when somebody decided to rotate it. Two who
-/// decide so at once rotate it once.
+/// decide so at once rotate it once. The key may be one of any purpose.
 pub fn rotate_if_active(
     tenant: &[u8],
     reason: Option<&[u8]>,
@@ -77,26 +114,39 @@ pub fn rotate_if_active(
 ) -> Result<Option<Rotation>, Error> {
     session::refuse_unless_writable()?;
     check_name(tenant)?;
-    catalog::alone_with_tenant(tenant, || match catalog::active_key(tenant)? {
-        Some(row) if row.key_id == expected => replace(tenant, Some(row), reason).map(Some),
+    let Some(row) = catalog::key_by_id(expected)? else { return Ok(None) };
+    let purpose = row.purpose()?;
+    catalog::alone_with_tenant(purpose, tenant, || match catalog::active_key(purpose, tenant)? {
+        Some(row) if row.key_id == expected => {
+            replace(purpose, tenant, Some(row), reason).map(Some)
+        }
         _ => Ok(None),
     })
 }
 
-fn replace(tenant: &[u8], old: Option<KeyRow>, reason: Option<&[u8]>) -> Result<Rotation, Error> {
+fn replace(
+    purpose: Purpose,
+    tenant: &[u8],
+    old: Option<KeyRow>,
+    reason: Option<&[u8]>,
+) -> Result<Rotation, Error> {
     if let Some(old) = &old {
         states::change(old, Change::Deactivate, reason)?;
     }
-    let new = next_version(tenant, reason)?;
+    let new = next_version(purpose, tenant, reason)?;
     Ok(Rotation { old: old.map(|old| old.key_id), new })
 }
 
 /// Makes the tenant's next version, which is active: the one before no longer is. The caller is alone
 /// with the tenant.
-pub fn next_version(tenant: &[u8], reason: Option<&[u8]>) -> Result<KeyId, Error> {
-    let version = catalog::newest_version(tenant)?.unwrap_or(0) + 1;
+pub fn next_version(
+    purpose: Purpose,
+    tenant: &[u8],
+    reason: Option<&[u8]>,
+) -> Result<KeyId, Error> {
+    let version = catalog::newest_version(purpose, tenant)?.unwrap_or(0) + 1;
     let event = if version == 1 { Event::KeyCreated } else { Event::KeyRotated };
-    insert(tenant, version, reason, event)
+    insert(purpose, tenant, version, reason, event)
 }
 
 fn no_active_key(tenant: &[u8]) -> Error {
@@ -116,6 +166,7 @@ fn written(key_id: KeyId) -> Result<KeyRow, Error> {
 }
 
 fn insert(
+    purpose: Purpose,
     tenant: &[u8],
     version: i32,
     reason: Option<&[u8]>,
@@ -125,7 +176,7 @@ fn insert(
     let key_id = unused_key_id()?;
     let (wrapped, check) = with_scrubbed_stack::<DEEP, _>(|| {
         let data_key = DataKey::generate()?;
-        let wrapped = with_metadata(key_id, tenant, version, |metadata| {
+        let wrapped = with_metadata(purpose, key_id, tenant, version, |metadata| {
             master_key::wrap(master_key, &data_key, metadata)
         })?;
         Ok::<_, Error>((wrapped, data_key.check(key_id)))
@@ -139,9 +190,9 @@ fn insert(
             &[
                 Parameter::BigInt(Some(key_id.as_i64())),
                 Parameter::Text(Some(tenant)),
-                Parameter::Text(Some(PURPOSE_FIELD)),
+                Parameter::Text(Some(purpose.name().as_bytes())),
                 Parameter::Integer(version),
-                Parameter::Text(Some(ALGORITHM)),
+                Parameter::Text(Some(purpose.algorithm().as_bytes())),
                 Parameter::Bytea(&wrapped),
                 Parameter::Bytea(&master_key.0),
                 Parameter::Bytea(&check),

@@ -9,11 +9,11 @@ use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
 use pgrx::pg_sys::Datum;
 use serde_json::Value;
 
-use super::{ALGORITHM, guard, unwrap, with_metadata};
+use super::{guard, unwrap, with_metadata};
 use crate::error::Error;
 use crate::master_key;
 use crate::pg::call::{Call, sql_functions};
-use crate::pg::catalog::{self, PURPOSE_FIELD};
+use crate::pg::catalog::{self, Purpose};
 use crate::pg::spi::{self, Parameter};
 use crate::pg::values::Varlena;
 use crate::pg::{encoding, session};
@@ -127,7 +127,7 @@ fn renumber_key(call: &Call) -> Result<Option<Datum>, Error> {
     let row = catalog::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id))?;
     let wrapped = with_scrubbed_stack::<DEEP, _>(|| {
         let data_key = unwrap(&row)?;
-        with_metadata(key_id, &row.tenant, version, |metadata| {
+        with_metadata(row.purpose()?, key_id, &row.tenant, version, |metadata| {
             master_key::wrap(row.master_key, &data_key, metadata)
         })
     })?;
@@ -208,7 +208,8 @@ fn refuse_unless_loaded(
 fn refuse_unless_it_opens(key: &KeyEntry) -> Result<(), Error> {
     let Some(wrapped) = &key.wrapped_key else { return Ok(()) };
     let problem = |what: &str| Error::KeyExport { problem: format!("key {} {what}", key.key_id) };
-    if key.algorithm.as_bytes() != ALGORITHM || key.purpose.as_bytes() != PURPOSE_FIELD {
+    let purpose = Purpose::parse(key.purpose.as_bytes());
+    if purpose.is_none_or(|purpose| purpose.algorithm() != key.algorithm) {
         return Err(problem("has an algorithm or purpose that this version does not know"));
     }
     let check = with_scrubbed_stack::<DEEP, _>(|| {

@@ -3,6 +3,7 @@
 //! Every look-up first processes the invalidations of sessions that have committed meanwhile, also on
 //! a cache hit: without that, a session inside a transaction would go on with a stale key.
 
+mod audit_keys;
 mod cache;
 mod create;
 pub mod export;
@@ -18,11 +19,12 @@ use fieldcrypt_envelope::{Ciphertext, Context, KeyId, KeyMetadata, KeyState};
 use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
 use pgrx::pg_sys::SubTransactionId;
 
+pub use audit_keys::{active_audit_key, with_audit_key};
 pub use create::{Rotation, ensure_active, rotate, rotate_if_active};
 
 use crate::error::Error;
 use crate::master_key;
-use crate::pg::catalog::{self, KeyRow, PURPOSE_FIELD};
+use crate::pg::catalog::{self, KeyRow, Purpose};
 use crate::pg::values::Varlena;
 use crate::pg::{callbacks, encoding, session};
 use crate::settings;
@@ -30,7 +32,10 @@ use cache::{Facts, Ring, Slot};
 
 /// The tenant where neither the call nor the session names one.
 pub const DEFAULT_TENANT: &[u8] = b"default";
-/// Column `algorithm` of the keys that this version makes and uses.
+/// Column `tenant` of the keys that authenticate the audit log. Their purpose tells them from those of a
+/// tenant of the same name.
+pub const AUDIT_TENANT: &[u8] = b"audit log";
+/// The suite that fields are encrypted with.
 pub const ALGORITHM: &[u8] = b"XAES-256-GCM";
 
 /// Bytes that a context may have: it names a place, it is not a document.
@@ -64,7 +69,7 @@ pub fn seal(tenant: &[u8], context: &Context<'_>, buffer: &mut [u8]) -> Result<(
     with_slot(
         |ring, generation| ring.active(tenant, generation),
         |generation| {
-            let row = match catalog::active_key(tenant)? {
+            let row = match catalog::active_key(Purpose::Field, tenant)? {
                 Some(row) => row,
                 None => create::first_key(tenant)?,
             };
@@ -152,26 +157,31 @@ pub fn with_context<R>(
 /// Forgets every key: the master key changed.
 pub fn forget_everything() {
     RING.with_borrow_mut(Ring::forget_everything);
+    audit_keys::forget_everything();
 }
 
 /// Keys that this transaction made are committed now. Called where nothing may fail.
 pub fn transaction_committed() {
     in_callback(Ring::transaction_committed);
+    audit_keys::transaction_committed();
 }
 
 /// Keys that this transaction made are gone, or belong to a prepared transaction.
 pub fn transaction_gone() {
     in_callback(|ring| ring.subtransaction_gone(0));
+    audit_keys::subtransaction_gone(0);
 }
 
 /// Keys of a subtransaction are its parent's now.
 pub fn subtransaction_committed(child: SubTransactionId, parent: SubTransactionId) {
     in_callback(|ring| ring.subtransaction_committed(child, parent));
+    audit_keys::subtransaction_committed(child, parent);
 }
 
 /// Keys of a subtransaction are gone.
 pub fn subtransaction_gone(child: SubTransactionId) {
     in_callback(|ring| ring.subtransaction_gone(child));
+    audit_keys::subtransaction_gone(child);
 }
 
 /// A callback may come while the ring is borrowed only if the backend is going down in the middle of
@@ -249,9 +259,11 @@ fn refuse_other_tenant(tenant: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// Takes a row of the table into the cache, unless its state forbids any use.
+/// Takes a row of the table into the cache, unless its state forbids any use. No value was ever encrypted
+/// under a key of another purpose.
 fn adopt(row: KeyRow, generation: u64) -> Result<(), Error> {
     let refused = match row.state {
+        _ if Purpose::parse(&row.purpose) == Some(Purpose::Audit) => Some(Error::NotAuthentic),
         KeyState::Active | KeyState::Deactivated | KeyState::Compromised => None,
         KeyState::Suspended => Some(Error::KeySuspended(row.key_id)),
         KeyState::Destroyed => Some(Error::KeyDestroyed(row.key_id)),
@@ -290,18 +302,14 @@ fn with_wrapped<R>(
     row: &KeyRow,
     work: impl FnOnce(&[u8], &KeyMetadata<'_>) -> Result<R, Error>,
 ) -> Result<R, Error> {
-    if row.algorithm != ALGORITHM || row.purpose != PURPOSE_FIELD {
-        return Err(Error::KeyTable(format!(
-            "encryption key {} has an algorithm or purpose that this version does not know",
-            row.key_id
-        )));
-    }
+    let purpose = row.purpose()?;
     let wrapped = row.wrapped_key.as_deref().unwrap_or_default();
-    with_metadata(row.key_id, &row.tenant, row.version, |metadata| work(wrapped, metadata))
+    with_metadata(purpose, row.key_id, &row.tenant, row.version, |metadata| work(wrapped, metadata))
 }
 
 /// Calls `work` with what the wrapping of a key authenticates, texts in UTF-8.
 fn with_metadata<R>(
+    purpose: Purpose,
     key_id: KeyId,
     tenant: &[u8],
     version: i32,
@@ -311,7 +319,8 @@ fn with_metadata<R>(
     let tenant = str::from_utf8(&tenant).map_err(|_| Error::NotUtf8)?;
     let version = u32::try_from(version)
         .map_err(|_| Error::KeyTable("encryption_keys has a row with a negative version".into()))?;
-    work(&KeyMetadata { tenant, key_id, version, purpose: "field", algorithm: "XAES-256-GCM" })
+    let (purpose, algorithm) = (purpose.name(), purpose.algorithm());
+    work(&KeyMetadata { tenant, key_id, version, purpose, algorithm })
 }
 
 /// Bytes in hex.

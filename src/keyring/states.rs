@@ -8,7 +8,7 @@ use fieldcrypt_envelope::{KeyId, KeyState};
 use super::create;
 use crate::audit::{self, Event};
 use crate::error::Error;
-use crate::pg::catalog::{self, KeyRow};
+use crate::pg::catalog::{self, KeyRow, Purpose};
 use crate::pg::spi::{self, Parameter};
 use crate::pg::{encoding, session};
 
@@ -34,6 +34,10 @@ pub enum Change {
 fn next(row: &KeyRow, change: Change) -> Result<Option<(KeyState, Option<KeyState>)>, Error> {
     use KeyState::{Active, Compromised, Deactivated, Destroyed, Suspended};
     let before = row.suspended_from.unwrap_or(Deactivated);
+    let purpose = row.purpose()?;
+    if purpose == Purpose::Audit && matches!(change, Change::Suspend | Change::Destroy) {
+        return Err(needed_to_verify(row.key_id));
+    }
     Ok(Some(match (change, row.state) {
         (Change::Deactivate, Active) => (Deactivated, None),
         (Change::Compromise, Active | Deactivated) => (Compromised, None),
@@ -42,7 +46,7 @@ fn next(row: &KeyRow, change: Change) -> Result<Option<(KeyState, Option<KeyStat
         (Change::Suspend, state @ (Active | Deactivated | Compromised)) => (Suspended, Some(state)),
         (Change::Resume, Suspended) if before == Active => {
             // Meanwhile the tenant may have got another active key, and it may have only one.
-            let is_replaced = catalog::active_key(&row.tenant)?.is_some();
+            let is_replaced = catalog::active_key(purpose, &row.tenant)?.is_some();
             (if is_replaced { Deactivated } else { Active }, None)
         }
         (Change::Resume, Suspended) => (before, None),
@@ -66,10 +70,11 @@ pub fn resume(key_id: KeyId, reason: &[u8]) -> Result<KeyState, Error> {
 pub fn mark_compromised(key_id: KeyId, reason: &[u8]) -> Result<Option<KeyId>, Error> {
     with_key(key_id, |row| {
         change(row, Change::Compromise, Some(reason))?;
+        let purpose = row.purpose()?;
         if row.state == KeyState::Active {
-            return create::next_version(&row.tenant, Some(reason)).map(Some);
+            return create::next_version(purpose, &row.tenant, Some(reason)).map(Some);
         }
-        Ok(catalog::active_key(&row.tenant)?.map(|active| active.key_id))
+        Ok(catalog::active_key(purpose, &row.tenant)?.map(|active| active.key_id))
     })
 }
 
@@ -180,7 +185,7 @@ pub fn erase(key_id: KeyId, reason: Option<&[u8]>) -> Result<(), Error> {
 /// Destroys all keys of a tenant, the active one too; gives their number. No new one is made by mere
 /// encryption: a tenant that has had keys gets another only by rotation with force.
 pub fn shred(tenant: &[u8], reason: &[u8]) -> Result<u64, Error> {
-    catalog::alone_with_tenant(tenant, || {
+    catalog::alone_with_tenant(Purpose::Field, tenant, || {
         let keys = catalog::keys_of_tenant(tenant)?;
         let alive: Vec<&KeyRow> =
             keys.iter().filter(|row| row.state != KeyState::Destroyed).collect();
@@ -263,8 +268,8 @@ fn update(statement: &'static str, parameters: &[Parameter<'_>]) -> Result<(), E
 /// Calls `work` with a key's newest row, alone with its tenant.
 fn with_key<R>(key_id: KeyId, work: impl FnOnce(&KeyRow) -> Result<R, Error>) -> Result<R, Error> {
     let find = || catalog::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id));
-    let tenant = find()?.tenant;
-    catalog::alone_with_tenant(&tenant, || work(&find()?))
+    let row = find()?;
+    catalog::alone_with_tenant(row.purpose()?, &row.tenant, || work(&find()?))
 }
 
 fn refuse_unless_to_be_destroyed(row: &KeyRow) -> Result<(), Error> {
@@ -279,6 +284,16 @@ fn refuse_unless_to_be_destroyed(row: &KeyRow) -> Result<(), Error> {
         ),
         hint: "CALL fieldcrypt.destroy_key(key_id) schedules the destruction of a key.",
     })
+}
+
+/// Rows of the audit log are checked for years after their key was replaced.
+fn needed_to_verify(key_id: KeyId) -> Error {
+    Error::WrongState {
+        problem: format!(
+            "encryption key {key_id} authenticates the audit log: it can't be suspended or destroyed"
+        ),
+        hint: "Rows of the log could not be checked any more. If others may know it: SELECT fieldcrypt.mark_compromised(key_id, reason) makes the next version.",
+    }
 }
 
 fn wrong(key_id: KeyId, state: KeyState, change: Change) -> Error {

@@ -182,6 +182,11 @@ pub fn notice_reload() {
     }
 }
 
+/// Whether a master key is loaded. Loads none.
+pub fn is_loaded() -> bool {
+    LOADED.with_borrow(|loaded| loaded.as_ref().is_some_and(|loaded| !loaded.keys.was_wiped()))
+}
+
 /// What is loaded, for people.
 pub fn status() -> Result<Status, Error> {
     ensure_loaded()?;

@@ -15,8 +15,37 @@ use super::values::Varlena;
 use super::{callbacks, session, tuple};
 use crate::error::Error;
 
-/// The purpose of the keys that encrypt fields.
-pub const PURPOSE_FIELD: &[u8] = b"field";
+/// What a data key is for. No key serves two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Encrypts the fields of a tenant.
+    Field,
+    /// Authenticates the rows of the audit log.
+    Audit,
+}
+
+impl Purpose {
+    /// As column `purpose` says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Field => "field",
+            Self::Audit => "audit",
+        }
+    }
+
+    /// Column `algorithm` of the keys that this version makes and uses.
+    pub fn algorithm(self) -> &'static str {
+        match self {
+            Self::Field => "XAES-256-GCM",
+            Self::Audit => "HMAC-SHA256",
+        }
+    }
+
+    /// The purpose of that name.
+    pub fn parse(name: &[u8]) -> Option<Self> {
+        [Self::Field, Self::Audit].into_iter().find(|purpose| purpose.name().as_bytes() == name)
+    }
+}
 
 /// A row of `fieldcrypt.encryption_keys`. Texts are in the database's encoding.
 pub struct KeyRow {
@@ -56,6 +85,20 @@ pub struct MasterKeyRow {
     pub is_retired: bool,
 }
 
+impl KeyRow {
+    /// What the key is for, if this version knows it and the algorithm.
+    pub fn purpose(&self) -> Result<Purpose, Error> {
+        Purpose::parse(&self.purpose)
+            .filter(|purpose| purpose.algorithm().as_bytes() == self.algorithm)
+            .ok_or_else(|| {
+                Error::KeyTable(format!(
+                    "encryption key {} has an algorithm or purpose that this version does not know",
+                    self.key_id
+                ))
+            })
+    }
+}
+
 /// The key with this id.
 pub fn key_by_id(key_id: KeyId) -> Result<Option<KeyRow>, Error> {
     let relations = Relations::resolve()?;
@@ -63,10 +106,10 @@ pub fn key_by_id(key_id: KeyId) -> Result<Option<KeyRow>, Error> {
     first(relations.keys, relations.keys_by_id, &mut [key], key_row)
 }
 
-/// The tenant's key for new values.
-pub fn active_key(tenant: &[u8]) -> Result<Option<KeyRow>, Error> {
+/// The tenant's active key.
+pub fn active_key(purpose: Purpose, tenant: &[u8]) -> Result<Option<KeyRow>, Error> {
     let relations = Relations::resolve()?;
-    let mut scan_keys = tenant_keys(tenant)?;
+    let mut scan_keys = tenant_keys(purpose, tenant)?;
     // The index holds active keys only; with ignore_system_indexes the table is scanned instead.
     let mut found = None;
     scan(relations.keys, relations.active_keys, &mut scan_keys, |row| {
@@ -80,10 +123,10 @@ pub fn active_key(tenant: &[u8]) -> Result<Option<KeyRow>, Error> {
 }
 
 /// The highest version among the tenant's keys in any state; `None` if the tenant never had one.
-pub fn newest_version(tenant: &[u8]) -> Result<Option<i32>, Error> {
+pub fn newest_version(purpose: Purpose, tenant: &[u8]) -> Result<Option<i32>, Error> {
     let relations = Relations::resolve()?;
     let mut newest = None;
-    let mut scan_keys = tenant_keys(tenant)?;
+    let mut scan_keys = tenant_keys(purpose, tenant)?;
     scan(relations.keys, relations.keys_by_version, &mut scan_keys, |row| {
         newest = newest.max(Some(row.integer(keys::VERSION)?));
         Ok(true)
@@ -91,11 +134,11 @@ pub fn newest_version(tenant: &[u8]) -> Result<Option<i32>, Error> {
     Ok(newest)
 }
 
-/// All of the tenant's keys, in any state.
+/// All keys for the tenant's fields, in any state.
 pub fn keys_of_tenant(tenant: &[u8]) -> Result<Vec<KeyRow>, Error> {
     let relations = Relations::resolve()?;
     let mut rows = Vec::new();
-    let mut scan_keys = tenant_keys(tenant)?;
+    let mut scan_keys = tenant_keys(Purpose::Field, tenant)?;
     scan(relations.keys, relations.keys_by_version, &mut scan_keys, |row| {
         rows.push(key_row(row)?);
         Ok(true)
@@ -150,6 +193,17 @@ pub fn first_own_log_id() -> Result<i64, Error> {
     }
 }
 
+/// The next id of the audit log.
+pub fn next_log_id() -> Result<i64, Error> {
+    unsafe extern "C-unwind" {
+        fn nextval_internal(sequence: Oid, check_permissions: bool) -> i64;
+    }
+    let sequence = Relations::resolve()?.log_sequence;
+    // SAFETY: nextval without a check of rights, which whoever is recorded has not; the guard turns what
+    // Postgres raises into a panic, and its closure holds nothing that needs dropping.
+    Ok(unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| nextval_internal(sequence, false)) })
+}
+
 /// Whether a partition of the audit log has rows with lower ids than this.
 pub fn has_log_rows_before(partition: Oid, id: i64) -> Result<bool, Error> {
     const ID: i16 = 1;
@@ -177,47 +231,65 @@ pub fn has_keys() -> Result<bool, Error> {
 /// `master_keys` is locked first, as by all who change keys: who changes a key and then makes one would
 /// otherwise take the two tables in the wrong order, and deadlock with an import.
 pub fn alone_with_tenant<R>(
+    purpose: Purpose,
     tenant: &[u8],
     work: impl FnOnce() -> Result<R, Error>,
 ) -> Result<R, Error> {
-    let relations = Relations::resolve()?;
-    lock_master_keys(MasterKeysLock::MakeDataKey)?;
-    // FNV-1a; two tenants of equal hash only wait for each other.
-    let hash = tenant
-        .iter()
-        .fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    let object = Oid::from(hash);
-    let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+    let mut work = Some(work);
     loop {
-        // SAFETY: takes a lock and processes invalidation messages, both allowed in a transaction.
-        unsafe { pg_sys::LockDatabaseObject(relations.keys, object, 0, mode) };
-        let in_flight = transaction_in_flight(tenant);
-        let Ok(None) = in_flight else {
-            // SAFETY: releases the lock taken above.
-            unsafe { pg_sys::UnlockDatabaseObject(relations.keys, object, 0, mode) };
-            let Some(transaction) = in_flight? else { continue };
-            // SAFETY: waits for a transaction of another session; deadlocks are detected.
-            unsafe {
-                pg_sys::XactLockTableWait(
-                    transaction,
-                    std::ptr::null_mut(),
-                    std::ptr::null_mut(),
-                    pg_sys::XLTW_Oper::XLTW_None,
-                );
-            }
-            continue;
-        };
-        let result = work();
-        // SAFETY: releases the lock taken above; after a Postgres error the abort does.
-        unsafe { pg_sys::UnlockDatabaseObject(relations.keys, object, 0, mode) };
-        return result;
+        match alone_unless_in_flight(purpose, tenant, &mut work)? {
+            Alone::Done(result) => return Ok(result),
+            Alone::InFlight(transaction) => session::wait_for(transaction),
+        }
     }
 }
 
-/// Another transaction in progress that has written a key of the tenant.
-fn transaction_in_flight(tenant: &[u8]) -> Result<Option<pg_sys::TransactionId>, Error> {
+/// What came of an attempt to be alone with a tenant.
+pub enum Alone<R> {
+    /// The work was done.
+    Done(R),
+    /// It was not, since this transaction has a key of the tenant in flight.
+    InFlight(pg_sys::TransactionId),
+}
+
+/// The same without waiting for a transaction that has a key in flight.
+pub fn alone_unless_in_flight<R, W: FnOnce() -> Result<R, Error>>(
+    purpose: Purpose,
+    tenant: &[u8],
+    work: &mut Option<W>,
+) -> Result<Alone<R>, Error> {
     let relations = Relations::resolve()?;
-    let mut scan_keys = tenant_keys(tenant)?;
+    lock_master_keys(MasterKeysLock::MakeDataKey)?;
+    // FNV-1a; two tenants of equal hash only wait for each other.
+    let hash = purpose
+        .name()
+        .bytes()
+        .chain(tenant.iter().copied())
+        .fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let object = Oid::from(hash);
+    let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: takes a lock and processes invalidation messages, both allowed in a transaction.
+    unsafe { pg_sys::LockDatabaseObject(relations.keys, object, 0, mode) };
+    let result = match transaction_in_flight(purpose, tenant) {
+        Ok(None) => match work.take() {
+            Some(work) => work().map(Alone::Done),
+            None => Err(Error::Internal("work is done once".into())),
+        },
+        Ok(Some(transaction)) => Ok(Alone::InFlight(transaction)),
+        Err(error) => Err(error),
+    };
+    // SAFETY: releases the lock taken above; after a Postgres error the abort does.
+    unsafe { pg_sys::UnlockDatabaseObject(relations.keys, object, 0, mode) };
+    result
+}
+
+/// Another transaction in progress that has written a key of the tenant.
+fn transaction_in_flight(
+    purpose: Purpose,
+    tenant: &[u8],
+) -> Result<Option<pg_sys::TransactionId>, Error> {
+    let relations = Relations::resolve()?;
+    let mut scan_keys = tenant_keys(purpose, tenant)?;
     // A dirty snapshot sees rows in flight and says whose they are.
     let mut dirty = pg_sys::SnapshotData {
         snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY,
@@ -456,8 +528,9 @@ fn scan_with(
     }
 }
 
-fn tenant_keys(tenant: &[u8]) -> Result<[pg_sys::ScanKeyData; 2], Error> {
-    Ok([text_key(keys::TENANT, tenant)?, text_key(keys::PURPOSE, PURPOSE_FIELD)?])
+fn tenant_keys(purpose: Purpose, tenant: &[u8]) -> Result<[pg_sys::ScanKeyData; 2], Error> {
+    let purpose = text_key(keys::PURPOSE, purpose.name().as_bytes())?;
+    Ok([text_key(keys::TENANT, tenant)?, purpose])
 }
 
 fn int8_key(column: i16, value: i64) -> pg_sys::ScanKeyData {

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Datum};
 
-use super::session;
+use super::{network, session};
 
 /// Who did something. Made where catalogs can be read; afterwards good anywhere, also in the callbacks
 /// of a transaction that failed. Names are in the database's encoding.
@@ -46,8 +46,7 @@ fn address() -> Option<String> {
                 unsafe {
                     let address =
                         pgrx::direct_function_call::<Datum>(pg_sys::inet_client_addr, &[])?;
-                    let text = pg_sys::OidOutputFunctionCall(pg_sys::F_INET_OUT.into(), address);
-                    Some(CStr::from_ptr(text).to_string_lossy().into_owned())
+                    Some(network::address_text(address))
                 }
             })
             .clone()

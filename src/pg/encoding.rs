@@ -38,6 +38,26 @@ pub fn from_utf8(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
     }
 }
 
+/// A text of the database in the form in which the audit log is sealed: UTF-8, where it can be that.
+/// Otherwise its bytes one by one, each as the character of its number, behind a NUL, which no text of
+/// Postgres holds: different texts stay different.
+pub fn as_utf8(text: &[u8]) -> Cow<'_, str> {
+    match to_utf8(text) {
+        Ok(Cow::Borrowed(utf8)) => match str::from_utf8(utf8) {
+            Ok(utf8) => Cow::Borrowed(utf8),
+            Err(_) => Cow::Owned(byte_by_byte(text)),
+        },
+        Ok(Cow::Owned(utf8)) => {
+            Cow::Owned(String::from_utf8(utf8).unwrap_or_else(|_| byte_by_byte(text)))
+        }
+        Err(_) => Cow::Owned(byte_by_byte(text)),
+    }
+}
+
+fn byte_by_byte(text: &[u8]) -> String {
+    std::iter::once('\0').chain(text.iter().map(|byte| char::from(*byte))).collect()
+}
+
 /// A text of the database as a Rust string, for names in messages.
 pub fn lossy(text: &[u8]) -> String {
     match to_utf8(text) {

@@ -6,7 +6,7 @@ use pgrx::pg_sys::{self, Datum};
 use serde_json::Value;
 
 use super::encoding;
-use super::values::Varlena;
+use super::values::{self, Varlena};
 use crate::error::Error;
 
 /// What `jsonb_out` writes, in the current memory context.
@@ -17,6 +17,20 @@ pub fn to_text<'a>(document: Datum) -> &'a [u8] {
         let text = pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(pg_sys::F_JSONB_OUT), document);
         CStr::from_ptr(text).to_bytes()
     }
+}
+
+/// A text as a datum of type `jsonb`, in the current memory context.
+pub fn to_jsonb(text: &[u8]) -> Result<Datum, Error> {
+    let text = values::c_string(text)?;
+    // SAFETY: the arguments that every input function takes.
+    Ok(unsafe {
+        pg_sys::OidInputFunctionCall(
+            pg_sys::F_JSONB_IN.into(),
+            text.cast_mut_ptr(),
+            pg_sys::InvalidOid,
+            -1,
+        )
+    })
 }
 
 /// A document in the database's encoding.

@@ -1,6 +1,7 @@
 //! The unsafe wall: everything that touches Postgres's C interfaces. One concern a file; what
 //! leaves this folder is safe to call.
 
+pub mod arrays;
 pub mod audit_memory;
 pub mod background;
 pub mod call;
@@ -14,6 +15,7 @@ pub mod heap;
 pub mod json;
 pub mod locks;
 pub mod memory;
+pub mod network;
 pub mod report;
 pub mod row_update;
 pub mod session;

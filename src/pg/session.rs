@@ -200,6 +200,31 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
+/// Waits until a transaction has ended; deadlocks are detected.
+pub fn wait_for(transaction: pg_sys::TransactionId) {
+    // SAFETY: waits for a transaction of another session, without naming a row for the message.
+    unsafe {
+        pg_sys::XactLockTableWait(
+            transaction,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            pg_sys::XLTW_Oper::XLTW_None,
+        );
+    }
+}
+
+/// Whether a transaction, or a subtransaction, is in progress.
+pub fn is_in_progress(transaction: pg_sys::TransactionId) -> bool {
+    // SAFETY: looks into shared memory.
+    unsafe { pg_sys::TransactionIdIsInProgress(transaction) }
+}
+
+/// The id of the transaction, which it gets now if it had none.
+pub fn transaction_id() -> u64 {
+    // SAFETY: allowed in every transaction that may write.
+    unsafe { pg_sys::GetTopFullTransactionId() }.value
+}
+
 /// Lets a cancel or a shutdown through while waiting.
 pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();

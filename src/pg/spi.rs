@@ -1,11 +1,14 @@
-//! SQL that the extension runs itself: only to write keys and audit rows, never per value.
+//! SQL that the extension runs itself: to write keys, and to write and read the audit log; never per value.
 
 use std::cell::RefCell;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::{self, BuiltinOid, Datum, PgOid};
-use pgrx::spi::{OwnedPreparedStatement, Spi, SpiTupleTable};
+use pgrx::spi::{OwnedPreparedStatement, Spi, SpiClient, SpiTupleTable};
 
+use super::memory::Scratch;
+use super::session;
+use super::tuple::Row;
 use super::values::Varlena;
 use crate::error::Error;
 
@@ -21,6 +24,8 @@ pub enum Parameter<'a> {
     Integer(i32),
     /// `timestamptz`, in Postgres's own time, or NULL.
     Time(Option<i64>),
+    /// A datum of this type in the current memory context, or NULL.
+    Made(BuiltinOid, Option<Datum>),
 }
 
 impl Parameter<'_> {
@@ -31,6 +36,7 @@ impl Parameter<'_> {
             Self::BigInt(_) => BuiltinOid::INT8OID,
             Self::Integer(_) => BuiltinOid::INT4OID,
             Self::Time(_) => BuiltinOid::TIMESTAMPTZOID,
+            Self::Made(made_type, _) => *made_type,
         }
     }
 
@@ -40,6 +46,7 @@ impl Parameter<'_> {
             Self::Bytea(bytes) => Some(Varlena::of(bytes)?.into_datum()),
             Self::BigInt(number) | Self::Time(number) => number.map(Datum::from),
             Self::Integer(number) => Some(Datum::from(*number)),
+            Self::Made(_, datum) => *datum,
         })
     }
 
@@ -73,30 +80,78 @@ pub fn text(
     run(statement, parameters, |table| table.first().get::<String>(1))
 }
 
+/// Calls `visit` with each row of a query, in memory that does not grow with their number. What `visit`
+/// keeps must not point into the row. It may run statements itself.
+pub fn each_row(
+    statement: &'static str,
+    parameters: &[Parameter<'_>],
+    mut visit: impl FnMut(&Row<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    const BATCH: usize = 1000;
+    let arguments = parameters.iter().map(Parameter::argument).collect::<Result<Vec<_>, _>>()?;
+    Spi::connect_mut(|client| {
+        let plan = planned(client, statement, parameters).map_err(internal)?;
+        let mut cursor = client.try_open_cursor_mut(plan, &arguments).map_err(internal)?;
+        let scratch = Scratch::new();
+        loop {
+            let count = cursor.fetch(BATCH as _).map_err(internal)?.len();
+            // SAFETY: what the fetch has just set; each row is one of the table's and described by it, and
+            // used before the table is freed. `visit` may change the variable, not the table.
+            unsafe {
+                let table = pg_sys::SPI_tuptable;
+                if table.is_null() {
+                    break;
+                }
+                let outcome = scratch.run(|| {
+                    (0..count).try_for_each(|index| {
+                        visit(&Row::deform(*(*table).vals.add(index), (*table).tupdesc))
+                    })
+                });
+                pg_sys::SPI_freetuptable(table);
+                outcome?;
+            }
+            if count < BATCH {
+                break;
+            }
+            session::check_for_interrupts();
+        }
+        scratch.end();
+        Ok(())
+    })
+}
+
 fn run<R>(
     statement: &'static str,
     parameters: &[Parameter<'_>],
     read: impl FnOnce(SpiTupleTable<'_>) -> Result<R, pgrx::spi::Error>,
 ) -> Result<R, Error> {
     let arguments = parameters.iter().map(Parameter::argument).collect::<Result<Vec<_>, _>>()?;
+    Spi::connect_mut(|client| {
+        let plan = planned(client, statement, parameters)?;
+        read(client.update(plan, None, &arguments)?)
+    })
+    .map_err(internal)
+}
+
+fn planned(
+    client: &mut SpiClient<'_>,
+    statement: &'static str,
+    parameters: &[Parameter<'_>],
+) -> Result<&'static OwnedPreparedStatement, pgrx::spi::Error> {
     let known = PLANS.with_borrow(|plans| {
         plans.iter().find(|(known, _)| *known == statement).map(|(_, plan)| *plan)
     });
-    Spi::connect_mut(|client| {
-        let plan = match known {
-            Some(plan) => plan,
-            None => {
-                let types: Vec<PgOid> =
-                    parameters.iter().map(|one| PgOid::BuiltIn(one.type_oid())).collect();
-                // Leaked: a plan lives as long as its session, and freeing it when the process
-                // exits would call into a Postgres that is gone.
-                let plan: &'static _ =
-                    Box::leak(Box::new(client.prepare_mut(statement, &types)?.keep()));
-                PLANS.with_borrow_mut(|plans| plans.push((statement, plan)));
-                plan
-            }
-        };
-        read(client.update(plan, None, &arguments)?)
-    })
-    .map_err(|error: pgrx::spi::Error| Error::Internal(format!("SPI: {error}")))
+    if let Some(plan) = known {
+        return Ok(plan);
+    }
+    let types: Vec<PgOid> = parameters.iter().map(|one| PgOid::BuiltIn(one.type_oid())).collect();
+    // Leaked: a plan lives as long as its session, and freeing it when the process exits would call
+    // into a Postgres that is gone.
+    let plan: &'static _ = Box::leak(Box::new(client.prepare_mut(statement, &types)?.keep()));
+    PLANS.with_borrow_mut(|plans| plans.push((statement, plan)));
+    Ok(plan)
+}
+
+fn internal(error: pgrx::spi::Error) -> Error {
+    Error::Internal(format!("SPI: {error}"))
 }

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use pgrx::pg_sys::{self, Datum};
 
-use super::values;
+use super::{arrays, values};
 use crate::error::Error;
 
 /// The columns of a tuple, by attribute number (the first is 1).
@@ -48,6 +48,18 @@ impl Row<'_> {
     /// A varlena column that is never NULL.
     pub fn bytes(&self, column: i16) -> Result<&[u8], Error> {
         self.optional_bytes(column).ok_or_else(unexpected_null)
+    }
+
+    /// A `text[]` column.
+    pub fn texts(&self, column: i16) -> Option<Vec<&[u8]>> {
+        // SAFETY: called for columns of type text[] only; the tuple outlives the row.
+        self.datum(column).map(|datum| unsafe { arrays::texts(datum) })
+    }
+
+    /// A `bigint[]` column.
+    pub fn bigints(&self, column: i16) -> Option<Vec<i64>> {
+        // SAFETY: called for columns of type bigint[] only.
+        self.datum(column).map(|datum| unsafe { arrays::bigints(datum) })
     }
 
     /// A `bytea` column of 16 bytes.

@@ -11,9 +11,9 @@ use fieldcrypt_envelope::{DataKey, Fingerprint, KeyId, KeyState, MasterKey};
 use crate::failure::Failure;
 use crate::master_key;
 
-/// The algorithm of the keys that this program opens, and their purpose.
-const ALGORITHM: &str = "XAES-256-GCM";
-const PURPOSE: &str = "field";
+/// The purposes of the keys that this program opens, and their algorithms.
+const FIELD: (&str, &str) = ("field", "XAES-256-GCM");
+const AUDIT: (&str, &str) = ("audit", "HMAC-SHA256");
 
 /// An authentic export, with the master keys that are there.
 pub struct Keys {
@@ -75,10 +75,14 @@ impl Keys {
         &self.vouching
     }
 
-    /// Opens the key with this id.
+    /// Opens the key with this id, under which values are encrypted.
     pub fn open_by_id(&self, key_id: KeyId) -> Result<DataKey, KeyProblem> {
         let index = *self.by_id.get(&key_id).ok_or(KeyProblem::Unknown)?;
-        self.open(&self.contents.keys()[index])
+        let key = &self.contents.keys()[index];
+        if key.purpose != FIELD.0 {
+            return Err(KeyProblem::UnknownAlgorithm);
+        }
+        self.open(key)
     }
 
     /// Opens a key, and compares it with its check value.
@@ -88,7 +92,7 @@ impl Keys {
             (None, KeyState::Destroyed) => return Err(KeyProblem::Destroyed),
             (None, _) => return Err(KeyProblem::NotAuthentic),
         };
-        if key.algorithm != ALGORITHM || key.purpose != PURPOSE {
+        if ![FIELD, AUDIT].contains(&(&key.purpose, &key.algorithm)) {
             return Err(KeyProblem::UnknownAlgorithm);
         }
         let master_key = self
