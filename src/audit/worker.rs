@@ -78,9 +78,9 @@ fn write(event: &QueuedEvent) -> Result<(), Error> {
     session::as_owner(|| {
         spi::execute(
             "INSERT INTO fieldcrypt.audit_log
-                    (at, event, actor, role, client_address, application, backend_pid, transaction_id,
+                    (id, at, event, actor, role, client_address, application, backend_pid, transaction_id,
                      tenant, key_id, reason, error_code, value_count)
-             SELECT $1, $2, $3, $4, $5::pg_catalog.inet, $6, $7, NULL, $8, $9, $10, $11, $12",
+             SELECT pg_catalog.nextval('fieldcrypt.audit_log_id_seq'), $1, $2, $3, $4, $5::pg_catalog.inet, $6, $7, NULL, $8, $9, $10, $11, $12",
             &[
                 Parameter::Time(Some(event.at)),
                 Parameter::Text(Some(event.event.as_bytes())),
