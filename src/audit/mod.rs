@@ -2,9 +2,11 @@
 
 pub mod failures;
 pub mod launcher;
+mod origin;
 pub mod queue;
 pub mod row;
 pub mod row_trigger;
+pub mod seal;
 pub mod settings;
 mod signer;
 mod status;

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::queue::{self, QueuedEvent};
-use super::settings;
-use crate::error::Error;
+use super::{seal, settings};
 use crate::pg::audit_memory::{self, Queue};
-use crate::pg::spi::{self, Parameter};
-use crate::pg::{background, catalog, encoding, session};
+use crate::pg::{background, catalog, session};
 
 /// Bytes of events that one transaction writes.
 const BATCH_BYTES: u64 = 256 * 1024;
+/// Rows that are sealed at a time.
+const SEAL_ROWS: usize = 1000;
 /// How long it sleeps when nobody wakes it.
 const SLEEP: Duration = Duration::from_millis(500);
 
@@ -60,9 +60,8 @@ fn step(queue: Queue) -> Step {
             if catalog::owner_of_keys().is_err() {
                 return Ok(false);
             }
-            for event in &events {
-                write(event)?;
-            }
+            seal::write_events(&events)?;
+            while seal::seal_step(SEAL_ROWS)?.has_more {}
             queue.will_commit(position);
             Ok(true)
         },
@@ -72,31 +71,4 @@ fn step(queue: Queue) -> Step {
     }
     queue.written(position, overflowed, crashed, session::now());
     if is_installed { Step::Wrote(events.len()) } else { Step::NotInstalled }
-}
-
-fn write(event: &QueuedEvent) -> Result<(), Error> {
-    session::as_owner(|| {
-        spi::execute(
-            "INSERT INTO fieldcrypt.audit_log
-                    (at, event, actor, role, client_address, application, backend_pid, transaction_id,
-                     tenant, key_id, reason, error_code, value_count)
-             SELECT $1, $2, $3, $4, $5::pg_catalog.inet, $6, $7, NULL, $8, $9, $10, $11, $12",
-            &[
-                Parameter::Time(Some(event.at)),
-                Parameter::Text(Some(event.event.as_bytes())),
-                Parameter::Text(Some(&event.client.actor)),
-                Parameter::Text(Some(&event.client.role)),
-                Parameter::Text(event.client.address.as_deref().map(str::as_bytes)),
-                Parameter::Text(Some(&event.client.application)),
-                Parameter::Integer(event.client.process),
-                Parameter::Text(event.tenant.as_deref()),
-                Parameter::BigInt(event.key_id()),
-                Parameter::Text(event.reason.as_deref()),
-                Parameter::Text(event.error_code.as_deref().map(str::as_bytes)),
-                Parameter::BigInt(event.value_count),
-            ],
-        )
-    })?;
-    let _ = encoding::lossy;
-    Ok(())
 }

@@ -80,6 +80,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: XactEvent::Type, _: *mut
         | XactEvent::XACT_EVENT_PARALLEL_ABORT
         | XactEvent::XACT_EVENT_PREPARE => {
             keyring::transaction_gone();
+            audit::seal::transaction_gone();
             if event == XactEvent::XACT_EVENT_ABORT {
                 locks::forget_in_abort();
             }
