@@ -94,6 +94,16 @@ AS $$
         -- The audit log.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.audit_status()'),
         ('audit', 'EXECUTE', 'FUNCTION fieldcrypt.audit_status()'),
+        -- What seals the audit log.
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.acknowledge_audit_fork(text)'),
+        ('audit', 'SELECT', 'TABLE fieldcrypt.audit_origins'),
+        ('audit', 'SELECT', 'TABLE fieldcrypt.audit_signers'),
+        ('audit', 'SELECT', 'TABLE fieldcrypt.audit_checkpoints'),
+        ('audit', 'SELECT', 'TABLE fieldcrypt.audit_retirements'),
+        ('backup', 'SELECT', 'TABLE fieldcrypt.audit_origins'),
+        ('backup', 'SELECT', 'TABLE fieldcrypt.audit_signers'),
+        ('backup', 'SELECT', 'TABLE fieldcrypt.audit_checkpoints'),
+        ('backup', 'SELECT', 'TABLE fieldcrypt.audit_retirements'),
         -- Audited tables.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.audit_table(regclass)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.unaudit_table(regclass)'),

@@ -101,6 +101,8 @@ pub enum Error {
     ImportIsolation,
     /// The record of an event has no room, and `fieldcrypt.audit_on_overflow` refuses then.
     AuditFull,
+    /// What seals the audit log does not allow this.
+    AuditSeal { problem: String, hint: &'static str },
     /// What Postgres itself raised inside a function of the extension.
     Postgres(Box<Report>),
     /// What should not happen.
@@ -332,6 +334,7 @@ impl Error {
                 "the audit queue is full: what can't be recorded is refused".into(),
                 "The worker that empties it is busy or can't run: SELECT * FROM fieldcrypt.audit_status(). fieldcrypt.audit_on_overflow and audit_queue_size are settings of the administrator.",
             ),
+            Self::AuditSeal { problem, hint } => (b"KF028", problem, hint),
             Self::ImportIsolation => (
                 b"25001",
                 "keys are imported in a READ COMMITTED transaction only".into(),

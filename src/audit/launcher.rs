@@ -29,8 +29,8 @@ struct Launcher {
 /// Runs until the server stops.
 pub fn run() {
     background::forbid_core_dumps();
-    let mut launcher =
-        Launcher { signers: Signers::default(), started: HashMap::new(), complained_at: i64::MIN };
+    let signers = Signers::new(shutdown_marker::take());
+    let mut launcher = Launcher { signers, started: HashMap::new(), complained_at: i64::MIN };
     let mut sleep = Duration::ZERO;
     while background::wait(sleep) {
         let mut is_done = true;
@@ -101,6 +101,35 @@ impl Launcher {
         while audit_memory::all().any(|queue| queue.worker() > 0) && session::now() < last {
             audit_memory::all().for_each(|queue| self.sign(queue));
             background::nap(Duration::from_millis(20));
+        }
+        // A queue that nobody emptied goes to the server log with the memory.
+        if !audit_memory::all().any(|queue| queue.worker() > 0 || queue.has_work()) {
+            shutdown_marker::leave();
+        }
+    }
+}
+
+/// A file by which the next launcher knows that this one left nothing undone. It lies where Postgres keeps
+/// what it remembers over a shutdown, which base backups leave out.
+mod shutdown_marker {
+    use std::path::PathBuf;
+
+    use crate::pg::session;
+
+    fn path() -> Option<PathBuf> {
+        session::data_directory().map(|folder| folder.join("pg_stat/fieldcrypt_audit_clean"))
+    }
+
+    /// Whether it is there. It is not afterwards.
+    pub fn take() -> bool {
+        path().is_some_and(|path| std::fs::remove_file(path).is_ok())
+    }
+
+    /// Leaves it.
+    pub fn leave() {
+        if let Some(path) = path() {
+            // Without it the next handover counts as unclean, which is only less welcome.
+            let _ = std::fs::write(path, b"");
         }
     }
 }

@@ -2,9 +2,12 @@
 
 pub mod failures;
 pub mod launcher;
+mod origin;
+mod publisher;
 pub mod queue;
 pub mod row;
 pub mod row_trigger;
+pub mod seal;
 pub mod settings;
 mod signer;
 mod status;

@@ -137,6 +137,20 @@ pub fn memory_goes() {
 }
 
 impl QueuedEvent {
+    /// That so many events are not in the log.
+    pub fn gap(client: &Client, count: u64, reason: &str) -> Self {
+        Self {
+            at: session::now(),
+            event: Event::AuditGap.name().into(),
+            client: client.clone(),
+            tenant: None,
+            key_ids: Vec::new(),
+            value_count: i64::try_from(count).ok(),
+            error_code: None,
+            reason: Some(reason.into()),
+        }
+    }
+
     /// The key, if there is exactly one.
     pub fn key_id(&self) -> Option<i64> {
         match self.key_ids.as_slice() {

@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 
 use fieldcrypt_audit::{
-    Checkpoint, CompactRange, Frontier, Hash, LogId, Place, SignerStatement, SigningKey, sign_note,
+    Checkpoint, CompactRange, Frontier, Hash, LogId, Place, SignerStatement, SigningKey,
+    VerifyingKey, sign_note,
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,8 @@ pub struct Question {
     pub is_final: bool,
     /// The signing key that the log knows, if any.
     pub known_key: Option<String>,
+    /// Whether the last checkpoint was final, or there is none.
+    pub is_after_final: bool,
 }
 
 /// The launcher's answer.
@@ -43,13 +46,25 @@ pub struct Answer {
     pub key: String,
     /// A statement by which the key that the log knows vouches for this one.
     pub succession: Option<String>,
+    /// A statement about this key by itself, for the audit key to vouch for.
+    pub introduction: Option<String>,
     /// Why there is none.
     pub problem: Option<String>,
 }
 
+impl Answer {
+    /// That nothing is signed.
+    pub fn refusal(problem: &str) -> Self {
+        Self { problem: Some(problem.into()), ..Self::default() }
+    }
+}
+
 /// The signers of all databases.
-#[derive(Default)]
-pub struct Signers(HashMap<u32, Signer>);
+pub struct Signers {
+    signers: HashMap<u32, Signer>,
+    /// The launcher before this one left nothing undone.
+    is_clean: bool,
+}
 
 struct Signer {
     log: LogId,
@@ -61,6 +76,8 @@ struct Signer {
     last: Option<(State, String)>,
     /// The key before this one, and what it said of it.
     succession: Option<(String, String)>,
+    /// What this key says of itself.
+    introduction: String,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -70,18 +87,20 @@ struct State {
 }
 
 impl Signers {
+    /// No keys yet. `is_clean` if whoever signed before has finished in order.
+    pub fn new(is_clean: bool) -> Self {
+        Self { signers: HashMap::new(), is_clean }
+    }
+
     /// Answers a worker's question.
     pub fn answer(&mut self, database: u32, question: &[u8]) -> Vec<u8> {
-        let answer = self.try_answer(database, question).unwrap_or_else(|problem| Answer {
-            problem: Some(problem.into()),
-            ..Answer::default()
-        });
+        let answer = self.try_answer(database, question).unwrap_or_else(Answer::refusal);
         serde_json::to_vec(&answer).unwrap_or_default()
     }
 
     /// Erases the key of a database that is gone.
     pub fn forget(&mut self, database: u32) {
-        self.0.remove(&database);
+        self.signers.remove(&database);
     }
 
     fn try_answer(&mut self, database: u32, question: &[u8]) -> Result<Answer, &'static str> {
@@ -100,10 +119,11 @@ impl Signers {
         };
         let range = unhex(&question.range).ok_or(GARBLED)?;
         let range = CompactRange::from_bytes(&range).map_err(|_| GARBLED)?;
-        if self.0.get(&database).is_none_or(|signer| signer.log != log) {
-            self.0.insert(database, Signer::begin(log, stored.clone())?);
+        if self.signers.get(&database).is_none_or(|signer| signer.log != log) {
+            let is_clean = self.is_clean && question.is_after_final;
+            self.signers.insert(database, Signer::begin(log, &question, stored.clone(), is_clean)?);
         }
-        let Some(signer) = self.0.get_mut(&database) else { return Err(GARBLED) };
+        let Some(signer) = self.signers.get_mut(&database) else { return Err(GARBLED) };
         let note = signer.sign(&question, stored, &range)?;
         let key = signer.key.verifying_key().to_string();
         let succession = signer
@@ -111,14 +131,27 @@ impl Signers {
             .as_ref()
             .filter(|(before, _)| Some(before) == question.known_key.as_ref())
             .map(|(_, statement)| statement.clone());
-        Ok(Answer { note: Some(note), key, succession, problem: None })
+        let introduction = Some(signer.introduction.clone());
+        Ok(Answer { note: Some(note), key, succession, introduction, problem: None })
     }
 }
 
 impl Signer {
-    fn begin(log: LogId, signed: State) -> Result<Self, &'static str> {
+    fn begin(
+        log: LogId,
+        question: &Question,
+        signed: State,
+        is_clean: bool,
+    ) -> Result<Self, &'static str> {
         let key = SigningKey::generate(&log.origin()).map_err(|_| NO_KEY)?;
-        Ok(Self { log, signed, key, since: session::now(), last: None, succession: None })
+        let previous = match &question.known_key {
+            None => None,
+            Some(text) => Some(VerifyingKey::parse(text).map_err(|_| "a signing key is garbled")?),
+        };
+        let statement = statement(log, question, &signed, &key, previous, is_clean);
+        let introduction = statement.by_signer(&key).map_err(|_| NO_KEY)?;
+        let since = session::now();
+        Ok(Self { log, signed, key, since, last: None, succession: None, introduction })
     }
 
     fn sign(
@@ -159,22 +192,35 @@ impl Signer {
     /// The key signs its successor, and is erased.
     fn succeed(&mut self, question: &Question, now: i64) -> Result<(), &'static str> {
         let successor = SigningKey::generate(&self.log.origin()).map_err(|_| NO_KEY)?;
-        let (system_identifier, database, timeline) = question.place;
-        let statement = SignerStatement {
-            log: self.log,
-            place: Place { system_identifier, database, timeline },
-            key: successor.verifying_key().clone(),
-            size: self.signed.frontier.size(),
-            root: self.signed.frontier.root(),
-            at: session::unix_time(now),
-            is_clean: true,
-            previous: Some(self.key.verifying_key().clone()),
-        };
+        let previous = Some(self.key.verifying_key().clone());
+        let statement = statement(self.log, question, &self.signed, &successor, previous, true);
+        self.introduction = statement.by_signer(&successor).map_err(|_| NO_KEY)?;
         let statement = statement.by_signer(&self.key).map_err(|_| NO_KEY)?;
         let before = std::mem::replace(&mut self.key, successor);
         self.succession = Some((before.verifying_key().to_string(), statement));
         self.since = now;
         Ok(())
+    }
+}
+
+fn statement(
+    log: LogId,
+    question: &Question,
+    signed: &State,
+    key: &SigningKey,
+    previous: Option<VerifyingKey>,
+    is_clean: bool,
+) -> SignerStatement {
+    let (system_identifier, database, timeline) = question.place;
+    SignerStatement {
+        log,
+        place: Place { system_identifier, database, timeline },
+        key: key.verifying_key().clone(),
+        size: signed.frontier.size(),
+        root: signed.frontier.root(),
+        at: session::unix_time(session::now()),
+        is_clean,
+        previous,
     }
 }
 

@@ -1,102 +1,284 @@
-//! The worker of a database: writes events from its queue to the log, and seals the log.
+//! The worker of a database: writes events from its queue to the log, seals the log, and has the seals
+//! signed.
 
 use std::time::Duration;
 
+use fieldcrypt_audit::{Checkpoint, Note, SignerStatement};
+
+use super::publisher::Publisher;
 use super::queue::{self, QueuedEvent};
-use super::settings;
+use super::seal::{self, NewSigner, Unsigned};
+use super::settings::{self, SEAL_ROWS};
+use super::signer::{Answer, Question};
+use super::{Details, Event};
 use crate::error::Error;
+use crate::keyring::{self, hexadecimal};
 use crate::pg::audit_memory::{self, Queue};
-use crate::pg::spi::{self, Parameter};
-use crate::pg::{background, catalog, encoding, session};
+use crate::pg::client::Client;
+use crate::pg::{background, catalog, report, session, spi};
 
 /// Bytes of events that one transaction writes.
-const BATCH_BYTES: u64 = 256 * 1024;
+const BATCH_BYTES: u64 = 512 * 1024;
+/// Steps of sealing in one transaction.
+const SEAL_STEPS: usize = 10;
 /// How long it sleeps when nobody wakes it.
 const SLEEP: Duration = Duration::from_millis(500);
+/// How long it waits for a signature.
+const SIGNATURE_WAIT: i64 = 10_000_000;
 
 /// Runs until there has been nothing to do for a while.
 pub fn run(queue: Queue) {
-    let mut idle_since = session::now();
-    loop {
-        let is_stopping = background::is_stopping();
-        if audit_memory::yielding_until() > session::now() {
-            return;
+    Worker { queue, publisher: Publisher::new(), refused_at: None }.run();
+}
+
+struct Worker {
+    queue: Queue,
+    publisher: Publisher,
+    /// When the signer refused, in Postgres's time: it is not asked again at once.
+    refused_at: Option<i64>,
+}
+
+/// What one transaction did.
+#[derive(Default)]
+struct Step {
+    /// The extension is in this database.
+    is_installed: bool,
+    /// Events and rows.
+    done: u64,
+    /// A checkpoint is due.
+    is_due: bool,
+    /// Rows may be left that could be sealed now.
+    has_more: bool,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut busy_at = session::now();
+        loop {
+            // Both are asked before the step: what comes later is found by the next one.
+            let is_stopping = background::is_stopping();
+            self.queue.take_wanted();
+            if audit_memory::yielding_until() > session::now() {
+                return;
+            }
+            let step = self.step();
+            if !step.is_installed {
+                return;
+            }
+            if step.done > 0 {
+                busy_at = session::now();
+            }
+            if step.is_due {
+                self.sign(false);
+            }
+            let is_drained = !step.has_more && !self.queue.has_work();
+            let is_idle = session::now() - busy_at >= settings::linger();
+            if is_drained && (is_stopping || is_idle) {
+                match self.sign(true) {
+                    // The statement about a new key is a row of the log itself.
+                    Signed::WithNewKey => continue,
+                    Signed::Done | Signed::Not => {}
+                }
+                if !self.queue.has_work() {
+                    self.publisher.finish(self.queue);
+                    return;
+                }
+            }
+            self.publisher.look_after(self.queue);
+            if is_drained && !is_stopping {
+                background::wait(SLEEP);
+            }
         }
-        let wanted = queue.take_wanted();
-        match step(queue) {
-            Step::Wrote(0) if !wanted => {}
-            Step::Wrote(_) => idle_since = session::now(),
-            Step::NotInstalled => return,
+    }
+
+    /// Writes what is queued, and seals what is visible.
+    fn step(&mut self) -> Step {
+        let queue = self.queue;
+        let (records, position) = queue.records(queue.tail(), BATCH_BYTES);
+        let (overflowed, crashed) = queue.gaps();
+        let mut events: Vec<QueuedEvent> =
+            records.iter().filter_map(|record| QueuedEvent::decode(record)).collect();
+        let unreadable = records.len() - events.len();
+        let step = background::in_transaction(
+            |problem| queue.set_problem(Some(problem)),
+            || {
+                if catalog::owner_of_keys().is_err() {
+                    return Ok(Step::default());
+                }
+                let client = Client::now();
+                let mut gap = |count: u64, reason: &str| {
+                    if count > 0 {
+                        events.push(QueuedEvent::gap(&client, count, reason));
+                    }
+                };
+                gap(overflowed, "the queue was full: these events are in the server log");
+                gap(
+                    crashed,
+                    "the server crashed before these events were written: they are in the server log",
+                );
+                gap(unreadable as u64, "the queue was damaged: these events are lost");
+                seal::write_events(&events)?;
+                let mut step =
+                    Step { is_installed: true, done: events.len() as u64, ..Step::default() };
+                for _ in 0..SEAL_STEPS {
+                    let sealed = seal::seal_step(SEAL_ROWS as usize)?;
+                    step.done += sealed.rows;
+                    step.is_due = sealed.is_due;
+                    step.has_more = sealed.has_more;
+                    if !sealed.has_more {
+                        break;
+                    }
+                }
+                queue.will_commit(position);
+                Ok(step)
+            },
+        );
+        if !step.is_installed {
+            queue::to_server_log(queue, "the extension is not installed in its database");
         }
-        if is_stopping && !queue.has_work() {
-            return;
+        queue.written(position, overflowed, crashed, session::now());
+        step
+    }
+
+    /// Has the launcher sign what is sealed, and stores the checkpoint.
+    fn sign(&mut self, is_final: bool) -> Signed {
+        const PAUSE: i64 = 30_000_000;
+        if self.refused_at.is_some_and(|at| session::now() - at < PAUSE) {
+            return Signed::Not;
         }
-        let now = session::now();
-        if now - idle_since >= settings::linger() && !queue.has_work() {
-            return;
+        let queue = self.queue;
+        let on_error = |problem: &str| queue.set_problem(Some(problem));
+        let Some((unsigned, last_is_final)) = background::in_transaction(on_error, || {
+            let Some(unsigned) = seal::unsigned()? else { return Ok(None) };
+            Ok(Some((unsigned, last_is_final()?)))
+        }) else {
+            return Signed::Not;
+        };
+        let is_new = !unsigned.range.is_empty();
+        if !is_new && (!is_final || last_is_final != Some(false)) {
+            return Signed::Not;
         }
-        if !queue.has_work() {
-            background::wait(SLEEP);
+        let answer = self.ask(&question(&unsigned, is_final, last_is_final));
+        let Answer { note: Some(note), .. } = &answer else {
+            self.refused_at = Some(session::now());
+            let problem = answer.problem.as_deref().unwrap_or("the launcher signs nothing");
+            if queue.status().problem.as_deref() != Some(problem) {
+                report::log(&format!("pg_fieldcrypt: the audit log is not sealed: {problem}"));
+                queue.set_problem(Some(problem));
+            }
+            return Signed::Not;
+        };
+        self.refused_at = None;
+        let known = unsigned.signer.as_ref().filter(|(_, key)| *key == answer.key);
+        let is_known = known.is_some();
+        let size = background::in_transaction(on_error, || {
+            let signer = match known {
+                Some((id, _)) => *id,
+                None => store_signer(&answer)?,
+            };
+            seal::store_checkpoint(note, signer)?;
+            let checkpoint =
+                Note::parse(note).ok().and_then(|note| Checkpoint::parse(note.text()).ok());
+            Ok(checkpoint.map_or(0, |checkpoint| checkpoint.size))
+        });
+        queue.checkpoint_stored(size, session::now());
+        queue.set_problem(None);
+        self.publisher.publish(queue, note, is_final);
+        if !is_known {
+            Signed::WithNewKey
+        } else if size < unsigned.frontier.size() {
+            // An earlier one, that was signed and never stored.
+            self.sign(is_final)
+        } else {
+            Signed::Done
         }
+    }
+
+    fn ask(&self, question: &Question) -> Answer {
+        let until = session::now() + SIGNATURE_WAIT;
+        let serial = serde_json::to_vec(question).ok().and_then(|text| self.queue.ask(&text));
+        let Some(serial) = serial else {
+            return Answer::refusal("too many rows to be signed at once");
+        };
+        while session::now() < until {
+            if let Some(answer) = self.queue.answer_to(serial) {
+                return serde_json::from_slice(&answer)
+                    .unwrap_or_else(|_| Answer::refusal("the launcher's answer is garbled"));
+            }
+            background::nap(Duration::from_millis(20));
+        }
+        Answer::refusal("the launcher does not answer")
     }
 }
 
-enum Step {
-    /// So many events.
-    Wrote(usize),
-    /// The extension is not in this database, or no longer: its events go to the server log.
-    NotInstalled,
+enum Signed {
+    /// Nothing to be signed, or nobody who does.
+    Not,
+    /// A checkpoint was stored.
+    Done,
+    /// And before it, the key that signed it.
+    WithNewKey,
 }
 
-/// One transaction.
-fn step(queue: Queue) -> Step {
-    let (records, position) = queue.records(queue.tail(), BATCH_BYTES);
-    let (overflowed, crashed) = queue.gaps();
-    let events: Vec<QueuedEvent> =
-        records.iter().filter_map(|record| QueuedEvent::decode(record)).collect();
-    let is_installed = background::in_transaction(
-        |problem| queue.set_problem(Some(problem)),
-        || {
-            if catalog::owner_of_keys().is_err() {
-                return Ok(false);
-            }
-            for event in &events {
-                write(event)?;
-            }
-            queue.will_commit(position);
-            Ok(true)
-        },
-    );
-    if !is_installed {
-        queue::to_server_log(queue, "the extension is not installed in its database");
+fn question(unsigned: &Unsigned, is_final: bool, last_is_final: Option<bool>) -> Question {
+    let place = unsigned.origin.place;
+    Question {
+        log: unsigned.origin.log.to_string(),
+        place: (place.system_identifier, place.database, place.timeline),
+        frontier: hexadecimal(&unsigned.stored.to_bytes()),
+        previous: unsigned.previous.map(|hash| hexadecimal(&hash)),
+        range: hexadecimal(&unsigned.range.to_bytes()),
+        is_final,
+        known_key: unsigned.signer.as_ref().map(|(_, key)| key.clone()),
+        is_after_final: last_is_final.unwrap_or(true),
     }
-    queue.written(position, overflowed, crashed, session::now());
-    if is_installed { Step::Wrote(events.len()) } else { Step::NotInstalled }
 }
 
-fn write(event: &QueuedEvent) -> Result<(), Error> {
+/// Whether the last checkpoint of the log closed it; `None` if it has none.
+fn last_is_final() -> Result<Option<bool>, Error> {
+    let mut last = None;
     session::as_owner(|| {
-        spi::execute(
-            "INSERT INTO fieldcrypt.audit_log
-                    (id, at, event, actor, role, client_address, application, backend_pid, transaction_id,
-                     tenant, key_id, reason, error_code, value_count)
-             SELECT pg_catalog.nextval('fieldcrypt.audit_log_id_seq'), $1, $2, $3, $4, $5::pg_catalog.inet, $6, $7, NULL, $8, $9, $10, $11, $12",
-            &[
-                Parameter::Time(Some(event.at)),
-                Parameter::Text(Some(event.event.as_bytes())),
-                Parameter::Text(Some(&event.client.actor)),
-                Parameter::Text(Some(&event.client.role)),
-                Parameter::Text(event.client.address.as_deref().map(str::as_bytes)),
-                Parameter::Text(Some(&event.client.application)),
-                Parameter::Integer(event.client.process),
-                Parameter::Text(event.tenant.as_deref()),
-                Parameter::BigInt(event.key_id()),
-                Parameter::Text(event.reason.as_deref()),
-                Parameter::Text(event.error_code.as_deref().map(str::as_bytes)),
-                Parameter::BigInt(event.value_count),
-            ],
+        spi::each_row(
+            "SELECT c.is_final FROM fieldcrypt.audit_checkpoints AS c ORDER BY c.id DESC LIMIT 1",
+            &[],
+            |row| {
+                last = Some(row.boolean(1)?);
+                Ok(())
+            },
         )
     })?;
-    let _ = encoding::lossy;
-    Ok(())
+    Ok(last)
+}
+
+/// Stores the statement by which the log gets to know a signing key, and records it.
+fn store_signer(answer: &Answer) -> Result<i64, Error> {
+    let garbled = || Error::Internal("the statement about a signing key is garbled".into());
+    let own = answer.introduction.as_deref().ok_or_else(garbled)?;
+    let note = Note::parse(own).map_err(|_| garbled())?;
+    let (statement, _) = SignerStatement::open(&note).map_err(|_| garbled())?;
+    let by_audit_key = || {
+        let key_id = keyring::active_audit_key()?;
+        keyring::with_audit_key(key_id, |key| statement.by_audit_key(key_id, key)).ok()?.ok()
+    };
+    let (introduced_by, proof) = match &answer.succession {
+        Some(note) => ("successor", note.clone()),
+        None => match by_audit_key() {
+            Some(note) => ("mac", note),
+            None => ("itself", own.to_owned()),
+        },
+    };
+    let id = seal::store_signer(&NewSigner {
+        public_key: &answer.key,
+        introduced_by,
+        from_size: statement.size,
+        is_clean: statement.is_clean,
+        proof: &proof,
+    })?;
+    let handover = if statement.is_clean { "clean" } else { "unclean" };
+    let reason = format!("{handover} handover to {}, vouched for by: {introduced_by}", answer.key);
+    super::record(
+        Event::AuditStarted.name(),
+        &Details { reason: Some(reason.as_bytes()), ..Details::default() },
+    )?;
+    Ok(id)
 }

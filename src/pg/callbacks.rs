@@ -8,7 +8,7 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys::{self, SubXactEvent, XactEvent};
 
-use super::locks;
+use super::{locks, utility_hook};
 use crate::{audit, keyring};
 
 thread_local! {
@@ -80,6 +80,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: XactEvent::Type, _: *mut
         | XactEvent::XACT_EVENT_PARALLEL_ABORT
         | XactEvent::XACT_EVENT_PREPARE => {
             keyring::transaction_gone();
+            audit::seal::transaction_gone();
             if event == XactEvent::XACT_EVENT_ABORT {
                 locks::forget_in_abort();
             }
@@ -87,6 +88,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: XactEvent::Type, _: *mut
         _ => return,
     }
     audit::transaction_ended();
+    utility_hook::transaction_ended();
     TRANSACTION_SERIAL.set(TRANSACTION_SERIAL.get() + 1);
     GUARDS_OPEN.set(0);
 }

@@ -326,6 +326,15 @@ pub fn lock_master_keys(lock: MasterKeysLock) -> Result<(), Error> {
     Ok(())
 }
 
+/// Waits until nobody else seals the audit log, or empties parts of it, until the end of the transaction.
+pub fn lock_sealing() -> Result<(), Error> {
+    let relation = Relations::resolve()?.checkpoints;
+    let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: takes a lock and processes invalidation messages, both allowed in a transaction.
+    unsafe { pg_sys::LockDatabaseObject(relation, pg_sys::InvalidOid, 0, mode) };
+    Ok(())
+}
+
 /// The role that owns the key table, and with it the extension.
 pub fn owner_of_keys() -> Result<Oid, Error> {
     let relations = Relations::resolve()?;
@@ -401,6 +410,7 @@ struct Relations {
     encrypted_type: Oid,
     log_sequence: Oid,
     runs: Oid,
+    checkpoints: Oid,
 }
 
 impl Relations {
@@ -449,6 +459,7 @@ impl Relations {
             encrypted_type: type_oid,
             log_sequence: relation(c"audit_log_id_seq")?,
             runs: relation(c"reencryption_chunks")?,
+            checkpoints: relation(c"audit_checkpoints")?,
         })
     }
 }

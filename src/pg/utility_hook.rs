@@ -1,11 +1,11 @@
 //! CREATE, DROP and ALTER DATABASE: they refuse while anybody is connected, so workers leave meanwhile.
 
+use std::cell::Cell;
 use std::ffi::c_char;
 
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
-use super::audit_memory::{self, Queue};
+use super::audit_memory;
 use super::{session, shared_memory};
 
 /// How long workers stay away at most, should the session that asked for it die.
@@ -24,8 +24,8 @@ pub fn init() {
     }
 }
 
-#[pg_guard]
-#[allow(clippy::too_many_arguments)]
+/// Postgres's errors pass over this frame, which holds nothing that needs dropping: a guard would turn them
+/// into errors of pgrx, which show the statement.
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
     query: *const c_char,
@@ -36,24 +36,73 @@ unsafe extern "C-unwind" fn process_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: the arguments are handed on as they came.
+    // SAFETY: the arguments are handed on as they came; the node is that of a utility statement.
     unsafe {
-        let away = WorkersAway::for_statement((*statement).utilityStmt);
+        let about = DatabaseStatement::of((*statement).utilityStmt);
+        if about.is_some() {
+            ASKED.set(true);
+            audit_memory::yield_until(session::now() + LONGEST);
+        }
         let next = PREVIOUS.unwrap_or(unguarded::standard_ProcessUtility);
-        pg_sys::ffi::pg_guard_ffi_boundary(|| {
-            next(
-                statement,
-                query,
-                read_only_tree,
-                context,
-                parameters,
-                environment,
-                destination,
-                completion,
-            );
-        });
-        if let Some(away) = away {
-            away.succeeded();
+        next(
+            statement,
+            query,
+            read_only_tree,
+            context,
+            parameters,
+            environment,
+            destination,
+            completion,
+        );
+        if let Some(DatabaseStatement::Drops(database)) = about
+            && let Some(queue) = audit_memory::all().find(|queue| queue.database() == database)
+        {
+            queue.database_dropped();
+        }
+    }
+}
+
+/// A transaction ends: workers may come back if it was this session that sent them away. Called where
+/// nothing may fail.
+pub fn transaction_ended() {
+    if ASKED.replace(false) {
+        audit_memory::yield_until(0);
+    }
+}
+
+thread_local! {
+    static ASKED: Cell<bool> = const { Cell::new(false) };
+}
+
+#[derive(Clone, Copy)]
+enum DatabaseStatement {
+    Drops(u32),
+    Other,
+}
+
+impl DatabaseStatement {
+    /// # Safety
+    ///
+    /// The node is a utility statement.
+    unsafe fn of(node: *mut pg_sys::Node) -> Option<Self> {
+        // SAFETY: by the contract; each node is read as what its tag says.
+        unsafe {
+            match (*node).type_ {
+                pg_sys::NodeTag::T_DropdbStmt => {
+                    let name = (*node.cast::<pg_sys::DropdbStmt>()).dbname;
+                    Some(Self::Drops(pg_sys::get_database_oid(name, true).to_u32()))
+                }
+                pg_sys::NodeTag::T_CreatedbStmt | pg_sys::NodeTag::T_AlterDatabaseStmt => {
+                    Some(Self::Other)
+                }
+                pg_sys::NodeTag::T_RenameStmt
+                    if (*node.cast::<pg_sys::RenameStmt>()).renameType
+                        == pg_sys::ObjectType::OBJECT_DATABASE =>
+                {
+                    Some(Self::Other)
+                }
+                _ => None,
+            }
         }
     }
 }
@@ -71,52 +120,5 @@ mod unguarded {
             destination: *mut pg_sys::DestReceiver,
             completion: *mut pg_sys::QueryCompletion,
         );
-    }
-}
-
-/// Workers stay away while it lives.
-struct WorkersAway {
-    dropped: Option<u32>,
-}
-
-impl WorkersAway {
-    /// # Safety
-    ///
-    /// The node is a utility statement.
-    unsafe fn for_statement(node: *mut pg_sys::Node) -> Option<Self> {
-        // SAFETY: by the contract; each node is read as what its tag says.
-        let dropped = unsafe {
-            match (*node).type_ {
-                pg_sys::NodeTag::T_DropdbStmt => {
-                    let name = (*node.cast::<pg_sys::DropdbStmt>()).dbname;
-                    let oid = pg_sys::get_database_oid(name, true).to_u32();
-                    (oid != 0).then_some(oid)
-                }
-                pg_sys::NodeTag::T_CreatedbStmt | pg_sys::NodeTag::T_AlterDatabaseStmt => None,
-                pg_sys::NodeTag::T_RenameStmt
-                    if (*node.cast::<pg_sys::RenameStmt>()).renameType
-                        == pg_sys::ObjectType::OBJECT_DATABASE =>
-                {
-                    None
-                }
-                _ => return None,
-            }
-        };
-        audit_memory::yield_until(session::now() + LONGEST);
-        Some(Self { dropped })
-    }
-
-    fn succeeded(self) {
-        if let Some(database) = self.dropped
-            && let Some(queue) = audit_memory::all().find(|queue| queue.database() == database)
-        {
-            Queue::database_dropped(queue);
-        }
-    }
-}
-
-impl Drop for WorkersAway {
-    fn drop(&mut self) {
-        audit_memory::yield_until(0);
     }
 }

@@ -1,0 +1,131 @@
+-- What seals the audit log: origins, signing keys, checkpoints, and what retention has taken away. The
+-- tree, the leaves and the order of it all are made in src/audit/seal.rs; docs/audit-format.md says how.
+--
+-- Ids are those of the audit log: a restored database deals out higher ones than it receives, so that
+-- what it has begun before the restore stands beside it.
+
+CREATE TABLE fieldcrypt.audit_origins (
+    id bigint PRIMARY KEY,
+    log_id bytea NOT NULL UNIQUE CHECK (pg_catalog.octet_length(log_id) OPERATOR(pg_catalog.=) 16),
+    at timestamptz NOT NULL,
+    system_identifier bigint NOT NULL,
+    database_oid bigint NOT NULL,
+    timeline bigint NOT NULL,
+    old_log_id bytea,
+    old_size bigint NOT NULL CHECK (old_size OPERATOR(pg_catalog.>=) 0),
+    old_root bytea NOT NULL CHECK (pg_catalog.octet_length(old_root) OPERATOR(pg_catalog.=) 32),
+    cause text COLLATE "C" NOT NULL,
+    acknowledged_at timestamptz,
+    acknowledged_by text COLLATE "C",
+    acknowledged_reason text
+);
+COMMENT ON TABLE fieldcrypt.audit_origins IS 'where the audit log was sealed: the last row counts. After a restore, a copy or a promotion the log goes on under a new name, and names what it goes on from';
+COMMENT ON COLUMN fieldcrypt.audit_origins.id IS 'in the order of writing; shares its numbers with audit_log';
+COMMENT ON COLUMN fieldcrypt.audit_origins.log_id IS 'random name of the log from here on; its checkpoints say pg_fieldcrypt/ and this in hex';
+COMMENT ON COLUMN fieldcrypt.audit_origins.at IS 'when it began';
+COMMENT ON COLUMN fieldcrypt.audit_origins.system_identifier IS 'the cluster';
+COMMENT ON COLUMN fieldcrypt.audit_origins.database_oid IS 'the database';
+COMMENT ON COLUMN fieldcrypt.audit_origins.timeline IS 'the timeline: a new one begins with a promotion and a point-in-time recovery';
+COMMENT ON COLUMN fieldcrypt.audit_origins.old_log_id IS 'the name that the log had before; NULL for the first';
+COMMENT ON COLUMN fieldcrypt.audit_origins.old_size IS 'number of leaves that it goes on from';
+COMMENT ON COLUMN fieldcrypt.audit_origins.old_root IS 'root of the Merkle tree over these';
+COMMENT ON COLUMN fieldcrypt.audit_origins.cause IS 'why it began: the first, another cluster, another database, another timeline, or an acknowledgement';
+COMMENT ON COLUMN fieldcrypt.audit_origins.acknowledged_at IS 'when somebody said why the log goes on elsewhere; NULL for the first, and for one that verify_audit_log reports as a fork';
+COMMENT ON COLUMN fieldcrypt.audit_origins.acknowledged_by IS 'session_user: who said so';
+COMMENT ON COLUMN fieldcrypt.audit_origins.acknowledged_reason IS 'what was said';
+
+CREATE TABLE fieldcrypt.audit_signers (
+    id bigint PRIMARY KEY,
+    origin_id bigint NOT NULL,
+    public_key text COLLATE "C" NOT NULL,
+    introduced_at timestamptz NOT NULL,
+    introduced_by text COLLATE "C" NOT NULL CHECK (introduced_by IN ('successor', 'mac', 'itself')),
+    from_size bigint NOT NULL,
+    is_clean boolean NOT NULL,
+    proof text COLLATE "C" NOT NULL
+);
+COMMENT ON TABLE fieldcrypt.audit_signers IS 'the public keys that sign checkpoints of the audit log';
+COMMENT ON COLUMN fieldcrypt.audit_signers.id IS 'in the order of writing; shares its numbers with audit_log';
+COMMENT ON COLUMN fieldcrypt.audit_signers.origin_id IS 'the origin whose checkpoints it signs';
+COMMENT ON COLUMN fieldcrypt.audit_signers.public_key IS 'the key, in the text form of C2SP signed-note';
+COMMENT ON COLUMN fieldcrypt.audit_signers.introduced_at IS 'when it was introduced';
+COMMENT ON COLUMN fieldcrypt.audit_signers.introduced_by IS 'who vouches for it: successor (the key before it signed it), mac (a key of purpose audit authenticates it), itself (nobody: there was no master key)';
+COMMENT ON COLUMN fieldcrypt.audit_signers.from_size IS 'number of leaves when it was introduced';
+COMMENT ON COLUMN fieldcrypt.audit_signers.is_clean IS 'whether everything that had happened before was sealed by the key before it';
+COMMENT ON COLUMN fieldcrypt.audit_signers.proof IS 'the statement that introduces it, signed or authenticated';
+
+CREATE TABLE fieldcrypt.audit_checkpoints (
+    id bigint PRIMARY KEY,
+    size bigint NOT NULL CHECK (size OPERATOR(pg_catalog.>=) 0),
+    at timestamptz NOT NULL,
+    root bytea NOT NULL CHECK (pg_catalog.octet_length(root) OPERATOR(pg_catalog.=) 32),
+    frontier bytea NOT NULL,
+    signer_id bigint NOT NULL,
+    origin_id bigint NOT NULL,
+    is_final boolean NOT NULL,
+    note text COLLATE "C" NOT NULL
+);
+CREATE INDEX audit_checkpoints_size ON fieldcrypt.audit_checkpoints (size, id);
+COMMENT ON TABLE fieldcrypt.audit_checkpoints IS 'signed statements of the size and root of the audit log; keep copies outside of this server';
+COMMENT ON COLUMN fieldcrypt.audit_checkpoints.id IS 'in the order of writing; shares its numbers with audit_log';
+COMMENT ON COLUMN fieldcrypt.audit_checkpoints.size IS 'number of leaves';
+COMMENT ON COLUMN fieldcrypt.audit_checkpoints.at IS 'when it was written';
+COMMENT ON COLUMN fieldcrypt.audit_checkpoints.root IS 'root of the Merkle tree over these';
+COMMENT ON COLUMN fieldcrypt.audit_checkpoints.frontier IS 'the tree''s right edge, from which it is gone on with';
+COMMENT ON COLUMN fieldcrypt.audit_checkpoints.signer_id IS 'the key that signed it';
+COMMENT ON COLUMN fieldcrypt.audit_checkpoints.origin_id IS 'the origin of the log';
+COMMENT ON COLUMN fieldcrypt.audit_checkpoints.is_final IS 'whether everything that had happened was sealed';
+COMMENT ON COLUMN fieldcrypt.audit_checkpoints.note IS 'the checkpoint with its signature: C2SP tlog-checkpoint';
+
+CREATE TABLE fieldcrypt.audit_retirements (
+    id bigint PRIMARY KEY,
+    at timestamptz NOT NULL,
+    partition_name text COLLATE "C" NOT NULL,
+    row_count bigint NOT NULL,
+    size bigint NOT NULL,
+    root bytea NOT NULL CHECK (pg_catalog.octet_length(root) OPERATOR(pg_catalog.=) 32),
+    frontier bytea NOT NULL
+);
+COMMENT ON TABLE fieldcrypt.audit_retirements IS 'partitions of the audit log that apply_audit_retention has emptied, and the tree that the remaining rows go on from';
+COMMENT ON COLUMN fieldcrypt.audit_retirements.id IS 'in the order of writing; shares its numbers with audit_log';
+COMMENT ON COLUMN fieldcrypt.audit_retirements.at IS 'when it was emptied';
+COMMENT ON COLUMN fieldcrypt.audit_retirements.partition_name IS 'which partition';
+COMMENT ON COLUMN fieldcrypt.audit_retirements.row_count IS 'how many rows it had';
+COMMENT ON COLUMN fieldcrypt.audit_retirements.size IS 'leaves below this number are retired; rows of other partitions among them are no longer part of a proof';
+COMMENT ON COLUMN fieldcrypt.audit_retirements.root IS 'root of the Merkle tree over the retired leaves';
+COMMENT ON COLUMN fieldcrypt.audit_retirements.frontier IS 'that tree''s right edge, from which verification goes on';
+
+DO $guards$
+DECLARE
+    part text;
+BEGIN
+    FOREACH part IN ARRAY '{audit_origins,audit_signers,audit_checkpoints,audit_retirements}'::text[] LOOP
+        EXECUTE pg_catalog.format(
+            'CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.%I
+                FOR EACH ROW EXECUTE FUNCTION fieldcrypt._refuse_change()', part);
+        EXECUTE pg_catalog.format(
+            'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.%I
+                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change()', part);
+        EXECUTE pg_catalog.format(
+            'CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.%I
+                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_restore_over_log()', part);
+        PERFORM pg_catalog.pg_extension_config_dump(
+            pg_catalog.format('fieldcrypt.%I', part)::pg_catalog.regclass, '');
+    END LOOP;
+END
+$guards$;
+
+-- Whether somebody seems to be restoring a dump into this database, whose rows bring leaves with them.
+CREATE FUNCTION fieldcrypt._is_being_restored() RETURNS boolean
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (SELECT FROM pg_stat_activity AS a
+                    WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+                      AND (a.application_name = 'pg_restore' OR a.state <> 'idle' AND a.query ~ '^\s*COPY fieldcrypt\.'))
+$$;
+COMMENT ON FUNCTION fieldcrypt._is_being_restored() IS 'whether a dump seems to be coming in; granted to nobody';
+
+CREATE FUNCTION fieldcrypt.acknowledge_audit_fork(reason text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_acknowledge_audit_fork';
+COMMENT ON FUNCTION fieldcrypt.acknowledge_audit_fork(text) IS
+    'says why the audit log goes on elsewhere than where it began (restore, copy, promotion), and gives the number of origins that this explains. Where none is open it begins a new origin, which lets a log be signed again whose tables were changed';

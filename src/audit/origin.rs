@@ -1,0 +1,223 @@
+//! Origins: where the log is sealed, and under which name.
+//!
+//! A log is sealed in one place. After a restore, a copy or a promotion it goes on under a new random
+//! name, and names the tree that it goes on from: two copies never sign under one name, and what an
+//! outside checkpoint of the old name says is not taken for what the new one must say.
+
+use std::cell::Cell;
+
+use fieldcrypt_audit::{LogId, Place};
+use pgrx::pg_sys::Datum;
+
+use super::{Details, seal};
+use crate::error::Error;
+use crate::pg::call::{Call, sql_functions};
+use crate::pg::spi::{self, Parameter};
+use crate::pg::{catalog, encoding, session};
+
+sql_functions! {
+    fieldcrypt_acknowledge_audit_fork, pg_finfo_fieldcrypt_acknowledge_audit_fork => acknowledge_called;
+}
+
+/// A row of `audit_origins`.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Column `id`.
+    pub id: i64,
+    /// The log's name.
+    pub log: LogId,
+    /// Where it is sealed.
+    pub place: Place,
+    /// When it began, in Postgres's time.
+    pub at: i64,
+}
+
+thread_local! {
+    /// The place of this process, which does not change while it lives: a promotion ends the workers of
+    /// a standby, which has none.
+    static HERE: Cell<Option<(i64, i64, i64)>> = const { Cell::new(None) };
+    static QUIET_SINCE: Cell<Option<i64>> = const { Cell::new(None) };
+}
+
+/// How long nothing must have come from a restore before a restored log is gone on with.
+const RESTORE_PAUSE: i64 = 60_000_000;
+
+/// The origin under which this database's log is sealed, begun now if need be. `None` where it is too
+/// early: the database has no keys yet, or a dump is coming in, whose rows bring leaves with them. The
+/// caller is the only one who seals, and the tables' owner.
+pub fn current() -> Result<Option<Origin>, Error> {
+    let here = here()?;
+    let last = last()?;
+    let cause = match &last {
+        Some((origin, at)) if *at == here => return Ok(Some(origin.clone())),
+        Some((_, at)) if at.0 != here.0 => "another cluster",
+        Some((_, at)) if at.1 != here.1 => "another database",
+        Some(_) => "another timeline",
+        None => "the first",
+    };
+    let first_own_id = catalog::first_own_log_id()?;
+    // A copy of files has brought its sequence along; a dump has not.
+    let is_copy = last.as_ref().is_some_and(|(origin, _)| origin.id >= first_own_id);
+    if !is_copy && !may_begin(first_own_id)? {
+        return Ok(None);
+    }
+    begin(last.map(|(origin, _)| origin), here, cause).map(Some)
+}
+
+fn may_begin(first_own_id: i64) -> Result<bool, Error> {
+    if !catalog::has_keys()? {
+        return Ok(false);
+    }
+    // What makes keys of its own is restored into no more.
+    if super::has_key_events_since(first_own_id)? {
+        return Ok(true);
+    }
+    let mut is_busy = false;
+    spi::each_row("SELECT fieldcrypt._is_being_restored()", &[], |row| {
+        is_busy = row.boolean(1)?;
+        Ok(())
+    })?;
+    let now = session::now();
+    if is_busy {
+        QUIET_SINCE.set(None);
+        return Ok(false);
+    }
+    let since = QUIET_SINCE.get().unwrap_or(now);
+    QUIET_SINCE.set(Some(since));
+    Ok(now - since >= RESTORE_PAUSE)
+}
+
+fn begin(old: Option<Origin>, here: (i64, i64, i64), cause: &str) -> Result<Origin, Error> {
+    let frontier = seal::loaded_frontier()?;
+    let log = LogId::generate()?;
+    let origin = Origin {
+        id: catalog::next_log_id()?,
+        log,
+        place: seal::place(here.0, here.1, here.2),
+        at: session::now(),
+    };
+    spi::execute(
+        "INSERT INTO fieldcrypt.audit_origins
+                (id, log_id, at, system_identifier, database_oid, timeline, old_log_id, old_size,
+                 old_root, cause)
+         SELECT $1, $2, $3, $4, $5, $6, (
+                    SELECT o.log_id FROM fieldcrypt.audit_origins AS o
+                     WHERE o.id OPERATOR(pg_catalog.=) $7), $8, $9, $10",
+        &[
+            Parameter::BigInt(Some(origin.id)),
+            Parameter::Bytea(&log.0),
+            Parameter::Time(Some(origin.at)),
+            Parameter::BigInt(Some(here.0)),
+            Parameter::BigInt(Some(here.1)),
+            Parameter::BigInt(Some(here.2)),
+            Parameter::BigInt(old.as_ref().map(|old| old.id)),
+            Parameter::BigInt(Some(frontier.size() as i64)),
+            Parameter::Bytea(&frontier.root()),
+            Parameter::Text(Some(cause.as_bytes())),
+        ],
+    )?;
+    let from = old.map_or(String::new(), |old| format!(", goes on from log {}", old.log));
+    let reason = format!(
+        "log {log}{from} at size {}, root {}: {cause}",
+        frontier.size(),
+        crate::keyring::hexadecimal(&frontier.root())
+    );
+    super::record(
+        "audit_origin_begun",
+        &Details { reason: Some(reason.as_bytes()), ..Details::default() },
+    )?;
+    Ok(origin)
+}
+
+/// The last origin, and its place as the table says it.
+fn last() -> Result<Option<(Origin, (i64, i64, i64))>, Error> {
+    let mut found = None;
+    spi::each_row(
+        "SELECT o.id, o.log_id, o.at, o.system_identifier, o.database_oid, o.timeline
+           FROM fieldcrypt.audit_origins AS o ORDER BY o.id DESC LIMIT 1",
+        &[],
+        |row| {
+            let here = (row.bigint(4)?, row.bigint(5)?, row.bigint(6)?);
+            let origin = Origin {
+                id: row.bigint(1)?,
+                log: LogId(row.sixteen_bytes(2)?),
+                at: row.bigint(3)?,
+                place: seal::place(here.0, here.1, here.2),
+            };
+            found = Some((origin, here));
+            Ok(())
+        },
+    )?;
+    Ok(found)
+}
+
+fn here() -> Result<(i64, i64, i64), Error> {
+    if let Some(here) = HERE.get() {
+        return Ok(here);
+    }
+    let mut found = None;
+    spi::each_row(
+        "SELECT h.system_identifier, h.database_oid, h.timeline FROM fieldcrypt._here() AS h",
+        &[],
+        |row| {
+            found = Some((row.bigint(1)?, row.bigint(2)?, row.bigint(3)?));
+            Ok(())
+        },
+    )?;
+    HERE.set(found);
+    found.ok_or_else(|| Error::Internal("a database has no place".into()))
+}
+
+/// `acknowledge_audit_fork(reason)`.
+fn acknowledge_called(call: &Call) -> Result<Option<Datum>, Error> {
+    session::refuse_for_planted_code()?;
+    session::refuse_unless_writable()?;
+    let reason = call.bytes(0).ok_or(Error::NullArgument("reason"))?;
+    if reason.iter().all(u8::is_ascii_whitespace) {
+        return Err(Error::AuditSeal {
+            problem: "a reason is needed".into(),
+            hint: "SELECT fieldcrypt.acknowledge_audit_fork('restored from the backup of last night after a disk failure')",
+        });
+    }
+    // The place may have changed since this session began.
+    HERE.set(None);
+    let acknowledged = session::as_owner(|| {
+        catalog::lock_sealing()?;
+        let Some(origin) = current()? else {
+            return Err(Error::AuditSeal {
+                problem: "the audit log of this database is not sealed yet".into(),
+                hint: "It is once the database has keys, a minute after a restore has ended.",
+            });
+        };
+        let mut count = acknowledge(reason)?;
+        if count == 0 {
+            let here = here()?;
+            begin(Some(origin), here, "an acknowledgement")?;
+            count = acknowledge(reason)?;
+        }
+        Ok(count)
+    })?;
+    let last = session::as_owner(last)?.map(|(origin, _)| origin.log.to_string());
+    let told = format!("{} (log {})", encoding::lossy(reason), last.unwrap_or_default());
+    let told = encoding::from_utf8(told.as_bytes())?;
+    super::record(
+        "audit_fork_acknowledged",
+        &Details {
+            reason: Some(&told),
+            value_count: Some(acknowledged as i64),
+            ..Details::default()
+        },
+    )?;
+    Ok(Some(Datum::from(acknowledged as i64)))
+}
+
+fn acknowledge(reason: &[u8]) -> Result<u64, Error> {
+    let by = session::session_user();
+    spi::execute(
+        "UPDATE fieldcrypt.audit_origins
+            SET acknowledged_at = pg_catalog.clock_timestamp(), acknowledged_by = $1,
+                acknowledged_reason = $2
+          WHERE acknowledged_at IS NULL AND old_log_id IS NOT NULL",
+        &[Parameter::Text(Some(&by)), Parameter::Text(Some(reason))],
+    )
+}
