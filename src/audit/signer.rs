@@ -120,7 +120,9 @@ impl Signers {
         let range = unhex(&question.range).ok_or(GARBLED)?;
         let range = CompactRange::from_bytes(&range).map_err(|_| GARBLED)?;
         if self.signers.get(&database).is_none_or(|signer| signer.log != log) {
-            let is_clean = self.is_clean && question.is_after_final;
+            // Before the first key nothing was signed that could have been left unfinished.
+            let is_clean =
+                (self.is_clean || question.known_key.is_none()) && question.is_after_final;
             self.signers.insert(database, Signer::begin(log, &question, stored.clone(), is_clean)?);
         }
         let Some(signer) = self.signers.get_mut(&database) else { return Err(GARBLED) };

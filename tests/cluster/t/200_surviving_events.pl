@@ -128,6 +128,8 @@ SQL
 	$fails->(q{SELECT fieldcrypt.decrypt_field(value, 'place') FROM kept WHERE id = 1}, 'KF009', 'no master key');
 	recorded(1, 'and that the master key could not be loaded', event => 'master_key_failed');
 	rename "$path.away", $path or die;
+	eventually($node, 'SELECT ring_used FROM fieldcrypt.audit_status()', 0);
+	$seen{master_key_loaded} = value($node, 'SELECT max(id) FROM fieldcrypt.audit_log');
 	value($node, q{SELECT fieldcrypt.decrypt_field(value, 'place') FROM kept WHERE id = 1});
 	recorded(1, 'a load of the master key is recorded', event => 'master_key_loaded');
 }
