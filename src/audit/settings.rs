@@ -33,8 +33,10 @@ pub const SEAL_ROWS: u64 = 1000;
 pub fn init() {
     // Without preload there is no queue that they could size, and a session must not define settings of
     // the postmaster.
-    let memory_context =
-        if pg::session::is_preloading() { GucContext::Postmaster } else { GucContext::Sighup };
+    let memory_context = || match pg::session::is_preloading() {
+        true => GucContext::Postmaster,
+        false => GucContext::Sighup,
+    };
     GucRegistry::define_enum_guc(
         c"fieldcrypt.audit_on_overflow",
         c"What happens when an event finds no room in the audit queue.",
@@ -50,7 +52,7 @@ pub fn init() {
         &QUEUE_SIZE,
         64,
         1 << 20,
-        memory_context,
+        memory_context(),
         GucFlags::UNIT_KB,
     );
     GucRegistry::define_int_guc(
@@ -60,7 +62,7 @@ pub fn init() {
         &QUEUES,
         1,
         1000,
-        memory_context,
+        memory_context(),
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
