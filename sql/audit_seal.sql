@@ -129,3 +129,120 @@ CREATE FUNCTION fieldcrypt.acknowledge_audit_fork(reason text) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_acknowledge_audit_fork';
 COMMENT ON FUNCTION fieldcrypt.acknowledge_audit_fork(text) IS
     'says why the audit log goes on elsewhere than where it began (restore, copy, promotion), and gives the number of origins that this explains. Where none is open it begins a new origin, which lets a log be signed again whose tables were changed';
+
+-- Retention. The procedure loops and commits; what it does is done by steps with the owner's rights.
+
+CREATE FUNCTION fieldcrypt._audit_retention() RETURNS text
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'fieldcrypt_audit_retention';
+COMMENT ON FUNCTION fieldcrypt._audit_retention() IS
+    'the setting fieldcrypt.audit_retention (which itself could be shown wrong before the library is loaded)';
+CREATE FUNCTION fieldcrypt._retire_audit_partition(partition text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_retire_audit_partition';
+COMMENT ON FUNCTION fieldcrypt._retire_audit_partition(text) IS
+    'empties a partition of the audit log, if a checkpoint keeps what follows provable; granted to nobody';
+
+CREATE FUNCTION fieldcrypt._lock_audit_partition(partition text, OUT row_count bigint, OUT unsealed bigint, OUT size bigint)
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('LOCK TABLE fieldcrypt.%I IN ACCESS EXCLUSIVE MODE', partition);
+    EXECUTE format('SELECT count(*), count(*) FILTER (WHERE l.leaf IS NULL), coalesce(max(l.leaf) + 1, 0) FROM fieldcrypt.%I AS l', partition)
+       INTO row_count, unsealed, size;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._lock_audit_partition(text) IS
+    'how many rows a partition of the audit log has, how many of them have no leaf, and the number behind the last leaf; locks it; granted to nobody';
+
+CREATE FUNCTION fieldcrypt._empty_audit_partition(partition text) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('TRUNCATE fieldcrypt.%I', partition);
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._empty_audit_partition(text) IS
+    'empties a partition of the audit log; granted to nobody, passes only from the library';
+
+CREATE FUNCTION fieldcrypt._next_audit_partition(after_partition text) RETURNS text
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    setting text := fieldcrypt._audit_retention();
+    retention interval;
+    part text;
+    has_rows boolean;
+BEGIN
+    BEGIN
+        retention := setting::interval;
+    EXCEPTION WHEN OTHERS THEN
+        NULL;
+    END;
+    IF retention IS NULL OR now() - retention > now() - interval '1 day' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('fieldcrypt.audit_retention is "%s": it must be an interval of at least a day', setting),
+            HINT = 'Usual are 6 years, the default.';
+    END IF;
+    FOR part IN
+        SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+         WHERE i.inhparent = 'fieldcrypt.audit_log'::regclass AND c.relname ~ '^audit_log_\d{4}$'
+           AND c.relname > coalesce(after_partition, '')
+           AND make_timestamptz(right(c.relname, 4)::integer + 1, 1, 1, 0, 0, 0, 'UTC') <= now() - retention
+         ORDER BY c.relname
+    LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM fieldcrypt.%I)', part) INTO has_rows;
+        IF has_rows THEN
+            RETURN part;
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._next_audit_partition(text) IS
+    'the next partition of the audit log, in the order of years, that has rows and is older than fieldcrypt.audit_retention';
+
+CREATE FUNCTION fieldcrypt._retire_audit_step(partition text) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Whoever calls it by hand retires nothing that is not due.
+    IF partition IS DISTINCT FROM fieldcrypt._next_audit_partition(NULL) THEN
+        RAISE EXCEPTION USING ERRCODE = 'KF028', MESSAGE = 'this partition of the audit log is not the next one to be retired',
+            HINT = 'CALL fieldcrypt.apply_audit_retention()';
+    END IF;
+    RETURN fieldcrypt._retire_audit_partition(partition);
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._retire_audit_step(text) IS
+    'empties the oldest partition of the audit log that is older than fieldcrypt.audit_retention';
+
+CREATE PROCEDURE fieldcrypt.apply_audit_retention()
+    LANGUAGE plpgsql
+AS $$
+#variable_conflict use_variable
+DECLARE
+    part pg_catalog.text;
+    rows_retired pg_catalog.int8;
+    partitions pg_catalog.int8 := 0;
+BEGIN
+    -- In a transaction block this is refused (2D000) before anything has happened.
+    COMMIT;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    LOOP
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM fieldcrypt._refuse_unless_writable();
+        part := fieldcrypt._next_audit_partition(part);
+        EXIT WHEN part IS NULL;
+        rows_retired := fieldcrypt._retire_audit_step(part);
+        COMMIT;
+        -- At once: any expression after a COMMIT takes a snapshot, and then it is too late.
+        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        partitions := partitions OPERATOR(pg_catalog.+) 1;
+        RAISE NOTICE 'apply_audit_retention: % rows of % retired', rows_retired, part;
+    END LOOP;
+    RAISE NOTICE 'apply_audit_retention: % partitions retired', partitions;
+END
+$$;
+COMMENT ON PROCEDURE fieldcrypt.apply_audit_retention() IS
+    'empties the years of the audit log that are older than fieldcrypt.audit_retention, each in its own transaction; what follows stays provable';

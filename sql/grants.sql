@@ -96,6 +96,9 @@ AS $$
         ('audit', 'EXECUTE', 'FUNCTION fieldcrypt.audit_status()'),
         -- What seals the audit log.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.acknowledge_audit_fork(text)'),
+        ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.apply_audit_retention()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._next_audit_partition(text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._retire_audit_step(text)'),
         ('audit', 'SELECT', 'TABLE fieldcrypt.audit_origins'),
         ('audit', 'SELECT', 'TABLE fieldcrypt.audit_signers'),
         ('audit', 'SELECT', 'TABLE fieldcrypt.audit_checkpoints'),

@@ -5,6 +5,7 @@ pub mod launcher;
 mod origin;
 mod publisher;
 pub mod queue;
+mod retention;
 pub mod row;
 pub mod row_trigger;
 pub mod seal;

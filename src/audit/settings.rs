@@ -4,6 +4,8 @@ use std::ffi::CString;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
+use crate::pg;
+
 /// What happens to an event that finds no room in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
 pub enum OnOverflow {
@@ -23,12 +25,20 @@ static KEY_EPOCH: GucSetting<i32> = GucSetting::<i32>::new(3600);
 static LINGER: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static CHECKPOINT_COMMAND: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static CHECKPOINT_COMMAND_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
+static RETENTION: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"6 years"));
 
 /// Rows after which a checkpoint is due, however little time has passed.
 pub const SEAL_ROWS: u64 = 1000;
 
 /// Defines the settings.
 pub fn init() {
+    // Without preload there is no queue that they could size, and a session must not define settings of
+    // the postmaster.
+    let memory_context = || match pg::session::is_preloading() {
+        true => GucContext::Postmaster,
+        false => GucContext::Sighup,
+    };
     GucRegistry::define_enum_guc(
         c"fieldcrypt.audit_on_overflow",
         c"What happens when an event finds no room in the audit queue.",
@@ -44,7 +54,7 @@ pub fn init() {
         &QUEUE_SIZE,
         64,
         1 << 20,
-        GucContext::Postmaster,
+        memory_context(),
         GucFlags::UNIT_KB,
     );
     GucRegistry::define_int_guc(
@@ -54,7 +64,7 @@ pub fn init() {
         &QUEUES,
         1,
         1000,
-        GucContext::Postmaster,
+        memory_context(),
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
@@ -88,6 +98,14 @@ pub fn init() {
         GucFlags::UNIT_MS,
     );
     GucRegistry::define_string_guc(
+        c"fieldcrypt.audit_retention",
+        c"How long rows of the audit log are kept.",
+        c"An interval. fieldcrypt.apply_audit_retention() empties partitions (years) whose rows are all older.",
+        &RETENTION,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
         c"fieldcrypt.audit_checkpoint_command",
         c"Command that takes a checkpoint of the audit log out of the server's reach.",
         c"It gets the signed checkpoint on its standard input. Only settable in the configuration file.",
@@ -105,6 +123,11 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::UNIT_S,
     );
+}
+
+/// `fieldcrypt.audit_retention`.
+pub fn retention() -> Vec<u8> {
+    RETENTION.get().map(CString::into_bytes).unwrap_or_default()
 }
 
 /// `fieldcrypt.audit_on_overflow`.

@@ -230,6 +230,12 @@ pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
 }
 
+/// Whether the postmaster is loading the library, for all processes to come.
+pub fn is_preloading() -> bool {
+    // SAFETY: a plain variable of the backend.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
 /// The data directory.
 pub fn data_directory() -> Option<std::path::PathBuf> {
     use std::os::unix::ffi::OsStrExt;

@@ -40,12 +40,14 @@ sub key_text
 sub write_key_file
 {
 	my ($path, @keys) = @_;
-	unlink $path;
+	unlink "$path.new";
 	my $mask = umask 0077;
-	open my $file, '>', $path or die "can't write $path: $!";
+	open my $file, '>', "$path.new" or die "can't write $path: $!";
 	print $file "$_\n" foreach @keys;
 	close $file or die "can't write $path: $!";
 	umask $mask;
+	# At once, for a session that reads it just now.
+	rename "$path.new", $path or die "can't write $path: $!";
 	return $path;
 }
 

@@ -48,8 +48,8 @@ SQL
 # Other years, the default partition before and after all years; rows as replication would bring them.
 my $other_years = <<'SQL';
 SET session_replication_role = replica;
-INSERT INTO fieldcrypt.audit_log (at, event, tenant)
-SELECT make_timestamptz(year, 7, 1, 0, 0, 0, 'UTC'), 'key_created', 'of ' || year FROM unnest('{1999, 2025, 2027, 2031, 2055, 2056, 2099}'::int[]) AS year;
+INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, backend_pid, tenant)
+SELECT nextval('fieldcrypt.audit_log_id_seq'), make_timestamptz(year, 7, 1, 0, 0, 0, 'UTC'), 'key_created', 'x', 'x', 1, 'of ' || year FROM unnest('{1999, 2025, 2027, 2031, 2055, 2056, 2099}'::int[]) AS year;
 SQL
 value($source, $other_years, db => 'app');
 

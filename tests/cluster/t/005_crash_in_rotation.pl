@@ -40,7 +40,7 @@ SELECT format('one active: %s, versions without a gap: %s, the others deactivate
           FROM fieldcrypt.encryption_keys GROUP BY tenant) AS t
 SQL
 my $sound = 'one active: t, versions without a gap: t, the others deactivated: t, recorded: t, readable: t';
-my $count = 'SELECT count(*) FROM fieldcrypt.encryption_keys';
+my $count = q{SELECT count(*) FROM fieldcrypt.encryption_keys WHERE purpose = 'field'};
 
 my %kills = (
 	endings($node),

@@ -33,7 +33,7 @@ sub rotate { return run_sql($node, 'CALL fieldcrypt.rotate_master_key(' . ($_[0]
 sub wrapped_by
 {
 	my %numbers = map { (fingerprint($_) => $_) } 1 .. 9;
-	my @rows = split /\n/, value($node, q{SELECT encode(master_key_fingerprint, 'hex'), count(*) FROM fieldcrypt.encryption_keys WHERE wrapped_key IS NOT NULL GROUP BY 1});
+	my @rows = split /\n/, value($node, q{SELECT encode(master_key_fingerprint, 'hex'), count(*) FROM fieldcrypt.encryption_keys WHERE wrapped_key IS NOT NULL AND purpose = 'field' GROUP BY 1});
 	return join ' ', sort map { my ($name, $count) = split /\|/; ($numbers{$name} // 'unknown') . ":$count" } @rows;
 }
 

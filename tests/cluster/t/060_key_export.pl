@@ -42,11 +42,11 @@ my $before = value($node, $keys);
 {
 	my $content = decode_json($document);
 	is($content->{version}, 1, 'version 1');
-	is(scalar @{ $content->{keys} }, 8, 'every key');
+	is(scalar @{ $content->{keys} }, 10, 'every key, and those of the audit log');
 	is(scalar @{ $content->{authentication} }, 1, 'one master key authenticates');
 	ok($document !~ /[^\x20-\x7e]/, 'one line of ASCII');
 	ok($document !~ /\Q$old\E/, 'no master key in it');
-	gives($node, q{SELECT event, reason, key_id FROM fieldcrypt.audit_log ORDER BY id DESC LIMIT 1}, 'keys_exported|8 keys|', 'recorded');
+	gives($node, q{SELECT event, reason, key_id FROM fieldcrypt.audit_log ORDER BY id DESC LIMIT 1}, 'keys_exported|10 keys|', 'recorded');
 }
 
 # Who may.
@@ -80,7 +80,7 @@ refused($node, q{TRUNCATE fieldcrypt.origins}, 'KF015', 'nor empties them');
 refused($node, q{INSERT INTO fieldcrypt.origins SELECT 99, now(), 'x', true, 'x', 1, 1, 1}, 'KF016', 'nor adds to them');
 
 # What is here already.
-gives($node, import_sql($document), '0|0|0|0|8', 'an import of what is there changes nothing');
+gives($node, import_sql($document), '0|0|0|0|10', 'an import of what is there changes nothing');
 gives($node, $keys, $before, 'no row of it');
 
 # Documents that are refused.
@@ -133,18 +133,18 @@ use_key_file($node, $stranger);
 $node->reload;
 refused($node, import_sql($document), 'KF010', qr/belongs to master key [0-9A-F]{8}.*loaded: [0-9A-F]{8}/, 'another master key: refused');
 refused($node, 'SELECT fieldcrypt.export_keys()', 'KF010', 'nor is exported');
-gives($node, 'SELECT count(*), bool_or(ok), min(problem) FROM fieldcrypt.verify_keys()', qr/^8\|f\|keys in this database are wrapped by master key/, 'verify_keys says why, of every key');
+gives($node, 'SELECT count(*), bool_or(ok), min(problem) FROM fieldcrypt.verify_keys()', qr/^10\|f\|keys in this database are wrapped by master key/, 'verify_keys says why, of every key');
 use_key_file($node, $old);
 $node->reload;
 
 # Some keys lost, some damaged: all values are readable again, and again changes nothing.
-gives($node, 'SELECT count(*), bool_and(ok) FROM fieldcrypt.verify_keys()', '8|t', 'all keys open');
+gives($node, 'SELECT count(*), bool_and(ok) FROM fieldcrypt.verify_keys()', '10|t', 'all keys open');
 lose(q{DELETE FROM fieldcrypt.encryption_keys WHERE tenant = 'acme'; UPDATE fieldcrypt.encryption_keys SET wrapped_key = set_byte(wrapped_key, 40, get_byte(wrapped_key, 40) # 1) WHERE tenant = 'default' AND version = 1});
-gives($node, q{SELECT count(*), string_agg(format('%s %s %s', tenant, version, problem), ', ') FILTER (WHERE NOT ok) FROM fieldcrypt.verify_keys()}, qr/^6\|default 1 the wrapped encryption key \d+ is not authentic$/, 'verify_keys finds the damaged one and raises nothing');
-gives($node, import_sql($document), '2|1|0|0|5', 'half-lost: imported and repaired');
+gives($node, q{SELECT count(*), string_agg(format('%s %s %s', tenant, version, problem), ', ') FILTER (WHERE NOT ok) FROM fieldcrypt.verify_keys()}, qr/^8\|default 1 the wrapped encryption key \d+ is not authentic$/, 'verify_keys finds the damaged one and raises nothing');
+gives($node, import_sql($document), '2|1|0|0|7', 'half-lost: imported and repaired');
 gives($node, $keys, $before, 'half-lost: every row is what it was');
 gives($node, $readable, '80', 'half-lost: every value readable');
-gives($node, import_sql($document), '0|0|0|0|8', 'half-lost: again');
+gives($node, import_sql($document), '0|0|0|0|10', 'half-lost: again');
 gives($node, q{SELECT event, reason LIKE '2 keys imported, 1 repaired, 0 restricted, 0 renumbered, from the export of %' FROM fieldcrypt.audit_log WHERE event = 'keys_imported' ORDER BY id DESC OFFSET 1 LIMIT 1}, 'keys_imported|t', 'recorded');
 gives($node, q{SELECT item, hint ~ 'confirm_key_states' FROM fieldcrypt.key_states_status() WHERE NOT ok}, 'confirmation|t', 'states from an export are to be confirmed');
 my $warned = run_sql($node, 'SELECT fieldcrypt.export_keys()');
@@ -156,7 +156,7 @@ gives($node, q{SELECT actor, reason FROM fieldcrypt.audit_log WHERE event = 'key
 
 # All or nothing.
 my $rolled_back = run_sql($node, 'BEGIN; SET LOCAL session_replication_role = replica; DELETE FROM fieldcrypt.encryption_keys; SET LOCAL session_replication_role = origin; ' . import_sql($document) . '; ROLLBACK');
-is($rolled_back->{out}, '8|0|0|0|0', 'imported in a transaction');
+is($rolled_back->{out}, '10|0|0|0|0', 'imported in a transaction');
 gives($node, $keys, $before, 'and rolled back');
 
 # Conflicts, each with the key's id, and nothing imported.
@@ -190,7 +190,7 @@ conflict(qq{DELETE FROM fieldcrypt.encryption_keys WHERE key_id = $second->{key_
 	refused($node, import_sql($document, ', apply_states => true'), 'KF022', 'keys made meanwhile: apply_states is no way round');
 	refused($node, import_sql($document, ', renumber => NULL'), '22004', 'keys made meanwhile: NULL refused');
 	gives($node, $keys, $made, 'keys made meanwhile: nothing changed');
-	gives($node, import_sql($document, ', renumber => true'), '4|0|0|2|4', 'keys made meanwhile: made later versions');
+	gives($node, import_sql($document, ', renumber => true'), '4|0|0|2|6', 'keys made meanwhile: made later versions');
 	gives($node, q{SELECT string_agg(version || ' ' || state, ', ' ORDER BY version) FROM fieldcrypt.encryption_keys WHERE tenant = 'acme'},
 		'1 deactivated, 2 deactivated, 3 deactivated, 4 active', 'keys made meanwhile: the newest is the active one');
 	gives($node, 'SELECT bool_and(ok) FROM fieldcrypt.verify_keys()', 't', 'keys made meanwhile: every key opens as its new version');
@@ -198,7 +198,7 @@ conflict(qq{DELETE FROM fieldcrypt.encryption_keys WHERE key_id = $second->{key_
 	$session->gives($readable, '82', 'keys made meanwhile: in the session that made one, too');
 	$session->gives(q{SELECT fieldcrypt.key_id(fieldcrypt.encrypt_field('x', tenant => 'acme')) = (SELECT key_id FROM fieldcrypt.encryption_keys WHERE tenant = 'acme' AND version = 4)}, 't', 'keys made meanwhile: which goes on with the newest');
 	$session->close;
-	gives($node, import_sql($document, ', renumber => true'), '0|0|0|0|8', 'keys made meanwhile: again changes nothing');
+	gives($node, import_sql($document, ', renumber => true'), '0|0|0|0|10', 'keys made meanwhile: again changes nothing');
 	value($node, 'DELETE FROM kept WHERE id >= 500');
 	lose(q{DELETE FROM fieldcrypt.encryption_keys WHERE tenant = 'acme' AND version > 2; UPDATE fieldcrypt.encryption_keys SET state = 'active', deactivated_at = NULL WHERE tenant = 'acme' AND version = 2});
 	gives($node, $keys, $before, 'back to the beginning');
@@ -214,9 +214,9 @@ foreach my $state (qw(deactivated compromised suspended destroyed))
 {
 	my $erased = $state eq 'destroyed' ? ', wrapped_key = NULL' : '';
 	lose("UPDATE fieldcrypt.encryption_keys SET state = '$state'$erased WHERE tenant = 'acme' AND version = 2");
-	gives($node, import_sql($document), '0|0|0|0|8', "$state here, active in the export: unchanged");
+	gives($node, import_sql($document), '0|0|0|0|10', "$state here, active in the export: unchanged");
 	is(states('acme'), "deactivated $state", "$state stays $state");
-	gives($node, import_sql($document, ', apply_states => true'), '0|0|0|0|8', "$state: nor with apply_states");
+	gives($node, import_sql($document, ', apply_states => true'), '0|0|0|0|10', "$state: nor with apply_states");
 	is(states('acme'), "deactivated $state", "$state stays $state with apply_states");
 	lose(q{DELETE FROM fieldcrypt.encryption_keys WHERE tenant = 'acme'}) if $state eq 'destroyed';
 	value($node, import_sql($document)) if $state eq 'destroyed';
@@ -227,7 +227,7 @@ foreach my $state (qw(deactivated compromised suspended destroyed))
 {
 	value($node, q{CALL fieldcrypt.rotate_keys('acme')});
 	lose(q{DELETE FROM fieldcrypt.encryption_keys WHERE tenant = 'acme' AND version < 3});
-	gives($node, import_sql($document), '2|0|0|0|6', 'versions before the active one are imported');
+	gives($node, import_sql($document), '2|0|0|0|8', 'versions before the active one are imported');
 	is(states('acme'), 'deactivated deactivated active', 'as deactivated ones');
 	gives($node, $readable, '80', 'and are readable');
 }

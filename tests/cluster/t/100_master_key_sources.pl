@@ -277,7 +277,7 @@ place(key_text(2) . "\n");
 	my $result = all_refused('KF010', qr/wrapped by master key ${\uc substr $fingerprint, 0, 8}\S*; loaded: ${\uc substr $other_fingerprint, 0, 8}/,
 		'wrong master key');
 	gives($node, 'SELECT fingerprint, is_loaded, is_current, encryption_keys FROM fieldcrypt.master_key_status()',
-		"$fingerprint|f|t|1\n$other_fingerprint|t|f|0", 'wrong master key: the status names both');
+		"$fingerprint|f|t|2\n$other_fingerprint|t|f|0", 'wrong master key: the status names both');
 }
 place(join "\n", map { key_text($_) } 2 .. 16);
 all_refused('KF010', qr/loaded: ${\uc substr $other_fingerprint, 0, 8}/, 'many wrong master keys');

@@ -1,0 +1,144 @@
+//! Retention: years of the log whose rows are all sealed, behind a checkpoint, and old enough are emptied.
+//!
+//! What stays is the tree as it was when it ended with them: from there on verification goes on, and comes
+//! to the same roots, which nobody could bring about with another beginning.
+
+use fieldcrypt_audit::Frontier;
+use pgrx::pg_sys::Datum;
+
+use super::{Details, seal, settings};
+use crate::error::Error;
+use crate::pg::call::{Call, sql_functions};
+use crate::pg::spi::{self, Parameter};
+use crate::pg::values::Varlena;
+use crate::pg::{audit_memory, catalog, encoding, session};
+
+sql_functions! {
+    fieldcrypt_audit_retention, pg_finfo_fieldcrypt_audit_retention => retention;
+    fieldcrypt_retire_audit_partition, pg_finfo_fieldcrypt_retire_audit_partition => retire_called;
+}
+
+/// `_audit_retention()`: the setting. Only the postmaster's own is one that no client can have replaced.
+fn retention(_: &Call) -> Result<Option<Datum>, Error> {
+    if !audit_memory::exists() {
+        return Err(Error::AuditSeal {
+            problem: "without pg_fieldcrypt in shared_preload_libraries the audit log is not sealed, and nothing of it is retired".into(),
+            hint: "Add it to shared_preload_libraries and restart the server.",
+        });
+    }
+    Ok(Some(Varlena::of(&settings::retention())?.into_datum()))
+}
+
+/// `_retire_audit_partition(partition)`: empties it, and gives the number of its rows.
+fn retire_called(call: &Call) -> Result<Option<Datum>, Error> {
+    let partition = call.bytes(0).ok_or(Error::NullArgument("partition"))?;
+    session::as_owner(|| retire(partition)).map(|rows| Some(Datum::from(rows)))
+}
+
+fn retire(partition: &[u8]) -> Result<i64, Error> {
+    let name = encoding::lossy(partition);
+    catalog::lock_sealing()?;
+    let mut found = None;
+    spi::each_row(
+        "SELECT p.row_count, p.unsealed, p.size FROM fieldcrypt._lock_audit_partition($1) AS p",
+        &[Parameter::Text(Some(partition))],
+        |row| {
+            found = Some((row.bigint(1)?, row.bigint(2)?, row.bigint(3)?));
+            Ok(())
+        },
+    )?;
+    let Some((rows, unsealed, size)) = found else {
+        return Err(Error::Internal("a partition has no rows to be counted".into()));
+    };
+    if unsealed > 0 {
+        return Err(Error::AuditSeal {
+            problem: format!("{unsealed} rows of {name} are not sealed yet"),
+            hint: "Wait for the worker of the audit log: SELECT * FROM fieldcrypt.audit_status().",
+        });
+    }
+    let base = frontier_before(size)?;
+    // Years overlap where transactions committed late: what is retired already stays so.
+    let size = (size as u64).max(base.size());
+    let Some((checkpoint_size, checkpoint_root)) = checkpoint_behind(size)? else {
+        return Err(Error::AuditSeal {
+            problem: format!("no checkpoint covers all rows of {name}"),
+            hint: "Wait for the worker of the audit log: SELECT * FROM fieldcrypt.audit_status().",
+        });
+    };
+    let frontier = seal::frontier_between(base, size)?;
+    let further = seal::frontier_between(frontier.clone(), checkpoint_size)?;
+    if further.root() != checkpoint_root {
+        return Err(Error::AuditSeal {
+            problem: format!("the audit log does not match its checkpoint of size {checkpoint_size}: nothing is retired"),
+            hint: "SELECT * FROM fieldcrypt.verify_audit_log() says what was changed.",
+        });
+    }
+    spi::execute(
+        "INSERT INTO fieldcrypt.audit_retirements
+                (id, at, partition_name, row_count, size, root, frontier)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        &[
+            Parameter::BigInt(Some(catalog::next_log_id()?)),
+            Parameter::Time(Some(session::now())),
+            Parameter::Text(Some(partition)),
+            Parameter::BigInt(Some(rows)),
+            Parameter::BigInt(Some(size as i64)),
+            Parameter::Bytea(&frontier.root()),
+            Parameter::Bytea(&frontier.to_bytes()),
+        ],
+    )?;
+    spi::execute(
+        "SELECT fieldcrypt._empty_audit_partition($1)",
+        &[Parameter::Text(Some(partition))],
+    )?;
+    let root = crate::keyring::hexadecimal(&frontier.root());
+    let reason = format!("leaves below {size} retired, root {root}");
+    super::record(
+        "audit_retired",
+        &Details {
+            table_name: Some(partition),
+            reason: Some(reason.as_bytes()),
+            value_count: Some(rows),
+            ..Details::default()
+        },
+    )?;
+    Ok(rows)
+}
+
+/// The tree at the last size up to this one that is known, or where earlier retirements ended.
+fn frontier_before(size: i64) -> Result<Frontier, Error> {
+    let mut frontier = Frontier::new();
+    spi::each_row(
+        "SELECT f.frontier FROM (
+            SELECT c.size, c.frontier FROM fieldcrypt.audit_checkpoints AS c
+             WHERE c.size OPERATOR(pg_catalog.<=) $1
+            UNION ALL
+            SELECT r.size, r.frontier FROM fieldcrypt.audit_retirements AS r) AS f
+          ORDER BY f.size DESC LIMIT 1",
+        &[Parameter::BigInt(Some(size))],
+        |row| {
+            frontier = Frontier::from_bytes(row.bytes(1)?)
+                .map_err(|_| Error::KeyTable("a checkpoint of the audit log was damaged".into()))?;
+            Ok(())
+        },
+    )?;
+    Ok(frontier)
+}
+
+/// The first checkpoint of at least this size.
+fn checkpoint_behind(size: u64) -> Result<Option<(u64, [u8; 32])>, Error> {
+    let mut found = None;
+    spi::each_row(
+        "SELECT c.size, c.root FROM fieldcrypt.audit_checkpoints AS c
+          WHERE c.size OPERATOR(pg_catalog.>=) $1 ORDER BY c.size, c.id LIMIT 1",
+        &[Parameter::BigInt(Some(size as i64))],
+        |row| {
+            let root = row.bytes(2)?.try_into();
+            let root =
+                root.map_err(|_| Error::KeyTable("a checkpoint of the audit log was damaged".into()))?;
+            found = Some((row.bigint(1)? as u64, root));
+            Ok(())
+        },
+    )?;
+    Ok(found)
+}
