@@ -4,6 +4,8 @@ use std::ffi::CString;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
+use crate::pg::shared_memory;
+
 /// What happens to an event that finds no room in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
 pub enum OnOverflow {
@@ -29,6 +31,10 @@ pub const SEAL_ROWS: u64 = 1000;
 
 /// Defines the settings.
 pub fn init() {
+    // A setting of the postmaster's can be defined by it alone; without preload these have no use.
+    let at_start = || {
+        if shared_memory::is_preloading() { GucContext::Postmaster } else { GucContext::Sighup }
+    };
     GucRegistry::define_enum_guc(
         c"fieldcrypt.audit_on_overflow",
         c"What happens when an event finds no room in the audit queue.",
@@ -44,7 +50,7 @@ pub fn init() {
         &QUEUE_SIZE,
         64,
         1 << 20,
-        GucContext::Postmaster,
+        at_start(),
         GucFlags::UNIT_KB,
     );
     GucRegistry::define_int_guc(
@@ -54,7 +60,7 @@ pub fn init() {
         &QUEUES,
         1,
         1000,
-        GucContext::Postmaster,
+        at_start(),
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
