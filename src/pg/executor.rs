@@ -36,15 +36,10 @@ pub fn init() {
     }
 }
 
-/// Whether no statement is being executed.
+/// Whether no statement is being executed, as far as that is known: not in the statement that loaded the
+/// library, of which the hooks have seen only what lies inside.
 pub fn is_between_statements() -> bool {
-    DEPTH.get() == 0
-}
-
-/// The same, but not in the statement that loaded the library: there the hooks have seen only what lies
-/// inside of it.
-fn is_end_of_statement() -> bool {
-    is_between_statements() && LOADED_IN.get() != session::statement_start()
+    DEPTH.get() == 0 && LOADED_IN.get() != session::statement_start()
 }
 
 fn around_statement(run: &mut dyn FnMut()) {
@@ -62,7 +57,7 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
 unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     // SAFETY: the hook that was there before, or what Postgres does without hooks.
     unsafe { PREVIOUS_END.unwrap_or(unguarded::standard_ExecutorEnd)(query) };
-    if is_end_of_statement() {
+    if is_between_statements() {
         call::raising(usage::statement_ends);
     }
 }
@@ -90,7 +85,7 @@ unsafe extern "C-unwind" fn utility(
             completion,
         );
     });
-    if is_end_of_statement() {
+    if is_between_statements() {
         call::raising(usage::statement_ends);
     }
 }
