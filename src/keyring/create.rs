@@ -202,7 +202,9 @@ fn insert(
     })?;
     guard::end_restore();
     audit::record_key(event, tenant, key_id, reason)?;
-    usage::note_key_made(tenant);
+    if purpose == Purpose::Field {
+        usage::note_key_made(tenant);
+    }
     Ok(key_id)
 }
 

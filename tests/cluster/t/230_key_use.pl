@@ -93,8 +93,23 @@ sub events
 	return join ', ', sort @found;
 }
 
+# Without preload they are in the server log, with it a worker brings them to the audit log.
+my $is_preloaded = 0;
+my $last_id = 0;
+
 sub raw_events
 {
+	if ($is_preloaded)
+	{
+		$node->poll_query_until('postgres', 'SELECT coalesce(ring_used = 0, true) FROM fieldcrypt.audit_status()') or die;
+		my $rows = value($node, <<"SQL");
+SELECT id || ' ' || jsonb_set(to_jsonb(a), '{key_ids}', to_jsonb(coalesce(key_ids, CASE WHEN key_id IS NULL THEN '{}' ELSE ARRAY[key_id] END)))
+  FROM fieldcrypt.audit_log AS a WHERE id > $last_id AND event LIKE '%decrypt%' ORDER BY id
+SQL
+		my @rows = map { [ /^(\d+) (.*)$/ ] } split /\n/, $rows;
+		$last_id = $rows[-1][0] if @rows;
+		return map { JSON::PP::decode_json($_->[1]) } @rows;
+	}
 	my $log = slurp_file($node->logfile, $read);
 	$read += length $log;
 	return grep { $_->{event} =~ /decrypt/ } map { JSON::PP::decode_json($_) } $log =~ /fieldcrypt audit: (\{.*\})$/mg;
@@ -116,11 +131,10 @@ my $three = 'values_decrypted tenant 0 66, values_decrypted tenant 1 67, values_
 my $hundred = 'values_decrypted tenant 0 100, values_decrypted tenant 1 100, values_decrypted tenant 2 100';
 my $all = q{SELECT count(fieldcrypt.decrypt_field(value)) FROM kept};
 
-# A library that is loaded by the first statement, and one that was there before.
-foreach my $preload ('', 'pg_fieldcrypt')
+# However the library was loaded.
+sub test_all
 {
-	configure($node, session_preload_libraries => $preload);
-	my $how = $preload ? 'loaded before' : 'loaded by the statement';
+	my ($how) = @_;
 	my $case = sub { my ($sql, $expected, $name, %options) = @_; tells($sql, $expected, "$how: $name", %options); };
 
 	$case->("SELECT $of_two", $three, 'one event a tenant');
@@ -218,8 +232,12 @@ foreach my $preload ('', 'pg_fieldcrypt')
 	$case->("SELECT count(fieldcrypt.encrypt_field(id::text)), count(fieldcrypt.reencrypt_field(value)) FROM kept", '', 'nothing is told of what shows nothing');
 }
 
-# An attacker's own setting, from before the library is loaded.
+test_all('loaded by the statement');
+configure($node, session_preload_libraries => 'pg_fieldcrypt');
+test_all('loaded before');
 configure($node, session_preload_libraries => '');
+
+# An attacker's own setting, from before the library is loaded.
 events();
 value($node, 'SELECT by_expressions(2)', user => 'bob', env => { PGOPTIONS => '-c fieldcrypt.audit_decrypt=off' });
 is(events(), join(', ', ('values_decrypted tenant 0 1') x 2), 'a client that switches it off has everything recorded');
@@ -260,13 +278,24 @@ foreach my $size (1, 100, 10000)
 }
 
 # Errors come through the hooks as they were raised.
+sub test_errors
 {
-	value($node, 'CREATE TABLE unique_one (id int PRIMARY KEY, CONSTRAINT small CHECK (id < 10)); INSERT INTO unique_one VALUES (1)');
+	my ($how) = @_;
+	value($node, 'DROP TABLE IF EXISTS unique_one; CREATE TABLE unique_one (id int PRIMARY KEY, CONSTRAINT small CHECK (id < 10)); INSERT INTO unique_one VALUES (1)');
 	my $result = run_sql($node, 'SELECT by_expressions(1); INSERT INTO unique_one VALUES (1)');
-	like($result->{err}, qr/ERROR:  23505: .*DETAIL:  Key \(id\)=\(1\) already exists\..*SCHEMA NAME:  public\nTABLE NAME:  unique_one\nCONSTRAINT NAME:  unique_one_pkey\nLOCATION:  _bt_check_unique/s, 'an error keeps its fields');
+	like($result->{err}, qr/ERROR:  23505: .*DETAIL:  Key \(id\)=\(1\) already exists\..*SCHEMA NAME:  public\nTABLE NAME:  unique_one\nCONSTRAINT NAME:  unique_one_pkey\nLOCATION:  _bt_check_unique/s, "$how: an error keeps its fields");
 	$result = run_sql($node, 'SELECT by_expressions(1); DO $$BEGIN PERFORM nothing(); END$$');
-	like($result->{err}, qr/ERROR:  42883: .*LINE 1: SELECT nothing\(\)\n.*QUERY:  SELECT nothing\(\)\nCONTEXT:  PL\/pgSQL function inline_code_block line 1 at PERFORM/s, 'and its position and context');
+	like($result->{err}, qr/ERROR:  42883: .*LINE 1: SELECT nothing\(\)\n.*QUERY:  SELECT nothing\(\)\nCONTEXT:  PL\/pgSQL function inline_code_block line 1 at PERFORM/s, "$how: and its position and context");
 }
+
+test_errors('not preloaded');
+
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'pg_fieldcrypt'");
+$node->restart;
+$is_preloaded = 1;
+raw_events();
+test_all('preloaded');
+test_errors('preloaded');
 
 no_crash($node);
 $node->stop;
