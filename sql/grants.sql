@@ -119,6 +119,12 @@ AS $$
         ('audit', 'SELECT', 'TABLE fieldcrypt.audit_log'),
         ('backup', 'SELECT', 'TABLE fieldcrypt.encryption_keys'),
         ('backup', 'SELECT', 'TABLE fieldcrypt.master_keys'),
+        -- Statistics. Tenants' names may tell of persons: not for pg_monitor.
+        ('manage', 'SELECT', 'TABLE fieldcrypt.fieldcrypt_stats'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._statistics()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.fieldcrypt_stats_reset()'),
+        ('audit', 'SELECT', 'TABLE fieldcrypt.fieldcrypt_stats'),
+        ('audit', 'EXECUTE', 'FUNCTION fieldcrypt._statistics()'),
         -- What every use of a value needs: the type, its casts and its comparison.
         ('value', 'USAGE', 'TYPE fieldcrypt.encrypted'),
         ('value', 'EXECUTE', 'FUNCTION fieldcrypt.encrypted_from_bytea(bytea)'),

@@ -13,6 +13,7 @@ mod master_key;
 mod pg;
 mod rotation;
 mod settings;
+mod usage;
 
 use pgrx::prelude::*;
 
@@ -23,6 +24,7 @@ pgrx::pg_module_magic!(name, version);
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     audit::init();
+    usage::init();
     settings::init();
     pg::shared_memory::init();
     pg::background::init();
@@ -53,5 +55,6 @@ extension_sql_file!(
 extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["key_backup"]);
 extension_sql_file!("../sql/audit_status.sql", name = "audit_status", requires = ["schedule"]);
 extension_sql_file!("../sql/audit_seal.sql", name = "audit_seal", requires = ["audit_status"]);
-extension_sql_file!("../sql/audit_table.sql", name = "audit_table", requires = ["audit_seal"]);
+extension_sql_file!("../sql/statistics.sql", name = "statistics", requires = ["audit_seal"]);
+extension_sql_file!("../sql/audit_table.sql", name = "audit_table", requires = ["statistics"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["audit_table"], finalize);

@@ -10,6 +10,7 @@ use crate::keyring;
 use crate::pg::call::{Call, sql_functions};
 use crate::pg::values::{self, Varlena};
 use crate::pg::{encoding, session};
+use crate::usage;
 
 sql_functions! {
     fieldcrypt_decrypt_field, pg_finfo_fieldcrypt_decrypt_field => decrypt_field;
@@ -41,7 +42,11 @@ fn decrypt_field_as(call: &Call) -> Result<Option<Datum>, Error> {
 /// stays an error, and so does a value that is authentic but no text.
 fn try_decrypt_field(call: &Call) -> Result<Option<Datum>, Error> {
     match as_text(call) {
-        Err(error) if error.is_damage() => Ok(None),
+        Err(error) if error.is_damage() => {
+            let value = call.bytes(0).and_then(|bytes| Ciphertext::parse(bytes).ok());
+            usage::note_null(error, value.map(|value| value.key_id()))?;
+            Ok(None)
+        }
         result => recorded(call, |_| result),
     }
 }

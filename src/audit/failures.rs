@@ -8,6 +8,7 @@ use super::queue::{self, Surviving};
 use crate::error::Error;
 use crate::keyring;
 use crate::pg::{encoding, session};
+use crate::usage;
 
 /// A value did not decrypt. Gives the error to be raised: this one, or that it could not be recorded.
 pub fn decrypt_failed(value: &[u8], error: Error) -> Error {
@@ -18,6 +19,10 @@ pub fn decrypt_failed(value: &[u8], error: Error) -> Error {
     let key_id = Ciphertext::parse(value).ok().map(|value| value.key_id());
     let tenant = key_id.and_then(keyring::tenant_of_key);
     let ids: Vec<i64> = key_id.iter().map(|id| id.as_i64()).collect();
+    usage::note_failure(tenant.as_deref());
+    if !usage::records_failures() {
+        return error;
+    }
     let report = error.report();
     let details = Surviving {
         tenant: tenant.as_deref(),

@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
-use crate::pg;
+use crate::pg::shared_memory;
 
 /// What happens to an event that finds no room in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -33,11 +33,9 @@ pub const SEAL_ROWS: u64 = 1000;
 
 /// Defines the settings.
 pub fn init() {
-    // Without preload there is no queue that they could size, and a session must not define settings of
-    // the postmaster.
-    let memory_context = || match pg::session::is_preloading() {
-        true => GucContext::Postmaster,
-        false => GucContext::Sighup,
+    // A setting of the postmaster's can be defined by it alone; without preload these have no use.
+    let at_start = || {
+        if shared_memory::is_preloading() { GucContext::Postmaster } else { GucContext::Sighup }
     };
     GucRegistry::define_enum_guc(
         c"fieldcrypt.audit_on_overflow",
@@ -54,7 +52,7 @@ pub fn init() {
         &QUEUE_SIZE,
         64,
         1 << 20,
-        memory_context(),
+        at_start(),
         GucFlags::UNIT_KB,
     );
     GucRegistry::define_int_guc(
@@ -64,7 +62,7 @@ pub fn init() {
         &QUEUES,
         1,
         1000,
-        memory_context(),
+        at_start(),
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(

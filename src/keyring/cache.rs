@@ -3,6 +3,8 @@
 //! A cached key is good as of a generation of `encryption_keys`. When that is over, its row is read
 //! again: unchanged, it stays without being unwrapped again; changed, it goes. What a transaction
 //! that may yet roll back wrote, and what it read of its own writes, carries its subtransaction.
+//!
+//! Beside each key stands what it was used for since that was last taken.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -15,6 +17,7 @@ use fieldcrypt_locked_memory::{LockedSlab, SHALLOW, with_scrubbed_stack};
 use pgrx::pg_sys::SubTransactionId;
 
 use crate::error::Error;
+use crate::usage::{self, Stopwatch, Tally};
 
 /// What is known of a cached key, all of it public.
 pub struct Facts {
@@ -48,6 +51,16 @@ pub struct Ring {
     uncommitted: usize,
     messages: MessageKeys,
     entropy: LockedSlab<SystemEntropy>,
+    used: Vec<Slot>,
+    gone: Vec<Gone>,
+    until_timed: u32,
+}
+
+/// What a key was used for that is no longer cached.
+struct Gone {
+    tenant: Rc<[u8]>,
+    key_id: KeyId,
+    tally: Tally,
 }
 
 struct Secret {
@@ -58,6 +71,7 @@ struct Secret {
 struct Entry {
     facts: Facts,
     recently_used: bool,
+    tally: Tally,
 }
 
 impl Ring {
@@ -74,6 +88,9 @@ impl Ring {
             uncommitted: 0,
             messages: MessageKeys::new(),
             entropy: LockedSlab::new(),
+            used: Vec::new(),
+            gone: Vec::new(),
+            until_timed: 0,
         }
     }
 
@@ -96,17 +113,14 @@ impl Ring {
         if let Some(entry) = self.entry_mut(self.last_active)
             && good(&entry.facts)
         {
-            entry.recently_used = true;
-            return Some(self.last_active);
+            return self.found(self.last_active);
         }
         let slot = *self.active.get(tenant)?;
-        let entry = self.entry_mut(slot)?;
-        if !good(&entry.facts) {
+        if !good(&self.entry_mut(slot)?.facts) {
             return None;
         }
-        entry.recently_used = true;
         self.last_active = slot;
-        Some(slot)
+        self.found(slot)
     }
 
     /// A key as of a generation.
@@ -116,17 +130,69 @@ impl Ring {
         if let Some(entry) = self.entry_mut(self.last_key)
             && good(&entry.facts)
         {
-            entry.recently_used = true;
-            return Some(self.last_key);
+            return self.found(self.last_key);
         }
         let slot = *self.by_id.get(&key_id)?;
-        let entry = self.entry_mut(slot)?;
-        if !good(&entry.facts) {
+        if !good(&self.entry_mut(slot)?.facts) {
             return None;
         }
-        entry.recently_used = true;
         self.last_key = slot;
+        self.found(slot)
+    }
+
+    #[inline]
+    fn found(&mut self, slot: Slot) -> Option<Slot> {
+        let entry = self.entry_mut(slot)?;
+        entry.recently_used = true;
+        entry.tally.look_ups += 1;
+        if entry.tally.look_ups == 1 {
+            self.used.push(slot);
+            usage::note_first_use();
+        }
         Some(slot)
+    }
+
+    /// What the key in a slot that was just found is used for, to be added to.
+    #[inline]
+    pub fn tally(&mut self, slot: Slot) -> &mut Tally {
+        match self.entries.get_mut(slot.0 as usize) {
+            Some(Some(entry)) => &mut entry.tally,
+            _ => unreachable!("a slot is used only before the ring changes"),
+        }
+    }
+
+    /// Times some of the uses.
+    #[inline]
+    pub fn stopwatch(&mut self) -> Stopwatch {
+        Stopwatch::start(&mut self.until_timed)
+    }
+
+    /// Takes what each key was used for since this was last called.
+    pub fn take_use(&mut self, take: &mut dyn FnMut(&Rc<[u8]>, KeyId, &Tally)) {
+        for gone in self.gone.drain(..) {
+            take(&gone.tenant, gone.key_id, &gone.tally);
+        }
+        // What is in a slot that was used and emptied since has no use yet, or is in the list again.
+        while let Some(slot) = self.used.pop() {
+            if let Some(entry) = self.entry_mut(slot)
+                && entry.tally.look_ups > 0
+            {
+                let tally = std::mem::take(&mut entry.tally);
+                take(&entry.facts.tenant, entry.facts.key_id, &tally);
+            }
+        }
+    }
+
+    /// Whether so many used keys are no longer cached that their use should be taken.
+    pub fn is_full_of_use(&self) -> bool {
+        self.gone.len() >= Self::GONE_KEPT
+    }
+
+    const GONE_KEPT: usize = 4096;
+
+    /// The tenant of a key, if it is cached.
+    pub fn tenant(&self, key_id: KeyId) -> Option<Rc<[u8]>> {
+        self.by_id.get(&key_id).map(|slot| Rc::clone(&self.facts(*slot).tenant))
     }
 
     /// What is known of the key in a slot that [`active`](Self::active) or [`key`](Self::key) gave.
@@ -205,7 +271,7 @@ impl Ring {
             self.active.insert(Rc::clone(&facts.tenant), slot);
         }
         self.uncommitted += usize::from(facts.uncommitted.is_some());
-        self.entries[index] = Some(Entry { facts, recently_used: true });
+        self.entries[index] = Some(Entry { facts, recently_used: true, tally: Tally::default() });
         Ok(())
     }
 
@@ -216,9 +282,13 @@ impl Ring {
         }
     }
 
-    /// Forgets every key.
+    /// Forgets every key, but not what they were used for.
     pub fn forget_everything(&mut self) {
-        *self = Self::new();
+        let mut gone = Vec::new();
+        self.take_use(&mut |tenant, key_id, tally| {
+            gone.push(Gone { tenant: Rc::clone(tenant), key_id, tally: *tally });
+        });
+        *self = Self { gone, ..Self::new() };
     }
 
     /// Uncommitted keys are committed.
@@ -272,6 +342,13 @@ impl Ring {
         let Some(entry) = self.entries.get_mut(slot.0 as usize).and_then(Option::take) else {
             return;
         };
+        if entry.tally.look_ups > 0 {
+            self.gone.push(Gone {
+                tenant: Rc::clone(&entry.facts.tenant),
+                key_id: entry.facts.key_id,
+                tally: entry.tally,
+            });
+        }
         self.uncommitted -= usize::from(entry.facts.uncommitted.is_some());
         self.by_id.remove(&entry.facts.key_id);
         if self.active.get(&entry.facts.tenant) == Some(&slot) {

@@ -15,6 +15,7 @@ use crate::pg::catalog::{self, Alone, KeyRow, MasterKeyRow, MasterKeysLock, Purp
 use crate::pg::spi::{self, Parameter};
 use crate::pg::{encoding, session};
 use crate::settings::MAX_TENANT_BYTES;
+use crate::usage;
 
 /// Makes the tenant's first key. If another session made one meanwhile, that is the one. A tenant
 /// whose keys are all suspended or retired gets none: that was somebody's decision.
@@ -201,6 +202,9 @@ fn insert(
     })?;
     guard::end_restore();
     audit::record_key(event, tenant, key_id, reason)?;
+    if purpose == Purpose::Field {
+        usage::note_key_made(tenant);
+    }
     Ok(key_id)
 }
 

@@ -13,6 +13,8 @@ mod rewrap;
 pub mod states;
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Instant;
 
 use fieldcrypt_envelope::ciphertext::{self, PLAINTEXT_OFFSET};
 use fieldcrypt_envelope::{Ciphertext, Context, KeyId, KeyMetadata, KeyState};
@@ -28,6 +30,7 @@ use crate::pg::catalog::{self, KeyRow, Purpose};
 use crate::pg::values::Varlena;
 use crate::pg::{callbacks, encoding, session};
 use crate::settings;
+use crate::usage::{self, Record, Tally};
 use cache::{Facts, Ring, Slot};
 
 /// The tenant where neither the call nor the session names one.
@@ -66,6 +69,20 @@ pub fn tenant_of_call(named: &[u8]) -> Result<&[u8], Error> {
 /// which is made if the tenant never had one.
 #[inline]
 pub fn seal(tenant: &[u8], context: &Context<'_>, buffer: &mut [u8]) -> Result<(), Error> {
+    seal_and_count(tenant, context, buffer, |tally, bytes, nanoseconds| {
+        tally.encrypted += 1;
+        tally.encrypted_bytes += bytes;
+        tally.encrypt_time += nanoseconds;
+    })
+}
+
+#[inline]
+fn seal_and_count(
+    tenant: &[u8],
+    context: &Context<'_>,
+    buffer: &mut [u8],
+    count: impl Fn(&mut Tally, u64, u64),
+) -> Result<(), Error> {
     with_slot(
         |ring, generation| ring.active(tenant, generation),
         |generation| {
@@ -75,18 +92,47 @@ pub fn seal(tenant: &[u8], context: &Context<'_>, buffer: &mut [u8]) -> Result<(
             };
             adopt(row, generation)
         },
-        |ring, slot| seal_with(ring, slot, context, buffer),
+        |ring, slot| {
+            let stopwatch = ring.stopwatch();
+            seal_with(ring, slot, context, buffer)?;
+            let bytes = buffer.len().saturating_sub(ciphertext::OVERHEAD) as u64;
+            count(ring.tally(slot), bytes, stopwatch.nanoseconds());
+            Ok(())
+        },
     )
 }
 
 /// Opens a value in place: `buffer` holds a copy of its body, and the plaintext afterwards.
 #[inline]
 pub fn open(value: &Ciphertext<'_>, context: &Context<'_>, buffer: &mut [u8]) -> Result<(), Error> {
-    with_key(value.key_id(), |ring, slot| {
-        refuse_other_tenant(&ring.facts(slot).tenant)?;
-        let key = ring.message_key(slot, value.nonce())?;
-        Ok(value.open_in_place(key, context, buffer)?)
-    })
+    let record = usage::before_decryption();
+    let alone = with_key(value.key_id(), |ring, slot| {
+        let stopwatch = ring.stopwatch();
+        open_with(ring, slot, value, context, buffer)?;
+        let tally = ring.tally(slot);
+        tally.decrypted += 1;
+        tally.decrypted_bytes += value.plaintext_length() as u64;
+        tally.decrypt_time += stopwatch.nanoseconds();
+        tally.recorded += u64::from(record == Record::InStatement);
+        Ok((record == Record::Alone).then(|| Rc::clone(&ring.facts(slot).tenant)))
+    })?;
+    match alone {
+        Some(tenant) => usage::record_call(&tenant, value.key_id()),
+        None => Ok(()),
+    }
+}
+
+#[inline]
+fn open_with(
+    ring: &mut Ring,
+    slot: Slot,
+    value: &Ciphertext<'_>,
+    context: &Context<'_>,
+    buffer: &mut [u8],
+) -> Result<(), Error> {
+    refuse_other_tenant(&ring.facts(slot).tenant)?;
+    let key = ring.message_key(slot, value.nonce())?;
+    Ok(value.open_in_place(key, context, buffer)?)
 }
 
 /// How a key stands that may decrypt.
@@ -127,12 +173,14 @@ pub fn reencrypt(bytes: &[u8], context: &Context<'_>) -> Result<Varlena, Error> 
     let value = Ciphertext::parse(bytes)?;
     let mut fresh = Varlena::around(bytes.len(), 0, bytes)?;
     let plaintext = PLAINTEXT_OFFSET..PLAINTEXT_OFFSET + value.plaintext_length();
-    open(&value, context, &mut fresh.bytes_mut()[plaintext])?;
+    let buffer = &mut fresh.bytes_mut()[plaintext];
+    with_key(value.key_id(), |ring, slot| open_with(ring, slot, &value, context, buffer))?;
     let (standing, tenant) = standing(value.key_id())?;
     if standing == Standing::Active {
         fresh.bytes_mut().copy_from_slice(bytes);
     } else {
-        seal(&tenant, context, fresh.bytes_mut())?;
+        let count = |tally: &mut Tally, _, _| tally.reencrypted += 1;
+        seal_and_count(&tenant, context, fresh.bytes_mut(), count)?;
     }
     Ok(fresh)
 }
@@ -158,6 +206,17 @@ pub fn with_context<R>(
 pub fn forget_everything() {
     RING.with_borrow_mut(Ring::forget_everything);
     audit_keys::forget_everything();
+}
+
+/// Takes what each key was used for since this was last called. Called where nothing may fail.
+pub fn take_use(take: &mut dyn FnMut(&Rc<[u8]>, KeyId, &Tally)) {
+    // Without FORGET: what can't be taken now stays.
+    let _ = RING.try_with(|ring| ring.try_borrow_mut().map(|mut ring| ring.take_use(take)));
+}
+
+/// The tenant of a key, if it is cached.
+pub fn cached_tenant(key_id: KeyId) -> Option<Rc<[u8]>> {
+    RING.with_borrow(|ring| ring.tenant(key_id))
 }
 
 /// Keys that this transaction made are committed now. Called where nothing may fail.
@@ -222,17 +281,25 @@ fn with_slot<R>(
     master_key::notice_reload();
     let mut use_it = Some(use_it);
     let mut as_of = callbacks::generation();
+    let mut load_time = None;
     for attempt in 0..=PATIENCE + 1 {
         let done = RING.with_borrow_mut(|ring| {
             ring.wake(FORGET.replace(false));
             let slot = find(ring, as_of)?;
+            if let Some(load_time) = load_time {
+                let tally = ring.tally(slot);
+                tally.misses += 1;
+                tally.load_time += load_time;
+            }
             use_it.take().map(|use_it| use_it(ring, slot))
         });
         if let Some(result) = done {
             return result;
         }
         let before = callbacks::generation();
+        let began = Instant::now();
         load(before)?;
+        load_time = Some(load_time.unwrap_or(0) + usage::nanoseconds_since(began));
         as_of = if attempt < PATIENCE { callbacks::generation() } else { before };
     }
     Err(Error::Internal("a key that was just loaded can't be found".into()))
@@ -279,6 +346,9 @@ fn adopt(row: KeyRow, generation: u64) -> Result<(), Error> {
     if let Some(error) = refused {
         RING.with_borrow_mut(|ring| ring.forget(row.key_id));
         return Err(error);
+    }
+    if RING.with_borrow(Ring::is_full_of_use) {
+        usage::tell_early()?;
     }
     let facts = match RING.with_borrow_mut(|ring| ring.revalidate(facts)) {
         None => return Ok(()),

@@ -101,7 +101,7 @@ impl Call {
 pub unsafe fn edge(fcinfo: pg_sys::FunctionCallInfo, body: Body) -> Datum {
     // SAFETY: no panic leaves the guard; whatever it would raise is caught inside and comes back as
     // a report.
-    let outcome = unsafe { pgrx::pgrx_extern_c_guard(|| caught(fcinfo, body)) };
+    let outcome = unsafe { pgrx::pgrx_extern_c_guard(|| caught(|| told(fcinfo, body))) };
     match outcome {
         Ok(Some(datum)) => datum,
         Ok(None) => {
@@ -117,20 +117,32 @@ pub unsafe fn edge(fcinfo: pg_sys::FunctionCallInfo, body: Body) -> Datum {
     }
 }
 
+/// Refusals are recorded.
+#[inline]
+fn told(fcinfo: pg_sys::FunctionCallInfo, body: Body) -> Result<Option<Datum>, Error> {
+    body(&Call(fcinfo)).map_err(|error| {
+        // SAFETY: Postgres's own call structure; functions that are called directly have no `flinfo`.
+        let function = unsafe { (*fcinfo).flinfo.as_ref() }.map(|info| info.fn_oid);
+        failures::called(function.unwrap_or(pg_sys::InvalidOid), error)
+    })
+}
+
+/// Runs what Postgres calls otherwise, a hook or a callback in which errors are allowed, and raises its
+/// error. The caller holds nothing that needs dropping.
+pub fn raising(work: fn() -> Result<(), Error>) {
+    // SAFETY: as in `edge`.
+    let outcome = unsafe { pgrx::pgrx_extern_c_guard(|| caught(work)) };
+    if let Err(boxed) = outcome {
+        let report = { *boxed };
+        report::raise(report)
+    }
+}
+
 /// Errors of the extension and of Postgres alike, as reports.
 #[inline]
-fn caught(
-    fcinfo: pg_sys::FunctionCallInfo,
-    body: Body,
-) -> Result<Option<Datum>, Box<report::Report>> {
-    match catch_unwind(AssertUnwindSafe(|| body(&Call(fcinfo)))) {
-        Ok(Err(error)) => {
-            // SAFETY: Postgres's own call structure; functions that are called directly have no `flinfo`.
-            let function = unsafe { (*fcinfo).flinfo.as_ref() }.map(|info| info.fn_oid);
-            let error = failures::called(function.unwrap_or(pg_sys::InvalidOid), error);
-            Err(Box::new(error.report()))
-        }
-        Ok(Ok(result)) => Ok(result),
+fn caught<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Box<report::Report>> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|error| Box::new(error.report())),
         // Only pgrx can read what its guards panic with.
         Err(panic) => pgrx::PgTryBuilder::new(AssertUnwindSafe(|| resume_unwind(panic)))
             .catch_others(|error| Err(Box::new(report::Report::of(&error))))

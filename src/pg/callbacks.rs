@@ -1,15 +1,15 @@
 //! What Postgres tells: ends of transactions and subtransactions, invalidations.
 //!
-//! Nothing here calls Postgres or can fail: an error in a transaction callback restarts the cluster,
-//! and a relcache callback may only set a flag.
+//! Nothing here can fail, or reads a catalog: an error in a transaction callback restarts the cluster, and
+//! a relcache callback may only set a flag. Before a commit errors are still allowed.
 
 use std::cell::Cell;
 use std::ffi::c_void;
 
 use pgrx::pg_sys::{self, SubXactEvent, XactEvent};
 
-use super::{locks, utility_hook};
-use crate::{audit, keyring};
+use super::{call, executor, locks, utility_hook};
+use crate::{audit, keyring, usage};
 
 thread_local! {
     static TRANSACTION_SERIAL: Cell<u64> = const { Cell::new(1) };
@@ -72,6 +72,12 @@ impl Drop for GuardsOpen {
 
 unsafe extern "C-unwind" fn at_transaction_event(event: XactEvent::Type, _: *mut c_void) {
     match event {
+        XactEvent::XACT_EVENT_PRE_COMMIT
+        | XactEvent::XACT_EVENT_PARALLEL_PRE_COMMIT
+        | XactEvent::XACT_EVENT_PRE_PREPARE => return call::raising(usage::statement_ends),
+        _ => without_panic(usage::transaction_ends),
+    }
+    match event {
         XactEvent::XACT_EVENT_COMMIT | XactEvent::XACT_EVENT_PARALLEL_COMMIT => {
             keyring::transaction_committed();
             audit::transaction_committed();
@@ -103,9 +109,20 @@ unsafe extern "C-unwind" fn at_subtransaction_event(
         SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
             keyring::subtransaction_committed(subtransaction, parent);
         }
-        SubXactEvent::SUBXACT_EVENT_ABORT_SUB => keyring::subtransaction_gone(subtransaction),
+        SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+            // A statement that failed in a savepoint, not in a block with EXCEPTION inside of it.
+            if executor::is_between_statements() {
+                without_panic(usage::transaction_ends);
+            }
+            keyring::subtransaction_gone(subtransaction);
+        }
         _ => {}
     }
+}
+
+/// Nothing is expected to panic; what does is no reason to restart the cluster.
+fn without_panic(work: fn()) {
+    let _ = std::panic::catch_unwind(work);
 }
 
 unsafe extern "C-unwind" fn at_invalidation(_: pg_sys::Datum, relation: pg_sys::Oid) {

@@ -34,6 +34,12 @@ impl Client {
             process: process(),
         }
     }
+
+    /// Where nothing can be looked up any more.
+    pub fn unknown() -> Self {
+        let (actor, role, application) = (Vec::new(), Vec::new(), Vec::new());
+        Self { actor, role, address: None, application, process: process() }
+    }
 }
 
 fn address() -> Option<String> {

@@ -36,6 +36,13 @@ pub fn block_scope() -> BlockScope {
     BlockScope { process: process as u32, transaction: callbacks::transaction_serial(), statement }
 }
 
+/// When the client's statement began, in Postgres's time: another one, another time.
+#[inline]
+pub fn statement_start() -> i64 {
+    // SAFETY: reads a variable of the backend.
+    unsafe { unguarded::GetCurrentStatementStartTimestamp() }
+}
+
 /// Tells every session, this one too, that a relation's contents have changed.
 pub fn invalidate(relation: pg_sys::Oid) {
     // SAFETY: queues a message, sent at commit.
@@ -229,13 +236,6 @@ pub fn transaction_id() -> u64 {
 pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
 }
-
-/// Whether the postmaster is loading the library, for all processes to come.
-pub fn is_preloading() -> bool {
-    // SAFETY: a plain variable of the backend.
-    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
-}
-
 /// The data directory.
 pub fn data_directory() -> Option<std::path::PathBuf> {
     use std::os::unix::ffi::OsStrExt;

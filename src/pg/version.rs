@@ -321,3 +321,67 @@ pub fn when_memory_is_asked_for(request: fn()) {
         }
     }
 }
+
+/// Hooks into the executor's runs: `around` is given what is to be run.
+pub fn around_executor_runs(around: fn(&mut dyn FnMut())) {
+    use unguarded::standard_ExecutorRun;
+    static mut PREVIOUS: pg_sys::ExecutorRun_hook_type = None;
+    static mut AROUND: Option<fn(&mut dyn FnMut())> = None;
+
+    #[cfg(not(feature = "pg18"))]
+    unsafe extern "C-unwind" fn hook(
+        query: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+        once: bool,
+    ) {
+        // SAFETY: variables of a process that has one thread; the arguments are passed on.
+        unsafe {
+            let run = PREVIOUS.unwrap_or(standard_ExecutorRun);
+            if let Some(around) = AROUND {
+                around(&mut || run(query, direction, count, once));
+            }
+        }
+    }
+
+    #[cfg(feature = "pg18")]
+    unsafe extern "C-unwind" fn hook(
+        query: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+    ) {
+        // SAFETY: variables of a process that has one thread; the arguments are passed on.
+        unsafe {
+            let run = PREVIOUS.unwrap_or(standard_ExecutorRun);
+            if let Some(around) = AROUND {
+                around(&mut || run(query, direction, count));
+            }
+        }
+    }
+
+    // SAFETY: as above; called from `_PG_init`.
+    unsafe {
+        AROUND = Some(around);
+        PREVIOUS = pg_sys::ExecutorRun_hook;
+        pg_sys::ExecutorRun_hook = Some(hook);
+    }
+}
+
+mod unguarded {
+    use pgrx::pg_sys;
+    unsafe extern "C-unwind" {
+        #[cfg(not(feature = "pg18"))]
+        pub fn standard_ExecutorRun(
+            query: *mut pg_sys::QueryDesc,
+            direction: pg_sys::ScanDirection::Type,
+            count: u64,
+            once: bool,
+        );
+        #[cfg(feature = "pg18")]
+        pub fn standard_ExecutorRun(
+            query: *mut pg_sys::QueryDesc,
+            direction: pg_sys::ScanDirection::Type,
+            count: u64,
+        );
+    }
+}

@@ -1,0 +1,115 @@
+//! Where the client's statements begin and end, seen by hooks in the executor.
+//!
+//! Every error of every statement passes through here: see [`super::finally`].
+
+use std::cell::Cell;
+
+use pgrx::pg_sys;
+
+use super::finally::finally;
+use super::{call, session, version};
+use crate::usage;
+
+thread_local! {
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+    static LOADED_IN: Cell<i64> = const { Cell::new(0) };
+}
+
+static mut PREVIOUS_FINISH: pg_sys::ExecutorFinish_hook_type = None;
+static mut PREVIOUS_END: pg_sys::ExecutorEnd_hook_type = None;
+static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
+
+/// Hooks into the executor.
+pub fn init() {
+    version::around_executor_runs(around_statement);
+    // SAFETY: hooks are variables of the process, which has one thread; the library is never unloaded.
+    unsafe {
+        if !pg_sys::process_shared_preload_libraries_in_progress {
+            LOADED_IN.set(session::statement_start());
+        }
+        PREVIOUS_FINISH = pg_sys::ExecutorFinish_hook;
+        pg_sys::ExecutorFinish_hook = Some(finish);
+        PREVIOUS_END = pg_sys::ExecutorEnd_hook;
+        pg_sys::ExecutorEnd_hook = Some(end);
+        PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(utility);
+    }
+}
+
+/// Whether no statement is being executed, as far as that is known: not in the statement that loaded the
+/// library, of which the hooks have seen only what lies inside.
+pub fn is_between_statements() -> bool {
+    DEPTH.get() == 0 && LOADED_IN.get() != session::statement_start()
+}
+
+fn around_statement(run: &mut dyn FnMut()) {
+    if is_between_statements() {
+        call::raising(usage::statement_begins);
+    }
+    nested(run);
+}
+
+unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: the hook that was there before, or what Postgres does without hooks.
+    nested(&mut || unsafe { PREVIOUS_FINISH.unwrap_or(unguarded::standard_ExecutorFinish)(query) });
+}
+
+unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: the hook that was there before, or what Postgres does without hooks.
+    unsafe { PREVIOUS_END.unwrap_or(unguarded::standard_ExecutorEnd)(query) };
+    if is_between_statements() {
+        call::raising(usage::statement_ends);
+    }
+}
+
+unsafe extern "C-unwind" fn utility(
+    statement: *mut pg_sys::PlannedStmt,
+    text: *const std::ffi::c_char,
+    read_only: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    parameters: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    receiver: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: the hook that was there before, or what Postgres does without hooks.
+    around_statement(&mut || unsafe {
+        PREVIOUS_UTILITY.unwrap_or(unguarded::standard_ProcessUtility)(
+            statement,
+            text,
+            read_only,
+            context,
+            parameters,
+            environment,
+            receiver,
+            completion,
+        );
+    });
+    if is_between_statements() {
+        call::raising(usage::statement_ends);
+    }
+}
+
+/// Runs a part of a statement one level deeper, whether it ends by an error or not.
+fn nested(run: &mut dyn FnMut()) {
+    DEPTH.set(DEPTH.get() + 1);
+    finally(run, &mut |_| DEPTH.set(DEPTH.get() - 1));
+}
+
+mod unguarded {
+    use pgrx::pg_sys;
+    unsafe extern "C-unwind" {
+        pub fn standard_ExecutorFinish(query: *mut pg_sys::QueryDesc);
+        pub fn standard_ExecutorEnd(query: *mut pg_sys::QueryDesc);
+        pub fn standard_ProcessUtility(
+            statement: *mut pg_sys::PlannedStmt,
+            text: *const std::ffi::c_char,
+            read_only: bool,
+            context: pg_sys::ProcessUtilityContext::Type,
+            parameters: pg_sys::ParamListInfo,
+            environment: *mut pg_sys::QueryEnvironment,
+            receiver: *mut pg_sys::DestReceiver,
+            completion: *mut pg_sys::QueryCompletion,
+        );
+    }
+}

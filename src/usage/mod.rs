@@ -1,0 +1,421 @@
+//! Who used which keys: counted where a key is used, told once a client's statement.
+//!
+//! Counts are kept in the cache of keys. At the end of the statement they go to the statistics, and with
+//! `fieldcrypt.audit_decrypt = statements` as one event a tenant to the audit log. A statement that fails
+//! does not come to its end: then the callbacks of its transaction tell, for which everything that needs
+//! catalogs is looked up when the statement first uses a key.
+
+pub mod settings;
+mod statistics;
+mod tally;
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fieldcrypt_envelope::KeyId;
+
+pub use tally::{Stopwatch, Tally, nanoseconds_since};
+
+use crate::audit::Event;
+use crate::audit::queue::{self, Surviving};
+use crate::error::Error;
+use crate::keyring;
+use crate::pg::client::Client;
+use crate::pg::statistics_memory::{self, Counters};
+use crate::pg::{executor, session};
+use settings::AuditDecrypt;
+
+/// Keys that an event names; that there were more is said in words.
+const KEYS_NAMED: usize = 32;
+/// Tenants and errors of one statement after which its failures are told before it ends.
+const FAILURES_KEPT: usize = 1000;
+/// Keys from which on tenants are told apart by a hash table.
+const FEW: usize = 8;
+
+/// Whether there is anything to tell. Static, since every statement of the session asks.
+static IS_OPEN: AtomicBool = AtomicBool::new(false);
+/// Whether the statement's client is known.
+static CLIENT_IS_KNOWN: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    static STATEMENT: RefCell<Statement> = RefCell::new(Statement::default());
+}
+
+/// What is to be told of a statement.
+#[derive(Default)]
+struct Statement {
+    /// When the client's statement began that the counts are of.
+    began: i64,
+    client: Option<Rc<Client>>,
+    failures: Vec<Failures>,
+    refusals: Vec<(Option<Rc<[u8]>>, u64)>,
+    keys_made: Vec<Rc<[u8]>>,
+    events: VecDeque<Pending>,
+}
+
+/// Failures that gave NULL, of one kind.
+struct Failures {
+    error_code: String,
+    reason: String,
+    tenant: Option<Rc<[u8]>>,
+    keys: Keys,
+    count: u64,
+}
+
+struct Pending {
+    event: Event,
+    tenant: Option<Rc<[u8]>>,
+    keys: Keys,
+    count: u64,
+    error_code: Option<String>,
+    reason: Option<String>,
+    client: Rc<Client>,
+}
+
+/// Some keys, the first of them by name.
+#[derive(Default)]
+struct Keys {
+    named: Vec<i64>,
+    are_more: bool,
+}
+
+/// Defines the settings, asks for shared memory and hooks into the executor.
+pub fn init() {
+    settings::init();
+    statistics_memory::init(settings::stats_max());
+    executor::init();
+}
+
+/// A key is used that no other use since the last telling was counted for.
+pub fn note_first_use() {
+    if !IS_OPEN.load(Ordering::Relaxed) {
+        open();
+    }
+}
+
+fn open() {
+    IS_OPEN.store(true, Ordering::Relaxed);
+    let _ = STATEMENT.try_with(|statement| {
+        if let Ok(mut statement) = statement.try_borrow_mut() {
+            statement.began = session::statement_start();
+        }
+    });
+}
+
+/// How a decryption is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    /// Not at all.
+    Not,
+    /// With the others of its statement.
+    InStatement,
+    /// On its own.
+    Alone,
+}
+
+/// How a decryption that is about to happen is recorded. Reads catalogs the first time in a statement.
+#[inline]
+pub fn before_decryption() -> Record {
+    match settings::audit_decrypt() {
+        AuditDecrypt::Off | AuditDecrypt::Failures => Record::Not,
+        AuditDecrypt::Statements => {
+            if !CLIENT_IS_KNOWN.load(Ordering::Relaxed) {
+                client();
+            }
+            Record::InStatement
+        }
+        AuditDecrypt::All => Record::Alone,
+    }
+}
+
+/// Records one decryption.
+pub fn record_call(tenant: &[u8], key_id: KeyId) -> Result<(), Error> {
+    queue::push(
+        Event::ValuesDecrypted,
+        &Surviving {
+            tenant: Some(tenant),
+            key_ids: &[key_id.as_i64()],
+            value_count: Some(1),
+            ..Surviving::default()
+        },
+    )
+}
+
+/// A decryption failed and gave NULL. The statement's failures of a kind are recorded together.
+pub fn note_null(error: Error, key_id: Option<KeyId>) -> Result<(), Error> {
+    let tenant: Option<Rc<[u8]>> = key_id.and_then(|key_id| {
+        keyring::cached_tenant(key_id).or_else(|| keyring::tenant_of_key(key_id).map(Rc::from))
+    });
+    count_failure(tenant.clone());
+    if !records_failures() {
+        return Ok(());
+    }
+    client();
+    let report = error.report();
+    let error_code = report.code();
+    let is_much = STATEMENT.with_borrow_mut(|statement| {
+        let failures = &mut statement.failures;
+        let known = failures
+            .iter_mut()
+            .rev()
+            .find(|known| known.error_code == error_code && known.tenant == tenant);
+        let known = match known {
+            Some(known) => known,
+            None => {
+                let reason = format!("try_decrypt_field gave NULL: {}", report.message());
+                failures.push(Failures {
+                    error_code,
+                    reason,
+                    tenant,
+                    keys: Keys::default(),
+                    count: 0,
+                });
+                let Some(last) = failures.last_mut() else { return false };
+                last
+            }
+        };
+        known.count += 1;
+        if let Some(key_id) = key_id {
+            known.keys.add(key_id);
+        }
+        failures.len() >= FAILURES_KEPT
+    });
+    if is_much { tell_early() } else { Ok(()) }
+}
+
+/// Whether failed decryptions are recorded.
+pub fn records_failures() -> bool {
+    settings::audit_decrypt() != AuditDecrypt::Off
+}
+
+/// A decryption failed with an error, which is recorded where it is raised: here it is counted.
+pub fn note_failure(tenant: Option<&[u8]>) {
+    count_failure(tenant.map(Rc::from));
+}
+
+fn count_failure(tenant: Option<Rc<[u8]>>) {
+    note_first_use();
+    STATEMENT.with_borrow_mut(|statement| {
+        let refusals = &mut statement.refusals;
+        let is_room = refusals.len() < FAILURES_KEPT;
+        match refusals.iter_mut().rev().take(FEW).find(|known| known.0 == tenant) {
+            Some(known) => known.1 += 1,
+            None if is_room => refusals.push((tenant, 1)),
+            None => statistics_memory::add(
+                tenant.as_deref(),
+                &Counters { failures: 1, ..Counters::default() },
+            ),
+        }
+    });
+}
+
+/// A key was made for a tenant.
+pub fn note_key_made(tenant: &[u8]) {
+    note_first_use();
+    STATEMENT.with_borrow_mut(|statement| statement.keys_made.push(tenant.into()));
+}
+
+/// The client's statement begins: what the last one left is told. It is left where the executor does
+/// not come to its end: by a cursor of the protocol, by a call that is no statement.
+pub fn statement_begins() -> Result<(), Error> {
+    if IS_OPEN.load(Ordering::Relaxed)
+        && STATEMENT.with_borrow(|statement| statement.began != session::statement_start())
+    {
+        return statement_ends();
+    }
+    Ok(())
+}
+
+/// The client's statement, or its transaction, ends: tells what was counted. What finds no room in the
+/// audit queue may be an error; what is left then is told when the transaction aborts.
+pub fn statement_ends() -> Result<(), Error> {
+    if !IS_OPEN.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    gather();
+    push_events()?;
+    close();
+    Ok(())
+}
+
+/// The same where nothing may fail. What finds no room is in the server log.
+pub fn transaction_ends() {
+    if !IS_OPEN.load(Ordering::Relaxed) {
+        return;
+    }
+    gather();
+    while let Some(event) = next_event() {
+        let _ = queue::push(event.event, &event.surviving());
+    }
+    close();
+}
+
+/// Tells what was counted while the statement goes on, so that it takes no more memory.
+pub fn tell_early() -> Result<(), Error> {
+    gather();
+    push_events()
+}
+
+fn close() {
+    IS_OPEN.store(false, Ordering::Relaxed);
+    CLIENT_IS_KNOWN.store(false, Ordering::Relaxed);
+    let _ = STATEMENT.try_with(|statement| {
+        if let Ok(mut statement) = statement.try_borrow_mut() {
+            statement.client = None;
+        }
+    });
+}
+
+fn push_events() -> Result<(), Error> {
+    while let Some(event) = next_event() {
+        queue::push(event.event, &event.surviving())?;
+    }
+    Ok(())
+}
+
+fn next_event() -> Option<Pending> {
+    let next = STATEMENT.try_with(|statement| {
+        statement.try_borrow_mut().ok().and_then(|mut statement| statement.events.pop_front())
+    });
+    next.ok().flatten()
+}
+
+/// The client of the statement, resolved once.
+fn client() {
+    if !CLIENT_IS_KNOWN.load(Ordering::Relaxed) {
+        let client = Rc::new(Client::now());
+        STATEMENT.with_borrow_mut(|statement| statement.client = Some(client));
+        note_first_use();
+        CLIENT_IS_KNOWN.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What one tenant's keys were used for.
+struct TenantUse {
+    tenant: Rc<[u8]>,
+    tally: Tally,
+    keys: Keys,
+}
+
+/// Takes the counts from the cache of keys: adds them to the statistics, and makes events of what is to
+/// be recorded. A callback may come while they are in use only if the backend is going down.
+fn gather() {
+    let uses = by_tenant();
+    for used in &uses {
+        statistics_memory::add(Some(&used.tenant), &Counters::of(&used.tally));
+    }
+    let _ = STATEMENT.try_with(|statement| {
+        if let Ok(mut statement) = statement.try_borrow_mut() {
+            statement.take(uses);
+        }
+    });
+}
+
+fn by_tenant() -> Vec<TenantUse> {
+    let mut uses: Vec<TenantUse> = Vec::new();
+    let mut places: HashMap<Rc<[u8]>, usize> = HashMap::new();
+    keyring::take_use(&mut |tenant, key_id, tally| {
+        let known = if places.is_empty() {
+            uses.iter().position(|used| used.tenant == *tenant)
+        } else {
+            places.get(tenant).copied()
+        };
+        let place = known.unwrap_or(uses.len());
+        if known.is_none() {
+            let (tally, keys) = (Tally::default(), Keys::default());
+            uses.push(TenantUse { tenant: Rc::clone(tenant), tally, keys });
+            if uses.len() == FEW {
+                let all = uses.iter().enumerate();
+                places = all.map(|(place, used)| (Rc::clone(&used.tenant), place)).collect();
+            } else if uses.len() > FEW {
+                places.insert(Rc::clone(tenant), place);
+            }
+        }
+        if let Some(used) = uses.get_mut(place) {
+            used.tally.add(tally);
+            if tally.recorded > 0 {
+                used.keys.add(key_id);
+            }
+        }
+    });
+    uses
+}
+
+impl Statement {
+    fn take(&mut self, uses: Vec<TenantUse>) {
+        for (tenant, failures) in self.refusals.drain(..) {
+            let counters = Counters { failures, ..Counters::default() };
+            statistics_memory::add(tenant.as_deref(), &counters);
+        }
+        for tenant in self.keys_made.drain(..) {
+            let counters = Counters { keys_made: 1, ..Counters::default() };
+            statistics_memory::add(Some(&tenant), &counters);
+        }
+        let recorded = uses.into_iter().filter(|used| used.tally.recorded > 0);
+        let mut events: Vec<Pending> = Vec::new();
+        for used in recorded {
+            events.push(Pending {
+                event: Event::ValuesDecrypted,
+                tenant: Some(used.tenant),
+                count: used.tally.recorded,
+                error_code: None,
+                reason: used.keys.in_words(),
+                keys: used.keys,
+                client: self.known_client(),
+            });
+        }
+        for failed in std::mem::take(&mut self.failures) {
+            events.push(Pending {
+                event: Event::DecryptFailed,
+                tenant: failed.tenant,
+                count: failed.count,
+                error_code: Some(failed.error_code),
+                reason: Some(failed.reason),
+                keys: failed.keys,
+                client: self.known_client(),
+            });
+        }
+        self.events.extend(events);
+    }
+
+    /// Nothing is recorded before its client is known.
+    fn known_client(&self) -> Rc<Client> {
+        match &self.client {
+            Some(client) => Rc::clone(client),
+            None => Rc::new(Client::unknown()),
+        }
+    }
+}
+
+impl Keys {
+    fn add(&mut self, key_id: KeyId) {
+        let key_id = key_id.as_i64();
+        if self.named.last() == Some(&key_id) || self.named.contains(&key_id) {
+            return;
+        }
+        if self.named.len() < KEYS_NAMED {
+            self.named.push(key_id);
+        } else {
+            self.are_more = true;
+        }
+    }
+
+    fn in_words(&self) -> Option<String> {
+        self.are_more.then(|| format!("more keys were used than the {KEYS_NAMED} listed"))
+    }
+}
+
+impl Pending {
+    fn surviving(&self) -> Surviving<'_> {
+        Surviving {
+            tenant: self.tenant.as_deref(),
+            key_ids: &self.keys.named,
+            value_count: i64::try_from(self.count).ok(),
+            error_code: self.error_code.as_deref(),
+            reason: self.reason.as_deref().map(str::as_bytes),
+            client: Some(&self.client),
+        }
+    }
+}

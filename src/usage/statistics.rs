@@ -1,0 +1,45 @@
+//! `fieldcrypt_stats`: what was counted, since when.
+
+use pgrx::pg_sys::Datum;
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::pg::call::{Call, sql_functions};
+use crate::pg::{encoding, json, session, statistics_memory};
+
+sql_functions! {
+    fieldcrypt_statistics, pg_finfo_fieldcrypt_statistics => statistics;
+    fieldcrypt_statistics_reset, pg_finfo_fieldcrypt_statistics_reset => reset;
+}
+
+/// The entries of this database, as JSON. With what this statement itself has counted so far.
+fn statistics(_: &Call) -> Result<Option<Datum>, Error> {
+    let milliseconds = |nanoseconds: u64| nanoseconds as f64 / 1e6;
+    let rows = statistics_memory::read().into_iter().map(|shown| {
+        let counters = shown.counters;
+        json!({
+            "tenant": shown.tenant.as_deref().map(encoding::lossy),
+            "encrypt_statements": counters.encrypt_statements,
+            "encrypt_values": counters.encrypt_values,
+            "encrypt_bytes": counters.encrypt_bytes,
+            "encrypt_time": milliseconds(counters.encrypt_time),
+            "decrypt_statements": counters.decrypt_statements,
+            "decrypt_values": counters.decrypt_values,
+            "decrypt_bytes": counters.decrypt_bytes,
+            "decrypt_time": milliseconds(counters.decrypt_time),
+            "reencrypt_values": counters.reencrypt_values,
+            "failures": counters.failures,
+            "cache_hits": counters.cache_hits,
+            "cache_misses": counters.cache_misses,
+            "load_time": milliseconds(counters.load_time),
+            "keys_made": counters.keys_made,
+            "stats_since": session::iso_time(shown.since),
+        })
+    });
+    json::to_datum(&Value::Array(rows.collect())).map(Some)
+}
+
+fn reset(_: &Call) -> Result<Option<Datum>, Error> {
+    statistics_memory::reset();
+    Ok(Some(Datum::null()))
+}
