@@ -4,6 +4,8 @@ use std::ffi::CString;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
+use crate::pg::shared_memory;
+
 /// What happens to an event that finds no room in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
 pub enum OnOverflow {
@@ -37,26 +39,9 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::default(),
     );
-    GucRegistry::define_int_guc(
-        c"fieldcrypt.audit_queue_size",
-        c"Shared memory for events of one database that are not written yet.",
-        c"An event takes about 200 bytes. Needs pg_fieldcrypt in shared_preload_libraries.",
-        &QUEUE_SIZE,
-        64,
-        1 << 20,
-        GucContext::Postmaster,
-        GucFlags::UNIT_KB,
-    );
-    GucRegistry::define_int_guc(
-        c"fieldcrypt.audit_queue_databases",
-        c"How many databases can have an audit queue at a time.",
-        c"Events of further ones count as overflow.",
-        &QUEUES,
-        1,
-        1000,
-        GucContext::Postmaster,
-        GucFlags::default(),
-    );
+    if shared_memory::is_preloading() {
+        define_sizes();
+    }
     GucRegistry::define_int_guc(
         c"fieldcrypt.audit_seal_interval",
         c"How long after a row was written to the audit log a checkpoint covers it, at the latest.",
@@ -104,6 +89,30 @@ pub fn init() {
         86_400,
         GucContext::Sighup,
         GucFlags::UNIT_S,
+    );
+}
+
+/// Of shared memory, which only the postmaster asks for.
+fn define_sizes() {
+    GucRegistry::define_int_guc(
+        c"fieldcrypt.audit_queue_size",
+        c"Shared memory for events of one database that are not written yet.",
+        c"An event takes about 200 bytes. Needs pg_fieldcrypt in shared_preload_libraries.",
+        &QUEUE_SIZE,
+        64,
+        1 << 20,
+        GucContext::Postmaster,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"fieldcrypt.audit_queue_databases",
+        c"How many databases can have an audit queue at a time.",
+        c"Events of further ones count as overflow.",
+        &QUEUES,
+        1,
+        1000,
+        GucContext::Postmaster,
+        GucFlags::default(),
     );
 }
 
