@@ -8,7 +8,7 @@ use FieldcryptTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_cluster('primary');
+my $node = new_cluster('primary', conf => "log_statement = none\n");
 my $folder = $node->basedir;
 mkdir "$folder/keys", 0700 or die;
 my $file = write_key_file("$folder/keys/master.key", key_text(1));
