@@ -164,3 +164,26 @@ END
 $$;
 COMMENT ON PROCEDURE fieldcrypt.check_audit_log() IS
     'verifies the whole audit log and writes the result to fieldcrypt.audit_verifications, for health(): to be called every night';
+
+CREATE FUNCTION fieldcrypt._alert_jobs(alerts text, verification text) RETURNS jsonb
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_agg(jsonb_build_object('job', (j.name || current_database())::name, 'schedule', j.schedule, 'command', j.command))
+      FROM (VALUES ('fieldcrypt alerts of ', $1, 'CALL fieldcrypt.check_alerts()'),
+                   ('fieldcrypt audit of ', $2, 'CALL fieldcrypt.check_audit_log()')) AS j (name, schedule, command)
+$$;
+COMMENT ON FUNCTION fieldcrypt._alert_jobs(text, text) IS 'names and commands of the jobs of schedule_alerts';
+
+CREATE FUNCTION fieldcrypt.schedule_alerts(cron text DEFAULT '* * * * *', verification text DEFAULT '30 2 * * *')
+    RETURNS TABLE (job text, schedule text, command text)
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT s.job, s.schedule, s.command FROM fieldcrypt._schedule_jobs(fieldcrypt._alert_jobs($1, $2)) AS s
+$$;
+COMMENT ON FUNCTION fieldcrypt.schedule_alerts(text, text) IS
+    'lets pg_cron look for alerts and verify the audit log, as the caller; '''' is no such job; again: replaces';
+
+CREATE FUNCTION fieldcrypt.unschedule_alerts() RETURNS integer
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$ SELECT fieldcrypt._unschedule_jobs(fieldcrypt._alert_jobs('* * * * *', '30 2 * * *')) $$;
+COMMENT ON FUNCTION fieldcrypt.unschedule_alerts() IS 'takes the caller''s jobs of schedule_alerts away, and gives their number';
