@@ -118,3 +118,115 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt._check_audit_gaps(jsonb) IS 'check: events that are not in the audit log but in the server log';
+
+CREATE FUNCTION fieldcrypt._check_audit_sealing(
+        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    delay interval := fieldcrypt._threshold('seal_delay');
+    since timestamptz := clock_timestamp() - delay;
+    log jsonb := fieldcrypt._audit_status()::jsonb;
+    waiting record;
+BEGIN
+    status := 'ok';
+    IF NOT (log ->> 'is_preloaded')::boolean THEN
+        detail := 'not judged: without preload nothing seals the audit log';
+        RETURN;
+    ELSIF pg_is_in_recovery() THEN
+        detail := 'not judged on a standby: the primary seals the audit log';
+        RETURN;
+    END IF;
+    SELECT count(*) AS total, min(l.at) AS oldest INTO waiting
+      FROM (SELECT a.at FROM fieldcrypt.audit_log AS a WHERE a.leaf IS NULL AND a.at < since LIMIT 10001) AS l;
+    IF waiting.total > 0 THEN
+        status := 'warning';
+        detail := format('%s%s rows of the audit log are without a seal, though older than %s%s', CASE WHEN waiting.total > 10000 THEN 'more than ' END,
+            least(waiting.total, 10000), delay, ': ' || (log ->> 'last_problem'));
+        hint := 'Until then they can be changed without a trace. The server log says why; the worker needs one of max_worker_processes.';
+        identity := ARRAY[coalesce(log ->> 'last_problem', '')];
+    ELSE
+        detail := 'the audit log is sealed' || coalesce(', last ' || fieldcrypt._ago((log ->> 'last_checkpoint_at')::timestamptz), '');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._check_audit_sealing(jsonb) IS 'check: rows of the audit log that wait too long for their seal';
+
+CREATE FUNCTION fieldcrypt._check_audit_handover(
+        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    memory interval := fieldcrypt._threshold('event_memory');
+    since timestamptz := clock_timestamp() - memory;
+    unclean record;
+BEGIN
+    SELECT count(*) AS total, max(s.introduced_at) AS latest, array_agg(s.id::text) AS items, bool_or(s.introduced_by = 'itself') AS is_unproven
+      INTO unclean
+      FROM (SELECT a.* FROM fieldcrypt.audit_signers AS a
+             WHERE NOT a.is_clean AND a.introduced_at > since
+             ORDER BY a.introduced_at DESC LIMIT 10001) AS s;
+    IF unclean.total = 0 THEN
+        status := 'ok';
+        detail := format('all keys that signed the audit log in the last %s follow each other', memory);
+        RETURN;
+    END IF;
+    status := 'warning';
+    detail := format('in the last %s the sealing of the audit log was interrupted %s time(s), last %s, and went on with a key that the one before did not sign%s',
+        memory, unclean.total, fieldcrypt._ago(unclean.latest), CASE WHEN unclean.is_unproven THEN ', nor a master key' END);
+    hint := 'After a crash or an immediate stop this is to be expected: compare with when those were. Rows that were written shortly before are as trustworthy as who could write the tables then.';
+    identity := fieldcrypt._identity(unclean.items, unclean.total);
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._check_audit_handover(jsonb) IS 'check: signing keys of the audit log that do not follow from the one before';
+
+CREATE FUNCTION fieldcrypt._check_audit_fork(
+        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    fork record;
+BEGIN
+    SELECT o.id, o.at, o.cause, o.old_size INTO fork
+      FROM fieldcrypt.audit_origins AS o
+     WHERE o.acknowledged_at IS NULL AND o.old_log_id IS NOT NULL
+     ORDER BY o.id DESC LIMIT 1;
+    IF fork.id IS NULL THEN
+        status := 'ok';
+        detail := 'the audit log goes on where it began, or somebody has said why not';
+        RETURN;
+    END IF;
+    status := 'warning';
+    detail := format('since %s the audit log goes on elsewhere than where it began (%s, after %s rows), and nobody has said why',
+        date_trunc('second', fork.at), fork.cause, fork.old_size);
+    hint := 'After a restore, a copy or a promotion: compare with the newest checkpoint that is kept outside, then SELECT fieldcrypt.acknowledge_audit_fork(reason).';
+    identity := ARRAY[fork.id::text];
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._check_audit_fork(jsonb) IS 'check: a fork of the audit log that nobody has acknowledged';
+
+CREATE FUNCTION fieldcrypt._check_audit_anchor(
+        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    log jsonb := fieldcrypt._audit_status()::jsonb;
+BEGIN
+    IF NOT (log ->> 'is_preloaded')::boolean THEN
+        status := 'ok';
+        detail := 'not judged: without preload the audit log has no checkpoints';
+    ELSIF coalesce(current_setting('fieldcrypt.audit_checkpoint_command', true), '') = '' THEN
+        status := 'warning';
+        detail := 'checkpoints of the audit log are kept in this database only: a superuser who can read the master key could rewrite it without a trace';
+        hint := 'Set fieldcrypt.audit_checkpoint_command to one that takes each checkpoint to another machine. See docs/health.md.';
+    ELSIF log ->> 'last_problem' LIKE 'fieldcrypt.audit_checkpoint_command%' THEN
+        status := 'warning';
+        detail := format('checkpoints of the audit log do not get outside: %s', log ->> 'last_problem');
+        hint := 'Run it by hand as the server''s user, with a row of fieldcrypt.audit_checkpoints as its input.';
+    ELSE
+        status := 'ok';
+        detail := 'checkpoints of the audit log are passed on to fieldcrypt.audit_checkpoint_command';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._check_audit_anchor(jsonb) IS 'check: whether checkpoints of the audit log are kept outside';
