@@ -13,7 +13,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION fieldcrypt._scheduled_jobs(text, text, text) IS 'names and commands of the jobs of schedule_rotation';
 
-CREATE FUNCTION fieldcrypt._refuse_without_cron(rotation text, reencryption text, destruction text) RETURNS void
+CREATE FUNCTION fieldcrypt._refuse_without_cron(jobs jsonb) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -36,60 +36,75 @@ BEGIN
     END;
     IF home IS NULL THEN
         hint := 'Install pg_cron (Debian: postgresql-15-cron), add it to shared_preload_libraries, restart, and CREATE EXTENSION pg_cron in the database cron.database_name. Or let any other scheduler run: '
-            || (SELECT string_agg(j.command, '; ') FROM fieldcrypt._scheduled_jobs(rotation, reencryption, destruction) AS j WHERE j.schedule <> '');
+            || (SELECT string_agg(j.command, '; ') FROM jsonb_to_recordset(jobs) AS j(job text, schedule text, command text) WHERE j.schedule <> '');
     ELSE
         hint := format('pg_cron has its jobs in one database%s. Run there: ',
                 CASE WHEN home = '?' THEN ', cron.database_name' ELSE format(', here "%s"', home) END)
             || (SELECT string_agg(format('SELECT cron.schedule_in_database(%L, %L, %L, %L);', j.job, j.schedule, j.command, current_database()), ' ')
-                  FROM fieldcrypt._scheduled_jobs(rotation, reencryption, destruction) AS j WHERE j.schedule <> '');
+                  FROM jsonb_to_recordset(jobs) AS j(job text, schedule text, command text) WHERE j.schedule <> '');
     END IF;
     RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
         MESSAGE = 'pg_cron is not installed in this database', HINT = hint;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._refuse_without_cron(text, text, text) IS 'an error with what to do, where pg_cron is not in this database';
+COMMENT ON FUNCTION fieldcrypt._refuse_without_cron(jsonb) IS 'an error with what to do, where pg_cron is not in this database';
+
+CREATE FUNCTION fieldcrypt._schedule_jobs(jobs jsonb) RETURNS TABLE (job text, schedule text, command text)
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM jsonb_to_recordset(jobs) AS j(schedule text) WHERE j.schedule IS NULL) THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
+            MESSAGE = 'a schedule must not be NULL', HINT = 'Pass '''' for no such job.';
+    END IF;
+    PERFORM fieldcrypt._refuse_without_cron(jobs);
+    PERFORM fieldcrypt._unschedule_jobs(jobs);
+    FOR job, schedule, command IN
+        SELECT j.job, j.schedule, j.command FROM jsonb_to_recordset(jobs) AS j(job text, schedule text, command text) WHERE j.schedule <> ''
+    LOOP
+        EXECUTE 'SELECT cron.schedule($1, $2, $3)' USING job, schedule, command;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._schedule_jobs(jsonb) IS 'makes jobs of pg_cron, in the place of the caller''s of the same names';
+
+CREATE FUNCTION fieldcrypt._unschedule_jobs(jobs jsonb) RETURNS integer
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    id bigint;
+    removed integer := 0;
+BEGIN
+    PERFORM fieldcrypt._refuse_without_cron(jobs);
+    FOR id IN EXECUTE
+        'SELECT j.jobid FROM cron.job AS j
+           JOIN jsonb_to_recordset($1) AS s(job text) ON s.job = j.jobname::text
+          WHERE j.username = current_user' USING jobs
+    LOOP
+        EXECUTE 'SELECT cron.unschedule($1)' USING id;
+        removed := removed + 1;
+    END LOOP;
+    RETURN removed;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt._unschedule_jobs(jsonb) IS 'takes the caller''s jobs of these names away, and gives their number';
 
 CREATE FUNCTION fieldcrypt.schedule_rotation(
         cron text DEFAULT '0 3 * * *', reencryption text DEFAULT '15 3 * * *', destruction text DEFAULT '45 3 * * *')
     RETURNS TABLE (job text, schedule text, command text)
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_column
-DECLARE
-    item record;
-BEGIN
-    IF cron IS NULL OR reencryption IS NULL OR destruction IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
-            MESSAGE = 'a schedule must not be NULL', HINT = 'Pass '''' for no such job.';
-    END IF;
-    PERFORM fieldcrypt._refuse_without_cron(cron, reencryption, destruction);
-    PERFORM fieldcrypt.unschedule_rotation();
-    FOR item IN SELECT j.job, j.schedule, j.command FROM fieldcrypt._scheduled_jobs(cron, reencryption, destruction) AS j WHERE j.schedule <> '' LOOP
-        EXECUTE 'SELECT cron.schedule($1, $2, $3)' USING item.job, item.schedule, item.command;
-    END LOOP;
-    RETURN QUERY SELECT j.job, j.schedule, j.command FROM fieldcrypt._scheduled_jobs(cron, reencryption, destruction) AS j WHERE j.schedule <> '';
-END
+    SELECT s.job, s.schedule, s.command
+      FROM fieldcrypt._schedule_jobs((SELECT jsonb_agg(j) FROM fieldcrypt._scheduled_jobs($1, $2, $3) AS j)) AS s
 $$;
 COMMENT ON FUNCTION fieldcrypt.schedule_rotation(text, text, text) IS
     'lets pg_cron rotate the keys that are due, re-encrypt, and destroy what is due, as the caller; '''' is no such job; again: replaces';
 
 CREATE FUNCTION fieldcrypt.unschedule_rotation() RETURNS integer
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    item record;
-    removed integer := 0;
-BEGIN
-    PERFORM fieldcrypt._refuse_without_cron('0 3 * * *', '15 3 * * *', '45 3 * * *');
-    FOR item IN EXECUTE
-        'SELECT j.jobid FROM cron.job AS j
-           JOIN fieldcrypt._scheduled_jobs('''', '''', '''') AS s ON s.job = j.jobname::text
-          WHERE j.username = current_user'
-    LOOP
-        EXECUTE 'SELECT cron.unschedule($1)' USING item.jobid;
-        removed := removed + 1;
-    END LOOP;
-    RETURN removed;
-END
+    SELECT fieldcrypt._unschedule_jobs((
+        SELECT jsonb_agg(j) FROM fieldcrypt._scheduled_jobs('0 3 * * *', '15 3 * * *', '45 3 * * *') AS j))
 $$;
 COMMENT ON FUNCTION fieldcrypt.unschedule_rotation() IS 'takes the caller''s jobs of schedule_rotation away, and gives their number';

@@ -8,6 +8,7 @@ mod api;
 mod audit;
 mod datatype;
 mod error;
+mod health;
 mod keyring;
 mod master_key;
 mod pg;
@@ -25,6 +26,7 @@ pgrx::pg_module_magic!(name, version);
 pub extern "C-unwind" fn _PG_init() {
     audit::init();
     usage::init();
+    health::init();
     settings::init();
     pg::shared_memory::init();
     pg::background::init();
@@ -56,5 +58,10 @@ extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["key_b
 extension_sql_file!("../sql/audit_status.sql", name = "audit_status", requires = ["schedule"]);
 extension_sql_file!("../sql/audit_seal.sql", name = "audit_seal", requires = ["audit_status"]);
 extension_sql_file!("../sql/statistics.sql", name = "statistics", requires = ["audit_seal"]);
-extension_sql_file!("../sql/audit_table.sql", name = "audit_table", requires = ["statistics"]);
+extension_sql_file!("../sql/health.sql", name = "health", requires = ["statistics"]);
+extension_sql_file!("../sql/health_keys.sql", name = "health_keys", requires = ["health"]);
+extension_sql_file!("../sql/health_server.sql", name = "health_server", requires = ["health_keys"]);
+extension_sql_file!("../sql/health_audit.sql", name = "health_audit", requires = ["health_server"]);
+extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["health_audit"]);
+extension_sql_file!("../sql/audit_table.sql", name = "audit_table", requires = ["alerts"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["audit_table"], finalize);

@@ -69,7 +69,9 @@ fn retire(partition: &[u8]) -> Result<i64, Error> {
     let further = seal::frontier_between(frontier.clone(), checkpoint_size)?;
     if further.root() != checkpoint_root {
         return Err(Error::AuditSeal {
-            problem: format!("the audit log does not match its checkpoint of size {checkpoint_size}: nothing is retired"),
+            problem: format!(
+                "the audit log does not match its checkpoint of size {checkpoint_size}: nothing is retired"
+            ),
             hint: "SELECT * FROM fieldcrypt.verify_audit_log() says what was changed.",
         });
     }
@@ -134,8 +136,8 @@ fn checkpoint_behind(size: u64) -> Result<Option<(u64, [u8; 32])>, Error> {
         &[Parameter::BigInt(Some(size as i64))],
         |row| {
             let root = row.bytes(2)?.try_into();
-            let root =
-                root.map_err(|_| Error::KeyTable("a checkpoint of the audit log was damaged".into()))?;
+            let root = root
+                .map_err(|_| Error::KeyTable("a checkpoint of the audit log was damaged".into()))?;
             found = Some((row.bigint(1)? as u64, root));
             Ok(())
         },
