@@ -11,6 +11,7 @@ mod error;
 mod keyring;
 mod master_key;
 mod pg;
+mod redaction;
 mod rotation;
 mod settings;
 
@@ -23,6 +24,7 @@ pgrx::pg_module_magic!(name, version);
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     audit::init();
+    redaction::init();
     settings::init();
     pg::shared_memory::init();
     pg::background::init();
@@ -32,6 +34,7 @@ pub extern "C-unwind" fn _PG_init() {
 
 extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);
 extension_sql_file!("../sql/type.sql", name = "type", requires = ["schema"]);
+extension_sql_file!("../sql/redaction.sql", name = "redaction", requires = ["type"]);
 extension_sql_file!("../sql/audit_log.sql", name = "audit_log", requires = ["type"]);
 extension_sql_file!("../sql/keys.sql", name = "keys", requires = ["audit_log"]);
 extension_sql_file!("../sql/fields.sql", name = "fields", requires = ["keys"]);

@@ -36,6 +36,13 @@ pub fn block_scope() -> BlockScope {
     BlockScope { process: process as u32, transaction: callbacks::transaction_serial(), statement }
 }
 
+/// When the client's statement began: tells it from others.
+#[inline]
+pub fn statement_start() -> i64 {
+    // SAFETY: reads a variable of the backend.
+    unsafe { unguarded::GetCurrentStatementStartTimestamp() }
+}
+
 /// Tells every session, this one too, that a relation's contents have changed.
 pub fn invalidate(relation: pg_sys::Oid) {
     // SAFETY: queues a message, sent at commit.
