@@ -64,11 +64,17 @@ pub fn watch_catalogs() {
     }
 }
 
+/// Whether this process has a database, in which values could be.
+pub fn has_database() -> bool {
+    // SAFETY: reads a variable of the process.
+    unsafe { pg_sys::MyDatabaseId != pg_sys::InvalidOid }
+}
+
 /// Whether this is a place where catalogs may be read: in a transaction that has not failed.
 pub fn may_read_catalogs() -> bool {
     // SAFETY: reads variables of the backend.
     unsafe {
-        pg_sys::MyDatabaseId != pg_sys::InvalidOid
+        has_database()
             && pg_sys::IsTransactionState()
             && !pg_sys::IsAbortedTransactionBlockState()
             && pg_sys::CritSectionCount == 0
@@ -85,28 +91,40 @@ unsafe extern "C-unwind" fn at_function_change(_: pg_sys::Datum, _: c_int, _: u3
     redaction::relation_changed(None);
 }
 
-#[pgrx::pg_guard]
+// In these two an error of what comes next passes through by `longjmp`, as if they were not there: a guard
+// of pgrx's would make another error of it, without its QUERY, position and names. They hold nothing that
+// needs dropping.
+
 unsafe extern "C-unwind" fn at_analyze(
     state: *mut pg_sys::ParseState,
     query: *mut pg_sys::Query,
     jumble: *mut pg_sys::JumbleState,
 ) {
-    redaction::refresh_if_wanted(is_logging());
+    refresh();
     if let Some(next) = NEXT_ANALYZE.get() {
         // SAFETY: the hook that was there before, with what it is given.
-        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| next(state, query, jumble)) }
+        unsafe { next(state, query, jumble) }
     }
 }
 
-#[pgrx::pg_guard]
 unsafe extern "C-unwind" fn at_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
-    redaction::refresh_if_wanted(is_logging());
+    refresh();
+    let next = NEXT_START.get().unwrap_or(unguarded::standard_ExecutorStart);
     // SAFETY: the hook that was there before, or what Postgres calls without one.
-    unsafe {
-        match NEXT_START.get() {
-            Some(next) => pg_sys::ffi::pg_guard_ffi_boundary(|| next(query, flags)),
-            None => pg_sys::standard_ExecutorStart(query, flags),
-        }
+    unsafe { next(query, flags) }
+}
+
+mod unguarded {
+    unsafe extern "C-unwind" {
+        pub fn standard_ExecutorStart(query: *mut pgrx::pg_sys::QueryDesc, flags: std::ffi::c_int);
+    }
+}
+
+/// Brings what is known of the catalogs up to date if the log will need it.
+fn refresh() {
+    if redaction::is_refresh_wanted(is_logging()) {
+        // SAFETY: no panic leaves the guard, and an error of Postgres's leaves it as one.
+        unsafe { pgrx::pgrx_extern_c_guard(redaction::refresh) }
     }
 }
 
@@ -120,16 +138,14 @@ unsafe extern "C-unwind" fn at_log(record: *mut pg_sys::ErrorData) {
     // SAFETY: Postgres passes the record that it is about to write. No panic leaves the guard, and an
     // error of Postgres's leaves it as one.
     unsafe {
-        pgrx::pgrx_extern_c_guard(|| {
-            if !IS_WRITING.get() && redaction::setting() != Redaction::Off {
-                write_masked(record);
-            }
-            if (*record).output_to_server
-                && let Some(next) = NEXT_LOG.get()
-            {
-                pg_sys::ffi::pg_guard_ffi_boundary(|| next(record));
-            }
-        });
+        if !IS_WRITING.get() && redaction::setting() != Redaction::Off {
+            pgrx::pgrx_extern_c_guard(|| write_masked(record));
+        }
+        if (*record).output_to_server
+            && let Some(next) = NEXT_LOG.get()
+        {
+            next(record);
+        }
     }
 }
 
@@ -142,7 +158,7 @@ unsafe extern "C-unwind" fn at_log(record: *mut pg_sys::ErrorData) {
 unsafe fn write_masked(record: *mut pg_sys::ErrorData) {
     // SAFETY: by the contract; what the line borrows is put back before this ends.
     let line = unsafe { line(record) };
-    if !line.may_hold_literals() {
+    if !line.may_hold_literals() || is_replication_command(line.running) {
         return;
     }
     if line.is_begin_of_statement() {
@@ -159,6 +175,22 @@ unsafe fn write_masked(record: *mut pg_sys::ErrorData) {
     };
     // SAFETY: by the contract; the texts live until the end of this function.
     unsafe { write(record, texts) }
+}
+
+/// Commands of the replication protocol are no SQL, and hold names and positions.
+fn is_replication_command(running: &[u8]) -> bool {
+    const COMMANDS: [&[u8]; 7] = [
+        b"START_REPLICATION",
+        b"CREATE_REPLICATION_SLOT",
+        b"DROP_REPLICATION_SLOT",
+        b"READ_REPLICATION_SLOT",
+        b"IDENTIFY_SYSTEM",
+        b"TIMELINE_HISTORY",
+        b"BASE_BACKUP",
+    ];
+    // SAFETY: reads a variable of the process.
+    let is_sender = unsafe { pg_sys::am_walsender };
+    is_sender && COMMANDS.iter().any(|command| running.starts_with(command))
 }
 
 /// The texts of a record as Postgres wants them.

@@ -62,9 +62,10 @@ pub fn mention(texts: &[&[u8]], names: &[&[u8]]) -> bool {
     })
 }
 
-/// Whether the log would have needed to know.
-pub fn is_wanted() -> bool {
-    WANTED.get() && AGE.get() != Age::Fresh
+/// Whether the log would have needed to know, or will, what is not known.
+#[inline]
+pub fn is_wanted(will: bool) -> bool {
+    (will || WANTED.get()) && AGE.get() != Age::Fresh
 }
 
 /// A relation changed, or any may have. Called in callbacks of Postgres: nothing here can fail.

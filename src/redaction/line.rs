@@ -69,6 +69,8 @@ enum Kind {
     Plan,
     /// "parse tree:", of debug_print_parse and the like.
     Tree,
+    /// What log_executor_stats and the like count.
+    Statistics,
     /// "Process 1 waits ...", with the statements of others.
     Deadlock,
     /// Anything else.
@@ -121,6 +123,12 @@ impl Line<'_> {
         let record = Record {
             message_format: self.message_format,
             is_translated: self.is_translated,
+            is_raised: self.context.is_some_and(|context| {
+                context
+                    .split(|byte| *byte == b'\n')
+                    .next()
+                    .is_some_and(|line| line.ends_with(b" at RAISE"))
+            }),
             statements: [self.running, self.internal_query.unwrap_or_default()],
             names: self.names,
         };
@@ -129,13 +137,14 @@ impl Line<'_> {
             message: finished(Some(self.message), |text, out| match kind {
                 Kind::Statement => self.statement_message(text, out),
                 Kind::Plan => plan_message(text, out),
-                Kind::Tree => out.push(text),
+                Kind::Tree | Kind::Statistics => out.push(text),
                 Kind::Deadlock | Kind::Message if is_own => out.push(text),
                 Kind::Deadlock | Kind::Message => record.message(text, out),
             })?,
             detail: finished(self.detail, |text, out| match kind {
                 Kind::Statement => mask(text, out),
                 Kind::Tree => out.push(b"***"),
+                Kind::Statistics => out.push(text),
                 _ if is_own => out.push(text),
                 _ => record.detail(text, out),
             })?,
@@ -156,6 +165,7 @@ impl Line<'_> {
         let format = self.message_format.unwrap_or_default();
         match self.file {
             b"postgres.c" if self.is_log && format.ends_with(b": %s") => Kind::Statement,
+            b"postgres.c" if self.is_log && format == b"%s" => Kind::Statistics,
             b"print.c" if self.is_log => Kind::Tree,
             b"deadlock.c" if self.detail_log.is_some() => Kind::Deadlock,
             _ if format.ends_with(b"plan:\n%s") => Kind::Plan,

@@ -77,7 +77,7 @@ pub fn mark_statement() {
 pub fn concerns(texts: &[&[u8]], names: &[&[u8]]) -> bool {
     setting() == Redaction::All
         || MARKED_STATEMENT.get() == session::statement_start()
-        || known::mention(texts, names)
+        || (log_hook::has_database() && known::mention(texts, names))
 }
 
 /// Brings what is known of the catalogs up to date, where they may be read.
@@ -85,11 +85,10 @@ pub fn refresh() {
     known::refresh();
 }
 
-/// Does so if the log asked for it before, or will: at the start of a statement.
-pub fn refresh_if_wanted(is_logging: bool) {
-    if setting() == Redaction::On && (is_logging || known::is_wanted()) {
-        known::refresh();
-    }
+/// Whether the log asked for that before, or will at the end of the statement.
+#[inline]
+pub fn is_refresh_wanted(is_logging: bool) -> bool {
+    setting() == Redaction::On && known::is_wanted(is_logging)
 }
 
 fn redaction_is_active(_: &Call) -> Result<Option<Datum>, Error> {

@@ -28,8 +28,26 @@ pub(crate) fn mask_tokens(text: &[u8], numbers: bool, out: &mut Text) -> Result<
     // Where the last string ended in the output, if only blanks followed: a string that comes now
     // would be its continuation.
     let mut after_string = None;
+    // Of a Unicode escape neither the escapes nor the character that starts them are left.
+    let mut escape = Escape::None;
     for token in Tokens::of(text) {
         let source = text.get(token.range.clone()).unwrap_or_default();
+        let is_blank = matches!(token.kind, Kind::Space | Kind::Comment);
+        match (escape, token.kind) {
+            _ if is_blank => {}
+            (Escape::Possible, Kind::Word) if source.eq_ignore_ascii_case(b"uescape") => {
+                escape = Escape::Expected;
+                continue;
+            }
+            (Escape::Expected, Kind::String) => {
+                escape = Escape::None;
+                continue;
+            }
+            _ => {
+                let is_unicode = matches!(source, [b'u' | b'U', b'&', ..]);
+                escape = if is_unicode { Escape::Possible } else { Escape::None };
+            }
+        }
         match token.kind {
             Kind::Space => out.push(source)?,
             Kind::Comment => out.push(b" ")?,
@@ -57,11 +75,20 @@ pub(crate) fn mask_tokens(text: &[u8], numbers: bool, out: &mut Text) -> Result<
             Kind::QuotedIdentifier if !is_plausible(text, &token) => out.push(IDENTIFIER)?,
             _ => out.push(source)?,
         }
-        if !matches!(token.kind, Kind::Space | Kind::Comment) {
+        if !is_blank {
             after_string = None;
         }
     }
     Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Escape {
+    None,
+    /// After `U&'…'` or `U&"…"`.
+    Possible,
+    /// After UESCAPE.
+    Expected,
 }
 
 fn is_plausible(text: &[u8], token: &Token) -> bool {

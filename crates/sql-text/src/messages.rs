@@ -27,6 +27,8 @@ pub struct Record<'t> {
     pub message_format: Option<&'t [u8]>,
     /// Whether messages are in another language, whose quotes are not known.
     pub is_translated: bool,
+    /// Whether it comes from RAISE in PL/pgSQL.
+    pub is_raised: bool,
     /// The statements that the record is about.
     pub statements: [&'t [u8]; 2],
     /// Names that the record gives: of the table, the column, the constraint and so on.
@@ -37,20 +39,18 @@ impl Record<'_> {
     /// Masks the primary message.
     pub fn message(&self, message: &[u8], out: &mut Text) -> Result<(), OutOfMemory> {
         match self.message_format {
+            _ if self.is_of_user() => out.push(VALUE),
             Some(format) if !format.contains(&b'%') => out.push(message),
-            Some(format) if self.is_translated && format != b"%s" => out.push(format),
-            _ if self.is_translated => out.push(VALUE),
-            format => {
-                let format = format.unwrap_or_default();
-                let instead = if matches!(format, b"%s" | b"") { VALUE } else { format };
-                self.prose(message, format, instead, out)
-            }
+            Some(format) if self.is_translated => out.push(format),
+            None if self.is_translated => out.push(VALUE),
+            Some(format) => self.prose(message, format, format, out),
+            None => self.prose(message, b"", VALUE, out),
         }
     }
 
     /// Masks DETAIL.
     pub fn detail(&self, detail: &[u8], out: &mut Text) -> Result<(), OutOfMemory> {
-        if self.is_translated {
+        if self.is_translated || self.is_of_user() {
             return out.push(VALUE);
         }
         let mut without_row = Text::new();
@@ -67,7 +67,16 @@ impl Record<'_> {
 
     /// Masks HINT.
     pub fn hint(&self, hint: &[u8], out: &mut Text) -> Result<(), OutOfMemory> {
+        if self.is_of_user() {
+            return out.push(VALUE);
+        }
         self.prose(hint, b"", VALUE, out)
+    }
+
+    /// Whether somebody's own code speaks (RAISE, an error of a foreign server), whose words can't be told
+    /// from its values. CONTEXT still says where.
+    fn is_of_user(&self) -> bool {
+        self.is_raised || self.message_format == Some(b"%s")
     }
 
     /// Masks CONTEXT: lines of which each may be followed by further lines of a value.

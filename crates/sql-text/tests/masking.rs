@@ -30,7 +30,10 @@ fn every_kind_of_literal_is_masked() {
     );
     becomes("SELECT 'it''s', 'a'\n  'b', 'a' -- c\n 'b'", "SELECT '***', '***', '***'");
     becomes("SELECT E'a'\n'b\\'c' FROM t", "SELECT '***' FROM t");
-    becomes("SELECT 'a' UESCAPE '!'", "SELECT '***' UESCAPE '***'");
+    becomes(
+        "SELECT U&'!0041' UESCAPE '!', U&\"a\" uescape '!', UESCAPE",
+        "SELECT '***'  , U&\"a\"  , UESCAPE",
+    );
 }
 
 #[test]
@@ -153,7 +156,7 @@ fn message(case: &Case<'_>) -> String {
         message_format: Some(case.format.as_bytes()),
         statements: [case.statement.as_bytes(), b""],
         names: [b"patients", b"ssn", b"patients_pkey", b"", b"public"],
-        is_translated: false,
+        ..Record::default()
     };
     let mut out = Text::new();
     record.message(case.message.as_bytes(), &mut out).unwrap();
@@ -206,7 +209,8 @@ fn messages_keep_names_and_lose_values() {
             "SELECT 'secret \"x\" more",
             "unterminated quoted string at or near \"***\"",
         ),
-        ("%s", "bad number 123-45-6789", "SELECT f('123-45-6789')", "bad number ***"),
+        ("bad number %s", "bad number 123-45-6789", "SELECT f('123-45-6789')", "bad number ***"),
+        ("%s", "bad number 123-45-6789", "", "***"),
         (
             "invalid byte sequence for encoding \"%s\": %s",
             "invalid byte sequence for encoding \"UTF8\": 0xe4 0x62",
