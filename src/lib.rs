@@ -12,6 +12,7 @@ mod health;
 mod keyring;
 mod master_key;
 mod pg;
+mod redaction;
 mod rotation;
 mod settings;
 mod usage;
@@ -27,6 +28,7 @@ pub extern "C-unwind" fn _PG_init() {
     audit::init();
     usage::init();
     health::init();
+    redaction::init();
     settings::init();
     pg::shared_memory::init();
     pg::background::init();
@@ -63,5 +65,6 @@ extension_sql_file!("../sql/health_keys.sql", name = "health_keys", requires = [
 extension_sql_file!("../sql/health_server.sql", name = "health_server", requires = ["health_keys"]);
 extension_sql_file!("../sql/health_audit.sql", name = "health_audit", requires = ["health_server"]);
 extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["health_audit"]);
-extension_sql_file!("../sql/audit_table.sql", name = "audit_table", requires = ["alerts"]);
+extension_sql_file!("../sql/redaction.sql", name = "redaction", requires = ["alerts"]);
+extension_sql_file!("../sql/audit_table.sql", name = "audit_table", requires = ["redaction"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["audit_table"], finalize);

@@ -9,6 +9,7 @@ use super::report;
 use super::values;
 use crate::audit::failures;
 use crate::error::Error;
+use crate::redaction;
 
 /// The arguments of a call.
 pub struct Call(pg_sys::FunctionCallInfo);
@@ -99,6 +100,7 @@ impl Call {
 /// Only Postgres calls it, through a function made by `sql_functions!`.
 #[inline]
 pub unsafe fn edge(fcinfo: pg_sys::FunctionCallInfo, body: Body) -> Datum {
+    redaction::mark_statement();
     // SAFETY: no panic leaves the guard; whatever it would raise is caught inside and comes back as
     // a report.
     let outcome = unsafe { pgrx::pgrx_extern_c_guard(|| caught(|| told(fcinfo, body))) };

@@ -1,0 +1,99 @@
+//! A statement without its literals.
+
+use crate::lexer::{Kind, Token, Tokens, continues_word};
+use crate::text::{OutOfMemory, Text};
+
+/// What stands for a string.
+pub const MASK: &[u8] = b"'***'";
+
+/// What stands for a number: one, since a string may not stand everywhere that a number may.
+const NUMBER: &[u8] = b"0";
+
+/// What stands for a quoted identifier that is likely none.
+const IDENTIFIER: &[u8] = b"\"***\"";
+
+/// The longest identifier (`NAMEDATALEN`).
+const LONGEST_IDENTIFIER: usize = 63;
+
+/// Writes a text with every string as `'***'`, every number as `0` and every comment as a blank.
+///
+/// What can be parsed still can. Quoted identifiers stay, unless they are too long for one, have no end,
+/// or hold what makes it likely that quotes were mixed up. Masking a masked text changes nothing.
+pub fn mask(text: &[u8], out: &mut Text) -> Result<(), OutOfMemory> {
+    mask_tokens(text, true, out)
+}
+
+/// The same; numbers stay if they are not to be masked.
+pub(crate) fn mask_tokens(text: &[u8], numbers: bool, out: &mut Text) -> Result<(), OutOfMemory> {
+    // Where the last string ended in the output, if only blanks followed: a string that comes now
+    // would be its continuation.
+    let mut after_string = None;
+    // Of a Unicode escape neither the escapes nor the character that starts them are left.
+    let mut escape = Escape::None;
+    for token in Tokens::of(text) {
+        let source = text.get(token.range.clone()).unwrap_or_default();
+        let is_blank = matches!(token.kind, Kind::Space | Kind::Comment);
+        match (escape, token.kind) {
+            _ if is_blank => {}
+            (Escape::Possible, Kind::Word) if source.eq_ignore_ascii_case(b"uescape") => {
+                escape = Escape::Expected;
+                continue;
+            }
+            (Escape::Expected, Kind::String) => {
+                escape = Escape::None;
+                continue;
+            }
+            _ => {
+                let is_unicode = matches!(source, [b'u' | b'U', b'&', ..]);
+                escape = if is_unicode { Escape::Possible } else { Escape::None };
+            }
+        }
+        match token.kind {
+            Kind::Space => out.push(source)?,
+            Kind::Comment => out.push(b" ")?,
+            Kind::String => {
+                match after_string {
+                    Some(length) => out.truncate(length),
+                    None => {
+                        // Not to become the content of an identifier or string before it.
+                        if out.last().is_some_and(|byte| byte == b'\'' || continues_word(byte)) {
+                            out.push(b" ")?;
+                        }
+                        out.push(MASK)?;
+                    }
+                }
+                after_string = Some(out.len());
+                continue;
+            }
+            Kind::Number => {
+                if out.last().is_some_and(continues_word) {
+                    out.push(b" ")?;
+                }
+                out.push(if numbers { NUMBER } else { source })?;
+            }
+            Kind::OpenIdentifier => out.push(IDENTIFIER)?,
+            Kind::QuotedIdentifier if !is_plausible(text, &token) => out.push(IDENTIFIER)?,
+            _ => out.push(source)?,
+        }
+        if !is_blank {
+            after_string = None;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Escape {
+    None,
+    /// After `U&'…'` or `U&"…"`.
+    Possible,
+    /// After UESCAPE.
+    Expected,
+}
+
+fn is_plausible(text: &[u8], token: &Token) -> bool {
+    let content = text.get(token.content.clone()).unwrap_or_default();
+    content.len() <= LONGEST_IDENTIFIER
+        && !content.iter().any(|byte| matches!(byte, b'\'' | b'\n' | b'\r'))
+        && !content.windows(2).any(|pair| pair == b"$$")
+}

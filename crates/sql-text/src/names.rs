@@ -1,0 +1,194 @@
+//! Which texts mention one of some names.
+
+use crate::lexer::{Kind, Tokens, continues_word, starts_word};
+use crate::text::OutOfMemory;
+
+/// Where a name counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In code, and in code inside of strings: schemas and relations.
+    Anywhere,
+    /// In the code itself, not inside of strings: columns and types, whose names are ordinary words.
+    Code,
+    /// Before an opening parenthesis, also inside of strings: functions.
+    Call,
+}
+
+/// Names as they are in the catalogs. They are compared without regard to case, and what is not ASCII
+/// only by its length: rather one too many is found than one missed.
+#[derive(Debug, Default)]
+pub struct Names {
+    // Sorted by key.
+    entries: Vec<(Key, Place)>,
+}
+
+/// Only as long as what is left of any identifier that Postgres cuts off within a character.
+const KEY_BYTES: usize = 59;
+
+type Key = [u8; KEY_BYTES + 1];
+
+/// Strings within strings that are looked into; deeper than that, everything is mentioned.
+const DEPTH: usize = 6;
+
+impl Names {
+    /// None.
+    pub const fn new() -> Self {
+        Self { entries: Vec::new() }
+    }
+
+    /// Adds one.
+    pub fn add(&mut self, name: &[u8], place: Place) -> Result<(), OutOfMemory> {
+        let entry = (key(name.iter().copied()), place);
+        match self.entries.binary_search_by(|known| order(known, &entry)) {
+            Ok(_) => Ok(()),
+            Err(at) => {
+                self.entries.try_reserve(1).map_err(|_| OutOfMemory)?;
+                self.entries.insert(at, entry);
+                Ok(())
+            }
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether a statement mentions one of them.
+    pub fn are_mentioned_in(&self, text: &[u8]) -> bool {
+        !self.entries.is_empty() && self.mentioned(text, 0)
+    }
+
+    /// Whether the body of a function mentions one of them, other than those whose names are ordinary
+    /// words.
+    pub fn are_mentioned_in_body(&self, body: &[u8]) -> bool {
+        !self.entries.is_empty() && self.mentioned(body, 1)
+    }
+
+    /// Whether this is one of them: a name as it is in the catalogs.
+    pub fn contain(&self, name: &[u8]) -> bool {
+        let key = key(name.iter().copied());
+        self.places(&key).next().is_some()
+    }
+
+    fn mentioned(&self, text: &[u8], depth: usize) -> bool {
+        if depth > DEPTH {
+            return true;
+        }
+        let mut is_call_if_parenthesis = false;
+        for token in Tokens::of(text) {
+            let content = text.get(token.content.clone()).unwrap_or_default();
+            let found = match token.kind {
+                Kind::Space | Kind::Comment => continue,
+                Kind::Word => key(content.iter().copied()),
+                Kind::QuotedIdentifier | Kind::OpenIdentifier => {
+                    // Unicode escapes spell any name.
+                    if token.content.start > token.range.start + 1 {
+                        return true;
+                    }
+                    // In a line of CONTEXT, what is quoted is a statement.
+                    if content.iter().any(|byte| matches!(byte, b'(' | b' ' | b'\n'))
+                        && self.mentioned(content, depth + 1)
+                    {
+                        return true;
+                    }
+                    key(undoubled(content))
+                }
+                Kind::String => {
+                    if self.may_hold_code(content) && self.mentioned(content, depth + 1) {
+                        return true;
+                    }
+                    is_call_if_parenthesis = false;
+                    continue;
+                }
+                _ => {
+                    if is_call_if_parenthesis && content == b"(" {
+                        return true;
+                    }
+                    is_call_if_parenthesis = false;
+                    continue;
+                }
+            };
+            is_call_if_parenthesis = false;
+            for place in self.places(&found) {
+                match place {
+                    Place::Anywhere => return true,
+                    Place::Code if depth == 0 => return true,
+                    Place::Code => {}
+                    Place::Call => is_call_if_parenthesis = true,
+                }
+            }
+        }
+        false
+    }
+
+    /// Cheap: most strings hold no letter after another.
+    fn may_hold_code(&self, content: &[u8]) -> bool {
+        content
+            .windows(2)
+            .any(|pair| matches!(pair, [a, b] if starts_word(*a) && continues_word(*b)))
+            || content.contains(&b'"')
+    }
+
+    fn places(&self, key: &Key) -> impl Iterator<Item = Place> + '_ {
+        let first = self.entries.partition_point(|(known, _)| known < key);
+        let key = *key;
+        self.entries
+            .iter()
+            .skip(first)
+            .take_while(move |(known, _)| *known == key)
+            .map(|(_, place)| *place)
+    }
+}
+
+/// Names of prepared statements that a text executes, as they are known: without quotes, in lower case
+/// if they had none. Each ends with a zero byte.
+pub fn executed_statements(text: &[u8]) -> impl Iterator<Item = [u8; 64]> + '_ {
+    let mut is_after_execute = false;
+    Tokens::of(text).filter(|token| !matches!(token.kind, Kind::Space | Kind::Comment)).filter_map(
+        move |token| {
+            let content = text.get(token.content.clone()).unwrap_or_default();
+            let is_name = std::mem::replace(
+                &mut is_after_execute,
+                token.kind == Kind::Word && content.eq_ignore_ascii_case(b"execute"),
+            );
+            let mut name = [0; 64];
+            let places = name.iter_mut().take(63);
+            match token.kind {
+                Kind::Word if is_name => {
+                    places.zip(content).for_each(|(to, from)| *to = from.to_ascii_lowercase());
+                }
+                Kind::QuotedIdentifier if is_name => {
+                    places.zip(undoubled(content)).for_each(|(to, from)| *to = from);
+                }
+                _ => return None,
+            }
+            Some(name)
+        },
+    )
+}
+
+fn order(a: &(Key, Place), b: &(Key, Place)) -> std::cmp::Ordering {
+    a.0.cmp(&b.0).then_with(|| (a.1 as u8).cmp(&(b.1 as u8)))
+}
+
+fn key(name: impl Iterator<Item = u8>) -> Key {
+    let mut key = [0; KEY_BYTES + 1];
+    for (to, from) in key.iter_mut().take(KEY_BYTES).zip(name) {
+        *to = if from.is_ascii() { from.to_ascii_lowercase() } else { 0x80 };
+    }
+    key
+}
+
+fn undoubled(content: &[u8]) -> impl Iterator<Item = u8> + '_ {
+    let mut was_quote = false;
+    content.iter().copied().filter(move |byte| {
+        was_quote = *byte == b'"' && !was_quote;
+        *byte != b'"' || was_quote
+    })
+}

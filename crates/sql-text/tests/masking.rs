@@ -1,0 +1,447 @@
+//! What is masked, by example, and properties that hold for all input.
+
+#![allow(clippy::unwrap_used)]
+
+use fieldcrypt_sql_text::messages::{Record, mask_processes};
+use fieldcrypt_sql_text::{Kind, Names, Place, Text, Tokens, executed_statements, mask, mask_plan};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+fn masked(sql: &[u8]) -> Vec<u8> {
+    let mut out = Text::new();
+    mask(sql, &mut out).unwrap();
+    out.as_bytes().to_vec()
+}
+
+fn becomes(sql: &str, expected: &str) {
+    assert_eq!(String::from_utf8(masked(sql.as_bytes())).unwrap(), expected, "{sql}");
+}
+
+#[test]
+fn every_kind_of_literal_is_masked() {
+    becomes(
+        "SELECT 'a', E'a\\'b', e'x', B'01', x'FF', N'n', U&'\\0041'",
+        "SELECT '***', '***', '***', '***', '***', '***', '***'",
+    );
+    becomes("SELECT $$a$$, $t$ $$ $x$ '$t$", "SELECT '***', '***'");
+    becomes(
+        "SELECT 1, 1.5, .5, 1., 1e10, 1.5e-10, 1E+5, 0xFF, 1_000",
+        "SELECT 0, 0, 0, 0, 0, 0, 0, 0, 0",
+    );
+    becomes("SELECT 'it''s', 'a'\n  'b', 'a' -- c\n 'b'", "SELECT '***', '***', '***'");
+    becomes("SELECT E'a'\n'b\\'c' FROM t", "SELECT '***' FROM t");
+    becomes(
+        "SELECT U&'!0041' UESCAPE '!', U&\"a\" uescape '!', UESCAPE",
+        "SELECT '***'  , U&\"a\"  , UESCAPE",
+    );
+}
+
+#[test]
+fn comments_become_a_blank() {
+    becomes(
+        "SELECT 1 -- secret\nFROM t /* a /* nested */ secret */ WHERE a-/**/-b",
+        "SELECT 0  \nFROM t   WHERE a- -b",
+    );
+    becomes("SELECT /* open secret", "SELECT  ");
+    becomes("a/*'*/'b'/*'*/c", "a '***' c");
+}
+
+#[test]
+fn names_parameters_and_operators_stay() {
+    let sql = "SELECT t.\"Col\", x$y, $1 <> ANY ($2), a->>b, c::text[] FROM \"a\"\"b\".t1 AS t2 WHERE e = n AND NOT b|| u&x";
+    becomes(sql, sql);
+    becomes("FOR i IN 1..10 LOOP", "FOR i IN 0..0 LOOP");
+    becomes("x.5", "x 0");
+    becomes("$1.5", "$1 0");
+    becomes("t1.c2[3:4]", "t1.c2[0:0]");
+}
+
+#[test]
+fn a_quoted_identifier_that_is_likely_a_mistake_is_masked() {
+    becomes("SELECT \"a, 'secret', \"b\", 'x'", "SELECT \"***\"b\"***\"");
+    becomes("SELECT \"open secret", "SELECT \"***\"");
+    becomes(&format!("SELECT \"{}\"", "x".repeat(64)), "SELECT \"***\"");
+    becomes("SELECT U&\"d\\0061t\\+000061\"", "SELECT U&\"d\\0061t\\+000061\"");
+}
+
+#[test]
+fn what_has_no_end_is_masked_to_the_end() {
+    becomes("SELECT 'secret", "SELECT '***'");
+    becomes("SELECT E'secret\\'", "SELECT '***'");
+    becomes("SELECT $a$secret$b$", "SELECT '***'");
+    becomes("SELECT 'a\\', 'secret'", "SELECT '***'");
+    becomes("SELECT 'a\\\\', b", "SELECT '***', b");
+    becomes("SELECT '\\d', b", "SELECT '***', b");
+}
+
+#[test]
+fn names_are_found_where_they_count() {
+    let mut names = Names::new();
+    names.add(b"fieldcrypt", Place::Anywhere).unwrap();
+    names.add(b"patients", Place::Anywhere).unwrap();
+    names.add(b"My Table", Place::Anywhere).unwrap();
+    names.add(b"ssn", Place::Code).unwrap();
+    names.add(b"encrypt_field", Place::Call).unwrap();
+    let is = |sql: &str| names.are_mentioned_in(sql.as_bytes());
+    for sql in [
+        "SELECT fieldcrypt.encrypt_field('x')",
+        "SELECT FieldCrypt.x",
+        "SELECT Encrypt_Field ('x')",
+        "SELECT encrypt_field/*c*/('x')",
+        "SELECT \"encrypt_field\"('x')",
+        "INSERT INTO PATIENTS VALUES (1)",
+        "SELECT * FROM \"patients\"",
+        "SELECT * FROM \"My Table\"",
+        "SELECT ssn FROM v",
+        "DO $$ BEGIN PERFORM encrypt_field('x'); END $$",
+        "DO 'BEGIN PERFORM encrypt_field(''x''); END'",
+        "DO $a$ BEGIN EXECUTE 'select encrypt_field($b$x$b$)'; END $a$",
+        "SELECT * FROM U&\"p\\0061tients\"",
+        "SET fieldcrypt.tenant = 'x'",
+        "PL/pgSQL \"SELECT encrypt_field('x')\"",
+    ] {
+        assert!(is(sql), "{sql}");
+    }
+    for sql in [
+        "SELECT 1",
+        "SELECT encrypt_field FROM t",
+        "SELECT 'ssn'",
+        "SELECT $$ssn$$",
+        "SELECT patient FROM t",
+        "SELECT 1 /* patients */ -- ssn",
+        "SELECT my.table",
+        "",
+        "SELECT 'encrypt_field', (1)",
+    ] {
+        assert!(!is(sql), "{sql}");
+    }
+    assert!(!Names::new().are_mentioned_in(b"SELECT fieldcrypt.x"));
+}
+
+#[test]
+fn long_and_foreign_names_are_found_too() {
+    let mut names = Names::new();
+    // As the server cuts them off.
+    names.add("x".repeat(63).as_bytes(), Place::Anywhere).unwrap();
+    names.add(b"pati\xebnten", Place::Anywhere).unwrap();
+    assert!(names.are_mentioned_in("x".repeat(80).as_bytes()));
+    assert!(names.are_mentioned_in(b"SELECT * FROM PATI\xcbNTEN"));
+    assert!(!names.are_mentioned_in("x".repeat(20).as_bytes()));
+}
+
+#[test]
+fn executed_statements_are_found() {
+    let names = |sql: &str| {
+        executed_statements(sql.as_bytes())
+            .map(|name| {
+                String::from_utf8(name.into_iter().take_while(|byte| *byte != 0).collect()).unwrap()
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        names("EXECUTE P('x'); explain execute /* */ \"Q\"\"\" (1); SELECT execute, 'EXECUTE r'"),
+        ["p", "Q\""]
+    );
+    assert_eq!(names(&format!("EXECUTE {}", "x".repeat(70))), ["x".repeat(63)]);
+}
+
+struct Case<'t> {
+    format: &'t str,
+    message: &'t str,
+    statement: &'t str,
+}
+
+fn message(case: &Case<'_>) -> String {
+    let record = Record {
+        message_format: Some(case.format.as_bytes()),
+        statements: [case.statement.as_bytes(), b""],
+        names: [b"patients", b"ssn", b"patients_pkey", b"", b"public"],
+        ..Record::default()
+    };
+    let mut out = Text::new();
+    record.message(case.message.as_bytes(), &mut out).unwrap();
+    String::from_utf8(out.as_bytes().to_vec()).unwrap()
+}
+
+#[test]
+fn messages_keep_names_and_lose_values() {
+    for (format, text, statement, expected) in [
+        ("division by zero", "division by zero", "SELECT 1/0", "division by zero"),
+        (
+            "invalid input syntax for type %s: \"%s\"",
+            "invalid input syntax for type integer: \"secret\"",
+            "",
+            "invalid input syntax for type integer: \"***\"",
+        ),
+        (
+            "invalid input syntax for type %s: \"%s\"",
+            "invalid input syntax for type integer: \"a \"b\" secret\"",
+            "",
+            "invalid input syntax for type integer: \"***\"",
+        ),
+        (
+            "column \"%s\" does not exist",
+            "column \"nonsense\" does not exist",
+            "SELECT nonsense FROM t",
+            "column \"nonsense\" does not exist",
+        ),
+        (
+            "relation \"%s.%s\" does not exist",
+            "relation \"a.b\" does not exist",
+            "SELECT 1 FROM a.b",
+            "relation \"a.b\" does not exist",
+        ),
+        (
+            "duplicate key value violates unique constraint \"%s\"",
+            "duplicate key value violates unique constraint \"patients_pkey\"",
+            "",
+            "duplicate key value violates unique constraint \"patients_pkey\"",
+        ),
+        (
+            "%s at or near \"%s\"",
+            "syntax error at or near \"'secret'\"",
+            "SELECT FROM 'secret'",
+            "syntax error at or near \"***\"",
+        ),
+        (
+            "%s at or near \"%s\"",
+            "unterminated quoted string at or near \"'secret \"x\" more\"",
+            "SELECT 'secret \"x\" more",
+            "unterminated quoted string at or near \"***\"",
+        ),
+        ("bad number %s", "bad number 123-45-6789", "SELECT f('123-45-6789')", "bad number ***"),
+        ("%s", "bad number 123-45-6789", "", "***"),
+        (
+            "invalid byte sequence for encoding \"%s\": %s",
+            "invalid byte sequence for encoding \"UTF8\": 0xe4 0x62",
+            "",
+            "invalid byte sequence for encoding \"***\": 0x*** 0x***",
+        ),
+    ] {
+        let got = message(&Case { format, message: text, statement });
+        assert_eq!(got, expected);
+    }
+}
+
+#[test]
+fn translated_messages_are_written_untranslated() {
+    let record = Record {
+        message_format: Some(b"invalid input syntax for type %s: \"%s\""),
+        is_translated: true,
+        ..Record::default()
+    };
+    let mut out = Text::new();
+    record.message("ungültig: „secret“".as_bytes(), &mut out).unwrap();
+    assert_eq!(out.as_bytes(), b"invalid input syntax for type %s: \"%s\"");
+    let mut out = Text::new();
+    record.detail("Schlüssel »(a)=(secret)« existiert bereits.".as_bytes(), &mut out).unwrap();
+    assert_eq!(out.as_bytes(), b"***");
+}
+
+fn with_record(write: impl FnOnce(&Record<'_>, &mut Text)) -> String {
+    let record = Record { names: [b"patients", b"", b"", b"", b""], ..Record::default() };
+    let mut out = Text::new();
+    write(&record, &mut out);
+    String::from_utf8(out.as_bytes().to_vec()).unwrap()
+}
+
+#[test]
+fn details_lose_rows_and_keys() {
+    for (detail, expected) in [
+        ("Key (a, b)=(secret, 1) already exists.", "Key (a, b)=(***) already exists."),
+        ("Key (r)=([1,2)) conflicts with existing key (r)=([1,3)).", "Key (r)=(***)."),
+        (
+            "Key (a)=(x) y (secret) is not present in table \"patients\".",
+            "Key (a)=(***) is not present in table \"patients\".",
+        ),
+        ("Failing row contains (1, secret, (x)).", "Failing row contains (***)."),
+        (
+            "Partition key of the failing row contains (id) = (5).",
+            "Partition key of the failing row contains (***).",
+        ),
+        ("Token \"secret\" is invalid.", "Token \"***\" is invalid."),
+    ] {
+        assert_eq!(
+            with_record(|record, out| record.detail(detail.as_bytes(), out).unwrap()),
+            expected
+        );
+    }
+}
+
+#[test]
+fn contexts_keep_places_and_lose_values() {
+    for (context, expected) in [
+        ("COPY patients, line 3, column ssn: \"secret\"", "COPY patients, line 3: ***"),
+        ("COPY patients, line 3: \"1,secret\nmore\"", "COPY patients, line 3: ***"),
+        (
+            "PL/pgSQL function f(integer) line 3 at RAISE",
+            "PL/pgSQL function f(integer) line 3 at RAISE",
+        ),
+        (
+            "SQL statement \"SELECT g('secret')\"\nPL/pgSQL function f() line 3 at PERFORM",
+            "SQL statement \"SELECT g('***')\"\nPL/pgSQL function f() line 3 at PERFORM",
+        ),
+        (
+            "SQL statement \"SELECT \"A\", 'x\nsecret' FROM t\"\nSQL function \"f\" statement 1",
+            "SQL statement \"SELECT \"A\", '***' FROM t\"\nSQL function \"f\" statement 1",
+        ),
+        ("PL/pgSQL assignment \"x := 'secret'\"", "PL/pgSQL assignment \"x := '***'\""),
+        (
+            "unnamed portal with parameters: $1 = 'secret', $2 = NULL",
+            "unnamed portal with parameters: $1 = '***', $2 = NULL",
+        ),
+        ("unnamed portal parameter $1 = 'secret'", "unnamed portal parameter $1 = '***'"),
+        ("portal \"p\" with parameters: $1 = 'it''s'", "portal \"p\" with parameters: $1 = '***'"),
+        ("JSON data, line 1: {\"a\": secret...", "***"),
+        ("automatic analyze of table \"a.b.c\"", "automatic analyze of table \"a.b.c\""),
+    ] {
+        assert_eq!(
+            with_record(|record, out| record.context(context.as_bytes(), out).unwrap()),
+            expected
+        );
+    }
+}
+
+#[test]
+fn deadlocks_lose_the_literals_of_all_statements() {
+    let mut out = Text::new();
+    let detail = "Process 12 waits for ShareLock on transaction 7; blocked by process 13.\nProcess 13 waits for ShareLock on transaction 8; blocked by process 12.\nProcess 12: UPDATE t SET a = 'x\nsecret' WHERE id = 5\nProcess 13: UPDATE t SET a = 'cut off sec";
+    mask_processes(detail.as_bytes(), &mut out).unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(out.as_bytes()),
+        "Process 12 waits for ShareLock on transaction 7; blocked by process 13.\nProcess 13 waits for ShareLock on transaction 8; blocked by process 12.\nProcess 12: UPDATE t SET a = '***' WHERE id = 0\nProcess 13: UPDATE t SET a = '***'"
+    );
+}
+
+#[test]
+fn plans_keep_their_measures() {
+    let mut out = Text::new();
+    let plan = "Query Text: SELECT * FROM t\n  WHERE a = 5 AND b = 'Seq\n  (cost=1' -- secret\nSeq Scan on t  (cost=0.00..1.00 rows=1 width=4) (actual time=0.1..0.2 rows=1 loops=1)\n  Output: a, 'secret'::text\n  Filter: ((a = 5) AND (b = 'x'::text))\n  Rows Removed by Filter: 3\n  ->  Index Scan using i on t  (cost=1.00..2.00 rows=1 width=4)\n        Index Cond: (a > 5)\n        Buffers: shared hit=3";
+    mask_plan(plan.as_bytes(), &mut out).unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(out.as_bytes()),
+        "Query Text: SELECT * FROM t\n  WHERE a = 0 AND b = '***'  \nSeq Scan on t  (cost=0.00..1.00 rows=1 width=4) (actual time=0.1..0.2 rows=1 loops=1)\n  Output: a, '***'::text\n  Filter: ((a = 0) AND (b = '***'::text))\n  Rows Removed by Filter: 3\n  ->  Index Scan using i on t  (cost=1.00..2.00 rows=1 width=4)\n        Index Cond: (a > 0)\n        Buffers: shared hit=3"
+    );
+    let mut out = Text::new();
+    mask_plan(b"{\"Query Text\": \"SELECT 'secret'\"}", &mut out).unwrap();
+    assert!(out.as_bytes().starts_with(b"(hidden"));
+}
+
+/// Bytes of which a statement is made, often in pieces that matter.
+fn sql() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        Just(b"'".to_vec()),
+        Just(b"''".to_vec()),
+        Just(b"\\".to_vec()),
+        Just(b"$$".to_vec()),
+        Just(b"$a$".to_vec()),
+        Just(b"E'".to_vec()),
+        Just(b"U&'".to_vec()),
+        Just(b"u&\"".to_vec()),
+        Just(b"\"".to_vec()),
+        Just(b"--".to_vec()),
+        Just(b"/*".to_vec()),
+        Just(b"*/".to_vec()),
+        Just(b"\n".to_vec()),
+        Just(b" ".to_vec()),
+        Just(b"1".to_vec()),
+        Just(b"1.5e".to_vec()),
+        Just(b"..".to_vec()),
+        Just(b".".to_vec()),
+        Just(b"$1".to_vec()),
+        Just(b"$".to_vec()),
+        Just(b"-".to_vec()),
+        Just(b"e".to_vec()),
+        Just(b"name".to_vec()),
+        Just(b"(".to_vec()),
+        Just(b"\xe4".to_vec()),
+        Just(b"0x".to_vec()),
+        vec(any::<u8>(), 0..3),
+    ];
+    vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+}
+
+/// A literal of any kind that holds the word SECRET, and other things.
+fn literal() -> impl Strategy<Value = String> {
+    let content = "[ -&(-\\[\\]-~\n]{0,6}";
+    (content, content, 0..8usize).prop_map(|(before, after, kind)| {
+        let before = before.replace(['$', '\\'], "");
+        let after = after.replace(['$', '\\'], "");
+        let held = format!("{before}SECRET{after}");
+        match kind {
+            0 => format!("'{held}'"),
+            1 => format!("E'{held}\\''"),
+            2 => format!("$${held}$$"),
+            3 => format!("$x1${held}'$x1$"),
+            4 => format!("'{held}'''"),
+            5 => format!("N'{held}'"),
+            6 => format!("'a'\n 'SECRET'"),
+            _ => format!("'{held}' -- SECRET"),
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn tokens_are_the_text(text in sql()) {
+        let mut end = 0;
+        for token in Tokens::of(&text) {
+            prop_assert_eq!(token.range.start, end);
+            prop_assert!(token.range.end > token.range.start);
+            prop_assert!(token.content.start >= token.range.start && token.content.end <= token.range.end);
+            prop_assert!(token.content.start <= token.content.end);
+            end = token.range.end;
+        }
+        prop_assert_eq!(end, text.len());
+    }
+
+    #[test]
+    fn masking_twice_is_masking_once(text in sql()) {
+        let once = masked(&text);
+        let twice = masked(&once);
+        prop_assert_eq!(String::from_utf8_lossy(&twice), String::from_utf8_lossy(&once));
+    }
+
+    #[test]
+    fn nothing_but_names_and_operators_is_left(text in sql()) {
+        let once = masked(&text);
+        for token in Tokens::of(&once) {
+            let shown = once.get(token.range.clone()).unwrap();
+            match token.kind {
+                Kind::String => prop_assert_eq!(shown, b"'***'"),
+                Kind::Number => prop_assert_eq!(shown, b"0"),
+                Kind::Comment | Kind::OpenIdentifier => prop_assert!(false, "{:?} left", token.kind),
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn no_literal_survives_and_everything_else_does(literals in vec(literal(), 1..6)) {
+        let sql = literals.iter().map(|literal| format!("SELECT name1 + {literal}\n")).collect::<Vec<_>>().concat();
+        let once = String::from_utf8(masked(sql.as_bytes())).unwrap();
+        prop_assert!(!once.contains("SECRET"), "{} -> {}", sql, once);
+        prop_assert_eq!(once.matches("SELECT name1 + '***'").count(), literals.len());
+    }
+
+    #[test]
+    fn names_of_what_is_unmasked_survive(text in sql()) {
+        let words = |text: &[u8]| Tokens::of(text).filter(|token| matches!(token.kind, Kind::Word | Kind::Parameter))
+            .map(|token| text.get(token.range).unwrap().to_vec()).collect::<Vec<_>>();
+        prop_assert_eq!(words(&masked(&text)), words(&text));
+    }
+
+    #[test]
+    fn messages_never_panic(text in sql(), statement in sql(), format in sql()) {
+        let record = Record { message_format: Some(&format), statements: [&statement, b""], ..Record::default() };
+        let mut out = Text::new();
+        record.message(&text, &mut out).unwrap();
+        record.detail(&text, &mut out).unwrap();
+        record.hint(&text, &mut out).unwrap();
+        record.context(&text, &mut out).unwrap();
+        mask_processes(&text, &mut out).unwrap();
+        mask_plan(&[b"Query Text: ", &text[..]].concat(), &mut out).unwrap();
+    }
+}

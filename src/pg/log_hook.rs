@@ -1,0 +1,364 @@
+//! The door to the server log: every line passes here before it is written.
+//!
+//! Postgres sends one and the same record to the log and then to the client, who must get its own
+//! message whole. So a record that is to be masked is written here, with other texts in it and without the
+//! client; then it gets its own texts back and goes on to the client alone. `EmitErrorReport` does the
+//! writing, to all destinations and in all formats.
+
+use std::cell::{Cell, OnceCell};
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use fieldcrypt_sql_text::{OutOfMemory, Text};
+use pgrx::pg_sys::{self, Oid};
+
+use crate::redaction::{self, Line, Masked, Redaction};
+
+const HIDDEN: &CStr = c"(hidden by fieldcrypt.redact_logs)";
+
+thread_local! {
+    static IS_ACTIVE: Cell<bool> = const { Cell::new(false) };
+    static DOMAIN: OnceCell<CString> = const { OnceCell::new() };
+    static IS_WRITING: Cell<bool> = const { Cell::new(false) };
+    static NEXT_LOG: Cell<pg_sys::emit_log_hook_type> = const { Cell::new(None) };
+    static NEXT_ANALYZE: Cell<pg_sys::post_parse_analyze_hook_type> = const { Cell::new(None) };
+    static NEXT_START: Cell<pg_sys::ExecutorStart_hook_type> = const { Cell::new(None) };
+}
+
+/// Takes its place, if the postmaster is loading the library: only then does nothing go past it.
+pub fn init() -> bool {
+    // SAFETY: hooks are set as Postgres says: keep what was there, and call it. They are functions that
+    // live as long as the library.
+    unsafe {
+        if !pg_sys::process_shared_preload_libraries_in_progress {
+            return false;
+        }
+        NEXT_LOG.set(pg_sys::emit_log_hook);
+        pg_sys::emit_log_hook = Some(at_log);
+        NEXT_ANALYZE.set(pg_sys::post_parse_analyze_hook);
+        pg_sys::post_parse_analyze_hook = Some(at_analyze);
+        NEXT_START.set(pg_sys::ExecutorStart_hook);
+        pg_sys::ExecutorStart_hook = Some(at_start);
+    }
+    IS_ACTIVE.set(true);
+    let domain = format!("postgres-{}", pg_sys::PG_VERSION_NUM / 10_000);
+    DOMAIN.with(|known| known.set(CString::new(domain).unwrap_or_default()).is_ok());
+    true
+}
+
+/// Whether lines pass here. Backends inherit it from the postmaster.
+pub fn is_active() -> bool {
+    IS_ACTIVE.get()
+}
+
+/// Asks to be told of changes.
+pub fn watch_catalogs() {
+    // SAFETY: the callbacks live as long as the library, which is never unloaded.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(at_relation_change), pg_sys::Datum::null());
+        pg_sys::CacheRegisterSyscacheCallback(
+            pg_sys::SysCacheIdentifier::PROCOID as c_int,
+            Some(at_function_change),
+            pg_sys::Datum::null(),
+        );
+    }
+}
+
+/// Whether this process has a database, in which values could be.
+pub fn has_database() -> bool {
+    // SAFETY: reads a variable of the process.
+    unsafe { pg_sys::MyDatabaseId != pg_sys::InvalidOid }
+}
+
+/// Whether this is a place where catalogs may be read: in a transaction that has not failed.
+pub fn may_read_catalogs() -> bool {
+    // SAFETY: reads variables of the backend.
+    unsafe {
+        has_database()
+            && pg_sys::IsTransactionState()
+            && !pg_sys::IsAbortedTransactionBlockState()
+            && pg_sys::CritSectionCount == 0
+            && !pg_sys::CurTransactionContext.is_null()
+            && !pg_sys::CurrentResourceOwner.is_null()
+    }
+}
+
+unsafe extern "C-unwind" fn at_relation_change(_: pg_sys::Datum, relation: Oid) {
+    redaction::relation_changed((relation != pg_sys::InvalidOid).then_some(relation));
+}
+
+unsafe extern "C-unwind" fn at_function_change(_: pg_sys::Datum, _: c_int, _: u32) {
+    redaction::relation_changed(None);
+}
+
+// In these two an error of what comes next passes through by `longjmp`, as if they were not there: a guard
+// of pgrx's would make another error of it, without its QUERY, position and names. They hold nothing that
+// needs dropping.
+
+unsafe extern "C-unwind" fn at_analyze(
+    state: *mut pg_sys::ParseState,
+    query: *mut pg_sys::Query,
+    jumble: *mut pg_sys::JumbleState,
+) {
+    refresh();
+    if let Some(next) = NEXT_ANALYZE.get() {
+        // SAFETY: the hook that was there before, with what it is given.
+        unsafe { next(state, query, jumble) }
+    }
+}
+
+unsafe extern "C-unwind" fn at_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    refresh();
+    let next = NEXT_START.get().unwrap_or(unguarded::standard_ExecutorStart);
+    // SAFETY: the hook that was there before, or what Postgres calls without one.
+    unsafe { next(query, flags) }
+}
+
+mod unguarded {
+    unsafe extern "C-unwind" {
+        pub fn standard_ExecutorStart(query: *mut pgrx::pg_sys::QueryDesc, flags: std::ffi::c_int);
+    }
+}
+
+/// Brings what is known of the catalogs up to date if the log will need it.
+fn refresh() {
+    if redaction::is_refresh_wanted(is_logging()) {
+        // SAFETY: no panic leaves the guard, and an error of Postgres's leaves it as one.
+        unsafe { pgrx::pgrx_extern_c_guard(redaction::refresh) }
+    }
+}
+
+/// Whether statements are written to the log when they end.
+fn is_logging() -> bool {
+    // SAFETY: reads settings of Postgres.
+    unsafe { pg_sys::log_min_duration_statement >= 0 || pg_sys::log_min_duration_sample >= 0 }
+}
+
+unsafe extern "C-unwind" fn at_log(record: *mut pg_sys::ErrorData) {
+    // SAFETY: Postgres passes the record that it is about to write. No panic leaves the guard, and an
+    // error of Postgres's leaves it as one.
+    unsafe {
+        if !IS_WRITING.get() && redaction::setting() != Redaction::Off {
+            pgrx::pgrx_extern_c_guard(|| write_masked(record));
+        }
+        if (*record).output_to_server
+            && let Some(next) = NEXT_LOG.get()
+        {
+            next(record);
+        }
+    }
+}
+
+/// Writes the record to the log if it needs masking, and leaves it for the client; otherwise leaves it
+/// alone.
+///
+/// # Safety
+///
+/// The record is the one that Postgres is about to write.
+unsafe fn write_masked(record: *mut pg_sys::ErrorData) {
+    // SAFETY: by the contract; what the line borrows is put back before this ends.
+    let line = unsafe { line(record) };
+    if !line.may_hold_literals() || is_replication_command(line.running) {
+        return;
+    }
+    if line.is_begin_of_statement() {
+        redaction::refresh();
+    }
+    if !line.concerns() {
+        return;
+    }
+    // Not a single byte if anything goes wrong.
+    let masked = catch_unwind(AssertUnwindSafe(|| line.masked())).unwrap_or(Err(OutOfMemory));
+    let texts = match &masked {
+        Ok(masked) => Texts::of(masked),
+        Err(OutOfMemory) => Texts::hidden(&line),
+    };
+    // SAFETY: by the contract; the texts live until the end of this function.
+    unsafe { write(record, texts) }
+}
+
+/// Commands of the replication protocol are no SQL, and hold names and positions.
+fn is_replication_command(running: &[u8]) -> bool {
+    const COMMANDS: [&[u8]; 7] = [
+        b"START_REPLICATION",
+        b"CREATE_REPLICATION_SLOT",
+        b"DROP_REPLICATION_SLOT",
+        b"READ_REPLICATION_SLOT",
+        b"IDENTIFY_SYSTEM",
+        b"TIMELINE_HISTORY",
+        b"BASE_BACKUP",
+    ];
+    // SAFETY: reads a variable of the process.
+    let is_sender = unsafe { pg_sys::am_walsender };
+    is_sender && COMMANDS.iter().any(|command| running.starts_with(command))
+}
+
+/// The texts of a record as Postgres wants them.
+#[derive(Clone, Copy)]
+struct Texts {
+    message: *const c_char,
+    detail: *const c_char,
+    detail_log: *const c_char,
+    hint: *const c_char,
+    context: *const c_char,
+    internal_query: *const c_char,
+    statement: *const c_char,
+}
+
+impl Texts {
+    fn of(masked: &Masked) -> Self {
+        let text = |text: &Option<Text>| match text {
+            // `masked` ends each with a zero byte.
+            Some(text) => text.as_bytes().as_ptr().cast(),
+            None => std::ptr::null(),
+        };
+        Self {
+            message: text(&masked.message),
+            detail: text(&masked.detail),
+            detail_log: text(&masked.detail_log),
+            hint: text(&masked.hint),
+            context: text(&masked.context),
+            internal_query: text(&masked.internal_query),
+            statement: text(&masked.statement),
+        }
+    }
+
+    fn hidden(line: &Line<'_>) -> Self {
+        let hidden = |there: bool| if there { HIDDEN.as_ptr() } else { std::ptr::null() };
+        Self {
+            message: HIDDEN.as_ptr(),
+            detail: hidden(line.detail.is_some()),
+            detail_log: hidden(line.detail_log.is_some()),
+            hint: std::ptr::null(),
+            context: std::ptr::null(),
+            internal_query: std::ptr::null(),
+            statement: hidden(line.statement.is_some()),
+        }
+    }
+
+    /// Of a record, and of the statement that is running.
+    unsafe fn taken_from(record: *const pg_sys::ErrorData) -> Self {
+        // SAFETY: a valid record.
+        unsafe {
+            Self {
+                message: (*record).message,
+                detail: (*record).detail,
+                detail_log: (*record).detail_log,
+                hint: (*record).hint,
+                context: (*record).context,
+                internal_query: (*record).internalquery,
+                statement: pg_sys::debug_query_string,
+            }
+        }
+    }
+
+    unsafe fn put_into(self, record: *mut pg_sys::ErrorData) {
+        // SAFETY: a valid record.
+        unsafe {
+            (*record).message = self.message.cast_mut();
+            (*record).detail = self.detail.cast_mut();
+            (*record).detail_log = self.detail_log.cast_mut();
+            (*record).hint = self.hint.cast_mut();
+            (*record).context = self.context.cast_mut();
+            (*record).internalquery = self.internal_query.cast_mut();
+            pg_sys::debug_query_string = self.statement;
+        }
+    }
+}
+
+/// Writes the record with these texts, and leaves it with its own, for the client.
+///
+/// # Safety
+///
+/// The record is the one that Postgres is about to write, and the texts are C strings or NULL.
+unsafe fn write(record: *mut pg_sys::ErrorData, texts: Texts) {
+    // SAFETY: by the contract. `EmitErrorReport` writes the record on top of the stack, which is this one;
+    // it calls the hook again, for whoever else listens. Should it fail, everything is put back all the
+    // same, before the error goes on.
+    unsafe {
+        let back = PutBack {
+            record,
+            texts: Texts::taken_from(record),
+            to_client: (*record).output_to_client,
+        };
+        texts.put_into(record);
+        (*record).output_to_client = false;
+        IS_WRITING.set(true);
+        pg_sys::EmitErrorReport();
+        drop(back);
+        (*record).output_to_server = false;
+    }
+}
+
+struct PutBack {
+    record: *mut pg_sys::ErrorData,
+    texts: Texts,
+    to_client: bool,
+}
+
+impl Drop for PutBack {
+    fn drop(&mut self) {
+        IS_WRITING.set(false);
+        // SAFETY: the record is a place in Postgres's own array, and the texts are what was there.
+        unsafe {
+            self.texts.put_into(self.record);
+            (*self.record).output_to_client = self.to_client;
+        }
+    }
+}
+
+/// What a record holds.
+///
+/// # Safety
+///
+/// The record is valid and is not changed while the line is in use.
+unsafe fn line<'r>(record: *const pg_sys::ErrorData) -> Line<'r> {
+    // SAFETY: by the contract; `check_log_of_query` only reads.
+    unsafe {
+        let running = bytes(pg_sys::debug_query_string);
+        let shows_statement = pg_sys::check_log_of_query(record.cast_mut());
+        let record = &*record;
+        let name = |name: *const c_char| bytes(name).unwrap_or_default();
+        Line {
+            message: name(record.message),
+            message_format: bytes(record.message_id),
+            detail: bytes(record.detail),
+            detail_log: bytes(record.detail_log),
+            hint: bytes(record.hint),
+            context: bytes(record.context).filter(|_| !record.hide_ctx),
+            internal_query: bytes(record.internalquery),
+            statement: running.filter(|_| shows_statement),
+            running: running.unwrap_or_default(),
+            is_log: matches!(record.elevel as u32, pg_sys::LOG | pg_sys::LOG_SERVER_ONLY),
+            file: name(record.filename),
+            is_translated: messages_are_translated(),
+            names: [
+                name(record.table_name),
+                name(record.column_name),
+                name(record.constraint_name),
+                name(record.datatype_name),
+                name(record.schema_name),
+            ],
+        }
+    }
+}
+
+unsafe fn bytes<'r>(text: *const c_char) -> Option<&'r [u8]> {
+    // SAFETY: a C string or NULL.
+    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text).to_bytes() })
+}
+
+/// Whether messages are in another language than English: asked for one that is in every translation.
+fn messages_are_translated() -> bool {
+    unsafe extern "C" {
+        fn dgettext(domain: *const c_char, text: *const c_char) -> *const c_char;
+    }
+    const TEXT: &CStr = c"out of memory";
+    DOMAIN.with(|domain| {
+        // SAFETY: a function of the C library that reads two C strings, and answers the second of them if
+        // there is no translation.
+        domain.get().is_some_and(|domain| unsafe {
+            dgettext(domain.as_ptr(), TEXT.as_ptr()) != TEXT.as_ptr()
+        })
+    })
+}

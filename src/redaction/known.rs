@@ -1,0 +1,301 @@
+//! The names that make a statement one about encrypted values: read from the catalogs where that is
+//! allowed, kept for where it is not.
+
+use std::cell::{Cell, RefCell};
+
+use fieldcrypt_sql_text::{Names, OutOfMemory, Place};
+use pgrx::pg_sys::Oid;
+
+use crate::pg::dependents::{self, Dependent, Object};
+use crate::pg::log_hook;
+
+/// Objects that are followed. Beyond that every statement is one about encrypted values.
+const OBJECTS: usize = 50_000;
+
+/// Bytes of functions' sources that are looked into, so that a session's first line in the log is never
+/// long in coming.
+const SOURCES: usize = 8 << 20;
+
+/// How often functions are looked through for calls of functions found before.
+const PASSES: usize = 4;
+
+/// Relations that changed since and can be looked at one by one.
+const CHANGED: usize = 32;
+
+struct Known {
+    names: Names,
+    types: Vec<Oid>,
+    is_everything: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Age {
+    Unread,
+    Fresh,
+    /// So many relations changed.
+    Changed(usize),
+    Stale,
+}
+
+thread_local! {
+    static KNOWN: RefCell<Known> =
+        const { RefCell::new(Known { names: Names::new(), types: Vec::new(), is_everything: false }) };
+    static AGE: Cell<Age> = const { Cell::new(Age::Unread) };
+    static CHANGED_RELATIONS: RefCell<[Oid; CHANGED]> = const { RefCell::new([Oid::INVALID; CHANGED]) };
+    static WANTED: Cell<bool> = const { Cell::new(false) };
+    static IS_READING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a text mentions, or a name is, one that is known. `true` if what is known is not up to date.
+pub fn mention(texts: &[&[u8]], names: &[&[u8]]) -> bool {
+    if AGE.get() != Age::Fresh {
+        WANTED.set(true);
+        return true;
+    }
+    KNOWN.with(|known| match known.try_borrow() {
+        Ok(known) => {
+            known.is_everything
+                || texts.iter().any(|text| known.names.are_mentioned_in(text))
+                || names.iter().any(|name| known.names.contain(name))
+        }
+        Err(_) => true,
+    })
+}
+
+/// Whether the log would have needed to know, or will, what is not known.
+#[inline]
+pub fn is_wanted(will: bool) -> bool {
+    (will || WANTED.get()) && AGE.get() != Age::Fresh
+}
+
+/// A relation changed, or any may have. Called in callbacks of Postgres: nothing here can fail.
+pub fn relation_changed(relation: Option<Oid>) {
+    let (Some(relation), changed) = (
+        relation,
+        match AGE.get() {
+            Age::Unread | Age::Stale => return,
+            Age::Fresh => 0,
+            Age::Changed(changed) => changed,
+        },
+    ) else {
+        AGE.set(Age::Stale);
+        return;
+    };
+    let noted = CHANGED_RELATIONS.with(|all| {
+        all.try_borrow_mut()
+            .ok()
+            .and_then(|mut all| all.get_mut(changed).map(|place| *place = relation))
+    });
+    AGE.set(if noted.is_some() { Age::Changed(changed + 1) } else { Age::Stale });
+}
+
+/// Reads what changed. Only where catalogs may be read.
+pub fn refresh() {
+    if AGE.get() == Age::Fresh || IS_READING.get() || !log_hook::may_read_catalogs() {
+        return;
+    }
+    let _reading = Reading::begin();
+    dependents::in_own_context(|| {
+        // What changes while this reads makes another round.
+        for _ in 0..3 {
+            let age = AGE.replace(Age::Fresh);
+            let read_all = match age {
+                Age::Fresh => return,
+                Age::Changed(changed) => may_concern(changed),
+                Age::Unread | Age::Stale => true,
+            };
+            if !read_all {
+                continue;
+            }
+            match read() {
+                Ok(known) => KNOWN.with(|place| {
+                    if let Ok(mut place) = place.try_borrow_mut() {
+                        *place = known;
+                    }
+                }),
+                Err(OutOfMemory) => {
+                    AGE.set(Age::Stale);
+                    return;
+                }
+            }
+        }
+    });
+}
+
+fn may_concern(changed: usize) -> bool {
+    let relations = CHANGED_RELATIONS.with(|all| all.try_borrow().map(|all| *all));
+    let Ok(relations) = relations else { return true };
+    KNOWN.with(|known| match known.try_borrow() {
+        Ok(known) => relations.iter().take(changed).any(|relation| {
+            !known.types.is_empty() && dependents::may_concern(*relation, &known.types)
+        }),
+        Err(_) => true,
+    })
+}
+
+/// Set while catalogs are read; an error makes what is known stale.
+struct Reading;
+
+impl Reading {
+    fn begin() -> Self {
+        IS_READING.set(true);
+        Self
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        IS_READING.set(false);
+        if std::thread::panicking() {
+            AGE.set(Age::Stale);
+        }
+    }
+}
+
+/// Follows everything that depends on the extension.
+fn read() -> Result<Known, OutOfMemory> {
+    let mut search = Search {
+        known: Known { names: Names::new(), types: Vec::new(), is_everything: false },
+        seen: Vec::new(),
+        waiting: Vec::new(),
+        schema: Oid::INVALID,
+    };
+    let Some(extension) = dependents::extension() else { return Ok(search.known) };
+    search.known.names.add(b"fieldcrypt", Place::Anywhere)?;
+    let mut members = Vec::new();
+    dependents::of(Object::Extension(extension), &mut |dependent| {
+        if members.try_reserve(1).is_ok() {
+            members.push(dependent);
+        }
+    });
+    for member in &members {
+        if let Dependent::Function(oid) = member
+            && let Some((_, schema)) = dependents::function(*oid)
+        {
+            search.schema = schema;
+            break;
+        }
+    }
+    for member in members {
+        search.found(member)?;
+    }
+    search.follow()?;
+    search.read_sources()?;
+    Ok(search.known)
+}
+
+struct Search {
+    known: Known,
+    // Numbers of objects, sorted.
+    seen: Vec<u64>,
+    waiting: Vec<Object>,
+    /// The extension's own schema, which is known by its name.
+    schema: Oid,
+}
+
+impl Search {
+    fn follow(&mut self) -> Result<(), OutOfMemory> {
+        while let Some(object) = self.waiting.pop() {
+            let mut result = Ok(());
+            let mut found = Vec::new();
+            dependents::of(object, &mut |dependent| match found.try_reserve(1) {
+                Ok(()) => found.push(dependent),
+                Err(_) => result = Err(OutOfMemory),
+            });
+            result?;
+            for dependent in found {
+                self.found(dependent)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn found(&mut self, dependent: Dependent) -> Result<(), OutOfMemory> {
+        match dependent {
+            Dependent::Column(relation, column) => {
+                if self.relation(relation)?
+                    && let Some(name) = dependents::column(relation, column)
+                {
+                    self.known.names.add(&name, Place::Code)?;
+                }
+            }
+            Dependent::Relation(relation) => {
+                self.relation(relation)?;
+            }
+            Dependent::Type(oid) => {
+                if self.is_new(Object::Type(oid))? {
+                    self.known.types.try_reserve(1).map_err(|_| OutOfMemory)?;
+                    self.known.types.push(oid);
+                    if let Some(name) = dependents::type_name(oid) {
+                        self.known.names.add(&name, Place::Code)?;
+                    }
+                }
+            }
+            Dependent::Function(oid) => {
+                if self.is_new(Object::Function(oid))?
+                    && let Some((name, _)) = dependents::function(oid)
+                {
+                    self.known.names.add(&name, Place::Call)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the relation is one that statements name.
+    fn relation(&mut self, oid: Oid) -> Result<bool, OutOfMemory> {
+        let Some((name, kind, schema)) = dependents::relation(oid) else { return Ok(false) };
+        if schema == self.schema || !b"rpvmfc".contains(&kind) {
+            return Ok(false);
+        }
+        self.known.names.add(&name, Place::Anywhere)?;
+        self.is_new(Object::Relation(oid))?;
+        Ok(true)
+    }
+
+    fn is_new(&mut self, object: Object) -> Result<bool, OutOfMemory> {
+        let Err(place) = self.seen.binary_search(&object.number()) else { return Ok(false) };
+        if self.seen.len() >= OBJECTS {
+            self.known.is_everything = true;
+            return Ok(false);
+        }
+        self.seen.try_reserve(1).map_err(|_| OutOfMemory)?;
+        self.waiting.try_reserve(1).map_err(|_| OutOfMemory)?;
+        self.seen.insert(place, object.number());
+        self.waiting.push(object);
+        Ok(true)
+    }
+
+    /// Functions whose source names what is known, and what depends on them.
+    fn read_sources(&mut self) -> Result<(), OutOfMemory> {
+        for _ in 0..PASSES {
+            let (names, schema) = (&self.known.names, self.schema);
+            let mut found = Vec::new();
+            let mut left = SOURCES;
+            let mut result = Ok(());
+            dependents::function_sources(&mut |oid, of, source| {
+                if of == schema || left < source.len() {
+                    return;
+                }
+                left -= source.len();
+                if self.seen.binary_search(&Object::Function(oid).number()).is_err()
+                    && names.are_mentioned_in_body(source)
+                {
+                    match found.try_reserve(1) {
+                        Ok(()) => found.push(Dependent::Function(oid)),
+                        Err(_) => result = Err(OutOfMemory),
+                    }
+                }
+            });
+            result?;
+            if found.is_empty() {
+                break;
+            }
+            for function in found {
+                self.found(function)?;
+            }
+            self.follow()?;
+        }
+        Ok(())
+    }
+}

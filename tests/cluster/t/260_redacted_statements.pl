@@ -1,0 +1,162 @@
+# With fieldcrypt.redact_logs no literal of a statement that concerns encrypted values reaches the server log, in any
+# format, by any of the ways in which statements get there; the client's messages are whole, and other statements are
+# logged as they are.
+
+use strict;
+use warnings;
+
+use FieldcryptTest;
+use PostgreSQL::Test::Utils;
+use ServerLog;
+use Test::More;
+
+my $node = new_cluster('primary', conf => everything_logged());
+value($node, <<'SQL');
+CREATE TABLE patients (id int PRIMARY KEY, ssn fieldcrypt.encrypted, age int CHECK (age > 0), code varchar(5), email text UNIQUE);
+CREATE TABLE "Odd Table" (id int, v fieldcrypt.encrypted);
+CREATE VIEW shown AS SELECT id, age, fieldcrypt.decrypt_field(ssn) AS ssn FROM patients;
+CREATE VIEW over_shown AS SELECT id + 1 AS id, age FROM shown;
+CREATE DOMAIN secret_value AS fieldcrypt.encrypted;
+CREATE TABLE by_domain (id int, held secret_value);
+CREATE TABLE parts (id int, held fieldcrypt.encrypted) PARTITION BY RANGE (id);
+CREATE TABLE part1 PARTITION OF parts FOR VALUES FROM (0) TO (1000000);
+CREATE FUNCTION register(id int, plain text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO patients VALUES (id, fieldcrypt.encrypt_field(plain), 1);
+END $$;
+CREATE FUNCTION calls_register(plain text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM register(-1, plain);
+    RAISE NOTICE 'registered';
+END $$;
+CREATE PROCEDURE register_all(plain text) LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM fieldcrypt.encrypt_field(plain);
+    COMMIT;
+    PERFORM fieldcrypt.encrypt_field(plain);
+END $$;
+CREATE TABLE plain (id int PRIMARY KEY, t text);
+SQL
+
+my $canary_serial = 0;
+
+# A test: this SQL, in which CANARY is a word that occurs nowhere else, leaves no trace of the word in the log; the
+# client reads what it should.
+sub hides
+{
+	my ($sql, $name, %options) = @_;
+	my $canary = sprintf 'Zq%06dCanary', ++$canary_serial;
+	my $from = rotate_log($node);
+	my $result = $options{run} ? $options{run}->($canary) : run_sql($node, $sql =~ s/CANARY/$canary/gr, %{ $options{with} // {} });
+	my $log = since($node, $from);
+	my @found = grep { $log->{$_} =~ /$canary/i } sort keys %$log;
+	is("@found", '', "hidden: $name");
+	diag((grep { /$canary/i } split /\n/, $log->{ $found[0] })[0]) if @found;
+	my $logged = $options{logged} // qr/\*\*\*/;
+	my @missing = grep { $log->{$_} !~ $logged } sort keys %$log;
+	is("@missing", '', "logged: $name");
+	diag $log->{stderr} if @missing;
+	(my $client = $options{client} // '') =~ s/CANARY/$canary/g;
+	like($result->{err} . $result->{out}, qr/$client/, "the client is told: $name") if $options{client};
+	if ($options{sqlstate}) { is("@{ $result->{sqlstates} }", $options{sqlstate}, "SQLSTATE: $name") }
+	return $log;
+}
+
+# A test: this SQL is logged with the word.
+sub shows
+{
+	my ($sql, $name, %options) = @_;
+	my $canary = sprintf 'Zq%06dCanary', ++$canary_serial;
+	my $from = rotate_log($node);
+	run_sql($node, $sql =~ s/CANARY/$canary/gr, %{ $options{with} // {} });
+	my $log = since($node, $from);
+	my @missing = grep { $log->{$_} !~ ($options{logged} // qr/$canary/) } sort keys %$log;
+	is("@missing", '', "shown: $name");
+	diag $log->{stderr} if @missing;
+	return $log;
+}
+
+# The ways in which a statement concerns encrypted values.
+my @statements = (
+	[ q{SELECT fieldcrypt.encrypt_field('CANARY')}, 'a call' ],
+	[ q{SET search_path = public, fieldcrypt; SELECT encrypt_field('CANARY')}, 'a call by search path, two statements' ],
+	[ q{INSERT INTO patients VALUES (1, fieldcrypt.encrypt_field('CANARY'), 5)}, 'INSERT' ],
+	[ q{UPDATE patients SET email = 'CANARY' WHERE id = 1}, 'another column of the table' ],
+	[ q{SELECT * FROM patients WHERE email = E'CANARY\n' OR email = $x$CANARY$x$ OR email = U&'CANARY'}, 'strings of all kinds' ],
+	[ q{SELECT * FROM shown WHERE ssn = 'CANARY'}, 'a view' ],
+	[ q{SELECT * FROM over_shown WHERE 'CANARY' = ''}, 'a view of a view' ],
+	[ q{SELECT * FROM "Odd Table" WHERE 'CANARY' = ''}, 'a table in quotes' ],
+	[ q{SELECT * FROM by_domain WHERE 'CANARY' = ''}, 'a column of a domain' ],
+	[ q{SELECT * FROM part1 WHERE 'CANARY' = ''}, 'a partition' ],
+	[ q{SELECT register(100, 'CANARY')}, 'a function that encrypts' ],
+	[ q{SELECT calls_register('CANARY')}, 'a function that calls one that encrypts' ],
+	[ q{CALL register_all('CANARY')}, 'CALL of a procedure that commits' ],
+	[ q{DO $$ BEGIN PERFORM fieldcrypt.encrypt_field('CANARY'); END $$}, 'DO' ],
+	[ q{DO 'BEGIN EXECUTE ''SELECT fieldcrypt.encrypt_field($x$CANARY$x$)''; END'}, 'DO in a plain string' ],
+	[ q{PREPARE p(text) AS SELECT fieldcrypt.encrypt_field($1 || 'CANARY'); EXECUTE p('CANARY'); EXECUTE p('CANARY')}, 'PREPARE and EXECUTE' ],
+	[ q{PREPARE q(text) AS SELECT register(101, $1); EXECUTE q('CANARY')}, 'EXECUTE of a function that encrypts' ],
+	[ q{BEGIN; DECLARE c CURSOR FOR SELECT fieldcrypt.encrypt_field('CANARY'); FETCH c; COMMIT}, 'a cursor' ],
+	[ q{COPY (SELECT fieldcrypt.encrypt_field('CANARY')) TO STDOUT}, 'COPY TO' ],
+	[ q{EXPLAIN (ANALYZE, COSTS OFF) SELECT fieldcrypt.encrypt_field('CANARY')}, 'EXPLAIN' ],
+	[ q{CREATE TABLE made AS SELECT fieldcrypt.encrypt_field('CANARY'); DROP TABLE made}, 'CREATE TABLE AS' ],
+	[ q{CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $$ SELECT fieldcrypt.encrypt_field('CANARY')::text $$; SELECT f(); DROP FUNCTION f()}, 'CREATE FUNCTION' ],
+	[ q{SET fieldcrypt.tenant = 'CANARY'}, 'a setting' ],
+	[ q{/* CANARY */ SELECT fieldcrypt.encrypt_field('x') -- CANARY}, 'comments' ],
+	[ q{SELECT 1; SELECT 'CANARY', fieldcrypt.encrypt_field('x')}, 'one of several statements' ]);
+
+# And with an error.
+my @errors = (
+	[ q{SELECT fieldcrypt.encrypt_field('CANARY'), 1 / 0}, 'division by zero', '22012' ],
+	[ q{SELECT fieldcrypt.encrypt_field('CANARY') FROM nowhere}, 'no such table', '42P01', 'relation "nowhere" does not exist' ],
+	[ q{SELECT fieldcrypt.encrypt_field('CANARY'}, 'a syntax error', '42601' ],
+	[ q{SELECT fieldcrypt.encrypt_field('CANARY}, 'an open string', '42601', q{unterminated quoted string at or near "'CANARY"} ],
+	[ q{SELECT fieldcrypt.encrypt_field(x) FROM 'CANARY'}, 'a syntax error at the literal', '42601', q{at or near "'CANARY'"} ],
+	[ q{SELECT fieldcrypt.encrypt_field('x'), 'CANARY'::int}, 'a literal that is no integer', '22P02', 'invalid input syntax for type integer: "CANARY"' ],
+	[ q{INSERT INTO patients (id, ssn) VALUES (2, 'CANARY')}, 'a plaintext in an encrypted column', 'KF001' ],
+	[ q{INSERT INTO patients (id, code) VALUES (2, 'CANARY')}, 'too long for a column', '22001' ],
+	[ q{INSERT INTO patients (id, email, age) VALUES (2, 'CANARY', -1)}, 'a check constraint', '23514', 'Failing row contains \(2, null, -1, null, CANARY\)' ],
+	[ q{INSERT INTO patients (id, email) VALUES (3, 'CANARY'), (4, 'CANARY')}, 'a duplicate key', '23505', 'Key \(email\)=\(CANARY\) already exists' ],
+	[ q{SELECT fieldcrypt.decrypt_field('fc1:AAAA', 'CANARY')}, 'a value that is none', 'KF001' ],
+	[ q{SELECT fieldcrypt.decrypt_field(fieldcrypt.encrypt_field('x'), 'CANARY')}, 'another context', 'KF002' ],
+	[ q{DO $$ BEGIN PERFORM fieldcrypt.encrypt_field('CANARY'); PERFORM 1 / 0; END $$}, 'DO', '22012' ],
+	[ q{DO $$ BEGIN PERFORM 'CANARY'::int, fieldcrypt.encrypt_field('x'); END $$}, 'CONTEXT and QUERY', '22P02', '"CANARY"' ],
+	[ q{DO $$ BEGIN PERFORM fieldcrypt.encrypt_field('CANARY'); RAISE EXCEPTION 'bad value %', 'CANARY'; END $$}, 'RAISE', 'P0001', 'bad value CANARY' ],
+	[ q{DO $$ DECLARE v text := 'CANARY'; BEGIN EXECUTE format('SELECT fieldcrypt.encrypt_field(%L) FROM nowhere', v); END $$}, 'EXECUTE', '42P01', q{QUERY:.*CANARY} ],
+	[ q{SELECT register(1, 'CANARY'), register(1, 'CANARY')}, 'in a function', '23505' ],
+	[ q{SELECT register('CANARY', 'x')}, 'an argument that is no integer', '22P02', '"CANARY"' ],
+	[ q{PREPARE p(int) AS SELECT fieldcrypt.encrypt_field('x'), $1; EXECUTE p('CANARY')}, 'EXECUTE', '22P02', '"CANARY"' ],
+	[ q{SELECT '{"a": CANARY}'::json FROM patients}, 'JSON', '22P02', 'JSON data, line 1: \{"a": CANARY' ],
+	[ "COPY patients (id, email, age) FROM STDIN;\n9\tCANARY\tCANARY\n\\.\n", 'COPY FROM, a column', '22P02', 'COPY patients, line 1, column age: "CANARY"' ],
+	[ "COPY patients (id, email) FROM STDIN;\nCANARY\n\\.\n", 'COPY FROM, a line', '22P02', 'CANARY' ],
+	[ "COPY patients (id, ssn) FROM STDIN;\n9\tCANARY\n\\.\n", 'COPY FROM, a plaintext', 'KF001' ]);
+
+hides(@$_) foreach @statements;
+foreach my $case (@errors)
+{
+	my ($sql, $name, $sqlstate, $client) = @$case;
+	hides($sql, "error, $name", sqlstate => $sqlstate, client => $client, logged => qr/$sqlstate/);
+}
+
+# Without log_statement and durations: what a session does not know yet is hidden.
+hides($_->[0], "a new session, only errors, $_->[1]", sqlstate => $_->[2], client => $_->[3], logged => qr/$_->[2]/,
+	with => { env => { PGOPTIONS => '-c log_statement=none -c log_min_duration_statement=-1' } })
+  foreach @errors;
+# Only durations.
+hides(@$_, with => { env => { PGOPTIONS => '-c log_statement=none' } }) foreach @statements;
+
+# What has nothing to do with the extension is logged as it is.
+foreach my $options ('', '-c log_statement=none')
+{
+	my %with = (with => { env => { PGOPTIONS => $options } });
+	shows(q{SELECT 'CANARY', 12345}, "another statement $options", %with, logged => qr/SELECT 'Zq\d+Canary', 12345/);
+	shows(q{SELECT 1 / 0, 'CANARY'}, "another statement with an error $options", %with, logged => qr/SELECT 1 \/ 0, 'Zq\d+Canary'/)
+	  if $options eq '';
+}
+shows(q{SELECT 1; SELECT 1 / 0, 'CANARY'}, 'an error in a session that knows', with => { env => { PGOPTIONS => '-c log_statement=none' } });
+shows(q{INSERT INTO plain VALUES (1, 'CANARY'), (1, 'CANARY')}, 'a duplicate key in another table', logged => qr/Key \(id\)=\(1\) already exists/);
+shows(q{DO $$ BEGIN PERFORM 'CANARY'::int; END $$}, 'DO of something else', logged => qr/SELECT 'Zq\d+Canary'::int/);
+shows(q{PREPARE p(text) AS SELECT $1; EXECUTE p('CANARY')}, 'EXECUTE of something else');
+
+no_crash($node);
+$node->stop;
+done_testing();
