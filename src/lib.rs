@@ -11,6 +11,7 @@ mod error;
 mod keyring;
 mod master_key;
 mod pg;
+mod report;
 mod rotation;
 mod settings;
 
@@ -50,6 +51,13 @@ extension_sql_file!(
     name = "key_backup",
     requires = ["master_key_rotation"]
 );
+extension_sql_file!("../sql/report_figures.sql", name = "report_figures", requires = ["key_backup"]);
+extension_sql_file!(
+    "../sql/report_audit.sql",
+    name = "report_audit",
+    requires = ["report_figures"]
+);
+extension_sql_file!("../sql/report.sql", name = "report", requires = ["report_audit"]);
 extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["key_backup"]);
 extension_sql_file!("../sql/audit_status.sql", name = "audit_status", requires = ["schedule"]);
 extension_sql_file!("../sql/audit_seal.sql", name = "audit_seal", requires = ["audit_status"]);
