@@ -145,7 +145,7 @@ BEGIN
             MESSAGE = 'the period of a report must begin before it ends, and be at most 100 years long',
             HINT = format('This one is from %s to %s.', since, until);
     END IF;
-    IF tenant IS NOT NULL AND NOT EXISTS (SELECT FROM fieldcrypt.encryption_keys AS k WHERE k.tenant = tenant) THEN
+    IF tenant IS NOT NULL AND NOT EXISTS (SELECT FROM fieldcrypt.encryption_keys AS k WHERE k.tenant = tenant AND k.purpose = 'field') THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = format('tenant "%s" has no keys in this database', tenant),
             HINT = 'Leave the tenant out for a report about all.';
     END IF;
@@ -188,7 +188,7 @@ COMMENT ON FUNCTION fieldcrypt.compliance_report(text, timestamptz, timestamptz,
     'what is known of keys, rotation, access, use and the audit log, as one document: of a tenant or of all, for a period (the last 365 days); verify: runs verify_audit_log() over the times given; count_values: looks which values are on old keys. See docs/compliance-report.md';
 
 CREATE FUNCTION fieldcrypt._report_page(report jsonb) RETURNS text
-    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'fieldcrypt_report_page';
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'fieldcrypt_report_page';
 COMMENT ON FUNCTION fieldcrypt._report_page(jsonb) IS 'a compliance report as a page of HTML, in ASCII; granted to nobody';
 
 CREATE FUNCTION fieldcrypt.compliance_report_html(

@@ -12,7 +12,10 @@ AS $$
                 UNION
                 SELECT a.grantee FROM pg_proc AS p, aclexplode(p.proacl) AS a WHERE p.pronamespace = 'fieldcrypt'::regnamespace
                 UNION
-                SELECT a.grantee FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relnamespace = 'fieldcrypt'::regnamespace) AS g
+                SELECT a.grantee FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relnamespace = 'fieldcrypt'::regnamespace
+                UNION
+                SELECT a.grantee FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid, aclexplode(t.attacl) AS a
+                 WHERE c.relnamespace = 'fieldcrypt'::regnamespace) AS g
          WHERE g.grantee <> (SELECT o.oid FROM owner AS o)
     ), granted (grantee, class, object, rights, name) AS (
         SELECT a.grantee, 'pg_proc'::regclass, p.oid, a.privilege_type, p.oid::regprocedure::text

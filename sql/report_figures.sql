@@ -25,7 +25,7 @@ CREATE FUNCTION fieldcrypt._report_key_list(tenant text, states text[], most int
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT jsonb_build_object(
-        'total', (SELECT count(*) FROM fieldcrypt.encryption_keys AS k WHERE k.state = ANY ($2) AND ($1 IS NULL OR k.tenant = $1)),
+        'total', (SELECT count(*) FROM fieldcrypt.encryption_keys AS k WHERE k.state = ANY ($2) AND ($1 IS NULL OR k.tenant = $1 AND k.purpose = 'field')),
         'rows', coalesce((
             SELECT jsonb_agg(jsonb_build_object(
                        'key_id', k.key_id::text, 'tenant', k.tenant, 'purpose', k.purpose, 'version', k.version, 'state', k.state,
@@ -33,7 +33,7 @@ AS $$
                        'destroyed_at', fieldcrypt._utc(k.destroyed_at), 'destroy_after', fieldcrypt._utc(k.destroy_after))
                    ORDER BY k.destroyed_at DESC NULLS LAST, k.created_at, k.key_id)
               FROM (SELECT k.* FROM fieldcrypt.encryption_keys AS k
-                     WHERE k.state = ANY ($2) AND ($1 IS NULL OR k.tenant = $1)
+                     WHERE k.state = ANY ($2) AND ($1 IS NULL OR k.tenant = $1 AND k.purpose = 'field')
                      ORDER BY k.destroyed_at DESC NULLS LAST, k.created_at, k.key_id LIMIT $3) AS k), '[]'))
 $$;
 COMMENT ON FUNCTION fieldcrypt._report_key_list(text, text[], integer) IS
@@ -48,12 +48,11 @@ AS $$
         SELECT k.key_id, k.tenant, k.purpose, k.version, k.state, k.algorithm, k.created_at, k.destroyed_at, k.destroy_after,
                greatest(EXTRACT(epoch FROM now() - k.created_at) / 86400, 0) AS age_days,
                coalesce(p.rotate_every, d.rotate_every) AS rotate_every,
-               p.tenant IS NOT NULL AS has_own_policy,
-               k.purpose = 'field' AND k.state = 'active' AND k.created_at <= now() - coalesce(p.rotate_every, d.rotate_every) AS is_overdue
+               k.state = 'active' AND k.created_at <= now() - coalesce(p.rotate_every, d.rotate_every) AS is_overdue
           FROM fieldcrypt.encryption_keys AS k
          CROSS JOIN default_policy AS d
-          LEFT JOIN fieldcrypt.rotation_policies AS p ON p.tenant = k.tenant
-         WHERE $1 IS NULL OR k.tenant = $1
+          LEFT JOIN fieldcrypt.rotation_policies AS p ON p.tenant = k.tenant AND k.purpose = 'field'
+         WHERE $1 IS NULL OR k.tenant = $1 AND k.purpose = 'field'
     ), tenants AS MATERIALIZED (
         SELECT k.tenant, count(*) AS versions,
                count(*) FILTER (WHERE k.state = 'deactivated') AS deactivated, count(*) FILTER (WHERE k.state = 'suspended') AS suspended,
@@ -85,7 +84,7 @@ AS $$
         'default_policy', (SELECT d.rotate_every::text FROM default_policy AS d),
         'own_policies', (SELECT count(*) FROM fieldcrypt.rotation_policies AS p WHERE p.tenant <> '' AND ($1 IS NULL OR p.tenant = $1)),
         'ages', (SELECT jsonb_agg(jsonb_build_object('from_days', a.from_days, 'to_days', a.to_days,
-                     'keys', (SELECT count(*) FROM keys AS k WHERE k.purpose = 'field' AND k.state = 'active'
+                     'keys', (SELECT count(*) FROM keys AS k WHERE k.state = 'active'
                                  AND k.age_days >= a.from_days AND (a.to_days IS NULL OR k.age_days < a.to_days)),
                      'overdue', (SELECT count(*) FROM keys AS k WHERE k.is_overdue
                                  AND k.age_days >= a.from_days AND (a.to_days IS NULL OR k.age_days < a.to_days))) ORDER BY a.place)
@@ -288,13 +287,13 @@ AS $$
         'destroyed', fieldcrypt._report_key_list($1, '{destroyed}', $4),
         'scheduled', jsonb_build_object(
             'total', (SELECT count(*) FROM fieldcrypt.encryption_keys AS k
-                       WHERE k.destroy_after IS NOT NULL AND k.state <> 'destroyed' AND ($1 IS NULL OR k.tenant = $1)),
+                       WHERE k.destroy_after IS NOT NULL AND k.state <> 'destroyed' AND ($1 IS NULL OR k.tenant = $1 AND k.purpose = 'field')),
             'rows', coalesce((
                 SELECT jsonb_agg(jsonb_build_object('key_id', k.key_id::text, 'tenant', k.tenant, 'purpose', k.purpose, 'version', k.version,
                            'state', k.state, 'created_at', fieldcrypt._utc(k.created_at), 'destroy_after', fieldcrypt._utc(k.destroy_after))
                        ORDER BY k.destroy_after, k.key_id)
                   FROM (SELECT k.* FROM fieldcrypt.encryption_keys AS k
-                         WHERE k.destroy_after IS NOT NULL AND k.state <> 'destroyed' AND ($1 IS NULL OR k.tenant = $1)
+                         WHERE k.destroy_after IS NOT NULL AND k.state <> 'destroyed' AND ($1 IS NULL OR k.tenant = $1 AND k.purpose = 'field')
                          ORDER BY k.destroy_after, k.key_id LIMIT $4) AS k), '[]')),
         'events', fieldcrypt._report_events('{tenant_shredded,key_destroyed,key_destruction_scheduled,key_destruction_cancelled}', $1, $2, $3, $4))
 $$;

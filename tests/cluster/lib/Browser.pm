@@ -3,8 +3,8 @@
 #   my $browser = Browser->new;
 #   my $page = $browser->visit('/path/page.html');
 #   $page->evaluate('document.title');        # the page's own policy doesn't forbid this
-#   $page->requests;                          # [addresses], the page's own left out
-#   $browser->connections;                    # [first lines] of whatever left the browser
+#   $page->requests;                          # (addresses), the page's own left out
+#   $browser->connections;                    # (first lines) of what pages made leave the browser
 #   $page->screenshot($path, width => 1100); $page->pdf($path);
 #
 # It is spoken to over pipes, and sees the network through a proxy that notes and refuses.
@@ -29,6 +29,7 @@ sub new
 	die 'a browser is not started as root' if $> == 0;
 	my $home = PostgreSQL::Test::Utils::tempdir();
 	my $proxy = IO::Socket::INET->new(Listen => 50, LocalAddr => '127.0.0.1', Proto => 'tcp') or die "no proxy: $!";
+	my $port = $proxy->sockport;
 	pipe my $its_in, my $out or die $!;
 	pipe my $in, my $its_out or die $!;
 	my $process = fork // die $!;
@@ -47,7 +48,7 @@ sub new
 		exec 'chromium', '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
 		  '--disable-background-networking', '--disable-component-update', '--disable-sync', '--disable-default-apps',
 		  '--disable-extensions', '--disable-breakpad', '--disable-dev-shm-usage', '--no-default-browser-check',
-		  '--hide-scrollbars', "--user-data-dir=$home/profile", '--proxy-server=http://127.0.0.1:' . $proxy->sockport,
+		  '--hide-scrollbars', "--user-data-dir=$home/profile", "--proxy-server=http://127.0.0.1:$port",
 		  '--proxy-bypass-list=<-loopback>', '--remote-debugging-pipe', 'about:blank'
 		  or POSIX::_exit(127);
 	}
@@ -73,12 +74,15 @@ sub visit
 	return $page;
 }
 
-# The first lines of what came to the proxy so far.
+# What a browser asks its maker for by itself, whatever page it shows. The proxy refuses this, too.
+my $its_own = qr{^\S+ (?:http://)?(?:(?:clients\d|accounts|www|mtalk|android\.clients)\.google|(?:update|optimizationguide-pa|content-autofill|safebrowsing|chromewebstore)\.googleapis|(?:redirector|edgedl\.me)\.gvt1)\.com[:/]};
+
+# The first lines of what came to the proxy so far, without what is the browser's own.
 sub connections
 {
 	my ($self) = @_;
 	$self->hear(0.2);
-	return @{ $self->{connections} };
+	return grep { $_ ne '' && !/$its_own/ } @{ $self->{connections} };
 }
 
 sub call

@@ -42,7 +42,7 @@ pub fn inventory(page: &mut Html, report: &Report) {
     facts(
         page,
         &[
-            ("Keys", &totals.keys),
+            ("Keys", &format_args!("{}, of which {} for the audit log", totals.keys, totals.audit_keys)),
             ("Tenants", &totals.tenants),
             ("Made in the period", &totals.created_in_period),
             (
