@@ -192,31 +192,37 @@ COMMENT ON FUNCTION fieldcrypt._report_exports(timestamptz, timestamptz, integer
     'exports and imports of keys, and whether their states are confirmed; granted to nobody';
 
 CREATE FUNCTION fieldcrypt._report_log(tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
-DECLARE
-    log jsonb;
-    checkpoint jsonb;
-BEGIN
-    SELECT jsonb_build_object(
-               'rows', count(*), 'rows_in_period', count(*) FILTER (WHERE l.at >= from_time AND l.at < to_time),
-               'first_at', fieldcrypt._utc(min(l.at)), 'last_at', fieldcrypt._utc(max(l.at)),
-               'sealed', count(l.leaf), 'unsealed', count(*) - count(l.leaf), 'unauthenticated', count(*) - count(l.mac))
-           || CASE WHEN $1 IS NULL THEN jsonb_build_object(
-               'gaps', count(*) FILTER (WHERE l.event = 'audit_gap'),
-               'events_in_gaps', coalesce(sum(l.value_count) FILTER (WHERE l.event = 'audit_gap'), 0)) ELSE '{}' END
-      INTO log
-      FROM fieldcrypt.audit_log AS l
-     WHERE $1 IS NULL OR l.tenant = $1;
-    IF to_regclass('fieldcrypt.audit_checkpoints') IS NOT NULL THEN
-    SELECT jsonb_build_object('at', fieldcrypt._utc(c.at), 'size', c.size, 'root', encode(c.root, 'hex'), 'note', c.note, 'is_final', c.is_final)
-      INTO checkpoint
-      FROM fieldcrypt.audit_checkpoints AS c ORDER BY c.at DESC, c.size DESC LIMIT 1;
-    END IF;
-    RETURN log || jsonb_build_object(
-        'checkpoint', checkpoint,
-        'events', fieldcrypt._report_events('{audit_gap,audit_started,audit_fork_acknowledged,audit_retired}', NULL, from_time, to_time, most));
-END
+    WITH queue AS MATERIALIZED (
+        SELECT fieldcrypt._audit_status()::jsonb AS status
+    )
+    SELECT (SELECT jsonb_build_object(
+                'rows', count(*), 'rows_in_period', count(*) FILTER (WHERE l.at >= $2 AND l.at < $3),
+                'first_at', fieldcrypt._utc(min(l.at)), 'last_at', fieldcrypt._utc(max(l.at)),
+                'sealed', count(l.leaf), 'unsealed', count(*) - count(l.leaf), 'unauthenticated', count(*) - count(l.mac))
+            || CASE WHEN $1 IS NULL THEN jsonb_build_object(
+                'gaps', count(*) FILTER (WHERE l.event = 'audit_gap'),
+                'events_in_gaps', coalesce(sum(l.value_count) FILTER (WHERE l.event = 'audit_gap'), 0)) ELSE '{}' END
+              FROM fieldcrypt.audit_log AS l WHERE $1 IS NULL OR l.tenant = $1)
+        || (SELECT jsonb_build_object('is_preloaded', q.status -> 'is_preloaded',
+                'last_problem', CASE WHEN $1 IS NULL THEN q.status -> 'last_problem' END) FROM queue AS q)
+        || jsonb_build_object(
+        'checkpoint', (SELECT jsonb_build_object('at', fieldcrypt._utc(c.at), 'size', c.size, 'root', encode(c.root, 'hex'), 'note', c.note, 'is_final', c.is_final)
+                         FROM fieldcrypt.audit_checkpoints AS c ORDER BY c.id DESC LIMIT 1),
+        'checkpoints', (SELECT count(*) FROM fieldcrypt.audit_checkpoints),
+        'signers', (SELECT jsonb_build_object('total', count(*),
+                        'unclean', count(*) FILTER (WHERE NOT s.is_clean AND s.id > (SELECT min(f.id) FROM fieldcrypt.audit_signers AS f)),
+                        'first_public_key', (SELECT f.public_key FROM fieldcrypt.audit_signers AS f ORDER BY f.id LIMIT 1),
+                        'last_public_key', (SELECT f.public_key FROM fieldcrypt.audit_signers AS f ORDER BY f.id DESC LIMIT 1)) FROM fieldcrypt.audit_signers AS s),
+        'forks', (SELECT count(*) FROM fieldcrypt.audit_origins AS o WHERE o.old_log_id IS NOT NULL AND o.acknowledged_at IS NULL),
+        'origins', jsonb_build_object('total', (SELECT count(*) FROM fieldcrypt.audit_origins), 'rows', coalesce((
+            SELECT jsonb_agg(jsonb_build_object('log_id', encode(o.log_id, 'hex'), 'at', fieldcrypt._utc(o.at), 'cause', o.cause, 'old_size', o.old_size,
+                       'acknowledged_at', fieldcrypt._utc(o.acknowledged_at), 'acknowledged_by', o.acknowledged_by,
+                       'acknowledged_reason', CASE WHEN $1 IS NULL THEN o.acknowledged_reason END) ORDER BY o.id DESC)
+              FROM (SELECT o.* FROM fieldcrypt.audit_origins AS o ORDER BY o.id DESC LIMIT $4) AS o), '[]')),
+        'retired_rows', (SELECT coalesce(sum(r.row_count), 0) FROM fieldcrypt.audit_retirements AS r),
+        'events', fieldcrypt._report_events('{audit_gap,audit_started,audit_fork_acknowledged,audit_retired}', NULL, $2, $3, $4))
 $$;
 COMMENT ON FUNCTION fieldcrypt._report_log(text, timestamptz, timestamptz, integer) IS
     'how many rows the audit log has, how many are sealed, what is missing, and the last checkpoint; granted to nobody';

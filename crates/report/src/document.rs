@@ -5,7 +5,7 @@ use std::fmt::Display;
 use crate::html::Html;
 use crate::page::{self, cell, of, tone, words};
 use crate::record::{Count, Report};
-use crate::sections::{SECTIONS, Section};
+use crate::sections::{SECTIONS, Section, ran};
 use crate::show::{Day, Name, Or, Percent, Time};
 
 /// Nothing is fetched and nothing runs, whatever the page holds.
@@ -135,6 +135,7 @@ fn summary(page: &mut Html, report: &Report) {
             tone(verified),
             &verified,
             &match report.verification.findings.total.0 {
+                _ if !ran(&report.verification.status) => "no result".to_string(),
                 0 => "no findings".to_string(),
                 _ => of(report.verification.findings.total, "finding", "findings").to_string(),
             },
@@ -144,11 +145,15 @@ fn summary(page: &mut Html, report: &Report) {
             "Health checks",
             tone(health),
             &health,
-            &format_args!(
-                "{}, {} critical",
-                of(report.health.warning, "warning", "warnings"),
-                report.health.critical
-            ),
+            &if ran(&report.health.status) {
+                format!(
+                    "{}, {} critical",
+                    of(report.health.warning, "warning", "warnings"),
+                    report.health.critical
+                )
+            } else {
+                "no result".to_string()
+            },
             "#health",
         );
         tile(

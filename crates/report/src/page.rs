@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use crate::html::Html;
 use crate::record::{Count, List};
-use crate::show::{Name, Of};
+use crate::show::{Name, Of, Sentence};
 
 /// How a column of a table is set.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,17 @@ pub fn name(content: &str) -> Cell {
     cell(Name(content))
 }
 
-/// The same, where there may be none.
+/// A cell with what somebody wrote.
+pub fn sentence(content: &str) -> Cell {
+    cell(Sentence(content))
+}
+
+/// The same, where there may be nothing.
+pub fn sentence_or_dash(content: &Option<String>) -> Cell {
+    content.as_deref().map_or_else(|| cell("-"), sentence)
+}
+
+/// A cell with a name, where there may be none.
 pub fn name_or_dash(content: &Option<String>) -> Cell {
     content.as_deref().map_or_else(|| cell("-"), name)
 }

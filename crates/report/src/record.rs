@@ -172,7 +172,14 @@ records! {
     AuditLog {
         supports: Vec<String>, rows: Count, rows_in_period: Count, first_at: Text, last_at: Text,
         sealed: Count, unsealed: Count, unauthenticated: Count, gaps: Option<Count>,
-        events_in_gaps: Option<Count>, checkpoint: Option<Checkpoint>, events: List<Event>,
+        events_in_gaps: Option<Count>, is_preloaded: Option<bool>, last_problem: Text,
+        checkpoint: Option<Checkpoint>, checkpoints: Count, signers: Signers, forks: Count,
+        origins: List<Origin>, retired_rows: Count, events: List<Event>,
+    }
+    Signers { total: Count, unclean: Count, first_public_key: Text, last_public_key: Text, }
+    Origin {
+        log_id: String, at: Text, cause: String, old_size: Count, acknowledged_at: Text,
+        acknowledged_by: Text, acknowledged_reason: Text,
     }
     Checkpoint { at: Text, size: Count, root: Text, note: Text, is_final: Option<bool>, }
 

@@ -4,10 +4,11 @@ use std::fmt::{self, Display, Formatter, Write};
 
 use crate::record::Count;
 
-/// Characters of a name that are shown at most; the document has all of them.
+/// Characters of a name, and of a sentence, that are shown at most; the document has all of them.
 const LONGEST_NAME: usize = 80;
+const LONGEST_SENTENCE: usize = 400;
 /// How many of them are from its end.
-const END_OF_NAME: usize = 16;
+const END: usize = 16;
 
 /// Digits in groups of three.
 impl Display for Count {
@@ -58,14 +59,27 @@ pub struct Name<'a>(pub &'a str);
 
 impl Display for Name<'_> {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        let length = self.0.chars().count();
-        if length <= LONGEST_NAME {
-            return formatter.write_str(self.0);
-        }
-        let start: String = self.0.chars().take(LONGEST_NAME - END_OF_NAME).collect();
-        let end: String = self.0.chars().skip(length - END_OF_NAME).collect();
-        write!(formatter, "{start} [...] {end} ({} characters)", Count(length as i64))
+        shortened(self.0, LONGEST_NAME, formatter)
     }
+}
+
+/// What somebody wrote: a long one likewise.
+pub struct Sentence<'a>(pub &'a str);
+
+impl Display for Sentence<'_> {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        shortened(self.0, LONGEST_SENTENCE, formatter)
+    }
+}
+
+fn shortened(text: &str, longest: usize, formatter: &mut Formatter<'_>) -> fmt::Result {
+    let length = text.chars().count();
+    if length <= longest {
+        return formatter.write_str(text);
+    }
+    let start: String = text.chars().take(longest - END).collect();
+    let end: String = text.chars().skip(length - END).collect();
+    write!(formatter, "{start} [...] {end} ({} characters)", Count(length as i64))
 }
 
 /// Something, or a dash.

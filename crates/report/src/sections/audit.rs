@@ -4,7 +4,8 @@ use crate::chart::{Bar, Chart, Series};
 use crate::html::Html;
 use crate::page::Column::{Name, Number, Text, Time};
 use crate::page::{
-    alarming, all, cell, facts, list, name, name_or_dash, note, of, status, tone, words,
+    alarming, all, cell, facts, list, name, name_or_dash, note, of, sentence, sentence_or_dash,
+    status, tone, words,
 };
 use crate::record::{Count, Event, List, Report, Used};
 use crate::sections::keys::who;
@@ -34,7 +35,7 @@ pub fn events(page: &mut Html, caption: &str, events: &List<Event>) {
                 }),
                 name_or_dash(&row.tenant),
                 cell(Or(&row.error_code)),
-                name_or_dash(&match (row.value_count, &row.reason) {
+                sentence_or_dash(&match (row.value_count, &row.reason) {
                     (Some(count), Some(reason)) if count.0 > 1 => {
                         Some(format!("{count} times: {reason}"))
                     }
@@ -284,7 +285,7 @@ pub fn approvals(page: &mut Html, report: &Report) {
                 cell(&row.id),
                 cell(&row.operation),
                 name(&row.subject),
-                name(&row.reason),
+                sentence(&row.reason),
                 name(&row.requested_by),
                 cell(show::Time(&row.expires_at)),
                 name_or_dash(&row.approved_by),
@@ -336,6 +337,22 @@ pub fn log(page: &mut Html, report: &Report) {
             ),
         ],
     );
+    facts(
+        page,
+        &[
+            (
+                "Failures and refusals outlive a rollback",
+                &match section.is_preloaded {
+                    Some(true) => "yes: preloaded",
+                    Some(false) => "no: not preloaded, they are in the server log",
+                    None => "not known",
+                },
+            ),
+            ("Last problem of the writer", &Or(&section.last_problem)),
+            ("Rows taken away by retention", &section.retired_rows),
+            ("Forks nobody has accounted for", &section.forks),
+        ],
+    );
     match &section.checkpoint {
         Some(checkpoint) => {
             facts(
@@ -343,30 +360,73 @@ pub fn log(page: &mut Html, report: &Report) {
                 &[
                     ("Last checkpoint (UTC)", &show::Time(&checkpoint.at)),
                     ("It seals, in rows", &checkpoint.size),
-                    ("Root hash", &Or(&checkpoint.root)),
+                    ("Checkpoints", &section.checkpoints),
+                    (
+                        "Signing keys",
+                        &format_args!(
+                            "{}, {} after an unclean stop",
+                            section.signers.total, section.signers.unclean
+                        ),
+                    ),
                 ],
             );
-            if let Some(text) = &checkpoint.note {
-                page.element("figure", &[("class", &"signed")], |page| {
-                    page.leaf(
-                        "figcaption",
-                        &[],
-                        "The checkpoint as it was signed (C2SP tlog-checkpoint)",
-                    );
-                    page.element("pre", &[], |page| {
-                        for line in text.lines() {
-                            page.leaf("code", &[], line);
-                        }
-                    });
+            page.element("figure", &[("class", &"signed")], |page| {
+                page.leaf(
+                    "figcaption",
+                    &[],
+                    "The last checkpoint as it was signed (C2SP tlog-checkpoint)",
+                );
+                page.element("pre", &[], |page| {
+                    for line in checkpoint.note.as_deref().unwrap_or_default().lines() {
+                        page.leaf("code", &[], line);
+                    }
                 });
-            }
+            });
+            page.element("figure", &[("class", &"signed")], |page| {
+                page.leaf(
+                    "figcaption",
+                    &[],
+                    "The first and the present public key (C2SP signed-note)",
+                );
+                page.element("pre", &[], |page| {
+                    for key in [&section.signers.first_public_key, &section.signers.last_public_key]
+                    {
+                        page.leaf("code", &[], Or(key));
+                    }
+                });
+            });
             note(
                 page,
-                "Compare root hash and size with a copy that was kept outside of the database: this page alone proves nothing against who can change the database.",
+                "Compare checkpoint and first key with copies that were kept outside of the database: this page alone proves nothing against who can change the database.",
             );
         }
         None => note(page, "There is no checkpoint: the log is not sealed."),
     }
+    list(
+        page,
+        "Where the log was written",
+        &[
+            Time("Since (UTC)"),
+            Text("Log"),
+            Text("Cause"),
+            Number("From row"),
+            Time("Acknowledged"),
+            Name("By"),
+            Name("Reason"),
+        ],
+        &section.origins,
+        |row| {
+            vec![
+                cell(show::Time(&row.at)),
+                cell(&row.log_id),
+                cell(&row.cause),
+                cell(row.old_size),
+                cell(show::Time(&row.acknowledged_at)),
+                name_or_dash(&row.acknowledged_by),
+                sentence_or_dash(&row.acknowledged_reason),
+            ]
+        },
+    );
     events(page, "Gaps, starts of the seal, forks and retirements in the period", &section.events);
 }
 
@@ -398,6 +458,9 @@ pub fn verification(page: &mut Html, report: &Report) {
             ("Took, in seconds", &Or(&section.seconds)),
         ],
     );
+    if !ran(&section.status) {
+        return;
+    }
     list(
         page,
         "Findings",
@@ -409,10 +472,15 @@ pub fn verification(page: &mut Html, report: &Report) {
                 cell(&row.finding),
                 cell(Or(&row.leaf)),
                 cell(Or(&row.log_id)),
-                name_or_dash(&row.detail),
+                sentence_or_dash(&row.detail),
             ]
         },
     );
+}
+
+/// Whether a check has a result: it was asked for, and came to its end.
+pub fn ran(status: &Option<String>) -> bool {
+    !matches!(status.as_deref(), None | Some("not run" | "failed"))
 }
 
 pub fn health(page: &mut Html, report: &Report) {

@@ -4,7 +4,7 @@ use crate::chart::{Bar, Chart, Series};
 use crate::html::Html;
 use crate::page::Column::{Name, Number, Text, Time};
 use crate::page::{
-    alarming, all, cell, facts, list, name, name_or_dash, note, of, paragraph, status,
+    alarming, all, cell, facts, list, name, note, of, paragraph, sentence, sentence_or_dash, status,
 };
 use crate::record::{Count, Coverage, Key, Report, Tenant};
 use crate::sections::audit::events;
@@ -42,7 +42,10 @@ pub fn inventory(page: &mut Html, report: &Report) {
     facts(
         page,
         &[
-            ("Keys", &format_args!("{}, of which {} for the audit log", totals.keys, totals.audit_keys)),
+            (
+                "Keys",
+                &format_args!("{}, of which {} for the audit log", totals.keys, totals.audit_keys),
+            ),
             ("Tenants", &totals.tenants),
             ("Made in the period", &totals.created_in_period),
             (
@@ -288,8 +291,8 @@ pub fn rotation(page: &mut Html, report: &Report) {
                 cell(Or(&row.new_key_id)),
                 name(&who(&row.actor, &row.role)),
                 match (&row.error_code, &row.error) {
-                    (Some(code), Some(error)) => name(&format!("{code}: {error}")),
-                    _ => name_or_dash(&row.reason),
+                    (Some(code), Some(error)) => sentence(&format!("{code}: {error}")),
+                    _ => sentence_or_dash(&row.reason),
                 },
             ]
         },
@@ -394,7 +397,7 @@ pub fn reencryption(page: &mut Html, report: &Report) {
             match &row.not_counted {
                 Some(problem) => {
                     cells.extend((0..5).map(|_| cell("?")));
-                    cells.push(name(problem));
+                    cells.push(sentence(problem));
                 }
                 None => {
                     cells.extend([
@@ -443,7 +446,7 @@ pub fn reencryption(page: &mut Html, report: &Report) {
                 cell(show::Time(&row.started_at)),
                 cell(show::Time(&row.finished_at)),
                 match (&row.error_code, &row.error) {
-                    (Some(code), Some(error)) => name(&format!("{code}: {error}")),
+                    (Some(code), Some(error)) => sentence(&format!("{code}: {error}")),
                     (Some(code), None) => cell(code),
                     _ => cell("-"),
                 },

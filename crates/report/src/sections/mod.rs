@@ -6,6 +6,7 @@ mod keys;
 use crate::html::Html;
 use crate::record::Report;
 
+pub use audit::ran;
 pub use keys::who;
 
 /// A section: what the document calls it, its heading, and what writes it.
