@@ -67,6 +67,11 @@ AS $$
         ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.approve(bigint)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._approve_step(bigint)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._by_own_hand()'),
+        -- The compliance report.
+        ('audit', 'EXECUTE', 'FUNCTION fieldcrypt.compliance_report(text, timestamptz, timestamptz, boolean, boolean)'),
+        ('audit', 'EXECUTE', 'FUNCTION fieldcrypt.compliance_report_html(text, timestamptz, timestamptz, boolean, boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.compliance_report(text, timestamptz, timestamptz, boolean, boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.compliance_report_html(text, timestamptz, timestamptz, boolean, boolean)'),
         -- Key states.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.mark_compromised(bigint, text)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.suspend_key(bigint, text)'),

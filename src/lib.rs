@@ -13,6 +13,7 @@ mod keyring;
 mod master_key;
 mod pg;
 mod redaction;
+mod report;
 mod rotation;
 mod settings;
 mod usage;
@@ -65,6 +66,13 @@ extension_sql_file!("../sql/health_keys.sql", name = "health_keys", requires = [
 extension_sql_file!("../sql/health_server.sql", name = "health_server", requires = ["health_keys"]);
 extension_sql_file!("../sql/health_audit.sql", name = "health_audit", requires = ["health_server"]);
 extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["health_audit"]);
-extension_sql_file!("../sql/redaction.sql", name = "redaction", requires = ["alerts"]);
-extension_sql_file!("../sql/audit_table.sql", name = "audit_table", requires = ["redaction"]);
+extension_sql_file!("../sql/report.sql", name = "report", requires = ["alerts"]);
+extension_sql_file!("../sql/redaction.sql", name = "redaction", requires = ["report"]);
+extension_sql_file!("../sql/report_figures.sql", name = "report_figures", requires = ["redaction"]);
+extension_sql_file!(
+    "../sql/report_audit.sql",
+    name = "report_audit",
+    requires = ["report_figures"]
+);
+extension_sql_file!("../sql/audit_table.sql", name = "audit_table", requires = ["report_audit"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["audit_table"], finalize);

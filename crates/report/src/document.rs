@@ -1,0 +1,325 @@
+//! The page as a whole: its head, what is to be seen at once, the sections, the mapping, the limits.
+
+use std::fmt::Display;
+
+use crate::html::Html;
+use crate::page::{self, cell, of, tone, words};
+use crate::record::{Count, Report};
+use crate::sections::{SECTIONS, Section, ran};
+use crate::show::{Day, Name, Or, Percent, Time};
+
+/// Nothing is fetched and nothing runs, whatever the page holds.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
+
+/// Writes the page.
+pub fn document(report: &Report) -> String {
+    let title =
+        format!("Compliance report: field encryption in {}", Name(&report.generated.database));
+    Html::document(
+        &title,
+        &[
+            &[("charset", &"utf-8")],
+            &[("http-equiv", &"Content-Security-Policy"), ("content", &POLICY)],
+            &[("name", &"viewport"), ("content", &"width=device-width, initial-scale=1")],
+            &[("name", &"referrer"), ("content", &"no-referrer")],
+        ],
+        include_str!("style.css"),
+        |page| {
+            header(page, report);
+            page.element("main", &[], |page| {
+                summary(page, report);
+                contents(page);
+                for (index, section) in SECTIONS.iter().enumerate() {
+                    written(page, report, index + 1, section);
+                }
+                requirements(page, report, SECTIONS.len() + 1);
+                limits(page, report, SECTIONS.len() + 2);
+            });
+            footer(page, report);
+        },
+    )
+}
+
+fn header(page: &mut Html, report: &Report) {
+    let made = &report.generated;
+    page.element("header", &[], |page| {
+        page.leaf("p", &[("class", &"kind")], "Compliance report");
+        page.element("h1", &[], |page| {
+            page.text("Field encryption in database ");
+            page.leaf("bdi", &[], Name(&made.database));
+        });
+        page::facts(
+            page,
+            &[
+                (
+                    "Period (UTC)",
+                    &format_args!("{} to {}", Time(&report.period.from), Time(&report.period.to)),
+                ),
+                (
+                    "Scope",
+                    &match &report.scope.tenant {
+                        Some(tenant) => format!("tenant {}", Name(tenant)),
+                        None => "all tenants of the database".into(),
+                    },
+                ),
+                ("Made at (UTC)", &Time(&made.at)),
+                ("By", &Name(&crate::sections::who(&made.by, &made.role))),
+                ("pg_fieldcrypt", &Or(&made.extension_version)),
+                (
+                    "PostgreSQL",
+                    &format_args!(
+                        "{}{}",
+                        Or(&made.server_version),
+                        if made.is_standby { ", a standby" } else { "" }
+                    ),
+                ),
+                ("Cluster", &Or(&made.system_identifier)),
+            ],
+        );
+    });
+}
+
+/// What somebody asks first.
+fn summary(page: &mut Html, report: &Report) {
+    let keys = &report.keys.totals;
+    let coverage = &report.reencryption.totals;
+    let (on_active, on_old): (String, String) =
+        match (coverage.active, coverage.columns_not_counted.0) {
+            (Some(active), left_out) => {
+                let others = [
+                    coverage.deactivated,
+                    coverage.suspended,
+                    coverage.compromised,
+                    coverage.destroyed,
+                    coverage.unknown,
+                ];
+                let old =
+                    others.iter().flatten().fold(0i64, |sum, part| sum.saturating_add(part.0));
+                (
+                    Percent(active, Count(old.saturating_add(active.0))).to_string(),
+                    format!(
+                        "{} not on active keys{}{}",
+                        of(Count(old), "value", "values"),
+                        if coverage.is_exact { "" } else { ", estimated" },
+                        if left_out > 0 {
+                            format!("; {} not counted", of(Count(left_out), "column", "columns"))
+                        } else {
+                            String::new()
+                        }
+                    ),
+                )
+            }
+            (None, _) if coverage.columns.0 == 0 => ("-".into(), "no encrypted columns".into()),
+            (None, _) => ("?".into(), "not counted".into()),
+        };
+    let verified = report.verification.status.as_deref().unwrap_or("not known");
+    let health = report.health.status.as_deref().unwrap_or("not known");
+    page.element("section", &[("class", &"summary"), ("aria-label", &"Summary")], |page| {
+        let mut tile = |name: &'static str,
+                        class: &'static str,
+                        value: &dyn Display,
+                        detail: &dyn Display,
+                        link: &'static str| {
+            page.element(
+                "a",
+                &[("class", &format_args!("tile {class}")), ("href", &link)],
+                |page| {
+                    page.leaf("span", &[("class", &"tile-name")], name);
+                    page.leaf("span", &[("class", &"tile-value")], value);
+                    page.leaf("span", &[("class", &"tile-detail")], detail);
+                },
+            );
+        };
+        tile(
+            "Audit log, verified",
+            tone(verified),
+            &verified,
+            &match report.verification.findings.total.0 {
+                _ if !ran(&report.verification.status) => "no result".to_string(),
+                0 => "no findings".to_string(),
+                _ => of(report.verification.findings.total, "finding", "findings").to_string(),
+            },
+            "#verification",
+        );
+        tile(
+            "Health checks",
+            tone(health),
+            &health,
+            &if ran(&report.health.status) {
+                format!(
+                    "{}, {} critical",
+                    of(report.health.warning, "warning", "warnings"),
+                    report.health.critical
+                )
+            } else {
+                "no result".to_string()
+            },
+            "#health",
+        );
+        tile(
+            "Active keys",
+            "",
+            &keys.active,
+            &format_args!("of {}", of(keys.tenants, "tenant", "tenants")),
+            "#keys",
+        );
+        tile(
+            "Keys past their policy",
+            if keys.overdue.0 > 0 { "noted" } else { "fine" },
+            &keys.overdue,
+            &format_args!("policy: {}", report.keys.default_policy),
+            "#keys",
+        );
+        tile(
+            "Compromised or suspended",
+            if keys.compromised.0 > 0 {
+                "alarming"
+            } else if keys.suspended.0 > 0 {
+                "noted"
+            } else {
+                "fine"
+            },
+            &Count(keys.compromised.0.saturating_add(keys.suspended.0)),
+            &format_args!("{} compromised, {} suspended", keys.compromised, keys.suspended),
+            "#keys",
+        );
+        tile("Values on active keys", "", &on_active, &on_old, "#reencryption");
+        tile(
+            "Rotations",
+            if report.rotation.failed.0 > 0 { "noted" } else { "" },
+            &report.rotation.rotated,
+            &format_args!("in the period; {} failed", report.rotation.failed),
+            "#rotation",
+        );
+        tile(
+            "Failed decrypts",
+            if report.r#use.failed.0 > 0 { "noted" } else { "" },
+            &report.r#use.failed,
+            &format_args!(
+                "in the period; {}",
+                of(report.r#use.refused, "call refused", "calls refused")
+            ),
+            "#use",
+        );
+    });
+    page.leaf("p", &[("class", &"lead")], "This report collects what the database records about the encryption of its fields. It is material for an assessment, and gives no verdict itself: each section names the requirements that its figures can support, and the last one says what they do not show.");
+}
+
+fn contents(page: &mut Html) {
+    page.element("nav", &[("aria-label", &"Contents")], |page| {
+        page.element("ol", &[], |page| {
+            let last = [
+                ("requirements", "Requirements and figures"),
+                ("limits", "What this report does not show"),
+            ];
+            for (link, title) in
+                SECTIONS.iter().map(|section| (section.figure, section.title)).chain(last)
+            {
+                page.element("li", &[], |page| {
+                    page.leaf("a", &[("href", &format_args!("#{link}"))], title)
+                });
+            }
+        });
+    });
+}
+
+fn written(page: &mut Html, report: &Report, number: usize, section: &Section) {
+    section_of(page, section.figure, number, section.title, |page| {
+        let supports = (section.supports)(report);
+        if !supports.is_empty() {
+            page.element("p", &[("class", &"supports")], |page| {
+                page.text("Supports ");
+                for (index, requirement) in supports.iter().enumerate() {
+                    if index > 0 {
+                        page.text(" ");
+                    }
+                    page.leaf("span", &[("class", &"tag")], cited(requirement));
+                }
+            });
+        }
+        (section.write)(page, report);
+    });
+}
+
+fn section_of(
+    page: &mut Html,
+    id: &'static str,
+    number: usize,
+    title: &str,
+    content: impl FnOnce(&mut Html),
+) {
+    page.element(
+        "section",
+        &[("id", &id), ("aria-labelledby", &format_args!("{id}-heading"))],
+        |page| {
+            page.element("h2", &[("id", &format_args!("{id}-heading"))], |page| {
+                page.leaf("span", &[("class", &"number")], format_args!("{number} "));
+                page.text(title);
+            });
+            content(page);
+        },
+    );
+}
+
+/// A requirement with the sign that lawyers write.
+fn cited(requirement: &str) -> String {
+    match requirement.strip_prefix("HIPAA ") {
+        Some(section) => format!("HIPAA \u{A7}{section}"),
+        None => requirement.to_string(),
+    }
+}
+
+fn requirements(page: &mut Html, report: &Report, number: usize) {
+    section_of(page, "requirements", number, "Requirements and figures", |page| {
+        page::paragraph(
+            page,
+            "Which figures can support which requirement. None of them shows alone that a requirement is met.",
+        );
+        page::all(
+            page,
+            "Requirements",
+            &[
+                page::Column::Text("Requirement"),
+                page::Column::Text("About"),
+                page::Column::Text("Supported by section"),
+                page::Column::Text("How"),
+            ],
+            &report.requirements,
+            |row| {
+                let sections: Vec<String> = SECTIONS
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, section)| {
+                        row.figures.iter().any(|figure| figure == section.figure)
+                    })
+                    .map(|(index, section)| format!("{} {}", index + 1, section.title))
+                    .collect();
+                vec![
+                    cell(cited(&format!("{} {}", row.standard, row.section))),
+                    cell(&row.title),
+                    cell(words(&sections)),
+                    cell(&row.note),
+                ]
+            },
+        );
+    });
+}
+
+fn limits(page: &mut Html, report: &Report, number: usize) {
+    section_of(page, "limits", number, "What this report does not show", |page| {
+        page.element("ul", &[("class", &"limits")], |page| {
+            for limit in &report.limits {
+                page.leaf("li", &[], limit);
+            }
+        });
+    });
+}
+
+fn footer(page: &mut Html, report: &Report) {
+    page.element("footer", &[], |page| {
+        page::paragraph(page, format_args!(
+            "pg_fieldcrypt {}, report of {} UTC, {} to {}. Lists show {} rows at most; the figures beside them count all. The same as data: SELECT fieldcrypt.compliance_report(). Times are UTC.",
+            Or(&report.generated.extension_version), Time(&report.generated.at), Day(&report.period.from), Day(&report.period.to), report.rows_listed_at_most,
+        ));
+    });
+}
