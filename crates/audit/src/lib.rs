@@ -16,6 +16,7 @@ pub mod record;
 pub mod signer;
 pub mod time;
 pub mod tree;
+pub mod verify;
 
 pub use checkpoint::{Checkpoint, LogId};
 pub use fieldcrypt_envelope::{AuditKey, RandomnessUnavailable};
