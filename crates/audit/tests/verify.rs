@@ -215,7 +215,7 @@ fn keys_that_are_not_there_are_said_to_be() {
     let mut verifier =
         Verifier::new(sealer.stored.origins.clone(), &sealer.stored.signers, vec![], &mut NoKeys);
     verifier.checkpoint(&sealer.stored.checkpoints[0]);
-    let (findings, _) = verifier.finish();
+    let (findings, _) = verifier.finish(support::START + 86_400_000_000);
     assert!(kinds(&findings).contains(&FindingKind::SignerNotChecked));
     let (findings, summary) = sealer.stored.verify(vec![], &Keys::new(&[99]));
     assert!(kinds(&findings).contains(&FindingKind::MacNotChecked));
@@ -237,7 +237,7 @@ fn rows_without_a_mac_are_information() {
         [FindingKind::Unanchored, FindingKind::NotAuthenticated, FindingKind::NotYetSealed]
     );
     assert_eq!(summary.status, Status::Ok);
-    assert_eq!((summary.sealed_rows, summary.unsealed_rows), (2, 1));
+    assert_eq!((summary.sealed_rows, summary.unsealed_rows), (3, 1));
 }
 
 #[test]
@@ -305,22 +305,24 @@ fn a_fork_is_told_until_it_is_acknowledged() {
     };
     sealer.fork(&keys);
     sealer.write_and_seal(5, &keys);
-    let mut stored = sealer.stored;
     let found = |stored: &Stored, anchor: &str| {
         kinds(&stored.verify(Anchor::parse(anchor).unwrap(), &keys).0)
     };
-    assert!(found(&stored, "").contains(&FindingKind::Fork));
-    stored.origins[1].is_acknowledged = true;
-    assert!(!found(&stored, "").contains(&FindingKind::Fork));
+    assert!(found(&sealer.stored, "").contains(&FindingKind::Fork));
+    sealer.acknowledge(&keys);
+    sealer.seal(false);
+    let stored = sealer.stored;
+    let good = [FindingKind::UncleanHandover, FindingKind::Unanchored];
+    assert_eq!(found(&stored, ""), good);
     assert!(!found(&stored, &before).contains(&FindingKind::AnchorMismatch));
     // Nothing hides that there was more.
     assert!(found(&stored, &elsewhere).contains(&FindingKind::AnchorMismatch));
     for change in [
         &(|stored: &mut Stored| stored.origins[1].old_size = 5) as &dyn Fn(&mut Stored),
-        &|stored| stored.origins[1].old_root = None,
-        &|stored| stored.origins[1].old_root = Some([1; 32]),
+        &|stored| stored.origins[1].old_root.clear(),
+        &|stored| stored.origins[1].old_root[0] ^= 1,
         &|stored| stored.origins[1].log.0[0] ^= 1,
-        &|stored| stored.origins[1].place.timeline = 1,
+        &|stored| stored.origins[1].timeline = 1,
         &|stored| stored.origins[0].old_size = 1,
         &|stored| {
             stored.origins.remove(1);
@@ -329,6 +331,18 @@ fn a_fork_is_told_until_it_is_acknowledged() {
             stored.origins.remove(0);
         },
         &|stored| stored.origins.swap(0, 1),
+        &|stored| stored.origins[1].cause = "another cluster".into(),
+        &|stored| stored.origins[1].at += 3_600_000_000,
+        &|stored| stored.origins[1].old_log = None,
+        &|stored| stored.origins[1].acknowledgement.as_mut().unwrap().reason.clear(),
+        &|stored| stored.origins[1].acknowledgement.as_mut().unwrap().by.push('x'),
+        &|stored| stored.origins[1].acknowledgement.as_mut().unwrap().at += 3_600_000_000,
+        &|stored| stored.origins[0].acknowledgement = stored.origins[1].acknowledgement.clone(),
+        &|stored| {
+            let mut copy = stored.origins[1].clone();
+            (copy.id, copy.log.0[0]) = (3, 0);
+            stored.origins.push(copy);
+        },
     ] {
         let mut changed = stored.clone();
         change(&mut changed);
@@ -345,10 +359,18 @@ fn it_can_begin_at_a_checkpoint() {
         let anchors = Anchor::parse(anchors).unwrap();
         let mut verifier =
             Verifier::new(stored.origins.clone(), &stored.signers, anchors, &mut keys);
-        if !verifier.begin_at(&stored.checkpoints[index], reason) {
-            return None;
+        let mut checkpoints = stored.checkpoints.iter().peekable();
+        match reason {
+            Beginning::Retired => {
+                let edge =
+                    fieldcrypt_audit::Frontier::from_bytes(&stored.checkpoints[index].frontier);
+                verifier.begin_retired(edge.ok()?);
+            }
+            _ if verifier.begin_at(&stored.checkpoints[index]) => {
+                checkpoints = stored.checkpoints[index + 1..].iter().peekable();
+            }
+            _ => return None,
         }
-        let mut checkpoints = stored.checkpoints[index + 1..].iter().peekable();
         for row in stored.rows.iter().filter(|row| row.leaf >= Some(stored.checkpoints[index].size))
         {
             while let Some(one) = checkpoints.next_if(|one| Some(one.size) <= row.leaf) {
@@ -362,7 +384,7 @@ fn it_can_begin_at_a_checkpoint() {
             });
         }
         checkpoints.for_each(|one| verifier.checkpoint(one));
-        Some(kinds(&verifier.finish().0))
+        Some(kinds(&verifier.finish(support::START + 86_400_000_000).0))
     };
     let asked = Beginning::Asked;
     assert_eq!(
@@ -381,6 +403,11 @@ fn it_can_begin_at_a_checkpoint() {
     assert_eq!(from(4, &changed, "", asked), from(4, stored, "", asked));
     changed.rows[50].actor = "nobody".into();
     assert!(from(4, &changed, "", asked).unwrap().contains(&FindingKind::RowChanged));
+    // An edge that is not the tree's, and retired rows that came back, are found.
+    let mut changed = stored.clone();
+    changed.checkpoints[4].frontier[20] ^= 1;
+    let found = from(4, &changed, "", Beginning::Retired).unwrap();
+    assert!(found.contains(&FindingKind::RootMismatch), "{found:?}");
     // Not at one that was edited.
     for change in [
         &(|stored: &mut Stored| stored.checkpoints[4].frontier[20] ^= 1) as &dyn Fn(&mut Stored),
@@ -410,7 +437,8 @@ fn log() -> (Keys, Sealer) {
             }
             _ => {}
         }
-        sealer.write_and_seal(5, &keys);
+        // The row that tells of the origin is the first.
+        sealer.write_and_seal(if round == 0 { 4 } else { 5 }, &keys);
     }
     (keys, sealer)
 }

@@ -140,7 +140,7 @@ impl Verifier {
             ));
         };
         let next = self.origins.get(index + 1)?;
-        (size > next.old_size).then(|| {
+        (i64::try_from(size).is_ok_and(|size| size > next.old_size)).then(|| {
             format!(
                 "the outside checkpoint states {size} rows, and the log went on elsewhere from {}: the rows behind are not in this database (it was restored from an older copy)",
                 next.old_size

@@ -1,10 +1,13 @@
 //! Checkpoints: their columns, their signatures, the chain of them, and the rows below them.
 
 use super::finding::FindingKind;
-use super::{Beginning, StoredCheckpoint, Verifier};
+use super::{Beginning, StoredCheckpoint, Verifier, is_same_time};
 use crate::checkpoint::Checkpoint;
 use crate::note::{Malformed, Note};
 use crate::tree::{Frontier, Hash};
+
+/// How long after its rows, and after the checkpoint before it, a checkpoint may take, in microseconds.
+const SIGNING_TAKES: i64 = 120_000_000;
 
 /// What the next checkpoint is compared with.
 pub(super) struct LastCheckpoint {
@@ -12,25 +15,40 @@ pub(super) struct LastCheckpoint {
     /// Of its text; `None` if that can't be read.
     pub hash: Option<Hash>,
     pub signer: Option<usize>,
+    pub origin: Option<usize>,
     pub is_final: bool,
+    pub at: i64,
 }
 
 impl Verifier {
     /// Begins at a checkpoint whose rows and predecessors are not looked at, instead of at leaf 0.
     /// `false` if it can't be begun at: it is not what was signed, or it holds no usable edge of the
     /// tree. Before any row and any other checkpoint.
-    pub fn begin_at(&mut self, checkpoint: &StoredCheckpoint, reason: Beginning) -> bool {
+    pub fn begin_at(&mut self, checkpoint: &StoredCheckpoint) -> bool {
         let Ok((stated, note)) = read(checkpoint) else { return false };
         let Some(signer) = self.signer_of(checkpoint) else { return false };
         let Some(edge) = edge(checkpoint, &stated) else { return false };
         let key = self.signers[signer].key.as_ref();
-        if !key.is_some_and(|key| note.verify(key).is_ok()) || !self.signers[signer].is_introduced {
+        let is_signed = key.is_some_and(|key| note.verify(key).is_ok());
+        if !is_signed || !self.signers[signer].is_introduced {
             return false;
         }
+        self.begin(edge, Beginning::Asked);
+        self.checkpoint(checkpoint);
+        true
+    }
+
+    /// Begins where the retention has ended: at the edge of the tree that it keeps, whose truth shows at
+    /// the next checkpoint. Before any row and any checkpoint, of which those below still come.
+    pub fn begin_retired(&mut self, edge: Frontier) {
+        self.begin(edge, Beginning::Retired);
+    }
+
+    fn begin(&mut self, edge: Frontier, beginning: Beginning) {
         self.next = edge.size();
         self.from = edge.size();
-        self.beginning = reason;
         self.good_until = edge.size();
+        self.beginning = beginning;
         self.tree = Some(edge);
         // Roots of earlier sizes can't be compared any more.
         let from = self.from;
@@ -38,11 +56,9 @@ impl Verifier {
         for anchor in &mut self.anchors {
             anchor.is_before_beginning |= anchor.size().is_some_and(|size| size < from);
         }
-        self.checkpoint(checkpoint);
-        true
     }
 
-    /// The next checkpoint, by size and then by time.
+    /// The next checkpoint, by size and then by id.
     pub fn checkpoint(&mut self, checkpoint: &StoredCheckpoint) {
         self.summary.checkpoints += 1;
         let size = checkpoint.size;
@@ -57,7 +73,14 @@ impl Verifier {
                 found(FindingKind::CheckpointChanged, "its note is no checkpoint");
                 // What follows can't be linked to it, and must not be linked past it.
                 let size = self.last.as_ref().map_or(0, |last| last.size);
-                self.last = Some(LastCheckpoint { size, hash: None, signer, is_final: false });
+                self.last = Some(LastCheckpoint {
+                    size,
+                    hash: None,
+                    signer,
+                    origin: None,
+                    is_final: false,
+                    at: i64::MIN,
+                });
                 return;
             }
         };
@@ -66,7 +89,7 @@ impl Verifier {
             .and_then(|log| self.origins.iter().position(|origin| origin.log == log));
         for (column, is_same) in [
             ("size", leaf == Some(stated.size)),
-            ("at", stated.time() == Some(checkpoint.at)),
+            ("at", stated.time().is_some_and(|time| is_same_time(time, checkpoint.at))),
             ("root", checkpoint.root == stated.root),
             ("is_final", checkpoint.is_final == stated.is_final()),
             ("frontier", edge(checkpoint, &stated).is_some()),
@@ -107,10 +130,12 @@ impl Verifier {
                 let detail = "it does not say which one came before it";
                 found(FindingKind::CheckpointChanged, detail);
             }
-            (None, Some(Some(_))) if self.from == 0 => {
+            (None, Some(Some(_))) if self.from == 0 || stated.size > self.from => {
                 let detail = "the one before it is not there, nor any other";
                 found(FindingKind::CheckpointMissing, detail);
             }
+            // The first one of a log need not name the last one of another.
+            (Some(last), Some(None)) if last.origin.is_none_or(|last| Some(last) != origin) => {}
             (Some(last), Some(previous)) if last.hash.is_some() && previous != last.hash => {
                 let detail = format!(
                     "the one before it is not there; the last that is has {} rows",
@@ -123,7 +148,9 @@ impl Verifier {
         let before = self.last.take();
         let before = before.as_ref();
         let is_backwards = before.is_some_and(|last| {
-            stated.size < last.size || matches!((last.signer, signer), (Some(a), Some(b)) if b < a)
+            stated.size < last.size
+                || matches!((last.signer, signer), (Some(a), Some(b)) if b < a)
+                || matches!((last.origin, origin), (Some(a), Some(b)) if b < a)
         });
         if is_backwards {
             found(FindingKind::CheckpointChanged, "it states less than the one before it");
@@ -161,8 +188,11 @@ impl Verifier {
             size,
             hash: Some(stated.hash()),
             signer,
+            origin,
             is_final: stated.is_final(),
+            at: stated.time().unwrap_or(i64::MIN),
         });
+        self.oldest_uncovered = None;
     }
 
     /// The root of the rows below it; behind damage the tree goes on from the checkpoint's edge, so that
@@ -225,11 +255,15 @@ impl Verifier {
         self.signer_by_id.get(&checkpoint.signer_id).copied()
     }
 
-    pub(super) fn finish_checkpoints(&mut self) {
+    pub(super) fn finish_checkpoints(&mut self, now: i64) {
         let next = self.next;
+        let is_new = |at: i64| at > now.saturating_sub(SIGNING_TAKES);
+        let are_new = self.oldest_uncovered.is_none_or(is_new);
         let Some(last) = &self.last else {
-            if next > 0 {
-                self.findings.push(FindingKind::NotCovered, Some(0), None, || {
+            if next > self.from {
+                let kind =
+                    if are_new { FindingKind::NotYetCovered } else { FindingKind::NotCovered };
+                self.findings.push(kind, Some(self.from), None, || {
                     "rows are numbered as leaves, and there is no checkpoint at all".into()
                 });
             }
@@ -245,11 +279,21 @@ impl Verifier {
             });
         }
         if size < next {
-            self.findings.push(FindingKind::NotCovered, Some(size), None, || {
-                format!(
-                    "no checkpoint covers the rows of the leaves {size} to {}: the last one was taken away, or they were put in",
-                    next - 1
-                )
+            // Rows get their leaf numbers a moment before the checkpoint over them.
+            let kind = if are_new || is_new(last.at) {
+                FindingKind::NotYetCovered
+            } else {
+                FindingKind::NotCovered
+            };
+            self.findings.push(kind, Some(size), None, || {
+                if kind == FindingKind::NotYetCovered {
+                    format!("a checkpoint over the leaves {size} to {} is to come", next - 1)
+                } else {
+                    format!(
+                        "no checkpoint covers the rows of the leaves {size} to {}: the last one was taken away, or they were put in, or nothing signs",
+                        next - 1
+                    )
+                }
             });
         }
         if good == size && self.gap.is_none() {

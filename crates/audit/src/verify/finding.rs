@@ -104,6 +104,8 @@ kinds! {
     NotAuthenticated = "not_authenticated", Ok;
     /// Rows without a leaf number, just written.
     NotYetSealed = "not_yet_sealed", Ok;
+    /// Rows with a leaf number that the next checkpoint will cover.
+    NotYetCovered = "not_yet_covered", Ok;
     /// The rows before some checkpoint were not asked for.
     Partial = "partial", Ok;
     /// Rows before the beginning were dropped by the retention.

@@ -9,13 +9,13 @@ mod anchor;
 mod checkpoints;
 mod finding;
 mod ids;
+mod origins;
 mod rows;
 mod signers;
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::checkpoint::LogId;
-use crate::signer::Place;
 use crate::tree::{Frontier, Hash};
 
 pub use anchor::Anchor;
@@ -25,6 +25,7 @@ pub use rows::SealedRow;
 use anchor::AnchorState;
 use checkpoints::LastCheckpoint;
 use ids::Ids;
+use origins::Told;
 use rows::Unlisted;
 use signers::SignerState;
 
@@ -50,14 +51,35 @@ pub struct Origin {
     pub id: i64,
     /// Column `log_id`.
     pub log: LogId,
-    /// Where it is.
-    pub place: Place,
-    /// The number of leaves when it began.
-    pub old_size: u64,
-    /// Their root.
-    pub old_root: Option<Hash>,
-    /// Whether somebody has said that the fork is known. Of no meaning for the first.
-    pub is_acknowledged: bool,
+    /// Column `at`, in microseconds since 1970.
+    pub at: i64,
+    /// Column `cause`.
+    pub cause: String,
+    /// Column `system_identifier`.
+    pub system_identifier: i64,
+    /// Column `database_oid`.
+    pub database_oid: i64,
+    /// Column `timeline`.
+    pub timeline: i64,
+    /// Column `old_log_id`.
+    pub old_log: Option<LogId>,
+    /// Column `old_size`: the number of leaves when it began.
+    pub old_size: i64,
+    /// Column `old_root`.
+    pub old_root: Vec<u8>,
+    /// Columns `acknowledged_at`, `acknowledged_by` and `acknowledged_reason`.
+    pub acknowledgement: Option<Acknowledgement>,
+}
+
+/// That a fork is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acknowledgement {
+    /// When, in microseconds since 1970.
+    pub at: i64,
+    /// Who said so.
+    pub by: String,
+    /// What was said.
+    pub reason: String,
 }
 
 /// A row of `audit_signers`.
@@ -65,6 +87,8 @@ pub struct Origin {
 pub struct Signer {
     /// Column `id`: in the order of introduction.
     pub id: i64,
+    /// Column `origin_id`.
+    pub origin_id: i64,
     /// Column `public_key`.
     pub public_key: String,
     /// Column `introduced_at`, in microseconds since 1970.
@@ -82,6 +106,8 @@ pub struct Signer {
 /// A row of `audit_checkpoints`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredCheckpoint {
+    /// Column `id`: in the order of writing.
+    pub id: i64,
     /// Column `size`.
     pub size: i64,
     /// Column `at`, in microseconds since 1970.
@@ -145,11 +171,21 @@ pub struct Verifier {
     good_until: u64,
     /// Whether rows behind that checkpoint were found missing or repeated.
     is_span_explained: bool,
+    /// When the oldest row that no checkpoint covers yet was written.
+    oldest_uncovered: Option<i64>,
     unlisted: Unlisted,
+    told: Told,
     ids: Ids,
     findings: Findings,
     summary: Summary,
     buffer: Vec<u8>,
+}
+
+/// How far the time of a row may lie from that of what it tells of, in microseconds.
+const SAME_TIME: i64 = 60_000_000;
+
+fn is_same_time(a: i64, b: i64) -> bool {
+    a.abs_diff(b) <= SAME_TIME.unsigned_abs()
 }
 
 /// Why a verification begins where it does.
@@ -192,7 +228,9 @@ impl Verifier {
             last: None,
             good_until: 0,
             is_span_explained: false,
+            oldest_uncovered: None,
             unlisted: Unlisted::default(),
+            told: Told::default(),
             ids: Ids::default(),
             findings: Findings::default(),
             summary: Summary::default(),
@@ -218,10 +256,12 @@ impl Verifier {
         }
     }
 
-    /// What was found. All rows and checkpoints have been fed.
-    pub fn finish(mut self) -> (Vec<Finding>, Summary) {
+    /// What was found. All rows and checkpoints have been fed. `now` is when they were read, in
+    /// microseconds since 1970: what has just been sealed may not be signed yet.
+    pub fn finish(mut self, now: i64) -> (Vec<Finding>, Summary) {
         self.settle(self.next);
-        self.finish_checkpoints();
+        self.finish_checkpoints(now);
+        self.finish_origins();
         self.finish_signers();
         self.finish_anchors();
         self.finish_rows();

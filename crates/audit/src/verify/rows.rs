@@ -54,6 +54,8 @@ impl Verifier {
             return;
         }
         self.take_place(leaf, id);
+        let oldest = self.oldest_uncovered.get_or_insert(i64::MAX);
+        *oldest = row.record.at.min(*oldest);
         if let Some(tree) = self.tree.as_mut()
             && tree.size() == leaf
         {
@@ -107,6 +109,7 @@ impl Verifier {
             (Some(mac), Some(key_id)) => Some((key_id, mac.try_into().map_err(|_| ())?)),
             _ => return Err(()),
         };
+        let mut is_refuted = false;
         let is_authentic = match mac {
             None => {
                 self.unlisted.not_authenticated += 1;
@@ -121,6 +124,7 @@ impl Verifier {
                     self.findings.push(FindingKind::RowChanged, leaf, Some(id), || {
                         "the MAC is not that of the row: its contents were changed, or its id, or its MAC".into()
                     });
+                    is_refuted = true;
                     false
                 }
                 None => {
@@ -130,6 +134,9 @@ impl Verifier {
                 }
             },
         };
+        if !is_refuted {
+            self.told.hear(&row.record);
+        }
         match row.record.event {
             AUDIT_GAP => {
                 self.unlisted.gaps += 1;

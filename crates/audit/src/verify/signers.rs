@@ -1,10 +1,10 @@
 //! Signing keys: each was vouched for, by whom it says, in the order in which they are stored.
 
 use super::finding::FindingKind;
-use super::{AuditKeys, Expected, Signer, Verifier};
+use super::{AuditKeys, Expected, Signer, Verifier, is_same_time};
 use crate::note::{Note, VerifyingKey};
 use crate::signer::{Introduction, SignerStatement};
-use crate::tree::{Hash, empty_root};
+use crate::tree::Hash;
 
 /// A signer as far as it could be read.
 pub(super) struct SignerState {
@@ -59,12 +59,12 @@ impl Verifier {
         let by = match introduction {
             Introduction::Mac(_) => "mac",
             Introduction::Predecessor => "successor",
-            Introduction::Itself => "self",
+            Introduction::Itself => "itself",
         };
         for (column, is_same) in [
             ("public_key", state.key.as_ref() == Some(&statement.key)),
             ("from_size", u64::try_from(signer.from_size) == Ok(statement.size)),
-            ("introduced_at", signer.introduced_at == statement.at),
+            ("introduced_at", is_same_time(signer.introduced_at, statement.at)),
             ("introduced_by", signer.introduced_by == by),
             ("is_clean", signer.is_clean == statement.is_clean),
         ] {
@@ -78,7 +78,10 @@ impl Verifier {
         }
         let previous = self.signers.last();
         let previous_key = previous.and_then(|previous| previous.key.as_ref());
-        if statement.previous.as_ref() != previous_key {
+        // The first key of a log need not name the last one of another.
+        let previous_log = previous.and_then(|previous| Some(previous.statement.as_ref()?.log));
+        let is_first = statement.previous.is_none() && previous_log != Some(statement.log);
+        if !is_first && statement.previous.as_ref() != previous_key {
             found(
                 FindingKind::SignerMissing,
                 match (&statement.previous, previous_key) {
@@ -131,7 +134,7 @@ impl Verifier {
                 false
             }
         };
-        self.compare_with_origin(&mut state, &statement, id);
+        self.compare_with_origin(&mut state, &statement, signer);
         state.introduction = Some(introduction);
         state.statement = Some(statement);
         state
@@ -142,8 +145,9 @@ impl Verifier {
         &mut self,
         state: &mut SignerState,
         statement: &SignerStatement,
-        id: i64,
+        signer: &Signer,
     ) {
+        let id = signer.id;
         let Some(index) = self.origins.iter().position(|origin| origin.log == statement.log) else {
             self.findings.push(FindingKind::OriginChanged, None, None, || {
                 format!("signer {id}: its log {} is not among the origins", statement.log)
@@ -154,6 +158,11 @@ impl Verifier {
         let is_first = !self.signers.iter().any(|one| log_of(one) == Some(statement.log));
         let is_last_log = self.signers.last().and_then(log_of);
         let origin = &self.origins[index];
+        if origin.id != signer.origin_id {
+            self.findings.push(FindingKind::SignerChanged, None, None, || {
+                format!("signer {id}: column origin_id is not what its introduction says")
+            });
+        }
         if is_first {
             state.begins_origin = Some(index);
             let begun = self.signers.iter().filter(|one| one.begins_origin.is_some()).count();
@@ -163,10 +172,13 @@ impl Verifier {
                     format!("origin {number}: it is not in the order in which signers began them (signer {id})")
                 });
             }
-            let root = origin.old_root.unwrap_or_else(empty_root);
-            if (origin.old_size, root, origin.place)
-                != (statement.size, statement.root, statement.place)
-            {
+            let place = statement.place;
+            let is_same = u64::try_from(origin.old_size) == Ok(statement.size)
+                && origin.old_root == statement.root
+                && origin.system_identifier.cast_unsigned() == place.system_identifier
+                && origin.database_oid == i64::from(place.database)
+                && origin.timeline == i64::from(place.timeline);
+            if !is_same {
                 let number = origin.id;
                 self.findings.push(FindingKind::OriginChanged, None, None, || {
                     format!(
@@ -199,22 +211,6 @@ impl Verifier {
     }
 
     pub(super) fn finish_signers(&mut self) {
-        let has_key = |index| self.signers.iter().any(|one| one.begins_origin == Some(index));
-        for (index, origin) in self.origins.iter().enumerate() {
-            let (id, size, log) = (origin.id, origin.old_size, origin.log);
-            if index > 0 && !origin.is_acknowledged {
-                self.findings.push(FindingKind::Fork, Some(size), None, || {
-                    format!(
-                        "origin {id}: the log goes on from {size} rows in another place, as log {log}, and nobody has said why"
-                    )
-                });
-            }
-            if !has_key(index) && (index > 0 || self.summary.checkpoints > 0) {
-                self.findings.push(FindingKind::OriginChanged, Some(size), None, || {
-                    format!("origin {id}: no signer began log {log}")
-                });
-            }
-        }
         for (before, signer) in self.signers.iter().zip(self.signers.iter().skip(1)) {
             let Some(statement) = &signer.statement else { continue };
             let id = signer.id;
