@@ -104,6 +104,10 @@ AS $$
         ('backup', 'SELECT', 'TABLE fieldcrypt.audit_signers'),
         ('backup', 'SELECT', 'TABLE fieldcrypt.audit_checkpoints'),
         ('backup', 'SELECT', 'TABLE fieldcrypt.audit_retirements'),
+        -- Verification of the audit log.
+        ('audit', 'EXECUTE', 'FUNCTION fieldcrypt.verify_audit_log(timestamptz, timestamptz, text)'),
+        ('audit', 'EXECUTE', 'FUNCTION fieldcrypt.audit_export(timestamptz, timestamptz)'),
+        ('audit', 'EXECUTE', 'FUNCTION fieldcrypt.audit_proof(bigint)'),
         -- Audited tables.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.audit_table(regclass)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.unaudit_table(regclass)'),

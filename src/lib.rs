@@ -53,5 +53,14 @@ extension_sql_file!(
 extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["key_backup"]);
 extension_sql_file!("../sql/audit_status.sql", name = "audit_status", requires = ["schedule"]);
 extension_sql_file!("../sql/audit_seal.sql", name = "audit_seal", requires = ["audit_status"]);
-extension_sql_file!("../sql/audit_table.sql", name = "audit_table", requires = ["audit_seal"]);
+extension_sql_file!(
+    "../sql/audit_verification.sql",
+    name = "audit_verification",
+    requires = ["audit_seal"]
+);
+extension_sql_file!(
+    "../sql/audit_table.sql",
+    name = "audit_table",
+    requires = ["audit_verification"]
+);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["audit_table"], finalize);

@@ -19,6 +19,7 @@ pub mod network;
 pub mod report;
 pub mod row_update;
 pub mod session;
+pub mod set;
 pub mod shape;
 pub mod shared_memory;
 pub mod spi;

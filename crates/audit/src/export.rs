@@ -41,6 +41,7 @@ struct HeaderLine {
     version: u32,
     exported_at: Time,
     begins: Begins,
+    is_cut: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     frontier: Option<Hex>,
     origins: Vec<OriginLine>,
@@ -246,11 +247,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// The first line.
+    /// The first line. `is_cut`: the log goes on behind the export.
     pub fn header(
         &self,
         now: i64,
         begin: &Begin,
+        is_cut: bool,
         origins: &[Origin],
         signers: &[Signer],
     ) -> String {
@@ -263,6 +265,7 @@ impl Writer {
             version: VERSION,
             exported_at: Time(now),
             begins,
+            is_cut,
             frontier,
             origins: origins.iter().map(OriginLine::of).collect(),
             signers: signers.iter().map(SignerLine::of).collect(),
@@ -320,6 +323,9 @@ pub fn verify(
     if header.begins == Begins::Retired {
         let edge = header.frontier.as_ref().and_then(|edge| Frontier::from_bytes(&edge.0).ok());
         verifier.begin_retired(edge.ok_or(wrong(1))?);
+    }
+    if header.is_cut {
+        verifier.ends_early();
     }
     let late = header.exported_at.0.saturating_sub(SEALING_TAKES);
     let (mut rows, mut checkpoints) = (0, 0);

@@ -172,7 +172,7 @@ impl Verifier {
     }
 
     pub(super) fn finish_anchors(&mut self) {
-        let next = self.next;
+        let (next, is_cut) = (self.next, self.is_cut);
         let findings = &mut self.findings;
         for state in &mut self.anchors {
             match state.anchor.size() {
@@ -182,6 +182,11 @@ impl Verifier {
                     let from = self.from;
                     findings.push(FindingKind::AnchorNotChecked, Some(size), None, || {
                         format!("the outside checkpoint of {size} rows lies before leaf {from}, where this verification began")
+                    });
+                }
+                Some(size) if is_cut => {
+                    findings.push(FindingKind::AnchorNotChecked, Some(size), None, || {
+                        format!("the outside checkpoint of {size} rows lies behind leaf {next}, where this verification ended")
                     });
                 }
                 Some(size) => findings.push(FindingKind::TailCut, Some(next), None, || {

@@ -1,13 +1,10 @@
 //! Checkpoints: their columns, their signatures, the chain of them, and the rows below them.
 
 use super::finding::FindingKind;
-use super::{Beginning, StoredCheckpoint, Verifier, is_same_time};
+use super::{Beginning, StoredCheckpoint, Verifier, is_being_signed, is_same_time};
 use crate::checkpoint::Checkpoint;
 use crate::note::{Malformed, Note};
 use crate::tree::{Frontier, Hash};
-
-/// How long after its rows, and after the checkpoint before it, a checkpoint may take, in microseconds.
-const SIGNING_TAKES: i64 = 120_000_000;
 
 /// What the next checkpoint is compared with.
 pub(super) struct LastCheckpoint {
@@ -257,7 +254,7 @@ impl Verifier {
 
     pub(super) fn finish_checkpoints(&mut self, now: i64) {
         let next = self.next;
-        let is_new = |at: i64| at > now.saturating_sub(SIGNING_TAKES);
+        let is_new = |at| is_being_signed(at, now);
         let are_new = self.oldest_uncovered.is_none_or(is_new);
         let Some(last) = &self.last else {
             if next > self.from {

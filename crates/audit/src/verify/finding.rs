@@ -90,7 +90,7 @@ kinds! {
     SignerNotChecked = "signer_not_checked", Warning;
     /// Rows whose audit key is not there.
     MacNotChecked = "mac_not_checked", Warning;
-    /// What is known outside lies before the beginning of this verification.
+    /// What is known outside lies before the beginning of this verification, or behind its end.
     AnchorNotChecked = "anchor_not_checked", Warning;
     /// What happened before a key was introduced may be unsealed.
     UncleanHandover = "unclean_handover", Warning;

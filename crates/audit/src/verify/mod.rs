@@ -164,6 +164,8 @@ pub struct Verifier {
     /// The leaf at which the verification began, and why there.
     from: u64,
     beginning: Beginning,
+    /// Whether the log goes on behind what was fed.
+    is_cut: bool,
     /// Leaves from here to `next` have no rows; they are a gap if more rows come, else a cut tail.
     gap: Option<u64>,
     last: Option<LastCheckpoint>,
@@ -186,6 +188,13 @@ const SAME_TIME: i64 = 60_000_000;
 
 fn is_same_time(a: i64, b: i64) -> bool {
     a.abs_diff(b) <= SAME_TIME.unsigned_abs()
+}
+
+/// How long after its rows, and after the checkpoint before it, a checkpoint may take, in microseconds.
+const SIGNING_TAKES: i64 = 120_000_000;
+
+fn is_being_signed(at: i64, now: i64) -> bool {
+    at > now.saturating_sub(SIGNING_TAKES)
 }
 
 /// Why a verification begins where it does.
@@ -224,6 +233,7 @@ impl Verifier {
             next: 0,
             from: 0,
             beginning: Beginning::First,
+            is_cut: false,
             gap: None,
             last: None,
             good_until: 0,
@@ -240,6 +250,11 @@ impl Verifier {
         verifier.anchor(anchors);
         verifier.expected.make_contiguous().sort_by_key(|(size, ..)| *size);
         verifier
+    }
+
+    /// Says that the log goes on behind what will be fed: it was not asked for to its end.
+    pub fn ends_early(&mut self) {
+        self.is_cut = true;
     }
 
     /// Roots that were expected at sizes up to this one, which the tree is about to leave behind.
@@ -261,7 +276,7 @@ impl Verifier {
     pub fn finish(mut self, now: i64) -> (Vec<Finding>, Summary) {
         self.settle(self.next);
         self.finish_checkpoints(now);
-        self.finish_origins();
+        self.finish_origins(now);
         self.finish_signers();
         self.finish_anchors();
         self.finish_rows();

@@ -1,7 +1,7 @@
 //! Origins: what the table says of them, the first keys of their logs say, and rows of the log say.
 
 use super::finding::FindingKind;
-use super::{Beginning, Verifier, is_same_time};
+use super::{Beginning, Verifier, is_being_signed, is_same_time};
 use crate::record::Record;
 
 /// Events whose rows tell of origins.
@@ -35,10 +35,10 @@ impl Told {
 }
 
 impl Verifier {
-    pub(super) fn finish_origins(&mut self) {
+    pub(super) fn finish_origins(&mut self, now: i64) {
         let has_key = |index| self.signers.iter().any(|one| one.begins_origin == Some(index));
-        // Rows of earlier leaves may have told of it.
-        let are_all_heard = self.beginning == Beginning::First;
+        // Rows of other leaves may have told of it.
+        let are_all_heard = self.beginning == Beginning::First && !self.is_cut;
         for (index, origin) in self.origins.iter().enumerate() {
             let (id, log) = (origin.id, origin.log);
             let size = origin.old_size.max(0).cast_unsigned();
@@ -50,7 +50,9 @@ impl Verifier {
                 let detail = "the log that it says it goes on from is not the one before it";
                 found(FindingKind::OriginChanged, detail);
             }
-            if !has_key(index) && (index > 0 || self.summary.checkpoints > 0) {
+            // An origin gets its first key with its first checkpoint.
+            let is_new = index + 1 == self.origins.len() && is_being_signed(origin.at, now);
+            if !has_key(index) && !is_new {
                 found(FindingKind::OriginChanged, &format!("no signer began log {log}"));
             }
             let from = origin.old_log.map(|old| format!(", goes on from log {old}"));
