@@ -131,6 +131,10 @@ AS $$
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._verification_step()'),
         ('audit', 'EXECUTE', 'PROCEDURE fieldcrypt.check_audit_log()'),
         ('audit', 'EXECUTE', 'FUNCTION fieldcrypt._verification_step()'),
+        -- Verification of the audit log.
+        ('audit', 'EXECUTE', 'FUNCTION fieldcrypt.verify_audit_log(timestamptz, timestamptz, text)'),
+        ('audit', 'EXECUTE', 'FUNCTION fieldcrypt.audit_export(timestamptz, timestamptz)'),
+        ('audit', 'EXECUTE', 'FUNCTION fieldcrypt.audit_proof(bigint)'),
         -- Audited tables.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.audit_table(regclass)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.unaudit_table(regclass)'),

@@ -103,6 +103,8 @@ pub enum Error {
     AuditFull,
     /// What seals the audit log does not allow this.
     AuditSeal { problem: String, hint: &'static str },
+    /// The audit log can't be verified as asked, or does not prove what was asked.
+    AuditVerification { problem: String, hint: &'static str },
     /// What Postgres itself raised inside a function of the extension.
     Postgres(Box<Report>),
     /// What should not happen.
@@ -334,6 +336,7 @@ impl Error {
                 "the audit queue is full: what can't be recorded is refused".into(),
                 "The worker that empties it is busy or can't run: SELECT * FROM fieldcrypt.audit_status(). fieldcrypt.audit_on_overflow and audit_queue_size are settings of the administrator.",
             ),
+            Self::AuditVerification { problem, hint } => (b"KF027", problem, hint),
             Self::AuditSeal { problem, hint } => (b"KF028", problem, hint),
             Self::ImportIsolation => (
                 b"25001",

@@ -60,7 +60,16 @@ extension_sql_file!(
 extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["key_backup"]);
 extension_sql_file!("../sql/audit_status.sql", name = "audit_status", requires = ["schedule"]);
 extension_sql_file!("../sql/audit_seal.sql", name = "audit_seal", requires = ["audit_status"]);
-extension_sql_file!("../sql/statistics.sql", name = "statistics", requires = ["audit_seal"]);
+extension_sql_file!(
+    "../sql/audit_verification.sql",
+    name = "audit_verification",
+    requires = ["audit_seal"]
+);
+extension_sql_file!(
+    "../sql/statistics.sql",
+    name = "statistics",
+    requires = ["audit_verification"]
+);
 extension_sql_file!("../sql/health.sql", name = "health", requires = ["statistics"]);
 extension_sql_file!("../sql/health_keys.sql", name = "health_keys", requires = ["health"]);
 extension_sql_file!("../sql/health_server.sql", name = "health_server", requires = ["health_keys"]);

@@ -12,6 +12,7 @@ pub mod seal;
 pub mod settings;
 mod signer;
 mod status;
+mod verify;
 pub mod worker;
 
 use std::cell::Cell;

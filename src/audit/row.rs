@@ -11,7 +11,7 @@ use crate::pg::tuple::Row;
 use crate::pg::{encoding, json, network};
 
 /// Column numbers of `fieldcrypt.audit_log`, in the order of `sql/audit_log.sql`.
-mod columns {
+pub mod columns {
     pub const ID: i16 = 1;
     pub const AT: i16 = 2;
     pub const EVENT: i16 = 3;

@@ -23,6 +23,7 @@ pub mod network;
 pub mod report;
 pub mod row_update;
 pub mod session;
+pub mod set;
 pub mod setting;
 pub mod shape;
 pub mod shared_memory;

@@ -9,6 +9,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod checkpoint;
+pub mod export;
+mod inclusion;
 pub mod note;
 mod primitives;
 pub mod proof;
@@ -16,9 +18,11 @@ pub mod record;
 pub mod signer;
 pub mod time;
 pub mod tree;
+pub mod verify;
 
 pub use checkpoint::{Checkpoint, LogId};
 pub use fieldcrypt_envelope::{AuditKey, RandomnessUnavailable};
+pub use inclusion::{InclusionProof, NotProven};
 pub use note::{KeyError, Malformed, NotSigned, Note, SigningKey, VerifyingKey, sign_note};
 pub use proof::{
     ProofBuilder, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion,

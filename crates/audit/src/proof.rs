@@ -10,6 +10,8 @@ use crate::tree::{Frontier, Hash, node_hash};
 pub struct ProofBuilder {
     size: u64,
     seen: u64,
+    /// Up to where leaves are needed by none but whole nodes of an edge that ends before.
+    first_needed: u64,
     /// The leaves under each node of the proof, with its place in the proof; from left to right.
     nodes: Vec<(Range<u64>, usize, Frontier)>,
     current: usize,
@@ -19,23 +21,45 @@ impl ProofBuilder {
     /// That leaf `index` is in the tree of `size` leaves: the audit path PATH(m, D[n]) of RFC 6962
     /// section 2.1.1. `None` unless `index < size`.
     pub fn inclusion(index: u64, size: u64) -> Option<Self> {
-        (index < size).then(|| Self::new(size, inclusion_ranges(index, size)))
+        (index < size).then(|| Self::new(size, index, inclusion_ranges(index, size)))
     }
 
     /// That the tree of `old` leaves begins the one of `size`: PROOF(m, D[n]) of RFC 6962 section
     /// 2.1.2. `None` unless `0 < old <= size`.
     pub fn consistency(old: u64, size: u64) -> Option<Self> {
-        (0 < old && old <= size).then(|| Self::new(size, consistency_ranges(old, size)))
+        (0 < old && old <= size).then(|| Self::new(size, 0, consistency_ranges(old, size)))
     }
 
-    fn new(size: u64, ranges: Vec<Range<u64>>) -> Self {
+    fn new(size: u64, first_needed: u64, ranges: Vec<Range<u64>>) -> Self {
         let mut nodes: Vec<_> = ranges
             .into_iter()
             .enumerate()
             .map(|(place, range)| (range, place, Frontier::new()))
             .collect();
         nodes.sort_by_key(|(range, ..)| range.start);
-        Self { size, seen: 0, nodes, current: 0 }
+        Self { size, seen: 0, first_needed, nodes, current: 0 }
+    }
+
+    /// Begins with the edge of the tree over the leaves that come before the one to be proven, instead of with leaf 0. Before any leaf; one that
+    /// does not serve is passed over.
+    pub fn begin(&mut self, edge: &Frontier) {
+        if self.seen > 0 || edge.size() > self.first_needed {
+            return;
+        }
+        for (start, level, hash) in edge.subtrees() {
+            let node = self.nodes.iter_mut().find(|(range, ..)| range.contains(&start));
+            if let Some((.., frontier)) = node {
+                frontier.append_subtree(level, hash);
+            }
+        }
+        self.seen = edge.size();
+        let passed = self.nodes.iter().take_while(|(range, ..)| range.end <= self.seen).count();
+        self.current = passed;
+    }
+
+    /// The number of the next leaf.
+    pub fn seen(&self) -> u64 {
+        self.seen
     }
 
     /// The next leaf; those behind the tree's end are of no interest.

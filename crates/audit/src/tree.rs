@@ -58,7 +58,7 @@ impl Frontier {
     }
 
     /// Appends a complete subtree of `1 << level` leaves; the size is a multiple of that.
-    fn append_subtree(&mut self, level: u32, mut hash: Hash) {
+    pub(crate) fn append_subtree(&mut self, level: u32, mut hash: Hash) {
         let mut index = self.size >> level;
         while index & 1 == 1 {
             if let Some(left) = self.subtrees.pop() {
@@ -68,6 +68,16 @@ impl Frontier {
         }
         self.subtrees.push(hash);
         self.size += 1 << level;
+    }
+
+    /// The maximal complete subtrees: first leaf, level and root of each, from left to right.
+    pub(crate) fn subtrees(&self) -> impl Iterator<Item = (u64, u32, Hash)> {
+        let mut start = 0;
+        levels(0, self.size).zip(&self.subtrees).map(move |(level, hash)| {
+            let first = start;
+            start += 1 << level;
+            (first, level, *hash)
+        })
     }
 
     /// The Merkle tree hash of all leaves, RFC 6962 section 2.1.

@@ -5,7 +5,7 @@
 
 use fieldcrypt_audit::tree::{empty_root, node_hash};
 use fieldcrypt_audit::{
-    CompactRange, Frontier, Hash, NotAdjacent, consistency_proof, inclusion_proof,
+    CompactRange, Frontier, Hash, NotAdjacent, ProofBuilder, consistency_proof, inclusion_proof,
     verify_consistency, verify_inclusion,
 };
 use fieldcrypt_envelope::sha256;
@@ -240,6 +240,17 @@ proptest! {
         let (index, size) = (index.index(leaves.len()), leaves.len());
         let proof = inclusion_proof(&leaves, index as u64).unwrap();
         prop_assert_eq!(&proof, &naive_path(index, &leaves));
+        // The same from any edge of the tree that does not hold the leaf yet.
+        for start in 0..=size {
+            let mut edge = Frontier::new();
+            leaves[..start].iter().for_each(|leaf| edge.append(*leaf));
+            let mut builder = ProofBuilder::inclusion(index as u64, size as u64).unwrap();
+            builder.begin(&edge);
+            prop_assert_eq!(builder.seen(), if start <= index { start as u64 } else { 0 });
+            leaves[builder.seen() as usize..].iter().for_each(|leaf| builder.push(*leaf));
+            let from_edge = builder.finish();
+            prop_assert_eq!(from_edge.as_ref(), Some(&proof));
+        }
         let root = naive_root(&leaves);
         let verifies = |leaf: &Hash, index: usize, size: usize, root: &Hash, proof: &[Hash]| {
             verify_inclusion(leaf, index as u64, size as u64, root, proof)

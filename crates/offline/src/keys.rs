@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use fieldcrypt_envelope::key_export::{Contents, KeyEntry, MAX_LENGTH, SealedExport};
-use fieldcrypt_envelope::{DataKey, Fingerprint, KeyId, KeyState, MasterKey};
+use fieldcrypt_envelope::{AuditKey, DataKey, Fingerprint, KeyId, KeyState, MasterKey};
 
 use crate::failure::Failure;
 use crate::master_key;
@@ -83,6 +83,12 @@ impl Keys {
             return Err(KeyProblem::UnknownAlgorithm);
         }
         self.open(key)
+    }
+
+    /// Opens the key with this id, under which rows of the audit log are authenticated.
+    pub fn audit_key(&self, key_id: KeyId) -> Option<AuditKey> {
+        let key = &self.contents.keys()[*self.by_id.get(&key_id)?];
+        (key.purpose == AUDIT.0).then(|| self.open(key).ok())?.map(|key| key.audit_key(key_id))
     }
 
     /// Opens a key, and compares it with its check value.

@@ -1,7 +1,8 @@
 //! `fieldcrypt`: the proof that nobody is locked in. Opens what pg_fieldcrypt encrypted with the
-//! master key and an export of the keys (`fieldcrypt.export_keys()`), and no Postgres.
+//! master key and an export of the keys (`fieldcrypt.export_keys()`), and no Postgres. It also checks
+//! what the audit log claims, for who does not trust the server that it comes from.
 //!
-//! Exit status: 0 all well; 1 something does not open; 2 it could not be tried.
+//! Exit status: 0 all well; 1 something does not open, or was tampered with; 2 it could not be tried.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,7 @@ mod keys;
 mod master_key;
 mod opener;
 mod tokens;
+mod verify_log;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -24,7 +26,7 @@ use failure::Failure;
 use keys::Keys;
 use opener::Opener;
 
-/// Opens what pg_fieldcrypt encrypted, without Postgres
+/// Opens what pg_fieldcrypt encrypted, and verifies its audit log, without Postgres
 #[derive(Parser)]
 #[command(name = "fieldcrypt", version, arg_required_else_help = true)]
 struct Arguments {
@@ -54,6 +56,10 @@ enum Command {
     },
     /// Replace encrypted values (fc1:...) in a text, a dump or a CSV file by what they hold
     Open(Open),
+    /// Verify an export of the audit log (what `fieldcrypt.audit_export()` gave)
+    VerifyLog(verify_log::VerifyLog),
+    /// Verify that a row is in an audit log (what `fieldcrypt.audit_proof()` gave)
+    VerifyProof(verify_log::VerifyProof),
 }
 
 #[derive(clap::Args)]
@@ -114,6 +120,8 @@ fn run(command: Command) -> Result<bool, Failure> {
         Command::Fingerprint { path } => master_key::show_fingerprints(&path),
         Command::Check { export, master_key } => check::check(&Keys::read(&export, &master_key)?),
         Command::Open(arguments) => open(&arguments),
+        Command::VerifyLog(arguments) => verify_log::verify_log(&arguments),
+        Command::VerifyProof(arguments) => verify_log::verify_proof(&arguments),
     }
 }
 

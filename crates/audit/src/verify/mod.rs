@@ -1,0 +1,289 @@
+//! Verification of a sealed log: fed once with all that is stored of it, in the order of its leaves,
+//! it says what was changed, and where. Memory does not grow with the log.
+//!
+//! [`Verifier::new`] takes the origins, the signers and what is known outside ([`Anchor`]). Then come
+//! the rows and checkpoints, merged: a checkpoint of size n after the rows with leaves below n, if they
+//! are there. [`Verifier::finish`] gives the findings and a summary.
+
+mod anchor;
+mod checkpoints;
+mod finding;
+mod ids;
+mod origins;
+mod rows;
+mod signers;
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::checkpoint::LogId;
+use crate::tree::{Frontier, Hash};
+
+pub use anchor::Anchor;
+pub use finding::{Finding, FindingKind, Findings, Status};
+pub use rows::SealedRow;
+
+use anchor::AnchorState;
+use checkpoints::LastCheckpoint;
+use ids::Ids;
+use origins::Told;
+use rows::Unlisted;
+use signers::SignerState;
+
+/// Where keys of purpose `audit` are found.
+pub trait AuditKeys {
+    /// Whether `mac` is that of the message under the key; `None` if there is no such key.
+    fn is_mac_of(&mut self, key_id: i64, message: &[u8], mac: &[u8; 32]) -> Option<bool>;
+}
+
+/// No keys: MACs are not checked.
+pub struct NoKeys;
+
+impl AuditKeys for NoKeys {
+    fn is_mac_of(&mut self, _: i64, _: &[u8], _: &[u8; 32]) -> Option<bool> {
+        None
+    }
+}
+
+/// A row of `audit_origins`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Column `id`: in the order of writing.
+    pub id: i64,
+    /// Column `log_id`.
+    pub log: LogId,
+    /// Column `at`, in microseconds since 1970.
+    pub at: i64,
+    /// Column `cause`.
+    pub cause: String,
+    /// Column `system_identifier`.
+    pub system_identifier: i64,
+    /// Column `database_oid`.
+    pub database_oid: i64,
+    /// Column `timeline`.
+    pub timeline: i64,
+    /// Column `old_log_id`.
+    pub old_log: Option<LogId>,
+    /// Column `old_size`: the number of leaves when it began.
+    pub old_size: i64,
+    /// Column `old_root`.
+    pub old_root: Vec<u8>,
+    /// Columns `acknowledged_at`, `acknowledged_by` and `acknowledged_reason`.
+    pub acknowledgement: Option<Acknowledgement>,
+}
+
+/// That a fork is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acknowledgement {
+    /// When, in microseconds since 1970.
+    pub at: i64,
+    /// Who said so.
+    pub by: String,
+    /// What was said.
+    pub reason: String,
+}
+
+/// A row of `audit_signers`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signer {
+    /// Column `id`: in the order of introduction.
+    pub id: i64,
+    /// Column `origin_id`.
+    pub origin_id: i64,
+    /// Column `public_key`.
+    pub public_key: String,
+    /// Column `introduced_at`, in microseconds since 1970.
+    pub introduced_at: i64,
+    /// Column `introduced_by`.
+    pub introduced_by: String,
+    /// Column `from_size`.
+    pub from_size: i64,
+    /// Column `is_clean`.
+    pub is_clean: bool,
+    /// Column `proof`.
+    pub proof: String,
+}
+
+/// A row of `audit_checkpoints`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredCheckpoint {
+    /// Column `id`: in the order of writing.
+    pub id: i64,
+    /// Column `size`.
+    pub size: i64,
+    /// Column `at`, in microseconds since 1970.
+    pub at: i64,
+    /// Column `root`.
+    pub root: Vec<u8>,
+    /// Column `frontier`.
+    pub frontier: Vec<u8>,
+    /// Column `signer_id`.
+    pub signer_id: i64,
+    /// Column `origin_id`.
+    pub origin_id: i64,
+    /// Column `is_final`.
+    pub is_final: bool,
+    /// Column `note`.
+    pub note: String,
+}
+
+/// What was looked at, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// The leaf at which the verification began.
+    pub from_leaf: u64,
+    /// The number of leaves that the last checkpoint states.
+    pub size: u64,
+    /// The root there, if it is that of the rows.
+    pub root: Option<Hash>,
+    /// Rows with a leaf number.
+    pub sealed_rows: u64,
+    /// Rows without.
+    pub unsealed_rows: u64,
+    /// Rows whose MAC is right.
+    pub authentic_rows: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+    /// The number of leaves that outside knowledge covers.
+    pub anchored_size: u64,
+    /// The worst of the findings.
+    pub status: Status,
+}
+
+/// The verification of one log.
+pub struct Verifier {
+    origins: Vec<Origin>,
+    signers: Vec<SignerState>,
+    signer_by_id: HashMap<i64, usize>,
+    anchors: Vec<AnchorState>,
+    /// Roots that the tree must have at some sizes, smallest first.
+    expected: VecDeque<(u64, Hash, Expected)>,
+    /// The tree of the rows so far; `None` behind damage, until a checkpoint states its edge.
+    tree: Option<Frontier>,
+    /// The number of the next leaf.
+    next: u64,
+    /// The leaf at which the verification began, and why there.
+    from: u64,
+    beginning: Beginning,
+    /// Whether the log goes on behind what was fed.
+    is_cut: bool,
+    /// Leaves from here to `next` have no rows; they are a gap if more rows come, else a cut tail.
+    gap: Option<u64>,
+    last: Option<LastCheckpoint>,
+    /// The size of the last checkpoint whose root is that of the rows.
+    good_until: u64,
+    /// Whether rows behind that checkpoint were found missing or repeated.
+    is_span_explained: bool,
+    /// When the oldest row that no checkpoint covers yet was written.
+    oldest_uncovered: Option<i64>,
+    unlisted: Unlisted,
+    told: Told,
+    ids: Ids,
+    findings: Findings,
+    summary: Summary,
+    buffer: Vec<u8>,
+}
+
+/// How far the time of a row may lie from that of what it tells of, in microseconds.
+const SAME_TIME: i64 = 60_000_000;
+
+fn is_same_time(a: i64, b: i64) -> bool {
+    a.abs_diff(b) <= SAME_TIME.unsigned_abs()
+}
+
+/// How long after its rows, and after the checkpoint before it, a checkpoint may take, in microseconds.
+const SIGNING_TAKES: i64 = 120_000_000;
+
+fn is_being_signed(at: i64, now: i64) -> bool {
+    at > now.saturating_sub(SIGNING_TAKES)
+}
+
+/// Why a verification begins where it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beginning {
+    /// At the first leaf.
+    First,
+    /// Where it was asked to.
+    Asked,
+    /// The rows before were dropped by the retention.
+    Retired,
+}
+
+/// Whose root it is that the tree must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expected {
+    Signer(usize),
+    Anchor(usize),
+}
+
+impl Verifier {
+    /// Checks the signers, and awaits leaf 0. Origins and signers are in the order of their ids.
+    pub fn new(
+        origins: Vec<Origin>,
+        signers: &[Signer],
+        anchors: Vec<Anchor>,
+        keys: &mut dyn AuditKeys,
+    ) -> Self {
+        let mut verifier = Self {
+            origins,
+            signers: Vec::new(),
+            signer_by_id: HashMap::new(),
+            anchors: Vec::new(),
+            expected: VecDeque::new(),
+            tree: Some(Frontier::new()),
+            next: 0,
+            from: 0,
+            beginning: Beginning::First,
+            is_cut: false,
+            gap: None,
+            last: None,
+            good_until: 0,
+            is_span_explained: false,
+            oldest_uncovered: None,
+            unlisted: Unlisted::default(),
+            told: Told::default(),
+            ids: Ids::default(),
+            findings: Findings::default(),
+            summary: Summary::default(),
+            buffer: Vec::new(),
+        };
+        verifier.introduce(signers, keys);
+        verifier.anchor(anchors);
+        verifier.expected.make_contiguous().sort_by_key(|(size, ..)| *size);
+        verifier
+    }
+
+    /// Says that the log goes on behind what will be fed: it was not asked for to its end.
+    pub fn ends_early(&mut self) {
+        self.is_cut = true;
+    }
+
+    /// Roots that were expected at sizes up to this one, which the tree is about to leave behind.
+    fn settle(&mut self, size: u64) {
+        while let Some((at, root, whose)) = self.expected.pop_front_if(|(at, ..)| *at <= size) {
+            let known = match &self.tree {
+                Some(tree) if tree.size() == at => Some(tree.root()),
+                _ => None,
+            };
+            match whose {
+                Expected::Signer(index) => self.settle_signer(index, at, known, &root),
+                Expected::Anchor(index) => self.settle_anchor(index, at, known, &root),
+            }
+        }
+    }
+
+    /// What was found. All rows and checkpoints have been fed. `now` is when they were read, in
+    /// microseconds since 1970: what has just been sealed may not be signed yet.
+    pub fn finish(mut self, now: i64) -> (Vec<Finding>, Summary) {
+        self.settle(self.next);
+        self.finish_checkpoints(now);
+        self.finish_origins(now);
+        self.finish_signers();
+        self.finish_anchors();
+        self.finish_rows();
+        self.summary.from_leaf = self.from;
+        self.summary.size = self.last.as_ref().map_or(0, |last| last.size);
+        let (findings, status) = self.findings.finish();
+        self.summary.status = status;
+        (findings, self.summary)
+    }
+}

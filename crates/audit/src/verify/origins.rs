@@ -1,0 +1,104 @@
+//! Origins: what the table says of them, the first keys of their logs say, and rows of the log say.
+
+use super::finding::FindingKind;
+use super::{Beginning, Verifier, is_being_signed, is_same_time};
+use crate::record::Record;
+
+/// Events whose rows tell of origins.
+const ORIGIN_BEGUN: &str = "audit_origin_begun";
+const FORK_ACKNOWLEDGED: &str = "audit_fork_acknowledged";
+/// More rows about origins than any log has.
+const MOST_TOLD: usize = 10_000;
+
+/// What rows of the log tell of origins.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// When, and the reason that the row gives.
+    begun: Vec<(i64, String)>,
+    /// When, who, and the reason that the row gives.
+    acknowledged: Vec<(i64, String, String)>,
+}
+
+impl Told {
+    pub fn hear(&mut self, record: &Record<'_>) {
+        let Some(reason) = record.reason else { return };
+        match record.event {
+            ORIGIN_BEGUN if self.begun.len() < MOST_TOLD => {
+                self.begun.push((record.at, reason.into()));
+            }
+            FORK_ACKNOWLEDGED if self.acknowledged.len() < MOST_TOLD => {
+                self.acknowledged.push((record.at, record.actor.into(), reason.into()));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Verifier {
+    pub(super) fn finish_origins(&mut self, now: i64) {
+        let has_key = |index| self.signers.iter().any(|one| one.begins_origin == Some(index));
+        // Rows of other leaves may have told of it.
+        let are_all_heard = self.beginning == Beginning::First && !self.is_cut;
+        for (index, origin) in self.origins.iter().enumerate() {
+            let (id, log) = (origin.id, origin.log);
+            let size = origin.old_size.max(0).cast_unsigned();
+            let mut found = |kind, detail: &str| {
+                self.findings.push(kind, Some(size), None, || format!("origin {id}: {detail}"));
+            };
+            let before = index.checked_sub(1).map(|before| self.origins[before].log);
+            if origin.old_log != before {
+                let detail = "the log that it says it goes on from is not the one before it";
+                found(FindingKind::OriginChanged, detail);
+            }
+            // An origin gets its first key with its first checkpoint.
+            let is_new = index + 1 == self.origins.len() && is_being_signed(origin.at, now);
+            if !has_key(index) && !is_new {
+                found(FindingKind::OriginChanged, &format!("no signer began log {log}"));
+            }
+            let from = origin.old_log.map(|old| format!(", goes on from log {old}"));
+            let begun = format!(
+                "log {log}{} at size {}, root {}: {}",
+                from.unwrap_or_default(),
+                origin.old_size,
+                base16ct::lower::encode_string(&origin.old_root),
+                origin.cause
+            );
+            let is_told =
+                |(at, reason): &(i64, String)| is_same_time(*at, origin.at) && *reason == begun;
+            if are_all_heard && !self.told.begun.iter().any(is_told) {
+                let detail = "no row of event audit_origin_begun tells of it as the table does";
+                found(FindingKind::OriginChanged, detail);
+            }
+            if index == 0 {
+                if origin.acknowledgement.is_some() {
+                    let detail = "the first one is no fork, but somebody has acknowledged it";
+                    found(FindingKind::OriginChanged, detail);
+                }
+                continue;
+            }
+            match &origin.acknowledgement {
+                None => {
+                    let detail = format!(
+                        "the log goes on from {size} rows in another place, as log {log}, and nobody has said why"
+                    );
+                    found(FindingKind::Fork, &detail);
+                }
+                Some(said) => {
+                    // The row names the last log that was acknowledged with it.
+                    let later = &self.origins[index..];
+                    let is_told = |(at, by, reason): &(i64, String, String)| {
+                        is_same_time(*at, said.at)
+                            && *by == said.by
+                            && later
+                                .iter()
+                                .any(|one| *reason == format!("{} (log {})", said.reason, one.log))
+                    };
+                    if are_all_heard && !self.told.acknowledged.iter().any(is_told) {
+                        let detail = "no row of event audit_fork_acknowledged tells of its acknowledgement as the table does";
+                        found(FindingKind::OriginChanged, detail);
+                    }
+                }
+            }
+        }
+    }
+}

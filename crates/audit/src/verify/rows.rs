@@ -1,0 +1,258 @@
+//! Rows: their MACs, their leaf numbers, and the tree that they make.
+
+use std::collections::BTreeMap;
+
+use super::finding::FindingKind;
+use super::{AuditKeys, Beginning, Verifier};
+use crate::record::{Record, leaf_hash};
+
+/// A row of `audit_log`.
+#[derive(Debug, Clone, Copy)]
+pub struct SealedRow<'a> {
+    /// Column `leaf`.
+    pub leaf: Option<i64>,
+    /// What it says.
+    pub record: Record<'a>,
+    /// Column `mac`.
+    pub mac: Option<&'a [u8]>,
+    /// Column `mac_key_id`.
+    pub mac_key_id: Option<i64>,
+}
+
+/// Findings that are told once, with their number.
+#[derive(Debug, Default)]
+pub(super) struct Unlisted {
+    not_authenticated: u64,
+    /// By key: how many rows, and the first one's id.
+    not_checked: BTreeMap<i64, (u64, i64)>,
+    not_yet_sealed: u64,
+    not_sealed: u64,
+    first_not_sealed: Option<i64>,
+    gaps: u64,
+    gap_events: u64,
+    /// The largest size behind which a retention says that it dropped rows.
+    pub(super) retired_until: Option<u64>,
+}
+
+/// Events whose rows the verification itself reads.
+const AUDIT_GAP: &str = "audit_gap";
+const AUDIT_RETIRED: &str = "audit_retired";
+
+impl Verifier {
+    /// A row with a leaf number; they come in the order of these.
+    pub fn row(&mut self, row: &SealedRow<'_>, keys: &mut dyn AuditKeys) {
+        self.summary.sealed_rows += 1;
+        let id = row.record.id;
+        let Some(leaf) = row.leaf.and_then(|leaf| u64::try_from(leaf).ok()) else {
+            return self.impossible_row(None, id, "its leaf number is negative");
+        };
+        let Ok(mac) = self.check_row(row, Some(leaf), keys) else {
+            return self.impossible_row(Some(leaf), id, "its MAC is not whole");
+        };
+        if leaf < self.from {
+            // Dropped by the retention but for this row, which lies in a later partition.
+            return;
+        }
+        self.take_place(leaf, id);
+        let oldest = self.oldest_uncovered.get_or_insert(i64::MAX);
+        *oldest = row.record.at.min(*oldest);
+        if let Some(tree) = self.tree.as_mut()
+            && tree.size() == leaf
+        {
+            tree.append(leaf_hash(&self.buffer, mac));
+        }
+    }
+
+    /// A row that can't be one of ours: it has no encoding.
+    pub fn impossible_row(&mut self, leaf: Option<u64>, id: i64, problem: &str) {
+        self.findings.push(FindingKind::RowChanged, leaf, Some(id), || {
+            format!("the row can't be one that was sealed: {problem}")
+        });
+        if let Some(leaf) = leaf.filter(|leaf| *leaf >= self.from) {
+            self.take_place(leaf, id);
+            self.tree = None;
+        }
+    }
+
+    /// A row without a leaf number. `is_late`: it is older than sealing takes.
+    pub fn unsealed_row(&mut self, row: &SealedRow<'_>, is_late: bool, keys: &mut dyn AuditKeys) {
+        self.summary.unsealed_rows += 1;
+        if self.check_row(row, None, keys).is_err() {
+            let problem = "its MAC is not whole";
+            return self.impossible_row(None, row.record.id, problem);
+        }
+        if is_late {
+            self.unlisted.not_sealed += 1;
+            self.unlisted.first_not_sealed.get_or_insert(row.record.id);
+        } else {
+            self.unlisted.not_yet_sealed += 1;
+        }
+    }
+
+    /// The MAC, with the row's encoding in `buffer`. An error if there is half a MAC.
+    fn check_row<'r>(
+        &mut self,
+        row: &SealedRow<'r>,
+        leaf: Option<u64>,
+        keys: &mut dyn AuditKeys,
+    ) -> Result<Option<(i64, &'r [u8; 32])>, ()> {
+        let id = row.record.id;
+        if !self.ids.insert(id) {
+            self.findings.push(FindingKind::IdRepeated, leaf, Some(id), || {
+                "another row has the same id".into()
+            });
+        }
+        self.buffer.clear();
+        row.record.encode(&mut self.buffer);
+        let mac = match (row.mac, row.mac_key_id) {
+            (None, None) => None,
+            (Some(mac), Some(key_id)) => Some((key_id, mac.try_into().map_err(|_| ())?)),
+            _ => return Err(()),
+        };
+        let mut is_refuted = false;
+        let is_authentic = match mac {
+            None => {
+                self.unlisted.not_authenticated += 1;
+                false
+            }
+            Some((key_id, mac)) => match keys.is_mac_of(key_id, &self.buffer, mac) {
+                Some(true) => {
+                    self.summary.authentic_rows += 1;
+                    true
+                }
+                Some(false) => {
+                    self.findings.push(FindingKind::RowChanged, leaf, Some(id), || {
+                        "the MAC is not that of the row: its contents were changed, or its id, or its MAC".into()
+                    });
+                    is_refuted = true;
+                    false
+                }
+                None => {
+                    let (rows, _) = self.unlisted.not_checked.entry(key_id).or_insert((0, id));
+                    *rows += 1;
+                    false
+                }
+            },
+        };
+        if !is_refuted {
+            self.told.hear(&row.record);
+        }
+        match row.record.event {
+            AUDIT_GAP => {
+                self.unlisted.gaps += 1;
+                let events = row.record.value_count.unwrap_or(0).max(0);
+                self.unlisted.gap_events += events.unsigned_abs();
+            }
+            AUDIT_RETIRED if is_authentic => {
+                let until = row.record.value_count.and_then(|count| u64::try_from(count).ok());
+                self.unlisted.retired_until = self.unlisted.retired_until.max(until);
+            }
+            _ => {}
+        }
+        Ok(mac)
+    }
+
+    /// Whether the leaf is the next one, and if not, what that says.
+    fn take_place(&mut self, leaf: u64, id: i64) {
+        if leaf < self.next {
+            self.findings.push(FindingKind::LeafRepeated, Some(leaf), Some(id), || {
+                "another row has the same leaf number".into()
+            });
+            self.is_span_explained = true;
+            self.tree = None;
+            return;
+        }
+        self.settle(self.next);
+        let first = self.gap.take().unwrap_or(self.next);
+        if first < leaf {
+            self.missing(first, leaf - 1);
+        }
+        if self.next < leaf {
+            self.is_span_explained = true;
+            self.tree = None;
+            self.settle(leaf);
+        }
+        self.next = leaf + 1;
+    }
+
+    /// Leaves that have no row, though later ones have.
+    fn missing(&mut self, first: u64, last: u64) {
+        self.findings.push(FindingKind::LeafMissing, Some(first), None, || {
+            if first == last {
+                "the row of this leaf is not there: it was deleted, or its leaf number changed".into()
+            } else {
+                format!(
+                    "the rows of the leaves {first} to {last} are not there: they were deleted, or their leaf numbers changed"
+                )
+            }
+        });
+    }
+
+    pub(super) fn finish_rows(&mut self) {
+        let findings = &mut self.findings;
+        let unlisted = &self.unlisted;
+        let mut told = |kind, count: u64, log_id, detail: &dyn Fn() -> String| {
+            if count > 0 {
+                findings.push(kind, None, log_id, detail);
+            }
+        };
+        told(FindingKind::NotAuthenticated, unlisted.not_authenticated, None, &|| {
+            format!(
+                "{} were written while no master key was loaded: sealed like the others, but anybody could have written them",
+                rows(unlisted.not_authenticated)
+            )
+        });
+        for (key_id, (count, first)) in &unlisted.not_checked {
+            told(FindingKind::MacNotChecked, *count, Some(*first), &|| {
+                format!(
+                    "the MACs of {} are not checked: audit key {key_id} is not there, or not usable",
+                    rows(*count)
+                )
+            });
+        }
+        told(FindingKind::NotYetSealed, unlisted.not_yet_sealed, None, &|| {
+            format!("{} are to be sealed next", rows(unlisted.not_yet_sealed))
+        });
+        told(FindingKind::NotSealed, unlisted.not_sealed, unlisted.first_not_sealed, &|| {
+            format!(
+                "{} are not sealed though they are not new: who may write the table could delete them unnoticed",
+                rows(unlisted.not_sealed)
+            )
+        });
+        told(FindingKind::Gap, unlisted.gaps, None, &|| {
+            format!(
+                "{} of event audit_gap: {} events were not written to the log",
+                rows(unlisted.gaps),
+                unlisted.gap_events
+            )
+        });
+        if self.ids.forgot() {
+            self.findings.push(FindingKind::MacNotChecked, None, None, || {
+                "there are too many gaps between the ids to remember all: a repeated id may go unnoticed".into()
+            });
+        }
+        let from = self.from;
+        match self.beginning {
+            Beginning::First => {}
+            Beginning::Asked => self.findings.push(FindingKind::Partial, Some(from), None, || {
+                format!("the verification began at leaf {from}, where a checkpoint was signed")
+            }),
+            Beginning::Retired => {
+                let is_known = self.unlisted.retired_until.is_some_and(|until| until >= from);
+                let kind =
+                    if is_known { FindingKind::Retired } else { FindingKind::RetentionUnknown };
+                self.findings.push(kind, Some(from), None, || {
+                    if is_known {
+                        format!("rows below leaf {from} were dropped by the retention")
+                    } else {
+                        format!("rows below leaf {from} are gone, and no row of event audit_retired says so")
+                    }
+                });
+            }
+        }
+    }
+}
+
+fn rows(count: u64) -> String {
+    if count == 1 { "1 row".into() } else { format!("{count} rows") }
+}
