@@ -12,10 +12,18 @@ sql_functions! {
     fieldcrypt_audit_status, pg_finfo_fieldcrypt_audit_status => audit_status;
 }
 
+const NO_LAUNCHER: &str = "the launcher of the audit log does not run: all max_worker_processes are in use, or it was terminated a moment ago";
+
 fn audit_status(_: &Call) -> Result<Option<Datum>, Error> {
     let queue = audit_memory::all().find(|queue| queue.database() == session::database());
     let status = queue.map(|queue| queue.status());
     let time = |time: i64| (time != 0).then(|| session::iso_time(time));
+    let has_no_launcher =
+        audit_memory::exists() && !session::is_standby() && audit_memory::launcher() == 0;
+    let problem = match has_no_launcher {
+        true => Some(NO_LAUNCHER.to_owned()),
+        false => status.as_ref().and_then(|status| status.problem.clone()),
+    };
     let shown = json!({
         "is_preloaded": audit_memory::exists(),
         "ring_bytes": status.as_ref().map(|status| status.bytes),
@@ -26,7 +34,7 @@ fn audit_status(_: &Call) -> Result<Option<Datum>, Error> {
         "last_written_at": status.as_ref().and_then(|status| time(status.written_at)),
         "last_checkpoint_at": status.as_ref().and_then(|status| time(status.checkpoint_at)),
         "last_checkpoint_size": status.as_ref().filter(|status| status.checkpoint_at != 0).map(|status| status.checkpoint_size),
-        "last_problem": status.and_then(|status| status.problem),
+        "last_problem": problem,
     });
     json::to_datum(&shown).map(Some)
 }
