@@ -49,6 +49,8 @@ struct Step {
     is_due: bool,
     /// Rows may be left that could be sealed now.
     has_more: bool,
+    /// Nothing is written yet.
+    is_held: bool,
 }
 
 impl Worker {
@@ -85,7 +87,7 @@ impl Worker {
                 }
             }
             self.publisher.look_after(self.queue);
-            if is_drained && !is_stopping {
+            if (is_drained || step.is_held) && !is_stopping {
                 background::wait(SLEEP);
             }
         }
@@ -104,6 +106,9 @@ impl Worker {
             || {
                 if catalog::owner_of_keys().is_err() {
                     return Ok(Step::default());
+                }
+                if events.first().is_some_and(|event| is_too_early(queue, event)) {
+                    return Ok(Step { is_installed: true, is_held: true, ..Step::default() });
                 }
                 let client = Client::now();
                 let mut gap = |count: u64, reason: &str| {
@@ -133,6 +138,9 @@ impl Worker {
                 Ok(step)
             },
         );
+        if step.is_held {
+            return step;
+        }
         if !step.is_installed {
             queue::to_server_log(queue, "the extension is not installed in its database");
         }
@@ -232,6 +240,17 @@ fn question(unsigned: &Unsigned, is_final: bool, last_is_final: Option<bool>) ->
         known_key: unsigned.signer.as_ref().map(|(_, key)| key.clone()),
         is_after_final: last_is_final.unwrap_or(true),
     }
+}
+
+/// Whether the first key of the database is probably being made by who caused this event: with it the event
+/// can be authenticated.
+fn is_too_early(queue: Queue, event: &QueuedEvent) -> bool {
+    const PATIENCE: i64 = 3_000_000;
+    let status = queue.status();
+    session::now() - event.at < PATIENCE
+        && status.used < status.bytes / 4
+        && !background::is_stopping()
+        && matches!(catalog::has_keys(), Ok(false))
 }
 
 /// Whether the last checkpoint of the log closed it; `None` if it has none.

@@ -61,9 +61,14 @@ impl Parameter<'_> {
     }
 }
 
+struct Plan {
+    statement: &'static str,
+    only_reads: bool,
+    prepared: &'static OwnedPreparedStatement,
+}
+
 thread_local! {
-    static PLANS: RefCell<Vec<(&'static str, &'static OwnedPreparedStatement)>> =
-        const { RefCell::new(Vec::new()) };
+    static PLANS: RefCell<Vec<Plan>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs a statement that writes, planned once a session; returns the rows it touched.
@@ -89,9 +94,17 @@ pub fn each_row(
 ) -> Result<(), Error> {
     const BATCH: usize = 1000;
     let arguments = parameters.iter().map(Parameter::argument).collect::<Result<Vec<_>, _>>()?;
+    // A standby takes statements that only read. Elsewhere they are run as if they wrote, so that each sees
+    // what is committed now.
+    let only_reads = session::is_standby();
     Spi::connect_mut(|client| {
-        let plan = planned(client, statement, parameters).map_err(internal)?;
-        let mut cursor = client.try_open_cursor_mut(plan, &arguments).map_err(internal)?;
+        let plan = planned(client, statement, parameters, only_reads).map_err(internal)?;
+        let mut cursor = if only_reads {
+            client.try_open_cursor(plan, &arguments)
+        } else {
+            client.try_open_cursor_mut(plan, &arguments)
+        }
+        .map_err(internal)?;
         let scratch = Scratch::new();
         loop {
             let count = cursor.fetch(BATCH as _).map_err(internal)?.len();
@@ -127,7 +140,7 @@ fn run<R>(
 ) -> Result<R, Error> {
     let arguments = parameters.iter().map(Parameter::argument).collect::<Result<Vec<_>, _>>()?;
     Spi::connect_mut(|client| {
-        let plan = planned(client, statement, parameters)?;
+        let plan = planned(client, statement, parameters, false)?;
         read(client.update(plan, None, &arguments)?)
     })
     .map_err(internal)
@@ -137,9 +150,11 @@ fn planned(
     client: &mut SpiClient<'_>,
     statement: &'static str,
     parameters: &[Parameter<'_>],
+    only_reads: bool,
 ) -> Result<&'static OwnedPreparedStatement, pgrx::spi::Error> {
     let known = PLANS.with_borrow(|plans| {
-        plans.iter().find(|(known, _)| *known == statement).map(|(_, plan)| *plan)
+        let is_known = |plan: &&Plan| plan.statement == statement && plan.only_reads == only_reads;
+        plans.iter().find(is_known).map(|plan| plan.prepared)
     });
     if let Some(plan) = known {
         return Ok(plan);
@@ -147,9 +162,14 @@ fn planned(
     let types: Vec<PgOid> = parameters.iter().map(|one| PgOid::BuiltIn(one.type_oid())).collect();
     // Leaked: a plan lives as long as its session, and freeing it when the process exits would call
     // into a Postgres that is gone.
-    let plan: &'static _ = Box::leak(Box::new(client.prepare_mut(statement, &types)?.keep()));
-    PLANS.with_borrow_mut(|plans| plans.push((statement, plan)));
-    Ok(plan)
+    let prepared = if only_reads {
+        client.prepare(statement, &types)?.keep()
+    } else {
+        client.prepare_mut(statement, &types)?.keep()
+    };
+    let prepared: &'static _ = Box::leak(Box::new(prepared));
+    PLANS.with_borrow_mut(|plans| plans.push(Plan { statement, only_reads, prepared }));
+    Ok(prepared)
 }
 
 fn internal(error: pgrx::spi::Error) -> Error {
