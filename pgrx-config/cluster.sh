@@ -38,6 +38,7 @@ fresh() {
 		port = $port
 		cluster_name = 'fieldcrypt demo'
 		shared_buffers = 32MB
+		shared_preload_libraries = 'pg_fieldcrypt'
 	CONF
     start
 }

@@ -22,6 +22,7 @@ main() {
     rights
     rotate
     audit_log
+    health
     wrong_master_key
     goodbye
 }
@@ -115,8 +116,26 @@ SQL
 
 audit_log() {
     heading "Who did what"
+    note "What was refused is recorded too, although its transaction was rolled back."
+    wait_for "SELECT count(*) FROM fieldcrypt.audit_log WHERE event = 'decrypt_failed'" 1
     sql <<'SQL'
-SELECT at::time(0), event, actor, key_id, table_name, row_key, changed_columns FROM fieldcrypt.audit_log ORDER BY id;
+SELECT at::time(0), event, actor, key_id, row_key, error_code FROM fieldcrypt.audit_log ORDER BY id;
+SQL
+    note "Every row is sealed in a Merkle tree, and every few seconds a checkpoint of it is signed."
+    wait_for "SELECT count(*) FROM fieldcrypt.audit_log WHERE leaf IS NULL" 0
+    note "Somebody with all rights on the tables hides that failure:"
+    sql <<'SQL'
+ALTER TABLE fieldcrypt.audit_log DISABLE TRIGGER refuse_change;
+UPDATE fieldcrypt.audit_log SET actor = 'nobody' WHERE event = 'decrypt_failed';
+ALTER TABLE fieldcrypt.audit_log ENABLE TRIGGER refuse_change;
+SELECT status, finding, leaf, log_id FROM fieldcrypt.verify_audit_log() WHERE status <> 'ok';
+SQL
+}
+
+health() {
+    heading "Is everything well?"
+    sql <<'SQL'
+SELECT "check", status, detail FROM fieldcrypt.health() WHERE status <> 'ok';
 SQL
 }
 
@@ -170,6 +189,13 @@ fails() {
 }
 
 value() { $cluster psql --no-psqlrc --no-align --tuples-only --set ON_ERROR_STOP=1 --command "$1"; }
+wait_for() {
+    for _ in {1..100}; do
+        if [[ $(value "$1") == "$2" ]]; then return; fi
+        sleep 0.1
+    done
+    die "this did not become $2: $1"
+}
 quietly() { value "$1" >/dev/null; }
 
 main

@@ -40,7 +40,7 @@ ok(eventually($standby, $failed, 2), 'is recorded in its own log');
 ok(eventually($standby, q{SELECT count(*) FROM fieldcrypt.audit_origins}, 2), 'which has a new origin');
 ok(eventually($standby, q{SELECT is_final FROM fieldcrypt.audit_checkpoints ORDER BY id DESC LIMIT 1}, 't'), 'is sealed');
 like(value($standby, q{SELECT string_agg(finding, ' ') FROM fieldcrypt.verify_audit_log()}), qr/fork/, 'and verification tells of the fork');
-gives($standby, q{SELECT fieldcrypt.acknowledge_audit_fork('promoted in the exercise of today')}, '', 'until it is acknowledged');
+gives($standby, q{SELECT fieldcrypt.acknowledge_audit_fork('promoted in the exercise of today')}, '1', 'until it is acknowledged');
 ok(eventually($standby, q{SELECT is_final FROM fieldcrypt.audit_checkpoints ORDER BY id DESC LIMIT 1}, 't'), 'which is sealed, too');
 is(value($standby, q{SELECT count(*) FROM fieldcrypt.verify_audit_log() WHERE finding LIKE '%fork%' AND status <> 'ok'}), 0, 'then it does not');
 
