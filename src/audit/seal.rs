@@ -59,7 +59,7 @@ pub fn seal_step(limit: usize) -> Result<Sealed, Error> {
         // Rows that commit late have low ids. To look for them among rows that were sealed lately is
         // dear as long as an old transaction keeps dead index entries, so it is done less often.
         let all = now >= tree.look_back_at;
-        let after = if all { 0 } else { tree.highest_id };
+        let after = if all { tree.looked_until } else { tree.highest_id };
         let mut rows: Vec<(i64, i64)> = Vec::new();
         let mut hashes = Vec::new();
         let mut encoded = Vec::new();
@@ -79,9 +79,13 @@ pub fn seal_step(limit: usize) -> Result<Sealed, Error> {
             )
         })?;
         let has_more = rows.len() == limit;
-        if all && !has_more {
-            let took = session::now() - now;
-            tree.look_back_at = now + (20 * took).max(LOOK_BACK_PAUSE);
+        if all {
+            let end = rows.last().filter(|_| has_more).map_or(0, |(id, _)| *id);
+            tree.looked_until = end;
+            if !has_more {
+                let took = session::now() - now;
+                tree.look_back_at = now + (20 * took).max(LOOK_BACK_PAUSE);
+            }
         }
         let first = tree.frontier.size();
         for ((id, _), hash) in rows.iter().zip(&hashes) {
@@ -110,7 +114,7 @@ fn number(rows: &[(i64, i64)], first: u64) -> Result<u64, Error> {
         "UPDATE fieldcrypt.audit_log AS l
             SET leaf = $3 OPERATOR(pg_catalog.+) u.place OPERATOR(pg_catalog.-) 1
            FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) WITH ORDINALITY AS u (id, at, place)
-          WHERE l.id OPERATOR(pg_catalog.=) u.id AND l.at OPERATOR(pg_catalog.=) u.at AND l.leaf IS NULL",
+          WHERE l.id OPERATOR(pg_catalog.=) u.id AND l.at OPERATOR(pg_catalog.=) u.at",
         &[
             Parameter::Made(BuiltinOid::INT8ARRAYOID, Some(ids)),
             Parameter::Made(BuiltinOid::TIMESTAMPTZARRAYOID, Some(times)),
@@ -125,6 +129,8 @@ fn with_index_scans<R>(work: impl FnOnce() -> R) -> R {
         (c"enable_seqscan", c"off"),
         (c"enable_hashjoin", c"off"),
         (c"enable_mergejoin", c"off"),
+        (c"enable_material", c"off"),
+        (c"enable_bitmapscan", c"off"),
         (c"jit", c"off"),
     ]);
     let result = work();
@@ -374,7 +380,9 @@ struct Tree {
     signer: Option<(i64, String)>,
     since: i64,
     highest_id: i64,
+    /// When rows with low ids are looked for again, and up to which id that was done by now.
     look_back_at: i64,
+    looked_until: i64,
 }
 
 thread_local! {
@@ -443,6 +451,7 @@ impl Tree {
             since,
             highest_id,
             look_back_at: 0,
+            looked_until: 0,
         })
     }
 

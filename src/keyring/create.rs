@@ -3,7 +3,7 @@
 //! Both wait until no other transaction has a key of the tenant in flight, and read again then: two
 //! sessions that race for a first key get the same one.
 
-use fieldcrypt_envelope::{DataKey, Fingerprint, KeyId};
+use fieldcrypt_envelope::{DataKey, Fingerprint, KeyId, KeyState};
 use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
 
 use super::states::{self, Change};
@@ -64,8 +64,12 @@ pub fn first_audit_key() -> Result<FirstAuditKey, Error> {
         if let Some(row) = catalog::active_key(Purpose::Audit, AUDIT_TENANT)? {
             return Ok(FirstAuditKey::Made(row));
         }
-        if catalog::newest_version(Purpose::Audit, AUDIT_TENANT)?.is_some() {
-            return Ok(FirstAuditKey::NotNow);
+        // In the middle of a rotation the last one goes on.
+        let versions = catalog::keys_of_tenant(Purpose::Audit, AUDIT_TENANT)?;
+        if !versions.is_empty() {
+            let usable = versions.into_iter().filter(|row| row.state == KeyState::Deactivated);
+            let last = usable.max_by_key(|row| row.version);
+            return Ok(last.map_or(FirstAuditKey::NotNow, FirstAuditKey::Made));
         }
         let key_id = insert(Purpose::Audit, AUDIT_TENANT, 1, None, Event::KeyCreated)?;
         written(key_id).map(FirstAuditKey::Made)

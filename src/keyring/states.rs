@@ -186,7 +186,7 @@ pub fn erase(key_id: KeyId, reason: Option<&[u8]>) -> Result<(), Error> {
 /// encryption: a tenant that has had keys gets another only by rotation with force.
 pub fn shred(tenant: &[u8], reason: &[u8]) -> Result<u64, Error> {
     catalog::alone_with_tenant(Purpose::Field, tenant, || {
-        let keys = catalog::keys_of_tenant(tenant)?;
+        let keys = catalog::keys_of_tenant(Purpose::Field, tenant)?;
         let alive: Vec<&KeyRow> =
             keys.iter().filter(|row| row.state != KeyState::Destroyed).collect();
         if alive.is_empty() {

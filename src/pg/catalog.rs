@@ -134,11 +134,11 @@ pub fn newest_version(purpose: Purpose, tenant: &[u8]) -> Result<Option<i32>, Er
     Ok(newest)
 }
 
-/// All keys for the tenant's fields, in any state.
-pub fn keys_of_tenant(tenant: &[u8]) -> Result<Vec<KeyRow>, Error> {
+/// All of the tenant's keys, in any state.
+pub fn keys_of_tenant(purpose: Purpose, tenant: &[u8]) -> Result<Vec<KeyRow>, Error> {
     let relations = Relations::resolve()?;
     let mut rows = Vec::new();
-    let mut scan_keys = tenant_keys(Purpose::Field, tenant)?;
+    let mut scan_keys = tenant_keys(purpose, tenant)?;
     scan(relations.keys, relations.keys_by_version, &mut scan_keys, |row| {
         rows.push(key_row(row)?);
         Ok(true)

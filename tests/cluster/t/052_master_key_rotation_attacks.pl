@@ -33,7 +33,7 @@ sub rotate { return run_sql($node, 'CALL fieldcrypt.rotate_master_key(' . ($_[0]
 sub wrapped_by
 {
 	my %numbers = map { (fingerprint($_) => $_) } 1 .. 9;
-	my @rows = split /\n/, value($node, q{SELECT encode(master_key_fingerprint, 'hex'), count(*) FROM fieldcrypt.encryption_keys WHERE wrapped_key IS NOT NULL AND purpose = 'field' GROUP BY 1});
+	my @rows = split /\n/, value($node, q{SELECT encode(master_key_fingerprint, 'hex'), count(*) FROM fieldcrypt.encryption_keys WHERE wrapped_key IS NOT NULL GROUP BY 1});
 	return join ' ', sort map { my ($name, $count) = split /\|/; ($numbers{$name} // 'unknown') . ":$count" } @rows;
 }
 
@@ -77,7 +77,7 @@ SQL
 	$node->poll_query_until('postgres', q{SELECT count(*) = 4 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted}) or die;
 	load_keys(2, 1);
 	unlike(rotate()->{err}, qr/ERROR|WARNING/, 'pinned sessions: the rotation goes through');
-	is(wrapped_by(), '2:20', 'pinned sessions: all keys are under the new one');
+	is(wrapped_by(), '2:21', 'pinned sessions: all keys are under the new one');
 	load_keys(2);
 	$gate->value('SELECT pg_advisory_unlock(1)');
 	foreach my $name (sort keys %statements)
@@ -86,7 +86,7 @@ SQL
 		is("@{ $result->{sqlstates} } " . $result->{out}, ' ' . ($expected{$name} // 'true') . "\n1", "a pinned session $name") or diag $result->{err};
 		$sessions{$name}->close;
 	}
-	is(wrapped_by(), '2:22', 'pinned sessions: their keys are under the new one');
+	is(wrapped_by(), '2:23', 'pinned sessions: their keys are under the new one');
 	$_->close foreach $gate, $stuck;
 }
 
@@ -113,7 +113,7 @@ SQL
 	$gate->close;
 	load_keys(3);
 	gives($node, q{SELECT count(*) FROM fieldcrypt.encryption_keys WHERE tenant = 'left behind'}, '0', 'pinned without a source: no key is left behind');
-	is(wrapped_by(), '3:22', 'pinned without a source: all keys are under the new one');
+	is(wrapped_by(), '3:23', 'pinned without a source: all keys are under the new one');
 }
 
 # Transactions that have made a key under the old one and do not end.
@@ -139,7 +139,7 @@ SQL
 	$result = $runner->run('SELECT 1');
 	is("@{ $result->{sqlstates} }", '', 'a prepared transaction: once it has ended, the rotation goes on') or diag $result->{err};
 	$runner->close;
-	is(wrapped_by(), '4:26', 'a prepared transaction: its key is under the new one too');
+	is(wrapped_by(), '4:27', 'a prepared transaction: its key is under the new one too');
 	load_keys(4);
 	gives($node, $readable, 't', 'a prepared transaction: all is readable with the new one alone');
 
@@ -155,7 +155,7 @@ SQL
 	$idle->close;
 	value($node, q{BEGIN; SELECT fieldcrypt.create_key('rolled back'); PREPARE TRANSACTION 'another'; ROLLBACK PREPARED 'another'});
 	unlike(rotate()->{err}, qr/ERROR|WARNING/, 'rolled back: it goes through');
-	is(wrapped_by(), '5:27', 'rolled back: no key is left');
+	is(wrapped_by(), '5:28', 'rolled back: no key is left');
 	load_keys(5);
 	gives($node, $readable, 't', 'all is readable');
 }
@@ -169,7 +169,7 @@ SQL
 	my $result = rotate(q{wait_for_locks => '0.5 seconds'});
 	is("@{ $result->{sqlstates} }", '', 'a locked key: the run ends');
 	like($result->{err}, qr/WARNING:  KF020: 1 keys are locked by other transactions.*process $pid/, 'a locked key: with a warning');
-	is(wrapped_by(), '5:1 6:26', 'a locked key: all others are done');
+	is(wrapped_by(), '5:1 6:27', 'a locked key: all others are done');
 	gives($node, q{SELECT count(*) FROM fieldcrypt.master_key_status() WHERE advice LIKE 'keys are wrapped by it: keep it%' AND encryption_keys = 1}, '1', 'a locked key: the status says that the old one is needed');
 	gives($node, q{SELECT count(*) FROM fieldcrypt.master_keys WHERE retired_at IS NULL}, '2', 'a locked key: the old one is not retired');
 	gives($node, q{SELECT fieldcrypt.create_key('while locked') > 0}, 't', 'a locked key: new keys are made');
@@ -180,7 +180,7 @@ SQL
 	$holder->value('COMMIT');
 	$result = $runner->run('SELECT 1');
 	unlike($result->{err}, qr/WARNING|ERROR/, 'a locked key: the next run waits for it');
-	is(wrapped_by(), '6:28', 'a locked key: and does it');
+	is(wrapped_by(), '6:29', 'a locked key: and does it');
 	$_->close foreach $runner, $holder;
 }
 
@@ -195,13 +195,13 @@ SQL
 	is("@{ $result->{sqlstates} }", '', 'damaged keys: the run ends');
 	like($result->{err}, qr/WARNING:  KF020: 3 keys did not open and were not wrapped again: .*HINT:  Keep the old master key/s, 'damaged keys: with a warning');
 	like($result->{err}, qr/WARNING:[^\n]*\b$_\b/, "damaged keys: which names $_") foreach @ids;
-	is(wrapped_by(), '6:3 7:25', 'damaged keys: the others are done');
+	is(wrapped_by(), '6:3 7:26', 'damaged keys: the others are done');
 	gives($node, q{SELECT string_agg(tenant, ',' ORDER BY tenant) FROM fieldcrypt.audit_log WHERE event = 'key_refused' AND reason LIKE 'not wrapped again: the wrapped encryption key % is not authentic'},
 		'tenant 10,tenant 8,tenant 9', 'damaged keys: they are recorded');
 	like(rotate()->{err}, qr/WARNING:  KF020: 3 keys did not open/, 'damaged keys: a second run says so again');
 	past_the_guard($node, 'UPDATE fieldcrypt.encryption_keys AS k SET wrapped_key = w.wrapped_key FROM whole AS w WHERE w.key_id = k.key_id AND k.tenant IN (\'tenant 8\', \'tenant 9\', \'tenant 10\')');
 	like(rotate()->{err}, qr/: 3 wrapped again; /, 'damaged keys: restored, they follow');
-	is(wrapped_by(), '7:28', 'damaged keys: all are under the new one');
+	is(wrapped_by(), '7:29', 'damaged keys: all are under the new one');
 	load_keys(7);
 	gives($node, $readable, 't', 'damaged keys: all is readable with the new one alone');
 }
@@ -252,7 +252,7 @@ load_keys(8, 7);
 {
 	my $result = run_sql($node, 'CALL fieldcrypt.rotate_master_key()', user => 'manager');
 	is("@{ $result->{sqlstates} }", '', 'a manager rotates it') or diag $result->{err};
-	is(wrapped_by(), '8:28', 'a manager rotates it: all keys');
+	is(wrapped_by(), '8:29', 'a manager rotates it: all keys');
 	gives($node, q{SELECT DISTINCT actor FROM fieldcrypt.audit_log WHERE event LIKE 'master_key%' AND id > (SELECT max(id) - 2 FROM fieldcrypt.audit_log)}, 'manager', 'a manager rotates it: recorded');
 }
 value($node, <<'SQL');
@@ -269,7 +269,7 @@ SQL
 load_keys(7, 8);
 is("@{ run_sql($node, q{SET search_path = evil, public, pg_catalog; SET default_transaction_isolation = serializable; CALL fieldcrypt.rotate_master_key()})->{sqlstates} }",
 	'', 'whatever lies in the search_path, whatever the isolation level');
-is(wrapped_by(), '7:28', 'a hostile search_path: all keys');
+is(wrapped_by(), '7:29', 'a hostile search_path: all keys');
 
 # A standby.
 {

@@ -71,7 +71,7 @@ $node->stop;
 # Without any server.
 my $checked = tool('', 'check', $export, '--master-key', $key);
 is($checked->{code}, 0, 'the export is good');
-like($checked->{out}, qr/^GOOD: 7 keys, 7 open, 0 destroyed, 0 do not open$/m, 'key by key');
+like($checked->{out}, qr/^GOOD: 8 keys, 8 open, 0 destroyed, 0 do not open$/m, 'key by key');
 unlike($checked->{out}, qr/$old/, 'without showing the master key');
 is(tool('', 'check', $export, '--master-key', write_key_file("$folder/wrong.key", $new))->{code}, 2, 'a wrong master key');
 

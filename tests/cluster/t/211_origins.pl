@@ -56,7 +56,7 @@ foreach my $table (qw(audit_origins audit_signers audit_checkpoints))
 dump_database($node, 'app', "$folder/app", '-Fc');
 value($node, 'CREATE DATABASE restored');
 is(restore_database($node, 'restored', "$folder/app", '-e', '-j', 2)->{err}, '', 'restored');
-gives($node, 'SELECT max(size) FROM fieldcrypt.audit_checkpoints', $size, 'restored: checkpoints came along', db => 'restored');
+gives($node, "SELECT max(size) >= $size FROM fieldcrypt.audit_checkpoints", 't', 'restored: checkpoints came along', db => 'restored');
 gives($node, $origins, '1|the first|||', 'restored: nothing is begun while a dump may be coming in', db => 'restored');
 value($node, q{SELECT fieldcrypt.create_key('made after the restore')}, db => 'restored');
 sealed($node, 'restored', 'restored');
