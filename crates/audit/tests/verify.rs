@@ -34,6 +34,7 @@ fn what_is_known_outside_anchors_it() {
     for (index, text) in [
         (0, notes[0].note.clone()),
         (7, notes[7].note.trim_end().to_owned()),
+        (8, format!("{}\n\n", notes[8].note)),
         (3, format!("{}\n{}", sealer.stored.signers[0].public_key, notes[3].note)),
         (9, format!("\n{}\n\n{}", sealer.stored.signers[2].public_key, notes[9].note)),
     ] {

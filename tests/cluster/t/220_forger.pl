@@ -14,7 +14,7 @@ my $folder = PostgreSQL::Test::Utils::tempdir();
 my $node = new_cluster('forger', conf => <<'CONF');
 shared_preload_libraries = 'pg_fieldcrypt'
 fieldcrypt.audit_seal_interval = '100ms'
-fieldcrypt.audit_key_epoch = 1
+fieldcrypt.audit_key_epoch = 4
 fieldcrypt.audit_worker_linger = '300ms'
 CONF
 
@@ -71,13 +71,13 @@ CALL fieldcrypt.rotate_keys('clinic $round', 'round $round');
 SQL
 	run_sql($node, q{SELECT fieldcrypt.decrypt_field(ssn, 'elsewhere') FROM patients LIMIT 1});
 	sealed();
-	$node->restart if $round == 3;
+	$node->restart if $round == 3 || $round == 5;
 	Time::HiRes::usleep(300_000);
 }
 sealed();
 is(findings(), '', 'nothing is wrong with a log that nobody touched');
 my $summary = value($node, q{SELECT status, leaf, detail FROM fieldcrypt.verify_audit_log() LIMIT 1});
-like($summary, qr/^ok\|\d+\|\d+ sealed rows from leaf 0 on, 0 not sealed, \d+ authentic; \d+ checkpoints, the last over \d+ rows, root [0-9a-f]{64}; known from outside: the first 0 rows$/, 'the summary comes first');
+like($summary, qr/^ok\|\d+\|\d+ sealed rows from leaf 0 on, \d+ not sealed, \d+ authentic; \d+ checkpoints, the last over \d+ rows, root [0-9a-f]{64}; known from outside: the first 0 rows$/, 'the summary comes first');
 ok(value($node, 'SELECT count(*) FROM fieldcrypt.audit_signers') >= 3, 'several keys have signed');
 my $outside = value($node, 'SELECT note FROM fieldcrypt.audit_checkpoints ORDER BY size DESC, id DESC LIMIT 1') . "\n";
 my $middle = value($node, 'SELECT note FROM fieldcrypt.audit_checkpoints ORDER BY size OFFSET 5 LIMIT 1') . "\n";
@@ -90,12 +90,13 @@ foreach my $anchor ($outside, $middle, $first_key, "$first_key\n")
 
 # Periods.
 {
-	my $rows = value($node, 'SELECT count(*) FROM fieldcrypt.audit_log');
-	my $at = value($node, 'SELECT at FROM fieldcrypt.audit_checkpoints ORDER BY size OFFSET 4 LIMIT 1');
+	my $rows = value($node, 'SELECT count(*) FROM fieldcrypt.audit_log WHERE leaf IS NOT NULL');
+	my ($at, $size) = split /\|/, value($node, 'SELECT at, size FROM fieldcrypt.audit_checkpoints ORDER BY size, id OFFSET 4 LIMIT 1');
 	my ($after) = value($node, "SELECT detail FROM fieldcrypt.verify_audit_log(from_time => '$at') LIMIT 1") =~ /^(\d+) sealed/;
 	my ($before) = value($node, "SELECT detail FROM fieldcrypt.verify_audit_log(to_time => '$at') LIMIT 1") =~ /^(\d+) sealed/;
-	is($before + $after, $rows, 'to a checkpoint and from it on: all rows');
-	ok($before > 0 && $after > 0, 'some in each');
+	is($before, $size, 'up to a checkpoint: the rows that it covers');
+	# Each session that loads the master key adds a row meanwhile.
+	cmp_ok($before + $after, '>=', $rows, 'and from it on: the others');
 	gives($node, "SELECT DISTINCT status FROM fieldcrypt.verify_audit_log(from_time => '$at')", 'ok', 'from it on: nothing is wrong');
 	gives($node, "SELECT DISTINCT status FROM fieldcrypt.verify_audit_log(to_time => '$at')", 'ok', 'up to it: nothing is wrong');
 	gives($node, "SELECT count(*) FROM fieldcrypt.verify_audit_log(to_time => '2001-01-01') WHERE status <> 'ok'", '0', 'a period before all of it: nothing');
@@ -128,7 +129,7 @@ my $checkpoint = write_file('outside.note', $outside);
 	$checked = tool('verify-log', $export, @master, '--checkpoint', $checkpoint, '--key', $first_key);
 	is($checked->{code}, 0, 'with keys and an outside checkpoint, too') or diag "$checked->{out}$checked->{err}";
 	like($checked->{out}, qr/\nGOOD\n$/, 'and says so');
-	my $rows = value($node, 'SELECT count(*) FROM fieldcrypt.audit_log WHERE mac IS NOT NULL');
+	my $rows = () = slurp_file($export) =~ /"mac":/g;
 	like($checked->{out}, qr/, $rows authentic;/, 'every row that has a MAC is authentic');
 	is(tool('verify-log', $export, '--key', 'x')->{code}, 2, 'a key that is none');
 	is(tool('verify-log', "$folder/none")->{code}, 2, 'no file');
@@ -192,7 +193,7 @@ sub forge
 
 my $seed = 220;
 srand $seed;
-my @ids = split /\n/, value($node, 'SELECT id FROM fieldcrypt.audit_log ORDER BY leaf');
+my @ids = split /\n/, value($node, 'SELECT id FROM fieldcrypt.audit_log WHERE leaf < (SELECT max(size) FROM fieldcrypt.audit_checkpoints) ORDER BY leaf');
 my @sizes = split /\n/, value($node, 'SELECT id FROM fieldcrypt.audit_checkpoints ORDER BY id');
 sub any { return $_[ int rand @_ ] }
 
@@ -243,8 +244,8 @@ foreach (1 .. 20)
 	push @statements, "DO \$x\$ DECLARE a bigint := (SELECT leaf FROM fieldcrypt.audit_log WHERE id = $one); b bigint := (SELECT leaf FROM fieldcrypt.audit_log WHERE id = $two); BEGIN UPDATE fieldcrypt.audit_log SET leaf = NULL WHERE id = $one; UPDATE fieldcrypt.audit_log SET leaf = a WHERE id = $two; UPDATE fieldcrypt.audit_log SET leaf = b WHERE id = $one; END \$x\$"
 	  if $one != $two;
 	# A row put in: a copy with another id in place of one that is taken out, and one beside the others.
-	push @statements, "WITH gone AS (DELETE FROM fieldcrypt.audit_log WHERE id = $one RETURNING *) INSERT INTO fieldcrypt.audit_log (id, event, actor, leaf) SELECT -1, event, 'nobody', leaf FROM gone";
-	push @statements, "INSERT INTO fieldcrypt.audit_log (id, at, event, mac, mac_key_id) SELECT -2, at, event, mac, mac_key_id FROM fieldcrypt.audit_log WHERE id = $one AND mac IS NOT NULL";
+	push @statements, "WITH gone AS (DELETE FROM fieldcrypt.audit_log WHERE id = $one RETURNING *) INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, backend_pid, leaf) SELECT -1, at, event, 'nobody', role, backend_pid, leaf FROM gone";
+	push @statements, "INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, backend_pid, mac, mac_key_id) SELECT -2, at, event, actor, role, backend_pid, mac, mac_key_id FROM fieldcrypt.audit_log WHERE id = $one AND mac IS NOT NULL";
 }
 push @statements,
   'DELETE FROM fieldcrypt.audit_log WHERE leaf >= (SELECT max(leaf) - 5 FROM fieldcrypt.audit_log)',
@@ -269,8 +270,9 @@ foreach my $column (sort keys %checkpoint_edits)
 {
 	push @statements, map { "UPDATE fieldcrypt.audit_checkpoints SET $column = $_ WHERE id = " . any(@sizes) . " AND $column IS DISTINCT FROM $_" } (@{ $checkpoint_edits{$column} }) x 3;
 }
-push @statements, 'DELETE FROM fieldcrypt.audit_checkpoints WHERE id = ' . $_ foreach @sizes;
-push @statements, 'DELETE FROM fieldcrypt.audit_checkpoints',
+# All but the last one, which may state no more than the one before it, that all was sealed.
+push @statements, "DELETE FROM fieldcrypt.audit_checkpoints WHERE id = $_ AND id <> (SELECT max(id) FROM fieldcrypt.audit_checkpoints)" foreach @sizes;
+push @statements, 'DELETE FROM fieldcrypt.audit_checkpoints', 'DELETE FROM fieldcrypt.audit_checkpoints WHERE size = (SELECT max(size) FROM fieldcrypt.audit_checkpoints)',
   'UPDATE fieldcrypt.audit_checkpoints AS c SET note = o.note FROM fieldcrypt.audit_checkpoints AS o WHERE c.id = ' . $sizes[3] . ' AND o.id = ' . $sizes[4];
 my %signer_edits = (
 	origin_id => ['origin_id + 1'],
@@ -288,7 +290,7 @@ foreach my $id (split /\n/, value($node, 'SELECT id FROM fieldcrypt.audit_signer
 }
 push @statements, map { "UPDATE fieldcrypt.audit_origins SET $_" } 'id = id + 1', q{log_id = '\x00112233445566778899aabbccddeeff'}, q{at = at - interval '1 hour'}, 'system_identifier = 1', 'database_oid = 1', 'timeline = 7',
   q{old_log_id = log_id}, 'old_size = 1', q{old_root = sha256(old_root)}, q{cause = 'another cluster'}, q{acknowledged_at = now(), acknowledged_by = 'me', acknowledged_reason = 'why not'};
-push @statements, 'DELETE FROM fieldcrypt.audit_origins', q{INSERT INTO fieldcrypt.audit_origins SELECT id + 1, sha256('x')::bytea, at, system_identifier, database_oid, timeline, log_id, 40, old_root, 'another timeline', at, 'me', 'why not' FROM fieldcrypt.audit_origins};
+push @statements, 'DELETE FROM fieldcrypt.audit_origins', q{INSERT INTO fieldcrypt.audit_origins SELECT id + 1, substring(sha256('x') FOR 16), at, system_identifier, database_oid, timeline, log_id, 40, old_root, 'another timeline', at, 'me', 'why not' FROM fieldcrypt.audit_origins};
 
 my ($done, $nothing) = (0, 0);
 my @outcomes = forge(\@statements);
@@ -306,7 +308,7 @@ foreach my $index (0 .. $#statements)
 	like($outcome, qr/^\d+ \w/, "found: $statement") or note $outcome;
 }
 cmp_ok($done, '>', 300, "$done manipulations were found");
-cmp_ok($nothing, '<', @statements / 4, "$nothing could not be made");
+cmp_ok($nothing, '<', @statements / 10, "$nothing could not be made");
 is(findings(), '', 'all were undone');
 
 # Damage is told where it is.
@@ -324,8 +326,8 @@ is(findings(), '', 'all were undone');
 
 # The documented limit: rows that are not sealed.
 {
-	my $found = run_sql($node, "BEGIN; $disable INSERT INTO fieldcrypt.audit_log (event) VALUES ('x'); DELETE FROM fieldcrypt.audit_log WHERE leaf IS NULL; SELECT count(*) FROM fieldcrypt.verify_audit_log() WHERE status <> 'ok'; ROLLBACK");
-	is($found->{out}, '0', 'rows that are not sealed can be deleted unnoticed');
+	my $found = run_sql($node, "BEGIN; $disable INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, backend_pid) VALUES (-3, now(), 'x', 'x', 'x', 1); DELETE FROM fieldcrypt.audit_log WHERE leaf IS NULL; SELECT count(*) FROM fieldcrypt.verify_audit_log() WHERE status <> 'ok'; ROLLBACK");
+	is($found->{out}, '0', 'rows that are not sealed can be deleted unnoticed') or diag $found->{err};
 }
 
 # A forger who has the changed log signed again, as an administrator can: nothing hides it.

@@ -72,9 +72,9 @@ impl Anchor {
     }
 }
 
-/// A note that lost its last newline on the way through a terminal or a variable.
+/// A note that lost its last newline, or gained one, on the way through a terminal or a variable.
 fn whole(note: &str) -> String {
-    if note.ends_with('\n') { note.into() } else { format!("{note}\n") }
+    format!("{}\n", note.trim_end())
 }
 
 impl AnchorState {

@@ -212,6 +212,7 @@ impl Verifier {
                 self.next = size;
                 self.tree = edge(checkpoint, stated);
                 self.good_until = size;
+                self.good_root = None;
                 self.is_span_explained = self.tree.is_none();
             }
             return;
@@ -222,6 +223,7 @@ impl Verifier {
         };
         if known == Some(stated.root) {
             self.good_until = size;
+            self.good_root = known;
             self.is_span_explained = false;
             return;
         }
@@ -244,6 +246,7 @@ impl Verifier {
         {
             self.tree = Some(edge);
             self.good_until = size;
+            self.good_root = None;
             self.is_span_explained = false;
         }
     }
@@ -294,8 +297,7 @@ impl Verifier {
             });
         }
         if good == size && self.gap.is_none() {
-            self.summary.root =
-                self.tree.as_ref().filter(|tree| tree.size() == size).map(Frontier::root);
+            self.summary.root = self.good_root;
         }
     }
 }

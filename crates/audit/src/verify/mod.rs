@@ -171,6 +171,8 @@ pub struct Verifier {
     last: Option<LastCheckpoint>,
     /// The size of the last checkpoint whose root is that of the rows.
     good_until: u64,
+    /// Its root.
+    good_root: Option<Hash>,
     /// Whether rows behind that checkpoint were found missing or repeated.
     is_span_explained: bool,
     /// When the oldest row that no checkpoint covers yet was written.
@@ -237,6 +239,7 @@ impl Verifier {
             gap: None,
             last: None,
             good_until: 0,
+            good_root: None,
             is_span_explained: false,
             oldest_uncovered: None,
             unlisted: Unlisted::default(),
