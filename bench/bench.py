@@ -16,6 +16,7 @@ import picture
 import rotation
 import tenants
 import transactions
+import usage
 from session import Session, clock
 
 
@@ -36,6 +37,8 @@ def main():
     results["transactions"] = transactions.measure(quick)
     say("rotation")
     results["rotation"] = rotation.measure(quick)
+    say("key use")
+    results["usage"] = usage.measure(quick)
 
     results["targets"] = [
         {"what": what, "figure": figure, "limit": limit, "at": at[0] if at else "most"}
@@ -51,7 +54,7 @@ def main():
 
 
 PARTS = {fields: "fields", tenants: "tenants", memory: "memory", transactions: "transactions",
-         rotation: "rotation"}
+         rotation: "rotation", usage: "usage"}
 
 
 def say(what):

@@ -13,9 +13,10 @@ clock = {"wall": 0.0, "cpu": 0.0}
 
 
 class Session:
-    def __init__(self, *settings, database="postgres"):
+    def __init__(self, *settings, database="postgres", port=None):
+        server = ["--port", str(port)] if port else []
         self.psql = subprocess.Popen(
-            ["psql", "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", database],
+            ["psql", "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", *server, database],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1)
         self.process = pathlib.Path("/proc") / self.run("SELECT pg_backend_pid()")
         # What a row costs is asked of one process that interprets its plan.
