@@ -8,6 +8,7 @@ packages=(
     "postgresql-$pg" "postgresql-server-dev-$pg"            # the server, its headers, its test programs
     "postgresql-$pg-cron"                                   # scheduled rotation
     perl libipc-run-perl gdb locales                        # tests on real clusters
+    chromium                                                # the compliance report is looked at in a browser
     ca-certificates openssl
 )
 

@@ -93,13 +93,12 @@ fn summary(page: &mut Html, report: &Report) {
                     coverage.destroyed,
                     coverage.unknown,
                 ];
-                let old =
-                    others.iter().flatten().fold(0i64, |sum, part| sum.saturating_add(part.0));
+                let old: Count = others.iter().flatten().sum();
                 (
-                    Percent(active, Count(old.saturating_add(active.0))).to_string(),
+                    Percent(active, [old, active].iter().sum()).to_string(),
                     format!(
                         "{} not on active keys{}{}",
-                        of(Count(old), "value", "values"),
+                        of(old, "value", "values"),
                         if coverage.is_exact { "" } else { ", estimated" },
                         if left_out > 0 {
                             format!("; {} not counted", of(Count(left_out), "column", "columns"))
@@ -179,7 +178,7 @@ fn summary(page: &mut Html, report: &Report) {
             } else {
                 "fine"
             },
-            &Count(keys.compromised.0.saturating_add(keys.suspended.0)),
+            &[keys.compromised, keys.suspended].iter().sum::<Count>(),
             &format_args!("{} compromised, {} suspended", keys.compromised, keys.suspended),
             "#keys",
         );
@@ -279,7 +278,7 @@ fn requirements(page: &mut Html, report: &Report, number: usize) {
             page,
             "Requirements",
             &[
-                page::Column::Text("Requirement"),
+                page::Column::Time("Requirement"),
                 page::Column::Text("About"),
                 page::Column::Text("Supported by section"),
                 page::Column::Text("How"),

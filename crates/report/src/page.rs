@@ -168,7 +168,10 @@ fn table(
                         page.leaf(
                             "td",
                             &[("colspan", &columns.len())],
-                            format_args!("{} more not listed here.", Count(total.0 - shown.0)),
+                            format_args!(
+                                "{} more not listed here.",
+                                Count(total.0.saturating_sub(shown.0))
+                            ),
                         );
                     });
                 });

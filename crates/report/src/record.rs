@@ -2,6 +2,8 @@
 //!
 //! What is missing is empty, so that a page of an older document can be made; what is new is left aside.
 
+use std::iter::Sum;
+
 use serde::{Deserialize, Deserializer};
 
 /// What `format` says.
@@ -19,6 +21,12 @@ impl<'de> Deserialize<'de> for Count {
         let number = serde_json::Number::deserialize(deserializer)?;
         // `as` saturates.
         Ok(Self(number.as_i64().or_else(|| number.as_f64().map(|float| float as i64)).unwrap_or(0)))
+    }
+}
+
+impl<'a> Sum<&'a Count> for Count {
+    fn sum<I: Iterator<Item = &'a Count>>(counts: I) -> Self {
+        Self(counts.fold(0, |sum, count| sum.saturating_add(count.0)))
     }
 }
 

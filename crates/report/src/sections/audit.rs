@@ -74,7 +74,7 @@ pub fn access(page: &mut Html, report: &Report) {
         ],
         &section.roles,
         |row| {
-            let more = row.other_rights_total.0 - row.other_rights.len() as i64;
+            let more = row.other_rights_total.0.saturating_sub(row.other_rights.len() as i64);
             vec![
                 name(&row.role),
                 cell(if row.can_login { "yes" } else { "no" }),
@@ -487,6 +487,7 @@ pub fn health(page: &mut Html, report: &Report) {
     let section = &report.health;
     if let Some(problem) = &section.problem {
         note(page, format_args!("The checks did not run: {problem}"));
+        return;
     }
     facts(
         page,

@@ -98,13 +98,14 @@ pub fn inventory(page: &mut Html, report: &Report) {
         "States are those of NIST SP 800-57: active keys encrypt and decrypt, deactivated ones decrypt only, suspended ones neither, compromised ones decrypt so that values can be moved away, destroyed ones are erased.",
     );
 
-    let old = section.ages.iter().filter(|age| age.from_days.0 >= 90).map(|age| age.keys.0).sum();
+    let old: Count =
+        section.ages.iter().filter(|age| age.from_days.0 >= 90).map(|age| &age.keys).sum();
     Chart {
         id: "key-ages",
         title: "Active keys by age in days",
         description: format!(
             "Ages of active encryption keys. {} older than 90 days; {} past the policy of rotation.",
-            of(Count(old), "is", "are"), of(totals.overdue, "is", "are")
+            of(old, "is", "are"), of(totals.overdue, "is", "are")
         ),
         series: &[Series { class: "s-active", name: "within policy" }, Series { class: "s-bad", name: "past policy" }],
         bars: section
@@ -319,7 +320,7 @@ pub fn reencryption(page: &mut Html, report: &Report) {
         totals.destroyed,
         totals.unknown,
     ];
-    let sum = counted.iter().flatten().fold(0i64, |sum, part| sum.saturating_add(part.0));
+    let sum: Count = counted.iter().flatten().sum();
     match totals.active {
         Some(active) => facts(
             page,
@@ -328,11 +329,11 @@ pub fn reencryption(page: &mut Html, report: &Report) {
                     "Values counted",
                     &format_args!(
                         "{} {}",
-                        Count(sum),
+                        sum,
                         if totals.is_exact { "(exact)" } else { "(partly estimated)" }
                     ),
                 ),
-                ("On active keys", &Percent(active, Count(sum))),
+                ("On active keys", &Percent(active, sum)),
                 ("On compromised keys", &Or(&totals.compromised)),
                 ("Columns not counted", &totals.columns_not_counted),
                 ("Values that could not be re-encrypted", &section.failures),
@@ -358,7 +359,7 @@ pub fn reencryption(page: &mut Html, report: &Report) {
             Some(active) => format!(
                 "{} of {} are on active keys, in {}.",
                 active,
-                of(Count(sum), "value", "values"),
+                of(sum, "value", "values"),
                 of(totals.columns, "column", "columns")
             ),
             None => "The values were not counted.".into(),
@@ -405,7 +406,7 @@ pub fn reencryption(page: &mut Html, report: &Report) {
                         cell(row.deactivated),
                         alarming(row.compromised),
                         cell(row.suspended),
-                        alarming(Count(row.destroyed.0.saturating_add(row.unknown.0))),
+                        alarming([row.destroyed, row.unknown].iter().sum()),
                     ]);
                     cells.push(match (&row.note, row.is_exact) {
                         (None, true) => cell("all rows"),
