@@ -1,5 +1,10 @@
 #!/usr/bin/env bash
-# The fuzz targets of the core, FUZZ_SECONDS in all.
+# The fuzz targets of the core and of the masking of SQL, FUZZ_SECONDS in all.
 source "$(dirname "$0")/../../pgrx-config/lib.sh"
 
-if crates/envelope/fuzz/run.sh "${FUZZ_SECONDS:-60}"; then report fuzz 1 0; else report fuzz 0 1; fi
+seconds=${FUZZ_SECONDS:-60}
+if crates/envelope/fuzz/run.sh "$((seconds * 3 / 4))" && crates/sql-text/fuzz/run.sh "$((seconds / 4 + 1))"; then
+    report fuzz 1 0
+else
+    report fuzz 0 1
+fi

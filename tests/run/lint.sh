@@ -9,9 +9,9 @@ check() {
 }
 
 check cargo fmt --all --check
-if [[ -e crates/envelope/fuzz/Cargo.toml ]]; then
-    check cargo fmt --manifest-path crates/envelope/fuzz/Cargo.toml --check
-fi
+for fuzz in crates/*/fuzz/Cargo.toml; do
+    check cargo fmt --manifest-path "$fuzz" --check
+done
 check cargo clippy --locked --workspace --all-targets --no-default-features --features "pg$pg" -- -D warnings
 
 if ! command -v cargo-deny >/dev/null; then

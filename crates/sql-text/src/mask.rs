@@ -55,11 +55,7 @@ pub(crate) fn mask_tokens(text: &[u8], numbers: bool, out: &mut Text) -> Result<
                 match after_string {
                     Some(length) => out.truncate(length),
                     None => {
-                        // Not to become the content of an identifier or string before it.
-                        if out.last().is_some_and(|byte| byte == b'\'' || continues_word(byte)) {
-                            out.push(b" ")?;
-                        }
-                        out.push(MASK)?;
+                        push_apart(MASK, out)?;
                     }
                 }
                 after_string = Some(out.len());
@@ -71,8 +67,8 @@ pub(crate) fn mask_tokens(text: &[u8], numbers: bool, out: &mut Text) -> Result<
                 }
                 out.push(if numbers { NUMBER } else { source })?;
             }
-            Kind::OpenIdentifier => out.push(IDENTIFIER)?,
-            Kind::QuotedIdentifier if !is_plausible(text, &token) => out.push(IDENTIFIER)?,
+            Kind::OpenIdentifier => push_apart(IDENTIFIER, out)?,
+            Kind::QuotedIdentifier if !is_plausible(text, &token) => push_apart(IDENTIFIER, out)?,
             _ => out.push(source)?,
         }
         if !is_blank {
@@ -80,6 +76,15 @@ pub(crate) fn mask_tokens(text: &[u8], numbers: bool, out: &mut Text) -> Result<
         }
     }
     Ok(())
+}
+
+/// Writes it so that it does not take what stands before it for a prefix, and is no part of that.
+fn push_apart(masked: &[u8], out: &mut Text) -> Result<(), OutOfMemory> {
+    let joins = |byte| matches!(byte, b'\'' | b'"' | b'&') || continues_word(byte);
+    if out.last().is_some_and(joins) {
+        out.push(b" ")?;
+    }
+    out.push(masked)
 }
 
 #[derive(Clone, Copy)]

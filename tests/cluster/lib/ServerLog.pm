@@ -51,12 +51,13 @@ sub rotate_log
 
 my $serial = 0;
 
-# What was written since rotate_log: { stderr => text, ... }. The collector is behind: a last line is waited for.
+# What was written since rotate_log: { stderr => text, ... }. The collector is behind: for a last line, which is an
+# error and so is always logged, is waited.
 sub since
 {
 	my ($node, $from) = @_;
-	my $end = 'end of test ' . ++$serial . '.';
-	$node->safe_psql('postgres', "DO \$\$ BEGIN RAISE LOG '$end'; END \$\$");
+	my $end = 'end_of_test_' . ++$serial . '_';
+	$node->psql('postgres', "SELECT $end");
 	my $files = log_files($node);
 	my %text;
 	foreach my $format (keys %$files)

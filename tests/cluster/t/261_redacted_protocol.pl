@@ -217,8 +217,7 @@ $node->stop;
 # Without preload: the setting is there and does nothing, and the function says so.
 {
 	my $other = new_cluster('not_preloaded');
-	gives($other, 'SELECT fieldcrypt._redaction_is_active()', 'f', 'without preload it is not active');
-	gives($other, 'SHOW fieldcrypt.redact_logs', 'on', 'though it is on');
+	gives($other, 'SELECT fieldcrypt._redaction_is_active(); SHOW fieldcrypt.redact_logs', "f\non", 'without preload it is on, but not active');
 	no_crash($other);
 	$other->stop;
 }
