@@ -27,8 +27,6 @@ pub struct Sealed {
     pub rows: u64,
     /// Whether there may be more.
     pub has_more: bool,
-    /// Leaves since the last checkpoint that was stored.
-    pub unsigned: u64,
     /// Whether a checkpoint is due.
     pub is_due: bool,
 }
@@ -47,8 +45,6 @@ pub struct Unsigned {
     pub frontier: Frontier,
     /// The signing key that the log knows: its row and its text.
     pub signer: Option<(i64, String)>,
-    /// When the last checkpoint was stored, in Postgres's time; when the origin began, if there is none.
-    pub since: i64,
 }
 
 /// Gives the next leaf numbers to committed rows that have none, at most `limit` of them. Nothing happens
@@ -286,7 +282,6 @@ pub fn unsigned() -> Result<Option<Unsigned>, Error> {
             range: tree.range.clone(),
             frontier: tree.frontier.clone(),
             signer: tree.signer.clone(),
-            since: tree.since,
         })
     })
 }
@@ -466,7 +461,6 @@ impl Tree {
         Sealed {
             rows: rows as u64,
             has_more,
-            unsigned,
             is_due: unsigned >= settings::SEAL_ROWS || unsigned > 0 && waited,
         }
     }
