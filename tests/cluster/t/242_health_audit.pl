@@ -13,18 +13,20 @@ shared_preload_libraries = 'pg_fieldcrypt'
 max_connections = 40
 fieldcrypt.audit_queue_size = 64kB
 fieldcrypt.audit_seal_interval = 200ms
+listen_addresses = '127.0.0.1'
 CONF
+append_to_file($node->data_dir . '/pg_hba.conf', "host all all 127.0.0.1/32 trust\n");
 
-# A test: a check comes to this status within a minute, with a detail and hint like these.
+# A test: a check comes to this status soon, with a detail and hint like these.
 sub is_health
 {
 	my ($check, $status, $like, $name, %options) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $row;
-	foreach (1 .. 120)
+	foreach (1 .. 40)
 	{
 		$row = value($node, qq{SELECT status || ': ' || detail || coalesce(' HINT ' || hint, '') FROM fieldcrypt.health() WHERE "check" = '$check'}, %options);
-		last if $row =~ /^$status: .*$like/;
+		last if $row =~ /^$status: .*$like/ || $row =~ /check failed/;
 		select undef, undef, undef, 0.5;
 	}
 	return like($row, qr/^$status: .*$like/, "$check: $name");
@@ -60,6 +62,61 @@ gives($node, q{SELECT "check" FROM fieldcrypt.health() LIMIT 1}, 'failed_decrypt
 configure($node, 'fieldcrypt.health_failed_decrypts_window' => '1s');
 sleep 2;
 is_health('failed_decrypts', 'ok', '0 values did not decrypt in the last 00:00:01', 'an hour, or another time, later');
+configure($node, 'fieldcrypt.audit_decrypt' => 'off');
+is_health('failed_decrypts', 'warning', 'not recorded: .* HINT Set fieldcrypt\.audit_decrypt', 'not recorded');
+configure($node);
+
+# Unusual use.
+is_health('unusual_hours', 'ok', 'not judged: fieldcrypt.health_hours is empty', 'no hours set');
+is_health('unusual_addresses', 'ok', 'not recorded: fieldcrypt.audit_decrypt', 'not recorded');
+sub use_by
+{
+	my ($user) = @_;
+	value($node, q{SELECT count(fieldcrypt.decrypt_field(value, 'context ' || i)) FROM t}, user => $user);
+	return;
+}
+my %recorded = ('fieldcrypt.audit_decrypt' => 'statements');
+configure($node, %recorded, 'fieldcrypt.health_hours' => '00:00-24:00');
+is_health('unusual_hours', 'ok', '0 values were decrypted outside of 00:00-24:00 in the last 1 day', 'nothing was decrypted');
+use_by('app');
+$node->poll_query_until('postgres', q{SELECT count(*) = 3 FROM fieldcrypt.audit_log WHERE event = 'values_decrypted'}) or die 'not recorded';
+is_health('unusual_hours', 'ok', '0 values', 'in hours that are all day');
+# Now, in a time zone where it is about noon, and one where it is about midnight.
+my $hour = (gmtime)[2];
+my $zone = sub { my $shift = (shift() - $hour) % 24; $shift -= 24 if $shift > 12; return sprintf 'Etc/GMT%+d', -$shift; };
+configure($node, %recorded, 'fieldcrypt.health_hours' => '07:00-19:00 ' . $zone->(12));
+is_health('unusual_hours', 'ok', '0 values', 'by day');
+configure($node, %recorded, 'fieldcrypt.health_hours' => '22:00-06:00 ' . $zone->(12));
+is_health('unusual_hours', 'warning', '100 values were decrypted outside of 22:00-06:00 Etc/GMT\S+ in the last 1 day: login role "app", last at .* HINT SELECT', 'by day, where the hours are the night');
+configure($node, %recorded, 'fieldcrypt.health_hours' => '07:00-19:00 ' . $zone->(0));
+is_health('unusual_hours', 'warning', '100 values', 'by night');
+configure($node, %recorded, 'fieldcrypt.health_hours' => '22:00-06:00 ' . $zone->(0));
+is_health('unusual_hours', 'ok', '0 values', 'by night, where the hours are the night');
+my @days = qw(Sun Mon Tue Wed Thu Fri Sat);
+my $today = (gmtime)[6];
+configure($node, %recorded, 'fieldcrypt.health_hours' => "$days[($today + 2) % 7]-$days[($today + 5) % 7] 00:00-24:00 UTC");
+is_health('unusual_hours', 'warning', '100 values', 'on another day');
+configure($node, %recorded, 'fieldcrypt.health_hours' => "$days[$today],$days[($today + 1) % 7] 00:00-24:00 UTC");
+is_health('unusual_hours', 'ok', '0 values', 'on the right day');
+configure($node, %recorded, 'fieldcrypt.health_hours' => '07:00-19:00 Mars/Olympus');
+is_health('unusual_hours', 'critical', 'this check failed: time zone "Mars/Olympus" not recognized', 'a time zone that there is not');
+configure($node, %recorded, 'fieldcrypt.health_hours' => '22:00-06:00 ' . $zone->(12), 'fieldcrypt.health_use_window' => '1s');
+sleep 2;
+is_health('unusual_hours', 'ok', '0 values', 'longer ago than the window');
+
+# Addresses: a local socket first, then a connection over TCP.
+configure($node, %recorded);
+is_health('unusual_addresses', 'ok', 'no address is unusual yet', 'nothing to compare with');
+configure($node, %recorded, 'fieldcrypt.health_use_window' => '1s');
+is_health('unusual_addresses', 'ok', 'only from addresses that did so before', 'known ones');
+configure($node, %recorded, 'fieldcrypt.health_use_window' => '5s');
+sleep 6;
+my $events = value($node, q{SELECT count(*) FROM fieldcrypt.audit_log WHERE event = 'values_decrypted'});
+my $tcp = "host=127.0.0.1 port=@{[ $node->port ]} dbname=postgres user=app";
+IPC::Run::run([ 'psql', '-XAtqc', q{SELECT count(fieldcrypt.decrypt_field(value, 'context ' || i)) FROM t}, $tcp ], '>', \my $out);
+$node->poll_query_until('postgres', "SELECT count(*) > $events FROM fieldcrypt.audit_log WHERE event = 'values_decrypted'") or die 'not recorded';
+is_health('unusual_addresses', 'warning', 'in the last 00:00:05 from host 127\.0\.0\.1 that never did so in the 30 days before HINT', 'a new one');
+is_health('unusual_addresses', 'ok', 'only from addresses that did so before', 'it becomes known');
 configure($node);
 
 # Gaps: the worker can't write, and the queue is full.
@@ -92,6 +149,25 @@ is_health('audit_sealing', 'ok', 'the audit log is sealed; the last checkpoint',
 }
 is_health('audit_sealing', 'ok', '', 'held up no more');
 configure($node);
+
+# Verifications.
+is_health('audit_verification', 'warning', 'never verified HINT CALL fieldcrypt\.check_audit_log', 'none');
+refused($node, 'CALL fieldcrypt.check_audit_log()', '42501', 'verification: not by who only decrypts', user => 'app');
+refused($node, 'BEGIN; CALL fieldcrypt.check_audit_log(); ROLLBACK', '2D000', 'verification: not in a transaction block');
+value($node, 'CALL fieldcrypt.check_audit_log()', user => 'auditor');
+gives($node, 'SELECT status, actor, started_at < ended_at, detail <> \'\' FROM fieldcrypt.audit_verifications', qr/^(ok|warning)\|auditor\|t\|t$/, 'verification: the result is kept');
+is_health('audit_verification', '(?:ok|warning)', 'the audit log was verified just now: summary: ', 'verified');
+configure($node, 'fieldcrypt.health_verification_age' => '1s');
+sleep 2;
+is_health('audit_verification', 'warning', 'was last verified', 'a day, or another time, later');
+configure($node);
+value($node, q{SET session_replication_role = replica; CREATE TABLE kept AS SELECT id, reason FROM fieldcrypt.audit_log WHERE leaf = 3; UPDATE fieldcrypt.audit_log SET reason = 'forged' WHERE leaf = 3});
+my $forged = run_sql($node, 'CALL fieldcrypt.check_audit_log()');
+like($forged->{err}, qr/WARNING:  01000: the audit log is not all right \(critical, /, 'verification: of a forged log, says so');
+is_health('audit_verification', 'critical', 'found the audit log changed: .* HINT SELECT \* FROM fieldcrypt\.verify_audit_log', 'of a forged log');
+value($node, q{SET session_replication_role = replica; UPDATE fieldcrypt.audit_log AS l SET reason = k.reason FROM kept AS k WHERE k.id = l.id});
+value($node, 'CALL fieldcrypt.check_audit_log()', user => 'manager');
+is_health('audit_verification', '(?:ok|warning)', 'the audit log was verified just now', 'of one that was put right');
 
 # Outside copies.
 is_health('audit_anchor', 'warning', 'kept in this database only.* HINT Set fieldcrypt\.audit_checkpoint_command', 'no command');
