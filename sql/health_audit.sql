@@ -127,6 +127,7 @@ DECLARE
     delay interval := fieldcrypt._threshold('seal_delay');
     since timestamptz := clock_timestamp() - delay;
     log jsonb := fieldcrypt._audit_status()::jsonb;
+    checkpoint record;
     waiting record;
 BEGIN
     status := 'ok';
@@ -137,16 +138,19 @@ BEGIN
         detail := 'not judged on a standby: the primary seals the audit log';
         RETURN;
     END IF;
-    SELECT count(*) AS total, min(l.at) AS oldest INTO waiting
-      FROM (SELECT a.at FROM fieldcrypt.audit_log AS a WHERE a.leaf IS NULL AND a.at < since LIMIT 10001) AS l;
+    SELECT c.size, c.at INTO checkpoint FROM fieldcrypt.audit_checkpoints AS c ORDER BY c.id DESC LIMIT 1;
+    SELECT count(*) AS total INTO waiting
+      FROM ((SELECT FROM fieldcrypt.audit_log AS a WHERE a.leaf IS NULL AND a.at < since LIMIT 10001)
+            UNION ALL
+            (SELECT FROM fieldcrypt.audit_log AS a WHERE a.leaf >= coalesce(checkpoint.size, 0) AND a.at < since LIMIT 10001)) AS l;
     IF waiting.total > 0 THEN
         status := 'warning';
-        detail := format('%s%s rows of the audit log are without a seal, though older than %s%s', CASE WHEN waiting.total > 10000 THEN 'more than ' END,
+        detail := format('%s%s rows of the audit log are in no checkpoint, though older than %s%s', CASE WHEN waiting.total > 10000 THEN 'more than ' END,
             least(waiting.total, 10000), delay, ': ' || (log ->> 'last_problem'));
         hint := 'Until then they can be changed without a trace. The server log says why; the worker needs one of max_worker_processes.';
         identity := ARRAY[coalesce(log ->> 'last_problem', '')];
     ELSE
-        detail := 'the audit log is sealed' || coalesce(', last ' || fieldcrypt._ago((log ->> 'last_checkpoint_at')::timestamptz), '');
+        detail := 'the audit log is sealed' || coalesce('; the last checkpoint was made ' || fieldcrypt._ago(checkpoint.at), '');
     END IF;
 END
 $$;
@@ -164,7 +168,8 @@ BEGIN
     SELECT count(*) AS total, max(s.introduced_at) AS latest, array_agg(s.id::text) AS items, bool_or(s.introduced_by = 'itself') AS is_unproven
       INTO unclean
       FROM (SELECT a.* FROM fieldcrypt.audit_signers AS a
-             WHERE NOT a.is_clean AND a.introduced_at > since
+             -- Before the first key there was nothing that it could not have followed.
+             WHERE NOT a.is_clean AND a.from_size > 0 AND a.introduced_at > since
              ORDER BY a.introduced_at DESC LIMIT 10001) AS s;
     IF unclean.total = 0 THEN
         status := 'ok';

@@ -68,7 +68,6 @@ CREATE FUNCTION fieldcrypt._check_statement_logging(
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    is_redacted boolean := fieldcrypt._is_preloaded() AND coalesce(current_setting('fieldcrypt.redact_logs', true), 'off') = 'on';
     leaks text[];
     parameters boolean;
 BEGIN
@@ -77,7 +76,7 @@ BEGIN
           FROM fieldcrypt._settings_that_hold('{log_statement,log_min_duration_statement,log_min_duration_sample,log_transaction_sample_rate,log_parameter_max_length_on_error,debug_print_parse,debug_print_rewritten,debug_print_plan,auto_explain.log_min_duration,pgaudit.log}') AS s
          WHERE fieldcrypt._lets_values_out(s.name, s.value)
          ORDER BY 1);
-    IF is_redacted THEN
+    IF fieldcrypt._redaction_is_active() THEN
         status := 'ok';
         detail := 'statements that call the extension or touch encrypted columns are redacted in the server log';
         RETURN;
@@ -86,13 +85,13 @@ BEGIN
     IF cardinality(leaks) = 0 THEN
         status := 'ok';
         detail := 'statements that succeed are not logged; those that fail are, with their text, unless log_min_error_statement forbids it';
-        hint := 'fieldcrypt.redact_logs = on, with preload, takes the values out of those too.';
+        hint := 'With preload, fieldcrypt.redact_logs takes the values out of those too.';
         RETURN;
     END IF;
     parameters := EXISTS (SELECT FROM pg_settings AS s WHERE s.name = 'log_parameter_max_length' AND s.reset_val <> '0');
     status := 'warning';
     detail := format('plaintext values get into the server log as literals%s: %s', CASE WHEN parameters THEN ' and parameters' END, array_to_string(leaks[1:6], ', '));
-    hint := 'Set fieldcrypt.redact_logs = on (with pg_fieldcrypt in shared_preload_libraries), or take these settings back, also with log_parameter_max_length = 0.';
+    hint := 'Put pg_fieldcrypt into shared_preload_libraries and leave fieldcrypt.redact_logs on, or take these settings back, also with log_parameter_max_length = 0.';
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt._check_statement_logging(jsonb) IS 'check: settings that write the literals of statements to the server log';
@@ -155,7 +154,9 @@ BEGIN
                    WHEN found.total >= current_setting('fieldcrypt.health_failed_decrypts')::integer THEN 'warning'
                    ELSE 'ok' END;
     IF current_setting('fieldcrypt.audit_decrypt', true) = 'off' THEN
+        status := 'warning';
         detail := 'not recorded: fieldcrypt.audit_decrypt is off';
+        hint := 'Set fieldcrypt.audit_decrypt to failures or more: values that do not decrypt are how an attack and damage show.';
         RETURN;
     END IF;
     detail := format('%s%s values did not decrypt in the last %s', CASE WHEN found.is_more THEN 'more than ' END, found.total, span);
@@ -246,9 +247,9 @@ BEGIN
                                + CASE WHEN (hours ->> 'end')::integer <= (hours ->> 'start')::integer THEN 1440 ELSE 0 END)) AT TIME ZONE zone))
                   FROM generate_series(date_trunc('day', (upto - span) AT TIME ZONE zone) - interval '1 day',
                            date_trunc('day', upto AT TIME ZONE zone), interval '1 day') AS day
-                 WHERE hours -> 'days' @> to_jsonb(EXTRACT(isodow FROM day)::integer)), '{}'::tstzmultirange)) AS outside(span),
+                 WHERE hours -> 'days' @> to_jsonb(EXTRACT(isodow FROM day)::integer)), '{}'::tstzmultirange)) AS outside(part),
            fieldcrypt._decrypting_addresses(upto - span) AS a,
-           LATERAL fieldcrypt._decrypted_from(a.address, lower(outside.span), upper(outside.span)) AS d;
+           LATERAL fieldcrypt._decrypted_from(a.address, lower(outside.part), upper(outside.part)) AS d;
     detail := format('%s values were decrypted outside of %s in the last %s', found.total, current_setting('fieldcrypt.health_hours'), span);
     IF found.rows > 0 THEN
         status := 'warning';

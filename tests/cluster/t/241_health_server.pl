@@ -8,7 +8,7 @@ use FieldcryptTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_cluster('primary', conf => "log_statement = none\n");
+my $node = new_cluster('primary', conf => "log_statement = none\nfieldcrypt.redact_logs = off\n");
 my $folder = $node->basedir;
 mkdir "$folder/keys", 0700 or die;
 my $file = write_key_file("$folder/keys/master.key", key_text(1));
@@ -162,6 +162,7 @@ is_health('statement_logging', 'warning', 'log_statement = all', 'for the server
 is_health('statement_logging', 'warning', 'literals and parameters', 'parameters, too');
 configure($node, log_statement => 'all', log_parameter_max_length => '0');
 is_health('statement_logging', 'warning', 'as literals: log', 'without parameters');
+configure($node, log_statement => 'all', 'fieldcrypt.redact_logs' => $_), is_health('statement_logging', 'ok', 'are redacted in the server log', "redacted: $_") foreach 'on', 'all';
 configure($node, log_statement => 'all', 'fieldcrypt.health_accepted' => 'key_age , statement_logging');
 is_health('statement_logging', 'ok', 'accepted by fieldcrypt\.health_accepted: plaintext values get into the server log', 'a warning that is accepted');
 configure($node);
