@@ -75,7 +75,7 @@ COMMENT ON COLUMN fieldcrypt.audit_checkpoints.frontier IS 'the tree''s right ed
 COMMENT ON COLUMN fieldcrypt.audit_checkpoints.signer_id IS 'the key that signed it';
 COMMENT ON COLUMN fieldcrypt.audit_checkpoints.origin_id IS 'the origin of the log';
 COMMENT ON COLUMN fieldcrypt.audit_checkpoints.is_final IS 'whether everything that had happened was sealed';
-COMMENT ON COLUMN fieldcrypt.audit_checkpoints.note IS 'the checkpoint with its signature: C2SP tlog-checkpoint';
+COMMENT ON COLUMN fieldcrypt.audit_checkpoints.note IS 'the checkpoint with its signature: C2SP tlog-checkpoint. Where the database''s encoding has no em dash, \u2014 stands for it';
 
 CREATE TABLE fieldcrypt.audit_retirements (
     id bigint PRIMARY KEY,

@@ -2,6 +2,7 @@
 
 pub mod failures;
 pub mod launcher;
+mod notes;
 mod origin;
 mod publisher;
 pub mod queue;

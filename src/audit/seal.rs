@@ -11,6 +11,7 @@ use fieldcrypt_audit::tree::Hash;
 use fieldcrypt_audit::{Checkpoint, CompactRange, Frontier, Note, Place};
 use pgrx::pg_sys::BuiltinOid;
 
+use super::notes;
 use super::origin::{self, Origin};
 use super::queue::QueuedEvent;
 use super::row::{OwnedRecord, sealed_text, since_1970};
@@ -310,7 +311,7 @@ pub fn store_checkpoint(note: &str, signer_id: i64) -> Result<(), Error> {
                 Parameter::BigInt(Some(signer_id)),
                 Parameter::BigInt(Some(tree.origin.id)),
                 Parameter::Integer(i32::from(checkpoint.is_final())),
-                Parameter::Text(Some(note.as_bytes())),
+                Parameter::Text(Some(&notes::to_database(note))),
             ],
         )?;
         if frontier.size() == tree.frontier.size() {
@@ -342,7 +343,7 @@ pub fn store_signer(signer: &NewSigner<'_>) -> Result<i64, Error> {
                 Parameter::Text(Some(signer.introduced_by.as_bytes())),
                 Parameter::BigInt(Some(signer.from_size as i64)),
                 Parameter::Integer(i32::from(signer.is_clean)),
-                Parameter::Text(Some(signer.proof.as_bytes())),
+                Parameter::Text(Some(&notes::to_database(signer.proof))),
             ],
         )?;
         tree.signer = Some((id, signer.public_key.to_owned()));
@@ -544,7 +545,7 @@ fn last_checkpoint() -> Result<Option<(i64, Frontier, String, i64)>, Error> {
         |row| {
             let frontier = Frontier::from_bytes(row.bytes(2)?)
                 .map_err(|_| Error::KeyTable("a checkpoint of the audit log was damaged".into()))?;
-            let note = encoding::lossy(row.bytes(3)?);
+            let note = notes::from_database(row.bytes(3)?);
             found = Some((row.bigint(1)?, frontier, note, row.bigint(4)?));
             Ok(())
         },

@@ -16,6 +16,7 @@ use fieldcrypt_envelope::KeyId;
 use pgrx::pg_sys::Datum;
 use serde_json::{Value, json};
 
+use super::notes;
 use super::row::{OwnedRecord, since_1970};
 use crate::error::Error;
 use crate::keyring;
@@ -189,8 +190,7 @@ fn not_provable(id: i64) -> Error {
 }
 
 fn anchors(text: &[u8]) -> Result<Vec<Anchor>, Error> {
-    let text = encoding::to_utf8(text)?;
-    str::from_utf8(&text).ok().and_then(|text| Anchor::parse(text).ok()).ok_or_else(|| {
+    Anchor::parse(&notes::from_database(text)).map_err(|_| {
         Error::AuditVerification {
             problem: "the anchor is no public key and no checkpoint".into(),
             hint: "Pass a checkpoint as it was published, its empty line and its signature included, or public keys (name+id+base64), one a line, or keys and then a checkpoint.",
@@ -494,7 +494,7 @@ fn checkpoint(row: &Row<'_>) -> Result<StoredCheckpoint, Error> {
         signer_id: row.bigint(6)?,
         origin_id: row.bigint(7)?,
         is_final: row.boolean(8)?,
-        note: encoding::lossy(row.bytes(9)?),
+        note: notes::from_database(row.bytes(9)?),
     })
 }
 
@@ -585,7 +585,7 @@ fn signers() -> Result<Vec<Signer>, Error> {
                 introduced_by: encoding::lossy(row.bytes(5)?),
                 from_size: row.bigint(6)?,
                 is_clean: row.boolean(7)?,
-                proof: encoding::lossy(row.bytes(8)?),
+                proof: notes::from_database(row.bytes(8)?),
             });
             Ok(())
         },
