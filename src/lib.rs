@@ -34,6 +34,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::shared_memory::init();
     pg::background::init();
     pg::utility_hook::init();
+    pg::denials::init();
     pg::callbacks::init();
 }
 

@@ -7,6 +7,7 @@ use super::Event;
 use super::queue::{self, Surviving};
 use crate::error::Error;
 use crate::keyring;
+use crate::pg::client::Client;
 use crate::pg::{encoding, session};
 use crate::usage;
 
@@ -55,6 +56,31 @@ pub fn called(function: pg_sys::Oid, error: Error) -> Error {
     match queue::push(Event::CallRefused, &details) {
         Ok(()) => Error::Postgres(Box::new(report)),
         Err(not_recorded) => not_recorded,
+    }
+}
+
+/// Postgres refused a call for want of a grant, in its own words. Called in a transaction that has failed.
+pub fn denied(message: &[u8], client: &Client) {
+    /// Every object that a privilege of `grant_access` is made of.
+    const OBJECTS: &str = include_str!("../../sql/grants.sql");
+    // The name is the last word, in whatever language; it is not qualified.
+    let Some(name) = str::from_utf8(message).ok().and_then(|text| text.split(' ').next_back())
+    else {
+        return;
+    };
+    let name = name.trim_matches(|mark: char| !(mark.is_ascii_alphanumeric() || mark == '_'));
+    let is_ours = name == "fieldcrypt"
+        || OBJECTS.contains(&format!(" fieldcrypt.{name}("))
+        || OBJECTS.contains(&format!(" fieldcrypt.{name}'"));
+    if is_ours {
+        let details = Surviving {
+            error_code: Some("42501"),
+            reason: Some(message),
+            client: Some(client),
+            ..Surviving::default()
+        };
+        // The call was refused already, and a full queue goes to the server log.
+        let _ = queue::push(Event::CallRefused, &details);
     }
 }
 

@@ -95,6 +95,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: XactEvent::Type, _: *mut
     }
     audit::transaction_ended();
     utility_hook::transaction_ended();
+    denials::transaction_ended();
     TRANSACTION_SERIAL.set(TRANSACTION_SERIAL.get() + 1);
     GUARDS_OPEN.set(0);
 }

@@ -8,6 +8,7 @@ pub mod call;
 pub mod callbacks;
 pub mod catalog;
 pub mod client;
+pub mod denials;
 pub mod dependents;
 pub mod encoding;
 pub mod executor;

@@ -120,6 +120,7 @@ SQL
 	past_the_guard($node, "UPDATE fieldcrypt.encryption_keys SET state = 'destroyed', wrapped_key = NULL WHERE key_id = $second");
 	$fails->(q{SELECT fieldcrypt.decrypt_field(value) FROM gone}, 'KF005', 'a destroyed key');
 	is(value($node, q{SELECT fieldcrypt.try_decrypt_field(value) IS NULL FROM gone}), 't', 'try_decrypt_field gives NULL');
+	like(recorded(1, 'which is recorded, too'), qr/\|KF005\|1\|/, 'once a statement');
 
 	# The master key is away.
 	value($node, 'SELECT 1');
@@ -139,6 +140,17 @@ SQL
 	refused($node, 'DELETE FROM fieldcrypt.encryption_keys', 'KF015', 'keys are guarded');
 	my $reason = value($node, 'SELECT 1');
 	recorded(1, 'an attack on a guarded table is recorded', event => 'call_refused');
+	value($node, 'CREATE ROLE stranger LOGIN; CREATE FUNCTION unrelated() RETURNS int LANGUAGE sql AS $$SELECT 1$$; REVOKE ALL ON FUNCTION unrelated FROM PUBLIC; GRANT USAGE ON SCHEMA fieldcrypt TO stranger');
+	foreach my $call (
+		q{SELECT fieldcrypt.decrypt_field(NULL)}, q{CALL fieldcrypt.rotate_keys()}, 'SELECT * FROM fieldcrypt.audit_log', 'SELECT wrapped_key FROM fieldcrypt.encryption_keys',
+		q{SELECT * FROM fieldcrypt.reencryption_progress})
+	{
+		isnt("@{ run_sql($node, $call, user => 'stranger')->{sqlstates} }", '', "a role without rights is refused: $call");
+	
+		like(recorded(1, 'and it is recorded', event => 'call_refused', once => 0), qr/^stranger\|stranger\|.*42501/, 'with who');
+	}
+	refused($node, 'SELECT unrelated()', '42501', 'another function', user => 'stranger');
+	recorded(0, 'is not recorded', event => 'call_refused');
 	refused($node, 'CREATE MATERIALIZED VIEW leak AS SELECT fieldcrypt.decrypt_field(value, $$place$$) FROM kept', 'KF014', 'plaintext in a materialized view is refused')
 	  and recorded(1, 'and recorded', event => 'call_refused');
 }
