@@ -398,6 +398,26 @@ fn it_can_begin_at_a_checkpoint() {
     assert!(late.contains(&FindingKind::Anchored));
     let retired = from(4, stored, "", Beginning::Retired).unwrap();
     assert!(retired.contains(&FindingKind::RetentionUnknown));
+    // Unless a row says so, of that size and root.
+    for (size, byte, has_mac, is_known) in
+        [(0, 0, true, true), (1, 0, true, false), (0, 1, true, false), (0, 0, false, false)]
+    {
+        let mut sealer = sealer_with(&keys);
+        let at = &sealer.stored.checkpoints[4];
+        let mut root = at.root.clone();
+        root[0] ^= byte;
+        let (size, root) = (at.size + size, base16ct::lower::encode_string(&root));
+        let row = sealer.write(None);
+        row.event = "audit_retired".into();
+        row.reason = Some(format!("leaves below {size} retired, root {root}"));
+        if has_mac {
+            row.authenticate(&keys);
+        }
+        sealer.seal(false);
+        let found = from(4, &sealer.stored, "", Beginning::Retired).unwrap();
+        assert_eq!(found.contains(&FindingKind::Retired), is_known);
+        assert_eq!(found.contains(&FindingKind::RetentionUnknown), !is_known);
+    }
     // Damage behind it is found, damage before it is not looked at.
     let mut changed = stored.clone();
     changed.rows[3].actor = "nobody".into();
@@ -426,7 +446,12 @@ fn it_can_begin_at_a_checkpoint() {
 /// 60 rows, 12 checkpoints (every 5 rows), a successor, a clean restart; two audit keys.
 fn log() -> (Keys, Sealer) {
     let keys = Keys::new(&[7, 8]);
-    let mut sealer = Sealer::new(&keys);
+    let sealer = sealer_with(&keys);
+    (keys, sealer)
+}
+
+fn sealer_with(keys: &Keys) -> Sealer {
+    let mut sealer = Sealer::new(keys);
     for round in 0..12 {
         match round {
             4 => sealer.succeed(),
@@ -434,14 +459,14 @@ fn log() -> (Keys, Sealer) {
                 sealer.stored.checkpoints.pop();
                 sealer.previous = previous_of(&sealer);
                 sealer.seal(true);
-                sealer.restart(&keys, true);
+                sealer.restart(keys, true);
             }
             _ => {}
         }
         // The row that tells of the origin is the first.
-        sealer.write_and_seal(if round == 0 { 4 } else { 5 }, &keys);
+        sealer.write_and_seal(if round == 0 { 4 } else { 5 }, keys);
     }
-    (keys, sealer)
+    sealer
 }
 
 fn previous_of(sealer: &Sealer) -> Option<fieldcrypt_audit::Hash> {

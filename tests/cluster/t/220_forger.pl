@@ -15,7 +15,6 @@ my $node = new_cluster('forger', conf => <<'CONF');
 shared_preload_libraries = 'pg_fieldcrypt'
 fieldcrypt.audit_seal_interval = '100ms'
 fieldcrypt.audit_key_epoch = 4
-fieldcrypt.audit_worker_linger = '300ms'
 CONF
 
 # Runs the tool: {code, out, err}.
@@ -36,13 +35,12 @@ sub write_file
 	return "$folder/$name";
 }
 
-# Waits until a checkpoint covers all rows, and the worker has left.
+# Waits until a checkpoint covers all rows.
 sub sealed
 {
 	$node->poll_query_until('postgres', <<'SQL') or die 'not sealed';
 SELECT NOT EXISTS (SELECT FROM fieldcrypt.audit_log WHERE leaf IS NULL)
    AND (SELECT max(leaf) + 1 FROM fieldcrypt.audit_log) = (SELECT max(size) FROM fieldcrypt.audit_checkpoints)
-   AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'pg_fieldcrypt audit worker')
 SQL
 	return;
 }

@@ -46,6 +46,7 @@ impl Verifier {
         self.from = edge.size();
         self.good_until = edge.size();
         self.beginning = beginning;
+        self.first_root = Some(edge.root());
         self.tree = Some(edge);
         // Roots of earlier sizes can't be compared any more.
         let from = self.from;

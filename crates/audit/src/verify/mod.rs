@@ -164,6 +164,8 @@ pub struct Verifier {
     /// The leaf at which the verification began, and why there.
     from: u64,
     beginning: Beginning,
+    /// The root there.
+    first_root: Option<Hash>,
     /// Whether the log goes on behind what was fed.
     is_cut: bool,
     /// Leaves from here to `next` have no rows; they are a gap if more rows come, else a cut tail.
@@ -235,6 +237,7 @@ impl Verifier {
             next: 0,
             from: 0,
             beginning: Beginning::First,
+            first_root: None,
             is_cut: false,
             gap: None,
             last: None,

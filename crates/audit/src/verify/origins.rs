@@ -20,13 +20,13 @@ pub(super) struct Told {
 }
 
 impl Told {
-    pub fn hear(&mut self, record: &Record<'_>) {
+    pub fn hear(&mut self, record: &Record<'_>, is_vouched_for: bool) {
         let Some(reason) = record.reason else { return };
         match record.event {
             ORIGIN_BEGUN if self.begun.len() < MOST_TOLD => {
                 self.begun.push((record.at, reason.into()));
             }
-            FORK_ACKNOWLEDGED if self.acknowledged.len() < MOST_TOLD => {
+            FORK_ACKNOWLEDGED if is_vouched_for && self.acknowledged.len() < MOST_TOLD => {
                 self.acknowledged.push((record.at, record.actor.into(), reason.into()));
             }
             _ => {}

@@ -30,13 +30,15 @@ pub(super) struct Unlisted {
     first_not_sealed: Option<i64>,
     gaps: u64,
     gap_events: u64,
-    /// The largest size behind which a retention says that it dropped rows.
-    pub(super) retired_until: Option<u64>,
+    /// Sizes, and roots in hex, up to which rows say that the retention dropped rows.
+    retired: Vec<(u64, String)>,
 }
 
 /// Events whose rows the verification itself reads.
 const AUDIT_GAP: &str = "audit_gap";
 const AUDIT_RETIRED: &str = "audit_retired";
+/// More retirements than there are partitions.
+const MOST_RETIRED: usize = 10_000;
 
 impl Verifier {
     /// A row with a leaf number; they come in the order of these.
@@ -110,32 +112,30 @@ impl Verifier {
             _ => return Err(()),
         };
         let mut is_refuted = false;
-        let is_authentic = match mac {
+        match mac {
             None => {
                 self.unlisted.not_authenticated += 1;
-                false
             }
             Some((key_id, mac)) => match keys.is_mac_of(key_id, &self.buffer, mac) {
                 Some(true) => {
                     self.summary.authentic_rows += 1;
-                    true
                 }
                 Some(false) => {
                     self.findings.push(FindingKind::RowChanged, leaf, Some(id), || {
                         "the MAC is not that of the row: its contents were changed, or its id, or its MAC".into()
                     });
                     is_refuted = true;
-                    false
                 }
                 None => {
                     let (rows, _) = self.unlisted.not_checked.entry(key_id).or_insert((0, id));
                     *rows += 1;
-                    false
                 }
             },
-        };
+        }
+        // Without a MAC anybody could say that all is well.
+        let is_vouched_for = mac.is_some() && !is_refuted;
         if !is_refuted {
-            self.told.hear(&row.record);
+            self.told.hear(&row.record, is_vouched_for);
         }
         match row.record.event {
             AUDIT_GAP => {
@@ -143,9 +143,8 @@ impl Verifier {
                 let events = row.record.value_count.unwrap_or(0).max(0);
                 self.unlisted.gap_events += events.unsigned_abs();
             }
-            AUDIT_RETIRED if is_authentic => {
-                let until = row.record.value_count.and_then(|count| u64::try_from(count).ok());
-                self.unlisted.retired_until = self.unlisted.retired_until.max(until);
+            AUDIT_RETIRED if is_vouched_for && self.unlisted.retired.len() < MOST_RETIRED => {
+                self.unlisted.retired.extend(row.record.reason.and_then(retired_until));
             }
             _ => {}
         }
@@ -238,7 +237,10 @@ impl Verifier {
                 format!("the verification began at leaf {from}, where a checkpoint was signed")
             }),
             Beginning::Retired => {
-                let is_known = self.unlisted.retired_until.is_some_and(|until| until >= from);
+                let root = self.first_root.map(|root| base16ct::lower::encode_string(&root));
+                let is_edge =
+                    |(until, of): &(u64, String)| *until == from && Some(of) == root.as_ref();
+                let is_known = self.unlisted.retired.iter().any(is_edge);
                 let kind =
                     if is_known { FindingKind::Retired } else { FindingKind::RetentionUnknown };
                 self.findings.push(kind, Some(from), None, || {
@@ -251,6 +253,12 @@ impl Verifier {
             }
         }
     }
+}
+
+/// What the reason of a retirement says: `leaves below 1042 retired, root 00ab…`.
+fn retired_until(reason: &str) -> Option<(u64, String)> {
+    let (size, root) = reason.strip_prefix("leaves below ")?.split_once(" retired, root ")?;
+    Some((size.parse().ok()?, root.to_owned()))
 }
 
 fn rows(count: u64) -> String {
