@@ -114,7 +114,7 @@ COMMENT ON COLUMN fieldcrypt.audit_log.row_key IS 'primary key of the row; NULL 
 COMMENT ON COLUMN fieldcrypt.audit_log.old_row_key IS 'primary key before an UPDATE that changed it';
 COMMENT ON COLUMN fieldcrypt.audit_log.error_code IS 'SQLSTATE of a failure or refusal';
 COMMENT ON COLUMN fieldcrypt.audit_log.value_count IS 'how many values, or events, the row stands for';
-COMMENT ON COLUMN fieldcrypt.audit_log.key_ids IS 'the keys, where there are several';
+COMMENT ON COLUMN fieldcrypt.audit_log.key_ids IS 'the keys, where there are several; of values_decrypted the first 32';
 COMMENT ON COLUMN fieldcrypt.audit_log.mac IS 'HMAC of the row under a key of purpose audit; NULL: written without a master key, not authenticated';
 COMMENT ON COLUMN fieldcrypt.audit_log.mac_key_id IS 'the key of that HMAC';
 COMMENT ON COLUMN fieldcrypt.audit_log.leaf IS 'number of the row in the Merkle tree that seals the log; NULL until it is sealed';

@@ -160,6 +160,17 @@ sub test_all
 	$case->("BEGIN; $all; SAVEPOINT a; SELECT by_statements(5); ROLLBACK TO a; SELECT by_statements(6); RELEASE a; COMMIT",
 		"values_decrypted tenant 0 100, values_decrypted tenant 0 5, values_decrypted tenant 0 6, values_decrypted tenant 1 100, values_decrypted tenant 2 100", 'savepoints');
 
+	# The extended protocol, where a statement has several messages.
+	foreach my $protocol ('extended', 'prepared')
+	{
+		events();
+		my $result = bind($node, 'SELECT fieldcrypt.decrypt_field(value) FROM kept WHERE id = :id', { id => 3 }, protocol => $protocol, transactions => 7);
+		is($result->{code}, 0, "$how: protocol $protocol") or diag $result->{err};
+		is(events(), join(', ', ('values_decrypted tenant 0 1') x 7), "$how: an event a statement");
+		bind($node, "BEGIN; SELECT fieldcrypt.decrypt_field(value) FROM kept WHERE id = :id;\nSELECT count(fieldcrypt.decrypt_field(value)) FROM kept WHERE id <= :id; COMMIT", { id => 3 }, protocol => $protocol);
+		is(events(), 'values_decrypted tenant 0 1, values_decrypted tenant 0 1, values_decrypted tenant 1 1, values_decrypted tenant 2 1', "$how: in a transaction");
+	}
+
 	# Statements that fail.
 	my $fails = q{SELECT count(CASE WHEN id < 150 THEN fieldcrypt.decrypt_field(value) ELSE (1 / (id - 150))::text END) FROM kept};
 	my $half = 'values_decrypted tenant 0 49, values_decrypted tenant 1 50, values_decrypted tenant 2 50';
