@@ -201,22 +201,22 @@ $$;
 COMMENT ON FUNCTION fieldcrypt._decrypting_addresses(timestamptz) IS
     'the addresses that values were decrypted from, and NULL for local sockets; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._decrypted_from(address inet, since timestamptz, upto timestamptz)
+CREATE FUNCTION fieldcrypt._decrypted_from(address inet, since timestamptz, upto timestamptz, most integer)
     RETURNS TABLE (actor text, total bigint, at timestamptz)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 AS $$
 BEGIN
     IF address IS NULL THEN
         RETURN QUERY SELECT l.actor, coalesce(l.value_count, 1), l.at FROM fieldcrypt.audit_log AS l
-                      WHERE l.event = 'values_decrypted' AND l.client_address IS NULL AND l.at >= since AND l.at < upto LIMIT 1000;
+                      WHERE l.event = 'values_decrypted' AND l.client_address IS NULL AND l.at >= since AND l.at < upto LIMIT most;
     ELSE
         RETURN QUERY SELECT l.actor, coalesce(l.value_count, 1), l.at FROM fieldcrypt.audit_log AS l
-                      WHERE l.event = 'values_decrypted' AND l.client_address = address AND l.at >= since AND l.at < upto LIMIT 1000;
+                      WHERE l.event = 'values_decrypted' AND l.client_address = address AND l.at >= since AND l.at < upto LIMIT most;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._decrypted_from(inet, timestamptz, timestamptz) IS
-    'who decrypted how many values from an address in some time: at most a thousand rows of the log; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt._decrypted_from(inet, timestamptz, timestamptz, integer) IS
+    'who decrypted how many values from an address in some time: at most so many rows of the log; granted to nobody';
 
 CREATE FUNCTION fieldcrypt._check_unusual_hours(
         used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
@@ -249,7 +249,7 @@ BEGIN
                            date_trunc('day', upto AT TIME ZONE zone), interval '1 day') AS day
                  WHERE hours -> 'days' @> to_jsonb(EXTRACT(isodow FROM day)::integer)), '{}'::tstzmultirange)) AS outside(part),
            fieldcrypt._decrypting_addresses(upto - span) AS a,
-           LATERAL fieldcrypt._decrypted_from(a.address, lower(outside.part), upper(outside.part)) AS d;
+           LATERAL fieldcrypt._decrypted_from(a.address, lower(outside.part), upper(outside.part), 1000) AS d;
     detail := format('%s values were decrypted outside of %s in the last %s', found.total, current_setting('fieldcrypt.health_hours'), span);
     IF found.rows > 0 THEN
         status := 'warning';
@@ -281,8 +281,8 @@ BEGIN
            coalesce(bool_or(a.is_known), false) AS has_history
       INTO found
       FROM (SELECT d.address, coalesce(host(d.address), 'the local socket') AS name,
-                   EXISTS (SELECT FROM fieldcrypt._decrypted_from(d.address, upto - span, upto)) AS is_recent,
-                   EXISTS (SELECT FROM fieldcrypt._decrypted_from(d.address, upto - memory, upto - span)) AS is_known
+                   EXISTS (SELECT FROM fieldcrypt._decrypted_from(d.address, upto - span, upto, 1)) AS is_recent,
+                   EXISTS (SELECT FROM fieldcrypt._decrypted_from(d.address, upto - memory, upto - span, 1)) AS is_known
               FROM fieldcrypt._decrypting_addresses(upto - memory) AS d) AS a;
     IF NOT found.has_history THEN
         detail := format('no address is unusual yet: nothing was recorded before the last %s', span);
