@@ -196,7 +196,7 @@ COMMENT ON FUNCTION fieldcrypt._report_rotation(text, timestamptz, timestamptz, 
 -- Counting reads the tables of others: a lock, a policy or a missing right there must not cost the report. What
 -- could not be counted is said to be so.
 CREATE FUNCTION fieldcrypt._report_usage(count_values boolean, OUT rows jsonb, OUT problem text)
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s'
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF NOT count_values THEN

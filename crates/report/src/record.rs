@@ -194,7 +194,9 @@ records! {
     Verification {
         supports: Vec<String>, status: Text, summary: Text, from: Text, to: Text,
         seconds: Option<serde_json::Number>, findings: List<Finding>,
+        stored: List<Verified>,
     }
+    Verified { at: Text, status: String, findings: Count, actor: String, detail: Text, }
     Finding { status: String, finding: String, leaf: Option<Count>, log_id: Text, detail: Text, }
 
     Health {

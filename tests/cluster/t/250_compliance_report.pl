@@ -114,6 +114,7 @@ refused($node, "SELECT fieldcrypt.compliance_report($_->[0])", $_->[1], $_->[2],
 	[ "count_values => NULL", '22004', qr/must not be NULL/ ];
 
 # Figures, counted another way.
+my $rows_before = value($node, 'SELECT count(*) FROM fieldcrypt.audit_log');
 my $report = report($no_check);
 is($report->{version}, 1, 'the version of the format');
 is($report->{generated}{by}, 'auditor', 'who made it');
@@ -189,7 +190,8 @@ is(join(' ', map { "$_=$report->{approvals}{counts}{$_}" } 'requested', 'given',
 is_deeply([ map { $_->{subject} } @{ $report->{approvals}{open}{rows} } ], ['tenant 4'], 'an open request');
 is_deeply($report->{approvals}{required_for}, ['shred_tenant'], 'what needs one');
 is($report->{exports}{exports}, 1, 'exports of keys');
-is($report->{audit_log}{rows}, value($node, 'SELECT count(*) FROM fieldcrypt.audit_log'), 'rows of the log');
+cmp_ok($report->{audit_log}{rows}, '>=', $rows_before, 'rows of the log');
+cmp_ok($report->{audit_log}{rows}, '<=', value($node, 'SELECT count(*) FROM fieldcrypt.audit_log'), 'and no more than there are');
 is("$report->{audit_log}{gaps} $report->{audit_log}{events_in_gaps}", '1 17', 'gaps of the log');
 is($report->{verification}{status}, 'not run', 'not verified, it says so');
 is($report->{destruction}{destroyed}{total}, $states{destroyed}, 'destroyed keys');
@@ -247,6 +249,28 @@ value($node, qq{DROP OWNED BY "r\xe9gie"; DROP ROLE "r\xe9gie"}, db => 'bytes');
 # A report changes nothing, so it works where nothing can be written.
 gives($node, "BEGIN READ ONLY; SELECT fieldcrypt.compliance_report($no_check) ->> 'version'; COMMIT", '1', 'in a READ ONLY transaction', user => 'auditor');
 
+# The checks that others make, and a log that was forged.
+create_database($node, 'forged');
+value($node, q{SELECT fieldcrypt.grant_access('auditor', 'audit'), fieldcrypt.create_key('acme'), fieldcrypt.create_key('globex')}, db => 'forged');
+ok($node->poll_query_until('forged', q{SELECT count(*) > 2 AND count(*) = count(leaf) AND count(*) <= (SELECT max(size) FROM fieldcrypt.audit_checkpoints) FROM fieldcrypt.audit_log}), 'the log is sealed');
+my $whole = report('', db => 'forged');
+is($whole->{verification}{status}, value($node, q{SELECT status FROM fieldcrypt.verify_audit_log() WHERE finding = 'summary'}, db => 'forged'), 'verified');
+isnt($whole->{verification}{status}, 'critical', 'and whole');
+like($whole->{audit_log}{checkpoint}{note}, qr{^pg_fieldcrypt/[0-9a-f]{32}\n}, 'the signed checkpoint');
+is($whole->{audit_log}{checkpoint}{size}, value($node, 'SELECT size FROM fieldcrypt.audit_checkpoints ORDER BY id DESC LIMIT 1', db => 'forged'), 'its size');
+is(join(' ', sort map { $_->{check} } @{ $whole->{health}{checks} }), value($node, q{SELECT string_agg("check", ' ' ORDER BY "check" COLLATE "C") FROM fieldcrypt.health()}, db => 'forged'), 'all checks of health()');
+is(sum(map { $whole->{health}{$_} } 'ok', 'warning', 'critical'), scalar @{ $whole->{health}{checks} }, 'each is ok, a warning or critical');
+my $forged = value($node, q{SET session_replication_role = replica; UPDATE fieldcrypt.audit_log SET actor = 'nobody' WHERE event = 'key_created' AND tenant = 'globex' RETURNING id}, db => 'forged');
+my $found = report('', db => 'forged')->{verification};
+is($found->{status}, 'critical', 'a forged row is found');
+ok((grep { ($_->{log_id} // '') eq $forged && $_->{status} eq 'critical' } @{ $found->{findings}{rows} }), 'and named');
+like(page('', db => 'forged'), qr/<strong class="badge alarming">critical<\/strong>/, 'the page says so');
+my $of_one = value($node, q{SELECT fieldcrypt.compliance_report('acme')}, db => 'forged', user => 'auditor');
+like($of_one, qr/"status": "critical"/, "and so does one tenant's");
+unlike($of_one, qr/globex/, 'without naming the other');
+value($node, q{CALL fieldcrypt.check_audit_log()}, db => 'forged');
+is(report($no_check, db => 'forged')->{verification}{stored}{rows}[0]{status}, 'critical', 'verifications of the period are listed');
+
 # Many tenants: a report that can be read, in a time that can be waited for.
 create_database($node, 'many');
 value($node, <<'SQL', db => 'many');
@@ -256,7 +280,7 @@ INSERT INTO fieldcrypt.encryption_keys (key_id, tenant, purpose, version, state,
 SELECT i, 'tenant ' || i, 'field', 1, 'active', 'XAES-256-GCM', decode(repeat('00', 73), 'hex'), m.fingerprint, decode(repeat('00', 16), 'hex'), now() - i * interval '1 minute'
   FROM generate_series(1, 100000) AS i, fieldcrypt.master_keys AS m;
 INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, tenant, value_count, backend_pid)
-SELECT nextval('fieldcrypt.audit_log_id_seq'), now() - i % 300 * interval '1 day', 'values_decrypted', 'reader', 'reader', 'tenant ' || i, 3, 1 FROM generate_series(1, 100000) AS i;
+SELECT nextval('fieldcrypt.audit_log_id_seq'), now() - i % 300 * interval '1 day', 'values_decrypted', 'reader', 'reader', 'tenant ' || i, 3, 1 FROM generate_series(1, 5000) AS i;
 SQL
 my $began = time;
 my $many = page($no_check, db => 'many');

@@ -172,17 +172,15 @@ is_deeply([ $page->requests ], [], 'printing asks for nothing');
 # The same names as markup: this browser would have shown what happens, and the page's policy forbids it.
 my $markup = join "\n", map { Encode::encode('UTF-8', $_) } @hostile[ 0 .. 4, 6 ];
 my ($head) = $html =~ /(<meta http-equiv="Content-Security-Policy"[^>]*>)/;
-my $open_page = $browser->visit(file('control.html', "<!DOCTYPE html><title>control</title>$markup"), wait => 0);
-ok(poll(sub { $open_page->evaluate('document.title') eq 'pwned' }), 'a control: as markup such a name runs');
-ok(poll(sub { grep { m{^http://192\.0\.2\.1/} } $open_page->requests }), 'and requests are seen');
-ok(poll(sub { grep { m{192\.0\.2\.1} } $browser->connections }), 'and leave the browser');
-my $connections = () = $browser->connections;
 my $strict = $browser->visit(file('policy.html', "<!DOCTYPE html>$head<title>control</title>$markup"));
 is($strict->evaluate('document.title'), 'control', 'with the policy of the page even markup would not run');
 cmp_ok(scalar(grep { /Content Security Policy/ } $strict->messages), '>', 3, 'the browser says that it forbids it');
-my $after = () = $browser->connections;
-is($after, $connections, 'and nothing leaves the browser');
-is_deeply([ grep { !m{192\.0\.2\.1} } $browser->connections ], [], 'nor did anything else in all of this');
+$browser->hear(0.2) foreach 1 .. 5;
+is_deeply([ $browser->connections ], [], 'nothing has left the browser in all of this');
+my $open_page = $browser->visit(file('control.html', "<!DOCTYPE html><title>control</title>$markup"), wait => 0);
+ok(poll(sub { $open_page->evaluate('document.title') eq 'pwned' }), 'a control: without it such a name runs');
+ok(poll(sub { grep { m{^http://192\.0\.2\.1/} } $open_page->requests }), 'and requests are seen');
+ok(poll(sub { grep { m{192\.0\.2\.1} } $browser->connections }), 'and leave the browser');
 
 sub poll
 {
@@ -201,11 +199,6 @@ my $bare = $browser->visit(file('bare.html', value($node, 'SELECT fieldcrypt.com
 like($bare->evaluate('document.body.innerText'), qr/There are no active keys\..*No rotation in this period\..*No column of type fieldcrypt\.encrypted\./s, 'an empty database: the charts say that there is nothing');
 is($bare->evaluate('document.querySelectorAll("svg").length'), 6, 'an empty database: all charts');
 
-if (my $keep = $ENV{FIELDCRYPT_KEEP_REPORT})
-{
-	file('kept', '');
-	system 'cp', "$folder/report.html", "$folder/report.png", "$folder/report.pdf", $keep;
-}
 $browser->quit;
 no_crash($node);
 $node->stop;

@@ -458,20 +458,34 @@ pub fn verification(page: &mut Html, report: &Report) {
             ("Took, in seconds", &Or(&section.seconds)),
         ],
     );
-    if !ran(&section.status) {
-        return;
+    if ran(&section.status) {
+        list(
+            page,
+            "Findings",
+            &[Text("Status"), Text("Finding"), Number("Leaf"), Text("Row"), Name("Detail")],
+            &section.findings,
+            |row| {
+                vec![
+                    status(&row.status),
+                    cell(&row.finding),
+                    cell(Or(&row.leaf)),
+                    cell(Or(&row.log_id)),
+                    sentence_or_dash(&row.detail),
+                ]
+            },
+        );
     }
     list(
         page,
-        "Findings",
-        &[Text("Status"), Text("Finding"), Number("Leaf"), Text("Row"), Name("Detail")],
-        &section.findings,
+        "Verifications in the period, by check_audit_log",
+        &[Time("At (UTC)"), Text("Status"), Number("Findings"), Name("By"), Name("Detail")],
+        &section.stored,
         |row| {
             vec![
+                cell(show::Time(&row.at)),
                 status(&row.status),
-                cell(&row.finding),
-                cell(Or(&row.leaf)),
-                cell(Or(&row.log_id)),
+                cell(row.findings),
+                name(&row.actor),
                 sentence_or_dash(&row.detail),
             ]
         },
