@@ -8,7 +8,7 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys::{self, SubXactEvent, XactEvent};
 
-use super::{call, executor, locks, utility_hook};
+use super::{call, denials, executor, locks, utility_hook};
 use crate::{audit, keyring, usage};
 
 thread_local! {
