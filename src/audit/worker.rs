@@ -23,6 +23,8 @@ const BATCH_BYTES: u64 = 512 * 1024;
 const SEAL_STEPS: usize = 10;
 /// How long it sleeps when nobody wakes it.
 const SLEEP: Duration = Duration::from_millis(500);
+/// How long it goes on to seal when the server stops.
+const LAST_SEALING: i64 = 3_000_000;
 /// How long it waits for a signature.
 const SIGNATURE_WAIT: i64 = 10_000_000;
 
@@ -56,6 +58,7 @@ struct Step {
 impl Worker {
     fn run(mut self) {
         let mut busy_at = session::now();
+        let mut stopping_since = None;
         loop {
             // Both are asked before the step: what comes later is found by the next one.
             let is_stopping = background::is_stopping();
@@ -67,8 +70,15 @@ impl Worker {
             if !step.is_installed {
                 return;
             }
+            let now = session::now();
             if step.done > 0 {
-                busy_at = session::now();
+                busy_at = now;
+            }
+            // Rows that are not sealed yet keep: the next worker does it.
+            let is_late = is_stopping && now - *stopping_since.get_or_insert(now) > LAST_SEALING;
+            if is_late && !self.queue.has_events() {
+                self.sign(false);
+                return;
             }
             if step.is_due {
                 self.sign(false);

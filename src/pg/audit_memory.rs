@@ -373,6 +373,11 @@ impl Queue {
                 || slot.wanted.load(Ordering::Acquire))
     }
 
+    /// Whether events wait to be written.
+    pub fn has_events(self) -> bool {
+        self.head() != self.tail()
+    }
+
     /// There are rows to be sealed, or may be.
     pub fn want_worker(self) {
         if !self.slot().wanted.swap(true, Ordering::AcqRel) {
