@@ -32,10 +32,13 @@ pub struct Origin {
     pub at: i64,
 }
 
+/// System identifier, database and timeline, as `_here` says them.
+type Here = (i64, i64, i64);
+
 thread_local! {
     /// The place of this process, which does not change while it lives: a promotion ends the workers of
     /// a standby, which has none.
-    static HERE: Cell<Option<(i64, i64, i64)>> = const { Cell::new(None) };
+    static HERE: Cell<Option<Here>> = const { Cell::new(None) };
     static QUIET_SINCE: Cell<Option<i64>> = const { Cell::new(None) };
 }
 
@@ -87,7 +90,7 @@ fn may_begin(first_own_id: i64) -> Result<bool, Error> {
     Ok(now - since >= RESTORE_PAUSE)
 }
 
-fn begin(old: Option<Origin>, here: (i64, i64, i64), cause: &str) -> Result<Origin, Error> {
+fn begin(old: Option<Origin>, here: Here, cause: &str) -> Result<Origin, Error> {
     let frontier = seal::loaded_frontier()?;
     let log = LogId::generate()?;
     let origin = Origin {
@@ -130,7 +133,7 @@ fn begin(old: Option<Origin>, here: (i64, i64, i64), cause: &str) -> Result<Orig
 }
 
 /// The last origin, and its place as the table says it.
-fn last() -> Result<Option<(Origin, (i64, i64, i64))>, Error> {
+fn last() -> Result<Option<(Origin, Here)>, Error> {
     let mut found = None;
     spi::each_row(
         "SELECT o.id, o.log_id, o.at, o.system_identifier, o.database_oid, o.timeline
@@ -151,7 +154,7 @@ fn last() -> Result<Option<(Origin, (i64, i64, i64))>, Error> {
     Ok(found)
 }
 
-fn here() -> Result<(i64, i64, i64), Error> {
+fn here() -> Result<Here, Error> {
     if let Some(here) = HERE.get() {
         return Ok(here);
     }

@@ -19,6 +19,9 @@ use pgrx::pg_sys::SubTransactionId;
 use crate::error::Error;
 use crate::usage::{self, Stopwatch, Tally};
 
+/// Is told what a key of a tenant was used for.
+pub type TakeUse<'a> = dyn FnMut(&Rc<[u8]>, KeyId, &Tally) + 'a;
+
 /// What is known of a cached key, all of it public.
 pub struct Facts {
     /// Its id.
@@ -168,7 +171,7 @@ impl Ring {
     }
 
     /// Takes what each key was used for since this was last called.
-    pub fn take_use(&mut self, take: &mut dyn FnMut(&Rc<[u8]>, KeyId, &Tally)) {
+    pub fn take_use(&mut self, take: &mut TakeUse<'_>) {
         for gone in self.gone.drain(..) {
             take(&gone.tenant, gone.key_id, &gone.tally);
         }

@@ -209,7 +209,7 @@ pub fn forget_everything() {
 }
 
 /// Takes what each key was used for since this was last called. Called where nothing may fail.
-pub fn take_use(take: &mut dyn FnMut(&Rc<[u8]>, KeyId, &Tally)) {
+pub fn take_use(take: &mut cache::TakeUse<'_>) {
     // Without FORGET: what can't be taken now stays.
     let _ = RING.try_with(|ring| ring.try_borrow_mut().map(|mut ring| ring.take_use(take)));
 }

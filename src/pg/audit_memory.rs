@@ -205,12 +205,10 @@ impl Queue {
 
     fn slot(self) -> &'static Slot {
         let start = size_of::<Header>().next_multiple_of(64) + self.index * stride();
-        // SAFETY: a queue is made only with memory, and the index is below the number of queues. Zeroed
-        // memory is a valid slot. What is not atomic is touched through `ring`, `text` only.
-        match memory() {
-            Some(region) => unsafe { &*region.memory.add(start).cast::<Slot>() },
-            None => unreachable!("queues are in shared memory"),
-        }
+        let Some(region) = memory() else { unreachable!("queues are in shared memory") };
+        // SAFETY: the index is below the number of queues. Zeroed memory is a valid slot; what is not atomic
+        // in it is touched under its lock only.
+        unsafe { &*region.memory.add(start).cast::<Slot>() }
     }
 
     fn ring(self) -> *mut u8 {

@@ -149,7 +149,7 @@ pub fn in_transaction<R>(
     work: impl FnOnce() -> Result<R, crate::error::Error>,
 ) -> R {
     let work = AssertUnwindSafe(work);
-    let outcome = BackgroundWorker::transaction(AssertUnwindSafe(|| {
+    BackgroundWorker::transaction(AssertUnwindSafe(|| {
         pgrx::PgTryBuilder::new(AssertUnwindSafe(|| {
             let AssertUnwindSafe(work) = work;
             match work() {
@@ -165,6 +165,5 @@ pub fn in_transaction<R>(
             caught.rethrow()
         })
         .execute()
-    }));
-    outcome
+    }))
 }

@@ -24,6 +24,10 @@ pub struct Report {
     without_context: bool,
 }
 
+/// What stands in the place of a file name and a function in errors of the extension. The line is the
+/// SQLSTATE, so that it is not lost with pgrx.
+const FILE: &CStr = c"pg_fieldcrypt";
+
 impl Report {
     /// Of an error of the extension's own. The SQLSTATE is five characters, see `docs/errors.md`; the
     /// message is one sentence, lower case, no full stop; the hint says what to do, '' is none.
@@ -42,8 +46,14 @@ impl Report {
         let (CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. }) = caught;
+        // pgrx knows Postgres's own SQLSTATEs only. One of the extension's arrives here from a parallel
+        // worker, or from below an SPI call.
+        let sqlstate = match report.line_number() as c_int {
+            line if line > 0 && report.file().as_bytes() == FILE.to_bytes() => line,
+            _ => report.sql_error_code() as c_int,
+        };
         Self {
-            sqlstate: report.sql_error_code() as c_int,
+            sqlstate,
             message: c_string(report.message()),
             detail: report.detail().map(c_string),
             hint: report.hint().map(c_string),
@@ -125,11 +135,12 @@ unsafe extern "C-unwind" {
 /// Raises the error. Control leaves by `longjmp`, so nothing with a destructor may be alive in the
 /// callers' frames: only the edge in [`super::call`] calls this.
 pub fn raise(report: Report) -> ! {
+    let line = report.sqlstate;
     // SAFETY: `errfinish` does not return from an error, and this frame, like its caller's, holds
     // nothing that needs dropping by then: `start` consumed the report.
     unsafe {
         if start(PgLogLevel::ERROR as c_int, report) {
-            finish();
+            finish(line);
         }
     }
     unreachable!("errfinish returned from an error")
@@ -141,7 +152,7 @@ pub fn warn(report: Report) {
     // into a panic; its closure holds nothing that needs dropping.
     unsafe {
         if start(PgLogLevel::WARNING as c_int, report) {
-            pg_sys::ffi::pg_guard_ffi_boundary(|| finish());
+            pg_sys::ffi::pg_guard_ffi_boundary(|| finish(0));
         }
     }
 }
@@ -160,7 +171,7 @@ pub fn log(line: &str) {
     // SAFETY: below ERROR, `errfinish` returns; as for a warning.
     unsafe {
         if start(pg_sys::LOG_SERVER_ONLY as c_int, report) {
-            pg_sys::ffi::pg_guard_ffi_boundary(|| finish());
+            pg_sys::ffi::pg_guard_ffi_boundary(|| finish(0));
         }
     }
 }
@@ -191,9 +202,9 @@ unsafe fn start(level: c_int, report: Report) -> bool {
     true
 }
 
-unsafe fn finish() {
+unsafe fn finish(line: c_int) {
     // SAFETY: called after `start` answered `true`.
-    unsafe { errfinish(c"pg_fieldcrypt".as_ptr(), 0, c"pg_fieldcrypt".as_ptr()) }
+    unsafe { errfinish(FILE.as_ptr(), line, FILE.as_ptr()) }
 }
 
 /// In the database's encoding, what it can't show as '?'.

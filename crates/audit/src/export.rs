@@ -28,6 +28,7 @@ pub const SEALING_TAKES: i64 = 300_000_000;
 /// A line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "one at a time")]
 enum Line {
     AuditExport(HeaderLine),
     Checkpoint(CheckpointLine),
