@@ -55,6 +55,7 @@ foreach my $end (qw(pg_cancel_backend pg_terminate_backend))
 my $log = since($node, $from);
 is(join("\n", grep { /Canary/ } split /\n/, $log->{$_}), '', "nothing is shown in $_") foreach sort keys %$log;
 like($log->{stderr}, qr/'\*\*\*'/, 'but all of it is logged');
+like($log->{stderr}, qr/still waiting for AccessShareLock on relation 1249 .*\n.*\n.*\n.*STATEMENT:  SELECT '\*\*\*' FROM patients/, 'also what is logged while names are being read');
 no_crash($node);
 $node->stop;
 done_testing();
