@@ -58,6 +58,52 @@ pub enum Dependent {
     Function(Oid),
 }
 
+/// The catalogs that are read here.
+const CATALOGS: [Oid; 6] = [
+    pg_sys::ExtensionRelationId,
+    PG_DEPEND,
+    PG_REWRITE,
+    PG_ATTRDEF,
+    PG_TRIGGER,
+    pg_sys::ProcedureRelationId,
+];
+
+/// That the catalogs are locked.
+pub struct Locked(());
+
+/// Locks the catalogs for reading, unless that would have to wait. After an error, the end of the
+/// transaction unlocks them.
+pub fn lock_without_waiting() -> Option<Locked> {
+    for (done, catalog) in CATALOGS.iter().enumerate() {
+        // SAFETY: takes a lock, or answers that it can't be had.
+        let is_locked = unsafe {
+            pg_sys::ConditionalLockRelationOid(
+                *catalog,
+                pg_sys::AccessShareLock as pg_sys::LOCKMODE,
+            )
+        };
+        if !is_locked {
+            unlock_first(done);
+            return None;
+        }
+    }
+    Some(Locked(()))
+}
+
+/// Unlocks them again.
+pub fn unlock(_: Locked) {
+    unlock_first(CATALOGS.len());
+}
+
+fn unlock_first(count: usize) {
+    for catalog in CATALOGS.iter().take(count) {
+        // SAFETY: gives back a lock that was taken.
+        unsafe {
+            pg_sys::UnlockRelationOid(*catalog, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        }
+    }
+}
+
 /// The extension, if this database has it.
 pub fn extension() -> Option<Oid> {
     // SAFETY: a catalog look-up by name that answers InvalidOid if there is none.

@@ -48,7 +48,7 @@ thread_local! {
 
 /// Whether a text mentions, or a name is, one that is known. `true` if what is known is not up to date.
 pub fn mention(texts: &[&[u8]], names: &[&[u8]]) -> bool {
-    if AGE.get() != Age::Fresh {
+    if AGE.get() != Age::Fresh || IS_READING.get() {
         WANTED.set(true);
         return true;
     }
@@ -94,7 +94,9 @@ pub fn refresh() {
     if AGE.get() == Age::Fresh || IS_READING.get() || !log_hook::may_read_catalogs() {
         return;
     }
-    let _reading = Reading::begin();
+    let reading = Reading::begin();
+    // The log waits for nobody who has locked a catalog.
+    let Some(locks) = dependents::lock_without_waiting() else { return };
     dependents::in_own_context(|| {
         // What changes while this reads makes another round.
         for _ in 0..3 {
@@ -120,6 +122,8 @@ pub fn refresh() {
             }
         }
     });
+    dependents::unlock(locks);
+    drop(reading);
 }
 
 fn may_concern(changed: usize) -> bool {
