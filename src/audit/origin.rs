@@ -30,6 +30,8 @@ pub struct Origin {
     pub place: Place,
     /// When it began, in Postgres's time.
     pub at: i64,
+    /// The number of leaves that it goes on from.
+    pub old_size: u64,
 }
 
 thread_local! {
@@ -95,6 +97,7 @@ fn begin(old: Option<Origin>, here: (i64, i64, i64), cause: &str) -> Result<Orig
         log,
         place: seal::place(here.0, here.1, here.2),
         at: session::now(),
+        old_size: frontier.size(),
     };
     spi::execute(
         "INSERT INTO fieldcrypt.audit_origins
@@ -133,7 +136,7 @@ fn begin(old: Option<Origin>, here: (i64, i64, i64), cause: &str) -> Result<Orig
 fn last() -> Result<Option<(Origin, (i64, i64, i64))>, Error> {
     let mut found = None;
     spi::each_row(
-        "SELECT o.id, o.log_id, o.at, o.system_identifier, o.database_oid, o.timeline
+        "SELECT o.id, o.log_id, o.at, o.system_identifier, o.database_oid, o.timeline, o.old_size
            FROM fieldcrypt.audit_origins AS o ORDER BY o.id DESC LIMIT 1",
         &[],
         |row| {
@@ -143,6 +146,7 @@ fn last() -> Result<Option<(Origin, (i64, i64, i64))>, Error> {
                 log: LogId(row.sixteen_bytes(2)?),
                 at: row.bigint(3)?,
                 place: seal::place(here.0, here.1, here.2),
+                old_size: row.bigint(7)?.max(0) as u64,
             };
             found = Some((origin, here));
             Ok(())
