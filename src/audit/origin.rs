@@ -30,6 +30,8 @@ pub struct Origin {
     pub place: Place,
     /// When it began, in Postgres's time.
     pub at: i64,
+    /// The number of leaves that it goes on from.
+    pub old_size: u64,
 }
 
 /// System identifier, database and timeline, as `_here` says them.
@@ -98,6 +100,7 @@ fn begin(old: Option<Origin>, here: Here, cause: &str) -> Result<Origin, Error> 
         log,
         place: seal::place(here.0, here.1, here.2),
         at: session::now(),
+        old_size: frontier.size(),
     };
     spi::execute(
         "INSERT INTO fieldcrypt.audit_origins
@@ -136,7 +139,7 @@ fn begin(old: Option<Origin>, here: Here, cause: &str) -> Result<Origin, Error> 
 fn last() -> Result<Option<(Origin, Here)>, Error> {
     let mut found = None;
     spi::each_row(
-        "SELECT o.id, o.log_id, o.at, o.system_identifier, o.database_oid, o.timeline
+        "SELECT o.id, o.log_id, o.at, o.system_identifier, o.database_oid, o.timeline, o.old_size
            FROM fieldcrypt.audit_origins AS o ORDER BY o.id DESC LIMIT 1",
         &[],
         |row| {
@@ -146,6 +149,7 @@ fn last() -> Result<Option<(Origin, Here)>, Error> {
                 log: LogId(row.sixteen_bytes(2)?),
                 at: row.bigint(3)?,
                 place: seal::place(here.0, here.1, here.2),
+                old_size: row.bigint(7)?.max(0) as u64,
             };
             found = Some((origin, here));
             Ok(())

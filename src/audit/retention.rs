@@ -94,13 +94,14 @@ fn retire(partition: &[u8]) -> Result<i64, Error> {
         &[Parameter::Text(Some(partition))],
     )?;
     let root = crate::keyring::hexadecimal(&frontier.root());
-    let reason = format!("leaves below {size} retired, root {root}");
+    let reason = format!("{rows} rows: leaves below {size}, root {root}");
     super::record(
         "audit_retired",
         &Details {
             table_name: Some(partition),
             reason: Some(reason.as_bytes()),
-            value_count: Some(rows),
+            // All that was ever retired, which is what verification goes on from.
+            value_count: Some(size as i64),
             ..Details::default()
         },
     )?;

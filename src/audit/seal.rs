@@ -76,9 +76,11 @@ pub fn seal_step(limit: usize) -> Result<Sealed, Error> {
             )
         })?;
         let has_more = rows.len() == limit;
+        tree.is_complete = false;
         if all {
             let end = rows.last().filter(|_| has_more).map_or(0, |(id, _)| *id);
             tree.looked_until = end;
+            tree.is_complete = !has_more;
             if !has_more {
                 let took = session::now() - now;
                 tree.look_back_at = now + (20 * took).max(LOOK_BACK_PAUSE);
@@ -98,6 +100,19 @@ pub fn seal_step(limit: usize) -> Result<Sealed, Error> {
         Ok(tree.sealed(rows.len(), has_more))
     })
     .map(Option::unwrap_or_default)
+}
+
+/// Whether everything that was committed before the last step has a leaf. If not, the next step sees to
+/// it: for who is about to leave.
+pub fn is_complete() -> bool {
+    TREE.with_borrow_mut(|tree| {
+        tree.as_mut().is_none_or(|tree| {
+            if !tree.is_complete {
+                tree.look_back_at = 0;
+            }
+            tree.is_complete
+        })
+    })
 }
 
 /// How long stragglers may wait at least, in microseconds.
@@ -379,6 +394,8 @@ struct Tree {
     /// When rows with low ids are looked for again, and up to which id that was done by now.
     look_back_at: i64,
     looked_until: i64,
+    /// Whether the last step has looked at all rows without a leaf.
+    is_complete: bool,
 }
 
 thread_local! {
@@ -427,8 +444,11 @@ impl Tree {
                     .map(|checkpoint| checkpoint.hash());
                 (frontier, hash, at)
             }
-            Some((_, frontier, ..)) => (frontier, None, origin.at),
-            None => (Frontier::new(), None, origin.at),
+            // The first key of an origin vouches for all that it goes on from.
+            before => {
+                let frontier = before.map(|(_, frontier, ..)| frontier).unwrap_or_default();
+                (frontier_between(frontier, origin.old_size)?, None, origin.at)
+            }
         };
         let mut highest_id = 0;
         let range = leaves_from(stored.size(), |id| highest_id = highest_id.max(id))?;
@@ -448,6 +468,7 @@ impl Tree {
             highest_id,
             look_back_at: 0,
             looked_until: 0,
+            is_complete: false,
         })
     }
 

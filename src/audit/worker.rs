@@ -86,6 +86,9 @@ impl Worker {
             let is_drained = !step.has_more && !self.queue.has_work();
             let is_idle = session::now() - busy_at >= settings::linger();
             if is_drained && (is_stopping || is_idle) {
+                if !seal::is_complete() {
+                    continue;
+                }
                 match self.sign(true) {
                     // The statement about a new key is a row of the log itself.
                     Signed::WithNewKey => continue,

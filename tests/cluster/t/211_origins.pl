@@ -12,15 +12,26 @@ my $conf = "shared_preload_libraries = 'pg_fieldcrypt'\nfieldcrypt.audit_worker_
 my $node = new_cluster('origins', init => { allows_streaming => 1 }, conf => $conf);
 my $folder = PostgreSQL::Test::Utils::tempdir();
 
+# What verification finds, and how bad it is; what is to be expected of any log here left out.
+my $found = q{SELECT coalesce(string_agg(DISTINCT status || ' ' || finding, ', ' ORDER BY status || ' ' || finding), '') FROM fieldcrypt.verify_audit_log(anchor => '%s') WHERE status <> 'ok' AND finding NOT IN ('summary', 'unanchored', 'unauthenticated', 'unauthenticated_rows', 'unclean_handover')};
+
+sub verified
+{
+	my ($anchor, $db) = @_;
+	note value($node, sprintf(q{SELECT * FROM fieldcrypt.verify_audit_log(anchor => '%s') WHERE status <> 'ok'}, $anchor), db => $db // 'restored');
+	return value($node, sprintf($found, $anchor), db => $db // 'restored');
+}
+
 # Waits until all rows of the log have leaves, and a checkpoint covers them.
 sub sealed
 {
 	my ($on, $db, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	local $PostgreSQL::Test::Utils::timeout_default = 30;
 	my $sealed = $on->poll_query_until($db, <<'SQL');
 SELECT count(*) FILTER (WHERE leaf IS NULL) = 0 AND max(leaf) + 1 = (SELECT max(size) FROM fieldcrypt.audit_checkpoints) FROM fieldcrypt.audit_log
 SQL
-	ok($sealed, "$name: sealed and signed");
+	ok($sealed, "$name: sealed and signed") or diag value($on, 'SELECT s.*, (SELECT max(leaf) FROM fieldcrypt.audit_log), (SELECT max(size) FROM fieldcrypt.audit_checkpoints) FROM fieldcrypt.audit_status() AS s', db => $db);
 	return gives($on, 'SELECT count(leaf) = max(leaf) + 1, min(leaf), count(DISTINCT leaf) = count(leaf) FROM fieldcrypt.audit_log',
 		't|0|t', "$name: numbered without gaps", db => $db);
 }
@@ -62,6 +73,7 @@ value($node, q{SELECT fieldcrypt.create_key('made after the restore')}, db => 'r
 sealed($node, 'restored', 'restored');
 gives($node, $origins, "1|the first|||\n2|another database|t||", 'restored: it goes on under another name', db => 'restored');
 gives($node, q{SELECT o.old_size >= } . $size . q{, o.old_root = c.root OR o.old_size > c.size FROM fieldcrypt.audit_origins AS o, fieldcrypt.audit_checkpoints AS c WHERE o.cause = 'another database' AND c.size = } . $size . ' LIMIT 1', 't|t', 'restored: from the size and root that it had', db => 'restored');
+like(verified(''), qr/^warning \w*fork\w*$/, 'restored: verification says so');
 refused($node, 'SELECT fieldcrypt.acknowledge_audit_fork(NULL)', '22004', 'no NULL reason', db => 'restored');
 refused($node, q{SELECT fieldcrypt.acknowledge_audit_fork('  ')}, 'KF028', qr/a reason is needed/, 'no empty reason', db => 'restored');
 refused($node, q{BEGIN READ ONLY; SELECT fieldcrypt.acknowledge_audit_fork('x')}, 'KF013', 'not in a READ ONLY transaction', db => 'restored');
@@ -69,6 +81,15 @@ gives($node, q{SELECT fieldcrypt.acknowledge_audit_fork('a test of the restore')
 gives($node, $origins, "1|the first|||\n2|another database|t|manager|a test of the restore", 'acknowledged: by whom and why', db => 'restored');
 gives($node, q{SELECT l.actor, l.reason = 'a test of the restore (log ' || encode(o.log_id, 'hex') || ')', l.mac IS NOT NULL FROM fieldcrypt.audit_log AS l, fieldcrypt.audit_origins AS o WHERE l.event = 'audit_fork_acknowledged' AND o.old_log_id IS NOT NULL}, 'manager|t|t', 'acknowledged: recorded', db => 'restored');
 gives($node, $origins, '1|the first|||', 'the database that was dumped goes on as it was', db => 'app');
+
+unlike(verified(''), qr/fork|critical/, 'acknowledged: verification is content');
+
+# What an outside checkpoint of the old log says is not hidden by that.
+value($node, q{SELECT fieldcrypt.create_key('newer than the dump ' || i) FROM generate_series(1, 100) AS i}, db => 'app');
+sealed($node, 'app', 'newer rows than the dump has');
+my $newer = value($node, 'SELECT note FROM fieldcrypt.audit_checkpoints ORDER BY id DESC LIMIT 1', db => 'app');
+unlike(verified($newer, 'app'), qr/critical/, 'a newer checkpoint: of the log that it is of');
+like(verified($newer), qr/critical/, 'a newer checkpoint: the restored log does not have what it states');
 
 # Nothing is open: an acknowledgement begins a new origin.
 gives($node, q{SELECT fieldcrypt.acknowledge_audit_fork('tables were repaired')}, '1', 'acknowledged where nothing is open', db => 'restored');

@@ -85,11 +85,16 @@ refused($node, q{SET fieldcrypt.audit_retention = '1 day'}, '55P02', 'a session 
 like(run_sql($node, $apply, user => 'manager')->{err}, qr/\b2 partitions retired/, 'two years are retired') if $is_refused;
 gives($node, $count, '0', 'their rows are gone');
 gives($node, q{SELECT partition_name, row_count, size > 0, octet_length(root) FROM fieldcrypt.audit_retirements ORDER BY id}, "audit_log_2020|32|t|32\naudit_log_2021|20|t|32", 'what was retired is noted');
-gives($node, q{SELECT l.table_name, l.value_count, l.reason = format('leaves below %s retired, root %s', r.size, encode(r.root, 'hex')), l.mac IS NOT NULL FROM fieldcrypt.audit_log AS l JOIN fieldcrypt.audit_retirements AS r ON r.partition_name = l.table_name WHERE l.event = 'audit_retired' ORDER BY l.id},
-	"audit_log_2020|32|t|t\naudit_log_2021|20|t|t", 'and recorded');
+gives($node, q{SELECT l.table_name, l.value_count = r.size, l.reason = format('%s rows: leaves below %s, root %s', r.row_count, r.size, encode(r.root, 'hex')), l.mac IS NOT NULL FROM fieldcrypt.audit_log AS l JOIN fieldcrypt.audit_retirements AS r ON r.partition_name = l.table_name WHERE l.event = 'audit_retired' ORDER BY l.id},
+	"audit_log_2020|t|t|t\naudit_log_2021|t|t|t", 'and recorded');
 gives($node, 'SELECT count(*) > 0 FROM fieldcrypt.audit_log WHERE at >= $$2026-01-01$$', 't', 'the rest is there');
 value($node, q{SELECT fieldcrypt.create_key('goes on')});
 ok(sealed(), 'sealing goes on');
+note value($node, q{SELECT * FROM fieldcrypt.verify_audit_log()});
+gives($node, q{SELECT count(*) FILTER (WHERE status = 'critical'), count(*) FILTER (WHERE finding = 'retired') > 0 FROM fieldcrypt.verify_audit_log()}, '0|t', 'what is left is proved, and verification says what was retired');
+value($node, q{CREATE TABLE saved AS SELECT * FROM fieldcrypt.audit_retirements; SET session_replication_role = replica; UPDATE fieldcrypt.audit_retirements SET frontier = set_byte(frontier, 20, get_byte(frontier, 20) # 1)});
+gives($node, q{SELECT count(*) FILTER (WHERE status = 'critical') > 0 FROM fieldcrypt.verify_audit_log()}, 't', 'from another tree than the retired one nothing is proved');
+value($node, q{SET session_replication_role = replica; UPDATE fieldcrypt.audit_retirements AS r SET frontier = s.frontier FROM saved AS s WHERE s.id = r.id});
 $node->restart('immediate');
 value($node, q{SELECT fieldcrypt.create_key('goes on after a crash')});
 ok(sealed(), 'also after a crash');
