@@ -31,7 +31,7 @@ pub const SEALING_TAKES: i64 = 300_000_000;
 enum Line {
     AuditExport(HeaderLine),
     Checkpoint(CheckpointLine),
-    Row(RowLine),
+    Row(Box<RowLine>),
     End(EndLine),
 }
 
@@ -291,7 +291,7 @@ impl Writer {
     /// A row, by leaf; rows without one come last.
     pub fn row(&mut self, row: &SealedRow<'_>) -> String {
         self.rows += 1;
-        line(&Line::Row(RowLine::of(row)))
+        line(&Line::Row(Box::new(RowLine::of(row))))
     }
 
     /// The last line.
