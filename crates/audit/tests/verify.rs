@@ -216,7 +216,7 @@ fn keys_that_are_not_there_are_said_to_be() {
     let mut verifier =
         Verifier::new(sealer.stored.origins.clone(), &sealer.stored.signers, vec![], &mut NoKeys);
     verifier.checkpoint(&sealer.stored.checkpoints[0]);
-    let (findings, _) = verifier.finish(support::START + 86_400_000_000);
+    let (findings, _) = verifier.finish(support::NOW);
     assert!(kinds(&findings).contains(&FindingKind::SignerNotChecked));
     let (findings, summary) = sealer.stored.verify(vec![], &Keys::new(&[99]));
     assert!(kinds(&findings).contains(&FindingKind::MacNotChecked));
@@ -385,7 +385,7 @@ fn it_can_begin_at_a_checkpoint() {
             });
         }
         checkpoints.for_each(|one| verifier.checkpoint(one));
-        Some(kinds(&verifier.finish(support::START + 86_400_000_000).0))
+        Some(kinds(&verifier.finish(support::NOW).0))
     };
     let asked = Beginning::Asked;
     assert_eq!(

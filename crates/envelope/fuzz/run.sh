@@ -17,8 +17,8 @@ seconds=${1:?usage: run.sh SECONDS}
 case $seconds in '' | *[!0-9]*) echo "run.sh: SECONDS is a whole number" >&2; exit 2 ;; esac
 cd "$(dirname "$0")"
 
-targets="ciphertext master_key_text key_export"
-each=$((seconds / 3))
+targets="ciphertext master_key_text key_export audit_note audit_export"
+each=$((seconds / 5))
 [ "$each" -gt 0 ] || each=1
 
 host=$(rustc -vV | sed -n 's/^host: //p')
@@ -46,8 +46,10 @@ for target in $targets; do
     mkdir -p "$corpus" "$artifacts"
     log="$artifacts/log"
     echo "fuzz: $target for $each s; corpus of $(find "$corpus" -type f | wc -l) in $corpus"
+    longest=2048
+    [ "$target" != audit_export ] || longest=16384
     status=0
-    "$CARGO_TARGET_DIR/$host/release/$target" -max_total_time="$each" -max_len=2048 -timeout=10 \
+    "$CARGO_TARGET_DIR/$host/release/$target" -max_total_time="$each" -max_len="$longest" -timeout=10 \
         -dict="dictionaries/$target" -artifact_prefix="$artifacts/" -print_final_stats=1 \
         "$corpus" "seeds/$target" >"$log" 2>&1 || status=$?
     if [ "$status" -ne 0 ]; then

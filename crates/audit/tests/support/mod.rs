@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use fieldcrypt_audit::export::{Begin, Writer};
 use fieldcrypt_audit::verify::{
     Acknowledgement, Anchor, AuditKeys, Finding, FindingKind, Origin, SealedRow, Signer, Status,
     StoredCheckpoint, Summary, Verifier,
@@ -16,6 +17,9 @@ use fieldcrypt_envelope::{DataKey, KeyId};
 
 /// 2026-11-23 00:00 UTC.
 pub const START: i64 = 1_795_392_000_000_000;
+
+/// When it is looked at: late enough for checkpoints to be missed, not for rows to be overdue.
+pub const NOW: i64 = START + 200_000_000;
 
 /// A row with its own texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,11 +148,37 @@ impl Stored {
         for row in self.rows.iter().filter(|row| row.leaf.is_none()) {
             feed(row, |row| verifier.unsealed_row(row, false, &mut keys));
         }
-        verifier.finish(START + 86_400_000_000)
+        verifier.finish(NOW)
     }
 }
 
-fn feed(row: &Row, f: impl FnOnce(&SealedRow<'_>)) {
+impl Stored {
+    /// As the database exports it.
+    pub fn export(&self) -> String {
+        let mut writer = Writer::default();
+        let mut lines =
+            vec![writer.header(NOW, &Begin::First, false, &self.origins, &self.signers)];
+        let mut rows: Vec<&Row> = self.rows.iter().filter(|row| row.leaf.is_some()).collect();
+        rows.sort_by_key(|row| row.leaf);
+        let mut checkpoints: Vec<&StoredCheckpoint> = self.checkpoints.iter().collect();
+        checkpoints.sort_by_key(|one| (one.size, one.id));
+        let mut checkpoints = checkpoints.into_iter().peekable();
+        for row in rows {
+            while let Some(one) = checkpoints.next_if(|one| Some(one.size) <= row.leaf) {
+                lines.push(writer.checkpoint(one));
+            }
+            feed(row, |row| lines.push(writer.row(row)));
+        }
+        checkpoints.for_each(|one| lines.push(writer.checkpoint(one)));
+        for row in self.rows.iter().filter(|row| row.leaf.is_none()) {
+            feed(row, |row| lines.push(writer.row(row)));
+        }
+        lines.push(writer.end());
+        lines.join("\n") + "\n"
+    }
+}
+
+pub fn feed(row: &Row, f: impl FnOnce(&SealedRow<'_>)) {
     row.with_record(|record| {
         f(&SealedRow {
             leaf: row.leaf,

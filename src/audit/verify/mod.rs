@@ -4,20 +4,19 @@
 //! What is read first is the last checkpoint to be looked at. So whatever is sealed meanwhile is newer
 //! than the checkpoints, and never missing below one.
 
-use std::collections::VecDeque;
+mod tables;
 
 use fieldcrypt_audit::export::{Begin, SEALING_TAKES, Writer};
 use fieldcrypt_audit::verify::{
-    Acknowledgement, Anchor, AuditKeys, Finding, Origin, SealedRow, Signer, Status,
-    StoredCheckpoint, Summary, Verifier,
+    Anchor, AuditKeys, Finding, FindingKind, SealedRow, Status, StoredCheckpoint, Summary, Verifier,
 };
-use fieldcrypt_audit::{Frontier, InclusionProof, LogId, ProofBuilder};
+use fieldcrypt_audit::{InclusionProof, ProofBuilder};
 use fieldcrypt_envelope::KeyId;
 use pgrx::pg_sys::Datum;
 use serde_json::{Value, json};
 
 use super::notes;
-use super::row::{OwnedRecord, since_1970};
+use super::row::{OwnedRecord, columns, since_1970};
 use crate::error::Error;
 use crate::keyring;
 use crate::pg::audit_memory;
@@ -27,6 +26,11 @@ use crate::pg::spi::{self, Parameter};
 use crate::pg::tuple::Row;
 use crate::pg::values::Varlena;
 use crate::pg::{encoding, session};
+
+use tables::{
+    Checkpoints, checkpoint_before, edge_before, last_checkpoint, origins, retired_edge,
+    sealed_row, signer_key, signers,
+};
 
 sql_functions! {
     fieldcrypt_verify_audit_log, pg_finfo_fieldcrypt_verify_audit_log => verify_called;
@@ -64,7 +68,7 @@ fn verify_called(call: &Call) -> Result<Option<Datum>, Error> {
             "the last rows are not there: since the server started a checkpoint over {signed} rows was stored, and the last that is there has {}",
             summary.size
         );
-        let kind = fieldcrypt_audit::verify::FindingKind::TailCut;
+        let kind = FindingKind::TailCut;
         findings.push(Finding { kind, leaf: Some(summary.size), log_id: None, detail });
         summary.status = Status::Critical;
     }
@@ -327,10 +331,10 @@ impl Extent {
 }
 
 fn impossible(row: &Row<'_>) -> Item<'static> {
-    let leaf = row.bigint(super::row::columns::LEAF).ok();
+    let leaf = row.bigint(columns::LEAF).ok();
     Item::Impossible {
         leaf: leaf.and_then(|leaf| u64::try_from(leaf).ok()),
-        id: row.bigint(super::row::columns::ID).unwrap_or_default(),
+        id: row.bigint(columns::ID).unwrap_or_default(),
     }
 }
 
@@ -346,7 +350,7 @@ fn each_leaf(
           ORDER BY l.leaf",
         &[Parameter::BigInt(Some(from.cast_signed())), Parameter::BigInt(Some(to.cast_signed()))],
         |row| {
-            let leaf = row.bigint(super::row::columns::LEAF)?;
+            let leaf = row.bigint(columns::LEAF)?;
             match OwnedRecord::read(row) {
                 Ok(record) => see(leaf, Item::Row(&record)),
                 Err(_) => see(leaf, impossible(row)),
@@ -372,236 +376,4 @@ fn with_row<R>(row: &OwnedRecord, work: impl FnOnce(&SealedRow<'_>) -> R) -> R {
             mac_key_id: row.mac_key_id,
         })
     })
-}
-
-fn sealed_row(id: i64) -> Result<OwnedRecord, Error> {
-    let mut found = None;
-    spi::each_row(
-        "SELECT l.* FROM fieldcrypt.audit_log AS l WHERE l.id OPERATOR(pg_catalog.=) $1 LIMIT 1",
-        &[Parameter::BigInt(Some(id))],
-        |row| {
-            found = Some(OwnedRecord::read(row)?);
-            Ok(())
-        },
-    )?;
-    found.ok_or_else(|| Error::AuditVerification {
-        problem: format!("the audit log has no row {id}"),
-        hint: "Column id of fieldcrypt.audit_log says which there are.",
-    })
-}
-
-/// Checkpoints by size and id, read as they are needed.
-struct Checkpoints {
-    buffer: VecDeque<StoredCheckpoint>,
-    /// Size and id of the last one read, and of the last one to be read.
-    read: (i64, i64),
-    last: Option<(i64, i64)>,
-}
-
-impl Checkpoints {
-    const BATCH: i64 = 500;
-
-    fn after(first: Option<&StoredCheckpoint>, last: Option<&StoredCheckpoint>) -> Self {
-        let place = |one: &StoredCheckpoint| (one.size, one.id);
-        Self {
-            buffer: VecDeque::new(),
-            read: first.map_or((i64::MIN, i64::MIN), place),
-            last: last.map(place),
-        }
-    }
-
-    /// The next one, if it states at most so many rows.
-    fn next_up_to(&mut self, size: i64) -> Result<Option<StoredCheckpoint>, Error> {
-        if self.buffer.is_empty() {
-            self.fill()?;
-        }
-        Ok(self.buffer.pop_front_if(|one| one.size <= size))
-    }
-
-    fn fill(&mut self) -> Result<(), Error> {
-        let Some(last) = self.last.filter(|last| self.read < *last) else { return Ok(()) };
-        let buffer = &mut self.buffer;
-        spi::each_row(
-            "SELECT c.id, c.size, c.at, c.root, c.frontier, c.signer_id, c.origin_id, c.is_final, c.note
-               FROM fieldcrypt.audit_checkpoints AS c
-              WHERE (c.size OPERATOR(pg_catalog.>) $1 OR c.size OPERATOR(pg_catalog.=) $1 AND c.id OPERATOR(pg_catalog.>) $2)
-                AND (c.size OPERATOR(pg_catalog.<) $3 OR c.size OPERATOR(pg_catalog.=) $3 AND c.id OPERATOR(pg_catalog.<=) $4)
-              ORDER BY c.size, c.id LIMIT $5",
-            &[
-                Parameter::BigInt(Some(self.read.0)),
-                Parameter::BigInt(Some(self.read.1)),
-                Parameter::BigInt(Some(last.0)),
-                Parameter::BigInt(Some(last.1)),
-                Parameter::BigInt(Some(Self::BATCH)),
-            ],
-            |row| {
-                buffer.push_back(checkpoint(row)?);
-                Ok(())
-            },
-        )?;
-        self.read = match self.buffer.back() {
-            Some(one) => (one.size, one.id),
-            None => last,
-        };
-        Ok(())
-    }
-}
-
-/// The last checkpoint of the period.
-fn last_checkpoint(period: &Period) -> Result<Option<StoredCheckpoint>, Error> {
-    one_checkpoint(
-        "SELECT c.id, c.size, c.at, c.root, c.frontier, c.signer_id, c.origin_id, c.is_final, c.note
-           FROM fieldcrypt.audit_checkpoints AS c
-          WHERE $1 IS NULL OR c.size OPERATOR(pg_catalog.<=) (
-                    SELECT pg_catalog.min(e.size) FROM fieldcrypt.audit_checkpoints AS e
-                     WHERE e.at OPERATOR(pg_catalog.>=) $1)
-             OR NOT EXISTS (SELECT FROM fieldcrypt.audit_checkpoints AS e WHERE e.at OPERATOR(pg_catalog.>=) $1)
-          ORDER BY c.size DESC, c.id DESC LIMIT 1",
-        &[Parameter::Time(period.to)],
-    )
-}
-
-/// The last checkpoint that was signed by then and states at most so many rows.
-fn checkpoint_before(at: i64, size: i64) -> Result<Option<StoredCheckpoint>, Error> {
-    one_checkpoint(
-        "SELECT c.id, c.size, c.at, c.root, c.frontier, c.signer_id, c.origin_id, c.is_final, c.note
-           FROM fieldcrypt.audit_checkpoints AS c
-          WHERE c.at OPERATOR(pg_catalog.<=) $1 AND c.size OPERATOR(pg_catalog.<=) $2
-          ORDER BY c.size DESC, c.id DESC LIMIT 1",
-        &[Parameter::Time(Some(at)), Parameter::BigInt(Some(size))],
-    )
-}
-
-fn one_checkpoint(
-    statement: &'static str,
-    parameters: &[Parameter<'_>],
-) -> Result<Option<StoredCheckpoint>, Error> {
-    let mut found = None;
-    spi::each_row(statement, parameters, |row| {
-        found = Some(checkpoint(row)?);
-        Ok(())
-    })?;
-    Ok(found)
-}
-
-fn checkpoint(row: &Row<'_>) -> Result<StoredCheckpoint, Error> {
-    Ok(StoredCheckpoint {
-        id: row.bigint(1)?,
-        size: row.bigint(2)?,
-        at: since_1970(row.bigint(3)?),
-        root: row.bytes(4)?.to_vec(),
-        frontier: row.bytes(5)?.to_vec(),
-        signer_id: row.bigint(6)?,
-        origin_id: row.bigint(7)?,
-        is_final: row.boolean(8)?,
-        note: notes::from_database(row.bytes(9)?),
-    })
-}
-
-/// The edge of the tree of the rows that the retention has dropped.
-fn retired_edge() -> Result<Option<Frontier>, Error> {
-    edge(
-        "SELECT r.frontier FROM fieldcrypt.audit_retirements AS r ORDER BY r.size DESC, r.id DESC LIMIT 1",
-        &[],
-    )
-}
-
-/// The largest edge of the tree that does not hold this leaf yet.
-fn edge_before(leaf: u64) -> Result<Option<Frontier>, Error> {
-    edge(
-        "SELECT e.frontier FROM (
-            SELECT c.size, c.frontier FROM fieldcrypt.audit_checkpoints AS c
-            UNION ALL
-            SELECT r.size, r.frontier FROM fieldcrypt.audit_retirements AS r) AS e
-          WHERE e.size OPERATOR(pg_catalog.<=) $1 ORDER BY e.size DESC LIMIT 1",
-        &[Parameter::BigInt(Some(leaf.cast_signed()))],
-    )
-}
-
-fn edge(statement: &'static str, parameters: &[Parameter<'_>]) -> Result<Option<Frontier>, Error> {
-    let mut found = None;
-    spi::each_row(statement, parameters, |row| {
-        found = Frontier::from_bytes(row.bytes(1)?).ok();
-        Ok(())
-    })?;
-    Ok(found)
-}
-
-fn origins() -> Result<Vec<Origin>, Error> {
-    let mut origins = Vec::new();
-    spi::each_row(
-        "SELECT o.id, o.log_id, o.at, o.cause, o.system_identifier, o.database_oid, o.timeline,
-                o.old_log_id, o.old_size, o.old_root, o.acknowledged_at, o.acknowledged_by,
-                o.acknowledged_reason
-           FROM fieldcrypt.audit_origins AS o ORDER BY o.id",
-        &[],
-        |row| {
-            let said = (row.bigint(11).ok(), row.optional_bytes(12), row.optional_bytes(13));
-            let acknowledgement = match said {
-                (None, None, None) => None,
-                (at, by, reason) => Some(Acknowledgement {
-                    at: at.map_or(0, since_1970),
-                    by: by.map(encoding::lossy).unwrap_or_default(),
-                    reason: reason.map(encoding::lossy).unwrap_or_default(),
-                }),
-            };
-            origins.push(Origin {
-                id: row.bigint(1)?,
-                log: log_id(row.bytes(2)?),
-                at: since_1970(row.bigint(3)?),
-                cause: encoding::lossy(row.bytes(4)?),
-                system_identifier: row.bigint(5)?,
-                database_oid: row.bigint(6)?,
-                timeline: row.bigint(7)?,
-                old_log: row.optional_bytes(8).map(log_id),
-                old_size: row.bigint(9)?,
-                old_root: row.bytes(10)?.to_vec(),
-                acknowledgement,
-            });
-            Ok(())
-        },
-    )?;
-    Ok(origins)
-}
-
-/// Another length than 16 bytes is no log's.
-fn log_id(bytes: &[u8]) -> LogId {
-    LogId(bytes.try_into().unwrap_or_default())
-}
-
-fn signers() -> Result<Vec<Signer>, Error> {
-    let mut signers = Vec::new();
-    spi::each_row(
-        "SELECT s.id, s.origin_id, s.public_key, s.introduced_at, s.introduced_by, s.from_size,
-                s.is_clean, s.proof
-           FROM fieldcrypt.audit_signers AS s ORDER BY s.id",
-        &[],
-        |row| {
-            signers.push(Signer {
-                id: row.bigint(1)?,
-                origin_id: row.bigint(2)?,
-                public_key: encoding::lossy(row.bytes(3)?),
-                introduced_at: since_1970(row.bigint(4)?),
-                introduced_by: encoding::lossy(row.bytes(5)?),
-                from_size: row.bigint(6)?,
-                is_clean: row.boolean(7)?,
-                proof: notes::from_database(row.bytes(8)?),
-            });
-            Ok(())
-        },
-    )?;
-    Ok(signers)
-}
-
-fn signer_key(id: i64) -> Result<String, Error> {
-    let mut key = String::new();
-    spi::each_row(
-        "SELECT s.public_key FROM fieldcrypt.audit_signers AS s WHERE s.id OPERATOR(pg_catalog.=) $1",
-        &[Parameter::BigInt(Some(id))],
-        |row| {
-            key = encoding::lossy(row.bytes(1)?);
-            Ok(())
-        },
-    )?;
-    Ok(key)
 }
