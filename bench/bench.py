@@ -10,6 +10,7 @@ import pathlib
 import sys
 import time
 
+import audit
 import fields
 import memory
 import picture
@@ -39,6 +40,8 @@ def main():
     results["rotation"] = rotation.measure(quick)
     say("key use")
     results["usage"] = usage.measure(quick)
+    say("audit log")
+    results["audit"] = audit.measure(quick)
 
     results["targets"] = [
         {"what": what, "figure": figure, "limit": limit, "at": at[0] if at else "most"}
@@ -54,7 +57,7 @@ def main():
 
 
 PARTS = {fields: "fields", tenants: "tenants", memory: "memory", transactions: "transactions",
-         rotation: "rotation", usage: "usage"}
+         rotation: "rotation", usage: "usage", audit: "audit"}
 
 
 def say(what):

@@ -66,7 +66,8 @@ def pgbench(port, level, seconds):
 class Preloaded:
     """Another server like the one that is measured, with the library preloaded."""
 
-    def __init__(self):
+    def __init__(self, *more):
+        self.more = "\n".join(more)
         home = pathlib.Path(os.environ["PGHOST"])
         self.port = int(os.environ["PGPORT"]) + 1
         self.data = home / "preloaded"
@@ -78,7 +79,7 @@ class Preloaded:
             "--locale", "C.UTF-8", "--no-sync")
         settings = self.settings.read_text()
         (self.data / "postgresql.conf").write_text(
-            f"{settings}\nport = {self.port}\nshared_preload_libraries = 'pg_fieldcrypt'\n")
+            f"{settings}\nport = {self.port}\nshared_preload_libraries = 'pg_fieldcrypt'\n{self.more}\n")
         run("pg_ctl", "--pgdata", self.data, "--log", self.log, "--wait", "start")
         with Session(port=self.port) as session:
             session.run("CREATE EXTENSION pg_fieldcrypt")

@@ -21,6 +21,7 @@ pub struct Publisher {
     running: Option<Running>,
     waiting: Option<(String, bool)>,
     last_at: i64,
+    is_failing: bool,
 }
 
 struct Running {
@@ -32,7 +33,12 @@ struct Running {
 impl Publisher {
     /// Nothing is published yet.
     pub fn new() -> Self {
-        Self { running: None, waiting: None, last_at: i64::MIN }
+        Self { running: None, waiting: None, last_at: i64::MIN, is_failing: false }
+    }
+
+    /// Whether the last run failed.
+    pub fn is_failing(&self) -> bool {
+        self.is_failing
     }
 
     /// Publishes a checkpoint when its turn comes; a newer one takes the place of one that waits.
@@ -61,7 +67,7 @@ impl Publisher {
                     let watch = exit::Watch::over(child.id());
                     self.running = Some(Running { child, since: now, _also_at_exit: watch });
                 }
-                Err(error) => failed(queue, &format!("can't be run ({})", error.kind())),
+                Err(error) => self.failed(queue, &format!("can't be run ({})", error.kind())),
             }
         }
     }
@@ -79,19 +85,29 @@ impl Publisher {
     }
 
     fn reap(&mut self, queue: Queue) {
-        let Some(running) = &mut self.running else { return };
+        let Some(mut running) = self.running.take() else { return };
         match running.child.try_wait() {
-            Ok(None) if session::now() - running.since < LONGEST => return,
+            Ok(None) if session::now() - running.since < LONGEST => self.running = Some(running),
             Ok(None) => {
                 exit::kill_group(running.child.id());
                 let _ = running.child.wait();
-                failed(queue, "did not finish in a minute");
+                self.failed(queue, "did not finish in a minute");
             }
-            Ok(Some(status)) if status.success() => {}
-            Ok(Some(status)) => failed(queue, &format!("failed ({status})")),
-            Err(error) => failed(queue, &format!("can't be waited for ({})", error.kind())),
+            Ok(Some(status)) if status.success() => {
+                if std::mem::take(&mut self.is_failing) {
+                    queue.set_problem(None);
+                }
+            }
+            Ok(Some(status)) => self.failed(queue, &format!("failed ({status})")),
+            Err(error) => self.failed(queue, &format!("can't be waited for ({})", error.kind())),
         }
-        self.running = None;
+    }
+
+    fn failed(&mut self, queue: Queue, how: &str) {
+        self.is_failing = true;
+        let problem = format!("fieldcrypt.audit_checkpoint_command {how}");
+        report::log(&format!("pg_fieldcrypt: {problem}"));
+        queue.set_problem(Some(&problem));
     }
 }
 
@@ -119,10 +135,4 @@ fn start(command: &[u8], note: &str) -> std::io::Result<Child> {
         .stdout(Stdio::null())
         .process_group(0)
         .spawn()
-}
-
-fn failed(queue: Queue, how: &str) {
-    let problem = format!("fieldcrypt.audit_checkpoint_command {how}");
-    report::log(&format!("pg_fieldcrypt: {problem}"));
-    queue.set_problem(Some(&problem));
 }

@@ -203,7 +203,9 @@ impl Worker {
             Ok(checkpoint.map_or(0, |checkpoint| checkpoint.size))
         });
         queue.checkpoint_stored(size, session::now());
-        queue.set_problem(None);
+        if !self.publisher.is_failing() {
+            queue.set_problem(None);
+        }
         self.publisher.publish(queue, note, is_final);
         if !is_known {
             Signed::WithNewKey
