@@ -313,7 +313,7 @@ fn a_fork_is_told_until_it_is_acknowledged() {
     sealer.acknowledge(&keys);
     sealer.seal(false);
     let stored = sealer.stored;
-    let good = [FindingKind::UncleanHandover, FindingKind::Unanchored];
+    let good = [FindingKind::Unanchored];
     assert_eq!(found(&stored, ""), good);
     assert!(!found(&stored, &before).contains(&FindingKind::AnchorMismatch));
     // Nothing hides that there was more.
