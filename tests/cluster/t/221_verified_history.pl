@@ -108,7 +108,7 @@ is(tool('verify-proof', $proof)->{code}, 0, 'a later row is proven');
 	my $last = '(SELECT c.* FROM fieldcrypt.audit_checkpoints AS c ORDER BY c.size DESC, c.id DESC LIMIT 1)';
 	my $retire = "INSERT INTO fieldcrypt.audit_retirements SELECT c.id + 1000, now(), 'audit_log_2026', 10, c.size, c.root, c.frontier FROM $last AS c; DELETE FROM fieldcrypt.audit_log WHERE leaf < (SELECT max(size) FROM fieldcrypt.audit_retirements)";
 	like($forge->($retire), qr/retention_unknown/, 'a retirement that the log does not tell of');
-	like($forge->("$retire; INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, backend_pid, reason) SELECT -1, now(), 'audit_retired', 'x', 'x', 1, 'leaves below ' || c.size || ' retired, root ' || encode(c.root, 'hex') FROM $last AS c"), qr/retention_unknown/, 'nor if a row without a MAC does');
+	like($forge->("$retire; INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, backend_pid, value_count, reason) SELECT -1, now(), 'audit_retired', 'x', 'x', 1, c.size, '10 rows: leaves below ' || c.size || ', root ' || encode(c.root, 'hex') FROM $last AS c"), qr/retention_unknown/, 'nor if a row without a MAC does');
 	like($forge->('UPDATE fieldcrypt.audit_retirements SET frontier = set_byte(frontier, 12, get_byte(frontier, 12) # 1)'), qr/root_mismatch/, 'another edge of the tree');
 	like($forge->('UPDATE fieldcrypt.audit_retirements SET size = size - 1, frontier = (SELECT c.frontier FROM fieldcrypt.audit_checkpoints AS c ORDER BY c.size LIMIT 1)'), qr/\w/, 'the edge of another size');
 	like($forge->('DELETE FROM fieldcrypt.audit_retirements'), qr/leaf_missing/, 'no retirement at all');
