@@ -11,7 +11,7 @@ use fieldcrypt_audit::{Checkpoint, Frontier, SigningKey, sign_note};
 use support::{Dice, Keys, Manipulation, Sealer, Stored, bad};
 
 /// Manipulations, of one log each.
-const ROUNDS: u64 = 4000;
+const ROUNDS: u64 = 3000;
 
 #[test]
 fn every_manipulation_without_the_master_key_is_found() {

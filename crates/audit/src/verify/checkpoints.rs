@@ -162,6 +162,15 @@ impl Verifier {
                 found(FindingKind::CheckpointNotSigned, detail);
             }
         }
+        if let Some(index) = origin {
+            let size = i64::try_from(stated.size).unwrap_or(i64::MAX);
+            let next = self.origins.get(index + 1);
+            if size < self.origins[index].old_size || next.is_some_and(|next| size > next.old_size)
+            {
+                let detail = "it was signed outside of the time of its log";
+                found(FindingKind::CheckpointNotSigned, detail);
+            }
+        }
         // A key that says that all was sealed before it follows a checkpoint that says so, too.
         if let (Some(index), Some(last)) = (signer, before)
             && last.signer != Some(index)

@@ -215,6 +215,7 @@ pub enum Beginning {
 /// Whose root it is that the tree must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
+    Origin(usize),
     Signer(usize),
     Anchor(usize),
 }
@@ -252,6 +253,7 @@ impl Verifier {
             summary: Summary::default(),
             buffer: Vec::new(),
         };
+        verifier.expect_origins();
         verifier.introduce(signers, keys);
         verifier.anchor(anchors);
         verifier.expected.make_contiguous().sort_by_key(|(size, ..)| *size);
@@ -271,6 +273,7 @@ impl Verifier {
                 _ => None,
             };
             match whose {
+                Expected::Origin(index) => self.settle_origin(index, at, known, &root),
                 Expected::Signer(index) => self.settle_signer(index, at, known, &root),
                 Expected::Anchor(index) => self.settle_anchor(index, at, known, &root),
             }

@@ -1,8 +1,9 @@
 //! Origins: what the table says of them, the first keys of their logs say, and rows of the log say.
 
 use super::finding::FindingKind;
-use super::{Beginning, Verifier, is_being_signed, is_same_time};
+use super::{Beginning, Expected, Verifier, is_being_signed, is_same_time};
 use crate::record::Record;
+use crate::tree::Hash;
 
 /// Events whose rows tell of origins.
 const ORIGIN_BEGUN: &str = "audit_origin_begun";
@@ -35,6 +36,37 @@ impl Told {
 }
 
 impl Verifier {
+    /// Expects the tree to be what each origin says that it went on from.
+    pub(super) fn expect_origins(&mut self) {
+        for (index, origin) in self.origins.iter().enumerate() {
+            if let (Ok(size), Ok(root)) =
+                (u64::try_from(origin.old_size), origin.old_root.as_slice().try_into())
+            {
+                self.expected.push_back((size, root, Expected::Origin(index)));
+            } else {
+                self.findings.push(FindingKind::OriginChanged, None, None, || {
+                    format!("origin {}: its size or root can't be one", origin.id)
+                });
+            }
+        }
+    }
+
+    pub(super) fn settle_origin(
+        &mut self,
+        index: usize,
+        size: u64,
+        known: Option<Hash>,
+        root: &Hash,
+    ) {
+        // What is not known is reported for the span in which it was lost.
+        if known.is_some_and(|known| known != *root) {
+            let id = self.origins[index].id;
+            self.findings.push(FindingKind::OriginChanged, Some(size), None, || {
+                format!("origin {id}: the rows below leaf {size} are not those that it says it goes on from")
+            });
+        }
+    }
+
     pub(super) fn finish_origins(&mut self, now: i64) {
         let has_key = |index| self.signers.iter().any(|one| one.begins_origin == Some(index));
         // Rows of other leaves may have told of it.

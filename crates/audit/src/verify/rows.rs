@@ -144,7 +144,7 @@ impl Verifier {
                 self.unlisted.gap_events += events.unsigned_abs();
             }
             AUDIT_RETIRED if is_vouched_for && self.unlisted.retired.len() < MOST_RETIRED => {
-                self.unlisted.retired.extend(row.record.reason.and_then(retired_until));
+                self.unlisted.retired.extend(retired_until(&row.record));
             }
             _ => {}
         }
@@ -255,10 +255,12 @@ impl Verifier {
     }
 }
 
-/// What the reason of a retirement says: `leaves below 1042 retired, root 00ab…`.
-fn retired_until(reason: &str) -> Option<(u64, String)> {
-    let (size, root) = reason.strip_prefix("leaves below ")?.split_once(" retired, root ")?;
-    Some((size.parse().ok()?, root.to_owned()))
+/// What the row of a retirement says: the size is its count, its reason ends with `leaves below 1042,
+/// root 00ab…`.
+fn retired_until(record: &Record<'_>) -> Option<(u64, String)> {
+    let size = u64::try_from(record.value_count?).ok()?;
+    let (before, root) = record.reason?.rsplit_once(", root ")?;
+    before.ends_with(&format!("leaves below {size}")).then(|| (size, root.to_owned()))
 }
 
 fn rows(count: u64) -> String {
