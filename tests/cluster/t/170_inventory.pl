@@ -26,38 +26,86 @@ value($node, 'CREATE EXTENSION pg_fieldcrypt');
 # volatility, parallel safety, then: s strict, d SECURITY DEFINER, p its search_path is set, l leakproof.
 my @expected = split /\n/, <<'EXPECTED';
 function _add_result(reencryption_chunks,jsonb) v u p
+function _ago(timestamp with time zone) v u p
+function _alert_jobs(text,text) s u p
+function _alert_payload(text,text,text,text,text,timestamp with time zone) v u p
+function _alert_step() v u d p
 function _approve_step(bigint) v u d p
 function _audit_change() v u trigger
+function _audit_retention() s u
+function _audit_status() v s
 function _begin_master_key_rotation(bytea) v u d p
 function _blocks(oid) v u p
 function _by_own_hand() v u
 function _change_access(regrole,text[],boolean) v u p
+function _check_audit_anchor(jsonb) v u p
+function _check_audit_fork(jsonb) v u p
+function _check_audit_gaps(jsonb) v u p
+function _check_audit_handover(jsonb) v u p
+function _check_audit_key_age(jsonb) v u p
+function _check_audit_sealing(jsonb) v u p
+function _check_audit_verification(jsonb) v u p
+function _check_compromised_keys(jsonb) v u p
+function _check_deactivated_keys(jsonb) v u p
+function _check_failed_decrypts(jsonb) v u p
+function _check_key_age(jsonb) v u p
+function _check_key_destruction(jsonb) v u p
+function _check_key_export(jsonb) v u p
+function _check_key_states(jsonb) v u p
+function _check_master_key(jsonb) v u p
+function _check_master_key_age(jsonb) v u p
+function _check_master_key_rotation(jsonb) v u p
+function _check_master_key_source(jsonb) v u p
+function _check_preload(jsonb) v u p
+function _check_reencryption(jsonb) v u p
+function _check_server_file_roles(jsonb) v u p
+function _check_statement_logging(jsonb) v u p
+function _check_statement_visibility(jsonb) v u p
+function _check_suspended_keys(jsonb) v u p
+function _check_unusual_addresses(jsonb) v u p
+function _check_unusual_hours(jsonb) v u p
 function _claim_chunk(integer,oid[]) v u d p
 function _contexts_of(oid) s u d p
 function _count_active_tenants() s u d p
 function _count_in(oid,bigint[]) v u p
 function _count_keys(oid) v u
 function _count_use(bigint[]) v u p
+function _decrypted_from(inet,timestamp with time zone,timestamp with time zone,integer) v u p
+function _decrypting_addresses(timestamp with time zone) v u p
 function _destroy_step(bigint[],boolean) v u d p
+function _due_audit_key(boolean,timestamp with time zone) s u d p
+function _empty_audit_partition(text) v u p
 function _encrypted_columns() s u d p
 function _erase_key(bigint,text) v u
 function _exported_keys(json) s u p
 function _fail_table(oid,text,text) v u p
 function _finish_master_key_rotation(bytea,bigint,bigint) v u d p
+function _forget_alert(text) v u
 function _forget_table(oid) v u p
 function _has_audit_trigger(regclass,name) s u p
+function _health(boolean) v u p
+function _health_hours() v u
 function _held_privileges(regrole) s u p
 function _here() v u p
 function _hold_run(bigint) v u
+function _identity(text[],bigint) s u p
 function _import_contents(json,integer,integer) v u p
 function _import_keys(text,boolean,boolean) v u
 function _insert_approval(bigint,text,text,text,bigint) v u
 function _invalidate_keys() v u trigger
+function _is_being_restored() v u p
+function _is_preloaded() v u p
+function _is_reencrypting() v u p
+function _is_use_recorded() s u p
 function _key_problem(bigint) v u
 function _keys_to_rewrap(bytea) v u d p
+function _keys_with_values(text,jsonb) v u p
+function _lagging_tables(timestamp with time zone,bigint) v u p
+function _lets_values_out(text,text) i u p
 function _list_failures(oid,jsonb) v u p
 function _live_runs() s u d p
 function _loaded_master_keys() v r
+function _lock_audit_partition(text) v u p
 function _lock_holders(regclass) v u d p
 function _lock_master_keys() v u
 function _log_rotation(timestamp with time zone,timestamp with time zone,text,text,bigint,bigint,text,text,text) v u
@@ -67,17 +115,21 @@ function _make_current(bytea) v u
 function _mark_approved(bigint) v u
 function _mark_used(bigint) v u
 function _mark_withdrawn(bigint) v u
+function _master_key_source() v u
 function _needs_approval(text) s u
+function _next_audit_partition(text) v u d p
 function _next_tenant(text,boolean,timestamp with time zone) s u d p
 function _origin_checks() v u p
 function _outer_role() s s
 function _privilege_objects(text) s u p
 function _quiet_step(bigint) v u d p
+function _quoted(text) s u p
 function _read_export(text) v u
 function _record(text,text,bigint,text,text) v u
 function _record_approval(text,text,text,text) v u p
 function _record_origin(boolean,text) v u
 function _record_table_audit(regclass,boolean) v u d p
+function _redaction_is_active() v u
 function _reencrypt_batch(oid,bigint,bigint,bigint,bigint,bigint,boolean,text,boolean) v u
 function _reencrypt_begin(regclass) v u d p
 function _reencrypt_end(integer,oid[],bigint) v u d p
@@ -90,17 +142,41 @@ function _refuse_restore_over_log() v u trigger
 function _refuse_unless_own_hand() v u
 function _refuse_unless_recordable(text) s u p
 function _refuse_unless_writable() v u
-function _refuse_without_cron(text,text,text) v u p
+function _refuse_without_cron(jsonb) v u p
 function _relations_to_count() v u p
 function _release_run() v u
 function _remember_column_context(oid,text,text,text) v u p
 function _renumber_key(bigint,integer) v u
+function _report_access(timestamp with time zone,timestamp with time zone,integer) s u p
+function _report_approvals(text,timestamp with time zone,timestamp with time zone,integer) s u p
+function _report_buckets(timestamp with time zone,timestamp with time zone,integer) s u p
+function _report_cryptography() s u p
+function _report_destruction(text,timestamp with time zone,timestamp with time zone,integer) s u p
+function _report_events(text[],text,timestamp with time zone,timestamp with time zone,integer) s u p
+function _report_exports(timestamp with time zone,timestamp with time zone,integer) v u p
+function _report_health(text) v u p
+function _report_key_list(text,text[],integer) s u p
+function _report_keys(text,timestamp with time zone,timestamp with time zone,integer) s u p
+function _report_limits() s u p
+function _report_log(text,timestamp with time zone,timestamp with time zone,integer) v u p
+function _report_master_keys(text,timestamp with time zone,timestamp with time zone,integer) v u p
+function _report_page(jsonb) i s
+function _report_reencryption(text,boolean,integer) v u p
+function _report_requirements() s u p
+function _report_rotation(text,timestamp with time zone,timestamp with time zone,integer) s u p
+function _report_usage(boolean) v u p
+function _report_use(text,timestamp with time zone,timestamp with time zone,integer) s u p
+function _report_verification(text,timestamp with time zone,timestamp with time zone,timestamp with time zone,timestamp with time zone,boolean,integer) v u p
+function _report_verified(text,timestamp with time zone,timestamp with time zone,boolean,integer) v u p
+function _retire_audit_partition(text) v u
+function _retire_audit_step(text) v u d p
 function _retire_master_keys() v u
 function _rewrap_keys(bytea,text) v u
 function _rewrap_step(bytea,bigint,integer,boolean) v u d p
 function _rotate_key(text,text,boolean,bigint) v u
 function _rotate_step(text,text,boolean,bigint,timestamp with time zone) v u d p
 function _schedule_destruction(bigint,bigint,text) v u
+function _schedule_jobs(jsonb) v u p
 function _schedule_step(bigint,interval,text) v u d p
 function _schedule_unused(bigint,interval,text,jsonb) v u p
 function _scheduled_jobs(text,text,text) s u p
@@ -109,22 +185,37 @@ function _seal_export(text) v u
 function _set_column_context(text,text,text,text,text) v u
 function _set_destroy_horizon(bigint,text) v u
 function _set_key_state(bigint,text,text) v u
+function _settings_that_hold(text[]) v u p
 function _short_fingerprint(bytea) i u p
 function _shred_step(text,text) v u d p
 function _shred_tenant(text,text) v u
+function _some(text[],bigint,text,bigint) s u p
 function _spend_approval(text,text) v u p
 function _state_rank(text) i u p
 function _states_confirmed() v u d p
+function _statistics() v r
+function _store_alert(text,text,text,text,text,boolean) v u
 function _store_rotation_policy(text,text) v u
+function _store_verification(timestamp with time zone,text,bigint,text) v u
 function _target_master_key() v u
+function _threshold(text) s u p
 function _uncountable(timestamp with time zone) v u p
+function _unschedule_jobs(jsonb) v u p
 function _use_of_key(jsonb,bigint) s u p
 function _utc(timestamp with time zone) s u p
+function _verification_step() v u d p
+function _verify_audit_log(timestamp with time zone,timestamp with time zone,text) v u
 function _with_descendants(oid) s u p
 function _write_origin(boolean,text) v u p
+function acknowledge_audit_fork(text) v u
+function audit_export(timestamp with time zone,timestamp with time zone) v u
+function audit_proof(bigint) v u
+function audit_status() v u d p
 function audit_table(regclass) v u p
 function cancel_destroy_key(bigint,text) v u
 function ciphertext_info(encrypted) i s s
+function compliance_report(text,timestamp with time zone,timestamp with time zone,boolean,boolean) v u d p
+function compliance_report_html(text,timestamp with time zone,timestamp with time zone,boolean,boolean) v u d p
 function confirm_key_states(text) v u d p
 function create_key(text) v u
 function decrypt_field(encrypted,text) s s
@@ -144,7 +235,9 @@ function encrypted_recv(internal) i s s
 function encrypted_same(encrypted,encrypted) i s s
 function encrypted_send(encrypted) i s s
 function export_keys() v u d p
+function fieldcrypt_stats_reset() v r
 function grant_access(regrole,text[]) v u p
+function health(boolean) v u d p
 function import_keys(text,boolean,boolean) v u d p
 function key_id(encrypted) i s s
 function key_states_status(text) v u d p
@@ -156,16 +249,22 @@ function request_approval(text,text,text,interval) v u d p
 function resume_key(bigint,text) v u
 function retire_keys(integer,text,interval,text) v u d p
 function revoke_access(regrole,text[]) v u p
+function schedule_alerts(text,text) v u p
 function schedule_rotation(text,text,text) v u p
 function set_column_context(regclass,name,text,text) v u
 function set_rotation_policy(text,interval) v u d p
 function suspend_key(bigint,text) v u
 function try_decrypt_field(encrypted,text) s s
 function unaudit_table(regclass) v u p
+function unschedule_alerts() v u p
 function unschedule_rotation() v u p
+function verify_audit_log(timestamp with time zone,timestamp with time zone,text) v u d p
 function verify_keys() v u d p
 function withdraw_approval(bigint) v u d p
+procedure apply_audit_retention() v u
 procedure approve(bigint) v u
+procedure check_alerts() v u
+procedure check_audit_log() v u
 procedure destroy_due_keys(boolean) v u
 procedure destroy_key(bigint,interval,text) v u
 procedure reencrypt(regclass,integer,integer,bigint,interval,interval) v u
@@ -175,10 +274,16 @@ procedure shred_tenant(text,text) v u
 sequence approvals_id_seq
 sequence audit_log_id_seq
 sequence reencryption_numbers
+table alerts
 table approvals
+table audit_checkpoints
 table audit_log
 table audit_log_20
 table audit_log_default
+table audit_origins
+table audit_retirements
+table audit_signers
+table audit_verifications
 table column_contexts
 table encryption_keys
 table master_keys
@@ -188,6 +293,7 @@ table reencryption_failures
 table reencryptions
 table rotation_log
 table rotation_policies
+view fieldcrypt_stats
 view reencryption_progress
 EXPECTED
 
@@ -282,7 +388,7 @@ SQL
 	# history is in the log.
 	'every table and its data is in the dump' => <<'SQL',
 SELECT oid::regclass FROM pg_class WHERE relnamespace = 'fieldcrypt'::regnamespace AND relkind = 'r'
-   AND relname NOT IN ('approvals', 'reencryptions', 'reencryption_chunks', 'reencryption_failures')
+   AND relname NOT IN ('alerts', 'approvals', 'reencryptions', 'reencryption_chunks', 'reencryption_failures')
    AND oid <> ALL ((SELECT extconfig FROM pg_extension WHERE extname = 'pg_fieldcrypt')::oid[])
 SQL
 	# Working state is changed all the time.
