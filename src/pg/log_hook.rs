@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use fieldcrypt_sql_text::{OutOfMemory, Text};
 use pgrx::pg_sys::{self, Oid};
 
+use super::version;
 use crate::redaction::{self, Line, Masked, Redaction};
 
 const HIDDEN: &CStr = c"(hidden by fieldcrypt.redact_logs)";
@@ -313,10 +314,10 @@ impl Drop for PutBack {
 ///
 /// The record is valid and is not changed while the line is in use.
 unsafe fn line<'r>(record: *const pg_sys::ErrorData) -> Line<'r> {
-    // SAFETY: by the contract; `check_log_of_query` only reads.
+    // SAFETY: by the contract; `shows_statement` only reads.
     unsafe {
         let running = bytes(pg_sys::debug_query_string);
-        let shows_statement = pg_sys::check_log_of_query(record.cast_mut());
+        let shows_statement = version::shows_statement(record);
         let record = &*record;
         let name = |name: *const c_char| bytes(name).unwrap_or_default();
         Line {

@@ -31,6 +31,35 @@ pub unsafe fn attribute(
     }
 }
 
+/// Whether a record is written with the statement that is running.
+///
+/// # Safety
+///
+/// The record is valid.
+pub(super) unsafe fn shows_statement(record: *const pg_sys::ErrorData) -> bool {
+    // SAFETY: by the contract; reads settings and variables of the process.
+    unsafe {
+        #[cfg(not(feature = "pg14"))]
+        return pg_sys::check_log_of_query(record.cast_mut());
+        #[cfg(feature = "pg14")]
+        {
+            use pg_sys::{FATAL, LOG, LOG_SERVER_ONLY, WARNING_CLIENT_ONLY};
+            use pgrx::PgLogLevel::ERROR;
+            let (level, least) = ((*record).elevel, pg_sys::log_min_error_statement);
+            let is_written = if level == LOG as i32 || level == LOG_SERVER_ONLY as i32 {
+                least == LOG as i32 || least <= ERROR as i32
+            } else if level == WARNING_CLIENT_ONLY as i32 {
+                false
+            } else if least == LOG as i32 {
+                level >= FATAL as i32
+            } else {
+                level >= least
+            };
+            is_written && !(*record).hide_stmt && !pg_sys::debug_query_string.is_null()
+        }
+    }
+}
+
 mod executor {
     use pgrx::pg_sys;
     unsafe extern "C-unwind" {
