@@ -63,16 +63,16 @@ pub fn called(function: pg_sys::Oid, error: Error) -> Error {
 pub fn denied(message: &[u8], client: &Client) {
     /// Every object that a privilege of `grant_access` is made of.
     const OBJECTS: &str = include_str!("../../sql/grants.sql");
-    // The name is the last word, in whatever language; it is not qualified.
-    let Some(name) = str::from_utf8(message).ok().and_then(|text| text.split(' ').next_back())
-    else {
-        return;
+    // The name is one of the words, at another place in another language; it is not qualified, and in ASCII.
+    let is_part = |mark: char| mark.is_ascii_alphanumeric() || mark == '_';
+    let is_ours = |name: &str| {
+        name == "fieldcrypt"
+            || OBJECTS.contains(&format!(" fieldcrypt.{name}("))
+            || OBJECTS.contains(&format!(" fieldcrypt.{name}'"))
     };
-    let name = name.trim_matches(|mark: char| !(mark.is_ascii_alphanumeric() || mark == '_'));
-    let is_ours = name == "fieldcrypt"
-        || OBJECTS.contains(&format!(" fieldcrypt.{name}("))
-        || OBJECTS.contains(&format!(" fieldcrypt.{name}'"));
-    if is_ours {
+    let message_text = String::from_utf8_lossy(message);
+    let mut words = message_text.split(|mark| !is_part(mark)).filter(|word| !word.is_empty());
+    if words.any(is_ours) {
         let details = Surviving {
             error_code: Some("42501"),
             reason: Some(message),

@@ -7,7 +7,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::client::Client;
-use super::shared_memory;
+use super::{log_hook, shared_memory};
 use crate::audit::failures;
 
 thread_local! {
@@ -47,11 +47,12 @@ unsafe extern "C-unwind" fn at_analyze(
     jumble: *mut pg_sys::JumbleState,
 ) {
     // SAFETY: reads variables of the backend; a look-up where a statement is being analyzed, which reads
-    // catalogs itself. The rest hands on what came.
+    // catalogs itself. ROLLBACK is analyzed in a transaction that has failed, too, and SET ROLE undone by
+    // then. The rest hands on what came.
     unsafe {
         let roles = (pg_sys::GetSessionUserId(), pg_sys::GetOuterUserId());
         let is_known = CLIENT.with_borrow(|known| matches!(known, Some((of, _)) if *of == roles));
-        if !is_known {
+        if !is_known && log_hook::may_read_catalogs() {
             pgrx::pgrx_extern_c_guard(|| CLIENT.set(Some((roles, Client::now()))));
         }
         if let Some(next) = NEXT_ANALYZE.get() {
