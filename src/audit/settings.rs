@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
-use crate::pg::shared_memory;
+use crate::pg::{session, shared_memory};
 
 /// What happens to an event that finds no room in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -33,6 +33,11 @@ pub const SEAL_ROWS: u64 = 1000;
 
 /// Defines the settings.
 pub fn init() {
+    // As the other settings are: the library may be loaded in a parallel query.
+    session::outside_parallel_mode(define);
+}
+
+fn define() {
     // A setting of the postmaster's can be defined by it alone; without preload these have no use.
     let at_start = || {
         if shared_memory::is_preloading() { GucContext::Postmaster } else { GucContext::Sighup }
