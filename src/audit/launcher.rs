@@ -50,7 +50,7 @@ impl Launcher {
         }
         self.sign(queue);
         if queue.worker() == -1 && self.started.get(&queue.index()).is_none_or(Started::is_over) {
-            queue.leave_worker(true, session::now());
+            queue.miss_worker(session::now());
         }
         if queue.worker() != 0 {
             return queue.worker() > 0;
@@ -70,14 +70,16 @@ impl Launcher {
         if now < queue.not_before().max(audit_memory::yielding_until()) {
             return false;
         }
-        queue.expect_worker();
+        if !queue.expect_worker() {
+            return false;
+        }
         match background::start_worker(queue) {
             Some(started) => {
                 self.started.insert(queue.index(), started);
                 true
             }
             None => {
-                queue.leave_worker(true, now);
+                queue.miss_worker(now);
                 let problem = "no worker for the audit log can be started: all max_worker_processes are in use";
                 queue.set_problem(Some(problem));
                 if now.saturating_sub(self.complained_at) > COMPLAINT_PAUSE {
@@ -110,7 +112,8 @@ impl Launcher {
 }
 
 /// A file by which the next launcher knows that this one left nothing undone. It lies where Postgres keeps
-/// what it remembers over a shutdown, which base backups leave out.
+/// what it remembers over a shutdown; while a launcher runs it is not there, so that no copy of a running
+/// server has it.
 mod shutdown_marker {
     use std::path::PathBuf;
 

@@ -10,7 +10,7 @@ use super::settings::{self, OnOverflow};
 use crate::error::Error;
 use crate::pg::audit_memory::{self, Queue};
 use crate::pg::client::Client;
-use crate::pg::{report, session};
+use crate::pg::{encoding, report, session};
 
 /// An event that outlives its transaction. Texts are in the database's encoding.
 #[derive(Default)]
@@ -71,15 +71,13 @@ pub fn push(event: Event, details: &Surviving<'_>) -> Result<(), Error> {
         key_ids: details.key_ids.to_vec(),
         value_count: details.value_count,
         error_code: details.error_code.map(str::to_owned),
-        reason: details.reason.map(|text| text[..text.len().min(MAX_REASON_BYTES)].to_vec()),
+        reason: details.reason.map(|text| encoding::clipped(text, MAX_REASON_BYTES).to_vec()),
     };
     if !audit_memory::exists() || session::is_standby() {
         report::log(&queued.line(None));
         return Ok(());
     }
-    let appended = audit_memory::own()
-        .is_some_and(|queue| queue.append(session::database(), &queued.encode()).is_ok());
-    if appended {
+    if audit_memory::append(&queued.encode()) {
         return Ok(());
     }
     report::log(&queued.line(Some("overflow")));

@@ -62,10 +62,12 @@ impl Worker {
         loop {
             // Both are asked before the step: what comes later is found by the next one.
             let is_stopping = background::is_stopping();
-            self.queue.take_wanted();
             if audit_memory::yielding_until() > session::now() {
+                // Rows may wait for their checkpoint.
+                self.queue.want_worker();
                 return;
             }
+            self.queue.take_wanted();
             let step = self.step();
             if !step.is_installed {
                 return;

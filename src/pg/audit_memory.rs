@@ -11,6 +11,7 @@ use std::sync::atomic::{
 
 use pgrx::pg_sys;
 
+use super::session;
 use super::shared_memory::{self, Region};
 
 const NAME: &std::ffi::CStr = c"pg_fieldcrypt audit";
@@ -140,8 +141,10 @@ pub fn all() -> impl Iterator<Item = Queue> {
 
 /// The queue of this session's database, made if there is none and room for one.
 pub fn own() -> Option<Queue> {
-    // SAFETY: a variable of the backend.
-    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    let database = session::database();
+    if database == 0 {
+        return None;
+    }
     if let Some(known) = OWN.get()
         && known.database() == database
     {
@@ -151,10 +154,8 @@ pub fn own() -> Option<Queue> {
     let found = region.locked(DIRECTORY, true, || {
         let known = all().find(|queue| queue.database() == database);
         known.or_else(|| {
-            let free =
-                all().find(|queue| queue.database() == 0).or_else(|| all().find(Queue::is_idle))?;
-            free.begin(database);
-            Some(free)
+            let is_free = |queue: &Queue| queue.database() == 0;
+            all().filter(is_free).chain(all()).find(|queue| queue.begin(database))
         })
     });
     match found {
@@ -188,9 +189,31 @@ pub fn without_queue() -> u64 {
     header().map_or(0, |header| header.without_ring.load(Ordering::Relaxed))
 }
 
-/// Why an event was not queued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+/// Why a queue did not take an event.
+enum Refused {
+    /// There is no room.
+    Full,
+    /// It is another database's by now.
+    Moved,
+}
+
+/// Appends a record to the queue of this session's database; `false` if there is none or no room in it,
+/// which is counted.
+pub fn append(record: &[u8]) -> bool {
+    // An idle queue goes to whoever needs one, at worst between the look-up and the lock.
+    for _ in 0..3 {
+        let Some(queue) = own() else { return false };
+        match queue.append(session::database(), record) {
+            Ok(()) => return true,
+            Err(Refused::Full) => return false,
+            Err(Refused::Moved) => {}
+        }
+    }
+    if let Some(header) = header() {
+        header.without_ring.fetch_add(1, Ordering::Relaxed);
+    }
+    false
+}
 
 impl Queue {
     /// The queue with this number.
@@ -240,10 +263,14 @@ impl Queue {
             && slot.head.load(Ordering::Acquire) == slot.tail.load(Ordering::Acquire)
     }
 
-    /// The caller holds the lock of the directory, the queue is nobody's or idle.
-    fn begin(self, database: u32) {
+    /// Takes the queue for a database, if it is nobody's or idle. The caller holds the lock of the
+    /// directory; a session of the database that had it may append until it is locked here.
+    fn begin(self, database: u32) -> bool {
         self.locked(true, || {
             let slot = self.slot();
+            if self.database() != 0 && !self.is_idle() {
+                return false;
+            }
             slot.tail.store(slot.head.load(Ordering::Acquire), Ordering::Release);
             for number in [&slot.queued, &slot.overflowed, &slot.overflowed_in_all, &slot.crashed] {
                 number.store(0, Ordering::Relaxed);
@@ -255,8 +282,11 @@ impl Queue {
             slot.checkpoint_at.store(0, Ordering::Relaxed);
             slot.checkpoint_size.store(0, Ordering::Relaxed);
             slot.problem_length.store(0, Ordering::Relaxed);
+            // A question that its worker did not live to read the answer of was the other database's.
+            slot.answered.store(slot.asked.load(Ordering::Acquire), Ordering::Release);
             slot.database.store(database, Ordering::Release);
-        });
+            true
+        })
     }
 
     /// Gives the queue of a database that is gone to whoever needs one.
@@ -267,31 +297,35 @@ impl Queue {
     }
 
     /// Appends a record. Wakes whoever writes it down.
-    pub fn append(self, database: u32, record: &[u8]) -> Result<(), Full> {
+    fn append(self, database: u32, record: &[u8]) -> Result<(), Refused> {
         let slot = self.slot();
         let room = RING_BYTES.get() as u64;
         let needed = (RECORD_HEADER + record.len()) as u64;
         let before = self.locked(true, || {
             let (head, tail) =
                 (slot.head.load(Ordering::Relaxed), slot.tail.load(Ordering::Acquire));
-            if slot.database.load(Ordering::Relaxed) != database || head - tail + needed > room {
+            if slot.database.load(Ordering::Relaxed) != database {
+                return Err(Refused::Moved);
+            }
+            if head - tail + needed > room {
                 slot.overflowed.fetch_add(1, Ordering::Relaxed);
                 slot.overflowed_in_all.fetch_add(1, Ordering::Relaxed);
-                return None;
+                return Err(Refused::Full);
             }
             self.copy_in(head, &(record.len() as u32).to_be_bytes());
             self.copy_in(head + RECORD_HEADER as u64, record);
             slot.head.store(head + needed, Ordering::Release);
             slot.queued.fetch_add(1, Ordering::Relaxed);
-            Some(head - tail)
+            Ok(head - tail)
         });
         let half = room / 2;
         match before {
-            None => {
+            Err(Refused::Moved) => Err(Refused::Moved),
+            Err(Refused::Full) => {
                 self.wake();
-                Err(Full)
+                Err(Refused::Full)
             }
-            Some(used) => {
+            Ok(used) => {
                 // The worker looks by itself every now and then; it is woken when it may be asleep
                 // with nothing to do, and when it is high time.
                 if used == 0 || used <= half && used + needed > half {
@@ -308,13 +342,19 @@ impl Queue {
         let head = self.slot().head.load(Ordering::Acquire);
         let mut position = from;
         let mut records = Vec::new();
+        if head.wrapping_sub(from) > RING_BYTES.get() as u64 {
+            // Memory that a crashing process damaged.
+            return (records, head);
+        }
         while position < head && position - from < bytes {
             let mut length = [0; RECORD_HEADER];
+            if head - position < RECORD_HEADER as u64 {
+                return (records, head);
+            }
             self.copy_out(position, &mut length);
             let length = u64::from(u32::from_be_bytes(length));
             let end = position + RECORD_HEADER as u64 + length;
             if end > head {
-                // Memory that a crashing process damaged.
                 return (records, head);
             }
             let mut record = vec![0; length as usize];
@@ -404,28 +444,49 @@ impl Queue {
         self.slot().worker.load(Ordering::Acquire)
     }
 
-    /// A worker is being started.
-    pub fn expect_worker(self) {
-        self.slot().worker.store(-1, Ordering::Release);
+    /// A worker is being started; `false` if there is one.
+    pub fn expect_worker(self) -> bool {
+        self.change_worker(0, -1)
     }
 
-    /// This process is the worker.
-    pub fn enter_worker(self) {
-        let slot = self.slot();
+    /// This process is the worker; `false` if there is one. A launcher that was started anew knows nothing
+    /// of the worker that the last one asked for, and asks for another.
+    pub fn enter_worker(self) -> bool {
         // SAFETY: variables of the process; its latch lies in shared memory.
-        unsafe {
-            slot.worker_latch.store(pg_sys::MyLatch, Ordering::Release);
-            slot.worker.store(pg_sys::MyProcPid, Ordering::Release);
+        let (process, latch) = unsafe { (pg_sys::MyProcPid, pg_sys::MyLatch) };
+        let is_it = self.change_worker(-1, process) || self.change_worker(0, process);
+        if is_it {
+            self.slot().worker_latch.store(latch, Ordering::Release);
+        }
+        is_it
+    }
+
+    /// The worker that was expected did not come. The next one waits a while.
+    pub fn miss_worker(self, now: i64) {
+        if self.change_worker(-1, 0) {
+            self.postpone(now);
         }
     }
 
-    /// The worker is gone, or never came. After a failure the next one waits a while.
+    fn change_worker(self, from: i32, to: i32) -> bool {
+        let worker = &self.slot().worker;
+        worker.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn postpone(self, now: i64) {
+        let slot = self.slot();
+        let failures = slot.failures.fetch_add(1, Ordering::Relaxed).min(5);
+        slot.not_before.store(now + (1_000_000 << failures), Ordering::Relaxed);
+    }
+
+    /// The worker is gone. After a failure the next one waits a while.
     pub fn leave_worker(self, has_failed: bool, now: i64) {
         let slot = self.slot();
         slot.worker_latch.store(std::ptr::null_mut(), Ordering::Release);
         if has_failed {
-            let failures = slot.failures.fetch_add(1, Ordering::Relaxed).min(5);
-            slot.not_before.store(now + (1_000_000 << failures), Ordering::Relaxed);
+            // What it was to seal is left.
+            slot.wanted.store(true, Ordering::Release);
+            self.postpone(now);
         } else {
             slot.not_before.store(0, Ordering::Relaxed);
         }

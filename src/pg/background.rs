@@ -28,7 +28,10 @@ thread_local! {
 /// Registers the launcher, if the library is being preloaded. It is not started on a standby before the
 /// standby is promoted.
 pub fn init() {
-    if shared_memory::is_preloading() {
+    // pg_upgrade wants nobody in its databases but itself.
+    // SAFETY: a variable of the postmaster.
+    let is_upgrade = unsafe { pg_sys::IsBinaryUpgrade };
+    if shared_memory::is_preloading() && !is_upgrade {
         BackgroundWorkerBuilder::new("pg_fieldcrypt audit launcher")
             .set_type("pg_fieldcrypt audit launcher")
             .set_library(LIBRARY)
@@ -98,8 +101,10 @@ pub extern "C-unwind" fn fieldcrypt_audit_worker(argument: Datum) {
     IS_AUDIT_PROCESS.set(true);
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
     let Some(queue) = Queue::of_index(argument.value()) else { return };
+    if !queue.enter_worker() {
+        return;
+    }
     QUEUE.set(Some(queue));
-    queue.enter_worker();
     // SAFETY: the callback lives as long as the library.
     unsafe { pg_sys::before_shmem_exit(Some(worker_exits), Datum::null()) };
     let database = pg_sys::Oid::from(queue.database());
@@ -117,7 +122,7 @@ unsafe extern "C-unwind" fn worker_exits(_: c_int, _: Datum) {
 
 /// Waits for the process's latch, at most so long. `false` when the process is to end.
 pub fn wait(longest: Duration) -> bool {
-    let goes_on = BackgroundWorker::wait_latch(Some(longest));
+    let goes_on = nap(longest);
     if BackgroundWorker::sighup_received() {
         // SAFETY: outside of a transaction, as every process of the server does it.
         unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
@@ -131,9 +136,15 @@ pub fn forbid_core_dumps() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
-/// Sleeps, unless the process's latch is set or the postmaster dies.
-pub fn nap(longest: Duration) {
-    BackgroundWorker::wait_latch(Some(longest));
+/// Sleeps, unless the process's latch is set. `false` when the process is to end. If the postmaster died it
+/// ends here: nobody starts the server again while anybody has its memory.
+pub fn nap(longest: Duration) -> bool {
+    let goes_on = BackgroundWorker::wait_latch(Some(longest));
+    if !goes_on && !is_stopping() {
+        // SAFETY: the end of the process.
+        unsafe { pg_sys::proc_exit(1) };
+    }
+    goes_on
 }
 
 /// Whether somebody asked the process to end.

@@ -25,6 +25,17 @@ pub fn to_utf8(text: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
     }
 }
 
+/// At most so many bytes of a text of the database, with no character cut in two.
+pub fn clipped(text: &[u8], limit: usize) -> &[u8] {
+    let limit = limit.min(text.len());
+    let (Ok(length), Ok(most)) = (i32::try_from(text.len()), i32::try_from(limit)) else {
+        return &[];
+    };
+    // SAFETY: reads at most `length` bytes of the text, in the encoding of the database.
+    let clipped = unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), length, most) };
+    text.get(..clipped.unsigned_abs() as usize).unwrap_or_default()
+}
+
 /// UTF-8 bytes as a text of the database. Refuses what is not UTF-8, has a NUL, or can't be written
 /// in the database's encoding.
 #[inline]

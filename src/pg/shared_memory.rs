@@ -121,7 +121,8 @@ unsafe fn addin_lock() -> *mut pg_sys::LWLock {
 unsafe extern "C-unwind" fn at_exit(_: c_int, _: pg_sys::Datum) {
     // SAFETY: a variable of the process.
     if !unsafe { pg_sys::IsUnderPostmaster } {
-        crate::audit::queue::memory_goes();
+        // Whoever crashed may have damaged the memory. That must not end the postmaster, too.
+        let _ = std::panic::catch_unwind(crate::audit::queue::memory_goes);
     }
 }
 

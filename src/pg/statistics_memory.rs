@@ -154,9 +154,14 @@ pub fn read() -> Vec<Shown> {
 
 /// Removes the entries of this database.
 pub fn reset() {
-    let Some(memory) = memory() else { return };
-    let database = session::database();
-    memory.region.locked(0, true, || memory.remove(database));
+    forget(session::database());
+}
+
+/// Removes the entries of a database.
+pub fn forget(database: u32) {
+    if let Some(memory) = memory() {
+        memory.region.locked(0, true, || memory.remove(database));
+    }
 }
 
 impl Counters {

@@ -5,8 +5,7 @@ use std::ffi::c_char;
 
 use pgrx::pg_sys;
 
-use super::audit_memory;
-use super::{session, shared_memory};
+use super::{audit_memory, session, shared_memory, statistics_memory};
 
 /// How long workers stay away at most, should the session that asked for it die.
 const LONGEST: i64 = 60_000_000;
@@ -24,8 +23,8 @@ pub fn init() {
     }
 }
 
-/// Postgres's errors pass over this frame, which holds nothing that needs dropping: a guard would turn them
-/// into errors of pgrx, which show the statement.
+/// Errors of the statement pass over this frame, which holds nothing that needs dropping: a guard would turn
+/// them into errors of pgrx, which show the statement.
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
     query: *const c_char,
@@ -38,7 +37,7 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     // SAFETY: the arguments are handed on as they came; the node is that of a utility statement.
     unsafe {
-        let about = DatabaseStatement::of((*statement).utilityStmt);
+        let about = pgrx::pgrx_extern_c_guard(|| DatabaseStatement::of((*statement).utilityStmt));
         if about.is_some() {
             ASKED.set(true);
             audit_memory::yield_until(session::now() + LONGEST);
@@ -55,9 +54,12 @@ unsafe extern "C-unwind" fn process_utility(
             completion,
         );
         if let Some(DatabaseStatement::Drops(database)) = about
-            && let Some(queue) = audit_memory::all().find(|queue| queue.database() == database)
+            && database != 0
         {
-            queue.database_dropped();
+            statistics_memory::forget(database);
+            if let Some(queue) = audit_memory::all().find(|queue| queue.database() == database) {
+                queue.database_dropped();
+            }
         }
     }
 }

@@ -175,6 +175,15 @@ adds($all, 'a', $read, 'and counts');
 	adds($all, 'a', $read, 'and counts afterwards');
 }
 
+# A database that is dropped makes room.
+create_database($node, 'dropped');
+value($node, q{SELECT count(fieldcrypt.encrypt_field('x', '', 'tenant ' || i)) FROM generate_series(1, 150) AS i}, db => 'dropped');
+value($node, q{SELECT fieldcrypt.encrypt_field('x', '', 'too many')});
+is(figures('too many', 'count(*)'), '0', 'another database has taken all the room');
+value($node, 'DROP DATABASE dropped');
+value($node, q{SELECT fieldcrypt.encrypt_field('x', '', 'one more')});
+is(figures('one more', 'encrypt_values'), '1', 'until it is dropped');
+
 # Without preload there are none, and nothing breaks.
 $node->append_conf('postgresql.conf', "shared_preload_libraries = ''\nfieldcrypt.stats_max = 100");
 $node->restart;
