@@ -67,7 +67,7 @@ impl Launcher {
             return true;
         }
         let now = session::now();
-        if now < queue.not_before().max(audit_memory::yielding_until()) {
+        if now < queue.not_before().max(queue.yielding_until()) {
             return false;
         }
         if !queue.expect_worker() {

@@ -500,7 +500,7 @@ impl Tree {
 }
 
 /// Leaves numbers that are missing before the log counts as ending there: a number that somebody forged.
-const LARGEST_GAP: u64 = 1 << 20;
+pub const LARGEST_GAP: u64 = 1 << 20;
 
 /// The leaves from a number on; `see` is called with each row's id. A leaf whose row is gone is one of
 /// zero bytes: sealing goes on, and verification finds what is missing.

@@ -13,7 +13,7 @@ use super::signer::{Answer, Question};
 use super::{Details, Event};
 use crate::error::Error;
 use crate::keyring::{self, hexadecimal};
-use crate::pg::audit_memory::{self, Queue};
+use crate::pg::audit_memory::Queue;
 use crate::pg::client::Client;
 use crate::pg::{background, catalog, report, session, spi};
 
@@ -62,7 +62,7 @@ impl Worker {
         loop {
             // Both are asked before the step: what comes later is found by the next one.
             let is_stopping = background::is_stopping();
-            if audit_memory::yielding_until() > session::now() {
+            if self.queue.yielding_until() > session::now() {
                 // Rows may wait for their checkpoint.
                 self.queue.want_worker();
                 return;

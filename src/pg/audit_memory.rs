@@ -26,7 +26,6 @@ const MESSAGE: usize = 16 * 1024;
 struct Header {
     launcher: AtomicPtr<pg_sys::Latch>,
     launcher_process: AtomicI32,
-    yield_until: AtomicI64,
     without_ring: AtomicU64,
 }
 
@@ -47,6 +46,7 @@ struct Slot {
     dropped: AtomicBool,
     failures: AtomicU32,
     not_before: AtomicI64,
+    yield_until: AtomicI64,
     written_at: AtomicI64,
     checkpoint_at: AtomicI64,
     checkpoint_size: AtomicU64,
@@ -137,6 +137,11 @@ fn header() -> Option<&'static Header> {
 pub fn all() -> impl Iterator<Item = Queue> {
     let count = if exists() { QUEUES.get() } else { 0 };
     (0..count).map(|index| Queue { index })
+}
+
+/// The queue of a database, if it has one.
+pub fn of_database(database: u32) -> Option<Queue> {
+    all().find(|queue| queue.database() == database)
 }
 
 /// The queue of this session's database, made if there is none and room for one.
@@ -278,6 +283,7 @@ impl Queue {
             slot.dropped.store(false, Ordering::Relaxed);
             slot.failures.store(0, Ordering::Relaxed);
             slot.not_before.store(0, Ordering::Relaxed);
+            slot.yield_until.store(0, Ordering::Relaxed);
             slot.written_at.store(0, Ordering::Relaxed);
             slot.checkpoint_at.store(0, Ordering::Relaxed);
             slot.checkpoint_size.store(0, Ordering::Relaxed);
@@ -494,6 +500,11 @@ impl Queue {
         wake_launcher();
     }
 
+    /// Until when its workers are to stay away.
+    pub fn yielding_until(self) -> i64 {
+        self.slot().yield_until.load(Ordering::Acquire)
+    }
+
     /// When the next worker may be started, in Postgres's time.
     pub fn not_before(self) -> i64 {
         self.slot().not_before.load(Ordering::Relaxed)
@@ -661,24 +672,16 @@ pub fn wake_launcher() {
     }
 }
 
-/// Asks all workers to leave, and that none be started before a moment in Postgres's time: a database is
-/// created, dropped or renamed, and must have no sessions meanwhile. 0 ends it.
-pub fn yield_until(moment: i64) {
-    if let Some(header) = header() {
-        header.yield_until.store(moment, Ordering::Release);
-        for queue in all() {
-            let latch = queue.slot().worker_latch.load(Ordering::Acquire);
-            set_latch(latch);
-        }
+/// Asks the worker of a database to leave, and that none be started before a moment in Postgres's time: the
+/// database is copied, dropped or renamed, and must have no sessions meanwhile. 0 ends it.
+pub fn yield_until(database: u32, moment: i64) {
+    if let Some(queue) = of_database(database) {
+        queue.slot().yield_until.store(moment, Ordering::Release);
+        set_latch(queue.slot().worker_latch.load(Ordering::Acquire));
         if moment == 0 {
             wake_launcher();
         }
     }
-}
-
-/// Until when workers are to stay away.
-pub fn yielding_until() -> i64 {
-    header().map_or(0, |header| header.yield_until.load(Ordering::Acquire))
 }
 
 fn set_latch(latch: *mut pg_sys::Latch) {

@@ -1,7 +1,7 @@
 //! Processes of the server that belong to the extension: the launcher and the workers of the audit log.
 
 use std::cell::Cell;
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 use std::panic::{AssertUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
@@ -109,8 +109,36 @@ pub extern "C-unwind" fn fieldcrypt_audit_worker(argument: Datum) {
     unsafe { pg_sys::before_shmem_exit(Some(worker_exits), Datum::null()) };
     let database = pg_sys::Oid::from(queue.database());
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
+    take_own_settings();
     worker::run(queue);
     HAS_FAILED.set(false);
+}
+
+/// A worker goes by settings of its own: those that the owner of the database gave it could keep it from
+/// writing (`default_transaction_read_only`). An event that left the queue is on the disk
+/// (`synchronous_commit`; not on a standby, whose absence would keep the worker from ever ending). And who
+/// holds a lock, a prepared transaction for instance, does not keep the server from stopping.
+fn take_own_settings() {
+    const OWN: &[(&CStr, &CStr)] = &[
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"default_transaction_deferrable", c"off"),
+        (c"synchronous_commit", c"local"),
+        (c"lock_timeout", c"10s"),
+        (c"search_path", c"pg_catalog, pg_temp"),
+    ];
+    for (name, value) in OWN {
+        // SAFETY: static C strings; outside of a transaction, as every process sets what it starts with. The
+        // source is above all that a reload reads.
+        unsafe {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
+        }
+    }
 }
 
 /// However it ends; an error ends it, too.

@@ -116,6 +116,7 @@ unsafe extern "C-unwind" fn at_subtransaction_event(
                 without_panic(usage::transaction_ends);
             }
             keyring::subtransaction_gone(subtransaction);
+            utility_hook::transaction_ended();
         }
         _ => {}
     }

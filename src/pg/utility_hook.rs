@@ -1,11 +1,13 @@
-//! CREATE, DROP and ALTER DATABASE: they refuse while anybody is connected, so workers leave meanwhile.
+//! CREATE, DROP and ALTER DATABASE: they refuse while anybody is connected, so the worker of that database
+//! leaves meanwhile. Of that one alone, if the statement is not one that fails for want of rights, and no longer
+//! than until it has failed: anybody can type such a statement, and keeps events out of no log that way.
 
 use std::cell::Cell;
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
 
 use pgrx::pg_sys;
 
-use super::{audit_memory, session, shared_memory, statistics_memory};
+use super::{audit_memory, session, shared_memory, statistics_memory, version};
 
 /// How long workers stay away at most, should the session that asked for it die.
 const LONGEST: i64 = 60_000_000;
@@ -23,8 +25,8 @@ pub fn init() {
     }
 }
 
-/// Errors of the statement pass over this frame, which holds nothing that needs dropping: a guard would turn
-/// them into errors of pgrx, which show the statement.
+/// Errors of the statement pass over this frame, which holds nothing that needs dropping: a guard would turn them
+/// into errors of pgrx, which show the statement.
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
     query: *const c_char,
@@ -37,10 +39,10 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     // SAFETY: the arguments are handed on as they came; the node is that of a utility statement.
     unsafe {
-        let about = pgrx::pgrx_extern_c_guard(|| DatabaseStatement::of((*statement).utilityStmt));
-        if about.is_some() {
-            ASKED.set(true);
-            audit_memory::yield_until(session::now() + LONGEST);
+        let about = pgrx::pgrx_extern_c_guard(|| About::of((*statement).utilityStmt));
+        if let About::Database { number, .. } = about {
+            ASKED.set(number);
+            audit_memory::yield_until(number, session::now() + LONGEST);
         }
         let next = PREVIOUS.unwrap_or(unguarded::standard_ProcessUtility);
         next(
@@ -53,59 +55,140 @@ unsafe extern "C-unwind" fn process_utility(
             destination,
             completion,
         );
-        if let Some(DatabaseStatement::Drops(database)) = about
-            && database != 0
-        {
-            statistics_memory::forget(database);
-            if let Some(queue) = audit_memory::all().find(|queue| queue.database() == database) {
-                queue.database_dropped();
+        match about {
+            About::Database { number, is_dropped: true } => {
+                statistics_memory::forget(number);
+                if let Some(queue) = audit_memory::of_database(number) {
+                    queue.database_dropped();
+                }
             }
+            // What it wrote to the log is seen, and sealed, only now.
+            About::CommitPrepared => {
+                if let Some(queue) = audit_memory::of_database(session::database()) {
+                    queue.want_worker();
+                }
+            }
+            _ => {}
         }
     }
 }
 
-/// A transaction ends: workers may come back if it was this session that sent them away. Called where
-/// nothing may fail.
+/// A transaction, or a part of it, ends: workers may come back if it was this session that sent them away.
+/// Called where nothing may fail.
 pub fn transaction_ended() {
-    if ASKED.replace(false) {
-        audit_memory::yield_until(0);
+    let database = ASKED.replace(0);
+    if database != 0 {
+        audit_memory::yield_until(database, 0);
     }
 }
 
 thread_local! {
-    static ASKED: Cell<bool> = const { Cell::new(false) };
+    static ASKED: Cell<u32> = const { Cell::new(0) };
 }
 
+/// What a statement is about, as far as workers are concerned.
 #[derive(Clone, Copy)]
-enum DatabaseStatement {
-    Drops(u32),
+enum About {
+    /// Nobody may be connected to this database.
+    Database { number: u32, is_dropped: bool },
+    /// The end of a prepared transaction.
+    CommitPrepared,
+    /// Anything else.
     Other,
 }
 
-impl DatabaseStatement {
+impl About {
     /// # Safety
     ///
     /// The node is a utility statement.
-    unsafe fn of(node: *mut pg_sys::Node) -> Option<Self> {
+    unsafe fn of(node: *mut pg_sys::Node) -> Self {
         // SAFETY: by the contract; each node is read as what its tag says.
         unsafe {
             match (*node).type_ {
                 pg_sys::NodeTag::T_DropdbStmt => {
-                    let name = (*node.cast::<pg_sys::DropdbStmt>()).dbname;
-                    Some(Self::Drops(pg_sys::get_database_oid(name, true).to_u32()))
+                    Self::database((*node.cast::<pg_sys::DropdbStmt>()).dbname, true)
                 }
-                pg_sys::NodeTag::T_CreatedbStmt | pg_sys::NodeTag::T_AlterDatabaseStmt => {
-                    Some(Self::Other)
+                pg_sys::NodeTag::T_CreatedbStmt => {
+                    let options = (*node.cast::<pg_sys::CreatedbStmt>()).options;
+                    let template = match option(options, c"template") {
+                        Some(option) if !(*option).arg.is_null() => pg_sys::defGetString(option),
+                        _ => c"template1".as_ptr().cast_mut(),
+                    };
+                    match pg_sys::get_database_oid(template, true).to_u32() {
+                        0 => Self::Other,
+                        _ if !may_create_databases() => Self::Other,
+                        number => Self::Database { number, is_dropped: false },
+                    }
+                }
+                // Other options are changed under the eyes of whoever is connected.
+                pg_sys::NodeTag::T_AlterDatabaseStmt => {
+                    let statement = node.cast::<pg_sys::AlterDatabaseStmt>();
+                    match option((*statement).options, c"tablespace") {
+                        Some(_) => Self::database((*statement).dbname, false),
+                        None => Self::Other,
+                    }
                 }
                 pg_sys::NodeTag::T_RenameStmt
                     if (*node.cast::<pg_sys::RenameStmt>()).renameType
                         == pg_sys::ObjectType::OBJECT_DATABASE =>
                 {
-                    Some(Self::Other)
+                    Self::database((*node.cast::<pg_sys::RenameStmt>()).subname, false)
                 }
-                _ => None,
+                pg_sys::NodeTag::T_TransactionStmt
+                    if (*node.cast::<pg_sys::TransactionStmt>()).kind
+                        == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED =>
+                {
+                    Self::CommitPrepared
+                }
+                _ => Self::Other,
             }
         }
+    }
+
+    /// # Safety
+    ///
+    /// The name is a C string. In a transaction.
+    ///
+    /// Only its owner's statements count: others' fail.
+    unsafe fn database(name: *const c_char, is_dropped: bool) -> Self {
+        // SAFETY: by the contract; reads the catalog, gives 0 if there is none.
+        let database = unsafe { pg_sys::get_database_oid(name, true) };
+        if database != pg_sys::InvalidOid && version::owns_database(database) {
+            Self::Database { number: database.to_u32(), is_dropped }
+        } else {
+            Self::Other
+        }
+    }
+}
+
+fn may_create_databases() -> bool {
+    // SAFETY: reads catalogs; the row is used before it is released.
+    unsafe {
+        if pg_sys::superuser() {
+            return true;
+        }
+        let row = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::AUTHOID as std::ffi::c_int,
+            pg_sys::Datum::from(pg_sys::GetUserId()),
+        );
+        if row.is_null() {
+            return false;
+        }
+        let may = (*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_authid>()).rolcreatedb;
+        pg_sys::ReleaseSysCache(row);
+        may
+    }
+}
+
+/// # Safety
+///
+/// The list is one of options.
+unsafe fn option(options: *mut pg_sys::List, name: &CStr) -> Option<*mut pg_sys::DefElem> {
+    // SAFETY: by the contract; a name is a C string.
+    unsafe {
+        pgrx::PgList::<pg_sys::DefElem>::from_pg(options)
+            .iter_ptr()
+            .find(|option| CStr::from_ptr((**option).defname) == name)
     }
 }
 

@@ -13,6 +13,21 @@ pub fn reserve_setting_prefix() {
     }
 }
 
+/// Whether the user has an owner's rights on a database. In a transaction.
+pub fn owns_database(database: pg_sys::Oid) -> bool {
+    // SAFETY: reads catalogs.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        return pg_sys::pg_database_ownercheck(database, pg_sys::GetUserId());
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        return pg_sys::object_ownercheck(
+            pg_sys::DatabaseRelationId,
+            database,
+            pg_sys::GetUserId(),
+        );
+    }
+}
+
 /// An attribute of a row type.
 ///
 /// # Safety

@@ -15,8 +15,8 @@ use fieldcrypt_envelope::KeyId;
 use pgrx::pg_sys::Datum;
 use serde_json::{Value, json};
 
-use super::notes;
 use super::row::{OwnedRecord, columns, since_1970};
+use super::{notes, seal};
 use crate::error::Error;
 use crate::keyring;
 use crate::pg::audit_memory;
@@ -163,7 +163,12 @@ fn proof_called(call: &Call) -> Result<Option<Datum>, Error> {
         each_sealed(builder.seen(), size, |item| {
             if let Item::Row(row) = item {
                 row.encode(&mut encoded);
-                while builder.seen() < row.leaf.unwrap_or_default().max(0).cast_unsigned() {
+                let leaf = row.leaf.unwrap_or_default().max(0).cast_unsigned();
+                // No number that somebody forged is counted up to.
+                if leaf.saturating_sub(builder.seen()) > seal::LARGEST_GAP {
+                    return Err(not_provable(id));
+                }
+                while builder.seen() < leaf {
                     builder.push([0; 32]);
                 }
                 builder.push(row.leaf_hash(&encoded));
