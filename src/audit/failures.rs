@@ -7,7 +7,7 @@ use super::Event;
 use super::queue::{self, Surviving};
 use crate::error::Error;
 use crate::keyring;
-use crate::pg::client::Client;
+use crate::pg::client::{self, Client};
 use crate::pg::{encoding, session};
 use crate::usage;
 
@@ -73,10 +73,12 @@ pub fn denied(message: &[u8], client: &Client) {
     let message_text = String::from_utf8_lossy(message);
     let mut words = message_text.split(|mark| !is_part(mark)).filter(|word| !word.is_empty());
     if words.any(is_ours) {
+        // Names of roles are as they were looked up; a pooler changes this one without a look-up.
+        let client = Client { application: client::application(), ..client.clone() };
         let details = Surviving {
             error_code: Some("42501"),
             reason: Some(message),
-            client: Some(client),
+            client: Some(&client),
             ..Surviving::default()
         };
         // The call was refused already, and a full queue goes to the server log.

@@ -59,7 +59,8 @@ fn address() -> Option<String> {
     })
 }
 
-fn application() -> Vec<u8> {
+/// application_name as it is now. Reads no catalog.
+pub fn application() -> Vec<u8> {
     // SAFETY: a setting of Postgres, a C string or NULL.
     unsafe {
         if pg_sys::application_name.is_null() {

@@ -149,6 +149,8 @@ SQL
 	
 		like(recorded(1, 'and it is recorded', event => 'call_refused', once => 0), qr/^stranger\|stranger\|.*42501/, 'with who');
 	}
+	refused($node, q{BEGIN; SELECT 1; SET application_name = 'pooled'; SELECT fieldcrypt.encrypt_field('x', 'y')}, '42501', 'a session that goes by another name', user => 'stranger');
+	like(recorded(1, 'is recorded', event => 'call_refused', once => 0), qr/\|pooled\|/, 'by that');
 	refused($node, 'SELECT unrelated()', '42501', 'another function', user => 'stranger');
 	recorded(0, 'is not recorded', event => 'call_refused');
 	refused($node, 'CREATE MATERIALIZED VIEW leak AS SELECT fieldcrypt.decrypt_field(value, $$place$$) FROM kept', 'KF014', 'plaintext in a materialized view is refused')
