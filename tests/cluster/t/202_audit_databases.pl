@@ -51,7 +51,6 @@ SQL
 	fail_in('renamed', 1000);
 	gives($node, 'DROP DATABASE renamed', '', 'and for DROP DATABASE');
 	cmp_ok(time - $began, '<', 40, 'without long waits');
-	like(slurp_file($node->logfile), qr/fieldcrypt audit: .*its database was dropped|^(?!.*its database was dropped)/s, 'what was still queued is in the server log');
 	foreach my $round (1 .. 5)
 	{
 		create_database($node, 'brief');
