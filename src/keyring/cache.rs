@@ -93,7 +93,7 @@ impl Ring {
             entropy: LockedSlab::new(),
             used: Vec::new(),
             gone: Vec::new(),
-            until_timed: 0,
+            until_timed: Stopwatch::first(std::process::id()),
         }
     }
 

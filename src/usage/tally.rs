@@ -55,6 +55,12 @@ impl Tally {
 pub struct Stopwatch(Option<Instant>);
 
 impl Stopwatch {
+    /// Whose turn is the first, differently for each process: the first use of all sessions, which is
+    /// slower, must not stand for the others.
+    pub fn first(process: u32) -> u32 {
+        process % TIMED_ONE_IN
+    }
+
     /// Starts, if it is this one's turn.
     #[inline]
     pub fn start(until_next: &mut u32) -> Self {

@@ -138,7 +138,6 @@ SQL
 # Refused calls
 {
 	refused($node, 'DELETE FROM fieldcrypt.encryption_keys', 'KF015', 'keys are guarded');
-	my $reason = value($node, 'SELECT 1');
 	recorded(1, 'an attack on a guarded table is recorded', event => 'call_refused');
 	value($node, 'CREATE ROLE stranger LOGIN; CREATE FUNCTION unrelated() RETURNS int LANGUAGE sql AS $$SELECT 1$$; REVOKE ALL ON FUNCTION unrelated FROM PUBLIC; GRANT USAGE ON SCHEMA fieldcrypt TO stranger');
 	foreach my $call (
