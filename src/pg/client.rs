@@ -5,7 +5,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Datum};
 
-use super::{network, session};
+use super::{encoding, network, session};
 
 /// Who did something. Made where catalogs can be read; afterwards good anywhere, also in the callbacks
 /// of a transaction that failed. Names are in the database's encoding.
@@ -33,6 +33,21 @@ impl Client {
             application: application(),
             process: process(),
         }
+    }
+
+    /// Of a session in which nothing was looked up yet, where nothing can be: by the name that logged in.
+    pub fn logged_in() -> Self {
+        // SAFETY: a setting that shows a variable; its text is copied at once.
+        let name = unsafe {
+            let name = pg_sys::GetConfigOption(c"session_authorization".as_ptr(), true, false);
+            if name.is_null() {
+                Vec::new()
+            } else {
+                encoding::storable(CStr::from_ptr(name).to_bytes())
+            }
+        };
+        let (role, address, application) = (name.clone(), address(), application());
+        Self { actor: name, role, address, application, process: process() }
     }
 
     /// Where nothing can be looked up any more.

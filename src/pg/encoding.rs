@@ -69,6 +69,22 @@ fn byte_by_byte(text: &[u8]) -> String {
     std::iter::once('\0').chain(text.iter().map(|byte| char::from(*byte))).collect()
 }
 
+/// A name of the cluster, which may have been given in a database of another encoding, as a text of this
+/// one: what it can't be is written in hex. A row with other bytes could not be restored from a dump.
+pub fn storable(name: &[u8]) -> Vec<u8> {
+    let length = i32::try_from(name.len()).unwrap_or(0);
+    // SAFETY: reads so many bytes; with `noError` it says whether they are a text of the database.
+    if unsafe { pg_sys::pg_verify_mbstr(database_encoding(), name.as_ptr().cast(), length, true) } {
+        return name.to_vec();
+    }
+    name.iter()
+        .flat_map(|byte| match byte {
+            b' '..=b'~' => vec![*byte],
+            _ => format!("\\x{byte:02x}").into_bytes(),
+        })
+        .collect()
+}
+
 /// A text of the database as a Rust string, for names in messages.
 pub fn lossy(text: &[u8]) -> String {
     match to_utf8(text) {

@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 use super::callbacks;
 use super::catalog;
+use super::encoding;
 use crate::error::{Error, KeyCreationRefused};
 
 /// Two functions that only read a variable, without pgrx's guard against errors, which on the row path
@@ -272,7 +273,11 @@ fn role_name(role: pg_sys::Oid) -> Vec<u8> {
     // SAFETY: looks a role up by oid; the name is copied out of the palloc'd string.
     unsafe {
         let name = pg_sys::GetUserNameFromId(role, true);
-        if name.is_null() { Vec::new() } else { CStr::from_ptr(name).to_bytes().to_vec() }
+        if name.is_null() {
+            Vec::new()
+        } else {
+            encoding::storable(CStr::from_ptr(name).to_bytes())
+        }
     }
 }
 

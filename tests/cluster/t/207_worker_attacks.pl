@@ -160,6 +160,23 @@ COMMIT;
 SQL
 }
 
+# Who may nothing at all is refused before his first statement is analyzed.
+{
+	refused($node, "SELECT fieldcrypt.encrypt_field('x')", '42501', 'a role without rights is refused', user => 'nobody0');
+	ok(eventually($node, "SELECT count(*) FROM fieldcrypt.audit_log WHERE event = 'call_refused' AND actor = 'nobody0'", '1'),
+		'and that is recorded, though it was the first statement of the session');
+}
+
+# A role that got its name in a database of another encoding.
+{
+	my $name = "caf\xe9";
+	create_database($node, 'bytes', extension => 0, with => "ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'");
+	value($node, "CREATE ROLE \"$name\" LOGIN IN ROLE app", db => 'bytes');
+	run_sql($node, "SELECT fieldcrypt.decrypt_field(v, 'wrong') FROM people", user => $name);
+	ok(eventually($node, "SELECT count(*) FROM fieldcrypt.audit_log WHERE event = 'decrypt_failed' AND actor = 'caf\\xe9'", '1'),
+		'is in the log with the bytes that are no text here in hex, so that the log can be dumped and restored');
+}
+
 # 5. The extension belongs to somebody who is no superuser, and puts triggers on the log.
 {
 	value($node, "CREATE ROLE installer SUPERUSER LOGIN; CREATE ROLE table_owner LOGIN; CREATE DATABASE given");
