@@ -69,4 +69,34 @@ like(slurp_file($dump), qr/^COPY fieldcrypt\.encryption_keys .*^COPY fieldcrypt\
 $session->close;
 no_crash($new);
 $new->stop;
+
+# With the library preloaded on both sides: the log goes on under a name of its own, and its past holds.
+{
+	my $preload = "shared_preload_libraries = 'pg_fieldcrypt'\nfieldcrypt.audit_worker_linger = '300ms'\n";
+	my $before = new_cluster('preloaded', conf => $preload);
+	value($before, q{CREATE TABLE kept AS SELECT fieldcrypt.encrypt_field('kept', 'place') AS value});
+	refused($before, 'SELECT fieldcrypt.decrypt_field(value) FROM kept', 'KF002', 'a failure before the upgrade');
+	ok(eventually($before, q{SELECT is_final FROM fieldcrypt.audit_checkpoints ORDER BY id DESC LIMIT 1}, 't'), 'is sealed');
+	my $checkpoint = value($before, 'SELECT note FROM fieldcrypt.audit_checkpoints ORDER BY id DESC LIMIT 1');
+	my $key = value($before, 'SELECT public_key FROM fieldcrypt.audit_signers ORDER BY id LIMIT 1');
+	$before->stop;
+	my $after = new_cluster('after', conf => $preload, start => 0);
+	my $said = '';
+	chdir $after->basedir or die $!;
+	ok( IPC::Run::run(
+			[ 'pg_upgrade', '--link', '-d', $before->data_dir, '-D', $after->data_dir, '-b', $after->config_data('--bindir'), '-B', $after->config_data('--bindir'),
+				'-s', $after->host, '-p', $before->port, '-P', $after->port ],
+			'>', \$said, '2>&1'),
+		'pg_upgrade of a preloaded cluster') or diag $said;
+	chdir $here or die $!;
+	$after->start;
+	refused($after, 'SELECT fieldcrypt.decrypt_field(value) FROM kept', 'KF002', 'a failure after it');
+	value($after, q{SELECT fieldcrypt.create_key('after')});
+	ok(eventually($after, 'SELECT count(*) FROM fieldcrypt.audit_origins', 2), 'the log has a new origin');
+	ok(eventually($after, q{SELECT is_final FROM fieldcrypt.audit_checkpoints ORDER BY id DESC LIMIT 1}, 't'), 'and is sealed there');
+	my $findings = value($after, "SELECT string_agg(DISTINCT finding, ' ') FROM fieldcrypt.verify_audit_log(anchor => \$anchor\$$key\n$checkpoint\$anchor\$) WHERE status <> 'ok'");
+	like($findings, qr/fork/, 'verification tells of the fork');
+	unlike($findings, qr/row_changed|checkpoint_|root|cut|anchor/, 'and of no damage, against a checkpoint from before');
+	no_crash($after);
+}
 done_testing();

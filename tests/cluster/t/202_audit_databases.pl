@@ -71,6 +71,14 @@ SQL
 	ok(eventually($node, $failed, 3), 'events are written after that');
 }
 
+# ALTER EXTENSION UPDATE takes its lock beside the worker
+{
+	fail_in('postgres', 3);
+	is("@{ run_sql($node, 'ALTER EXTENSION pg_fieldcrypt UPDATE')->{sqlstates} }", '', 'ALTER EXTENSION UPDATE does not wait for the worker');
+	fail_in('postgres', 3);
+	ok(eventually($node, $failed, 9), 'and recording goes on');
+}
+
 # The extension goes while its worker runs
 {
 	create_database($node, 'without');
