@@ -53,7 +53,7 @@ foreach my $name (sort keys %$queries)
 	is(join(' ', sort keys %{ $rows->[0] }), join(' ', sort @{ $columns{$name} }), "$name: has the columns that it declares");
 	foreach my $column (@{ $columns{$name} })
 	{
-		my @bad = grep { !defined || !/^-?[0-9.e+]+$/ } map { $_->{$column} } @$rows;
+		my @bad = grep { !defined || !/^-?[0-9.]+(e[-+]?[0-9]+)?$/ } map { $_->{$column} } @$rows;
 		@bad = grep { defined } @bad if $column =~ /timestamp_seconds$|^sealed_rows$/;
 		next if $metrics{"${name}_$column"} eq 'LABEL';
 		is(join(' ', map { $_ // 'NULL' } @bad), '', "$name.$column: numbers");
