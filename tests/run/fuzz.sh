@@ -3,7 +3,7 @@
 source "$(dirname "$0")/../../pgrx-config/lib.sh"
 
 seconds=${FUZZ_SECONDS:-60}
-if crates/envelope/fuzz/run.sh "$((seconds * 3 / 4))" && crates/sql-text/fuzz/run.sh "$((seconds / 4 + 1))"; then
+if tests/run/fuzz_crate.sh crates/envelope "$((seconds * 3 / 4))" && tests/run/fuzz_crate.sh crates/sql-text "$((seconds / 4 + 1))"; then
     report fuzz 1 0
 else
     report fuzz 0 1

@@ -1,24 +1,25 @@
 #!/bin/sh
-# Fuzzes the core for SECONDS, the time split over the targets (building is extra: a minute at first).
+# Fuzzes a crate for SECONDS, the time split over its targets (building is extra: a minute at first).
 # Exits non-zero on a crash.
 #
-#   crates/envelope/fuzz/run.sh SECONDS
+#   tests/run/fuzz_crate.sh CRATE SECONDS      # CRATE has a folder fuzz/
 #
 # FUZZ_TARGET_DIR and FUZZ_WORK_DIR say where to build, and where to keep the corpus and what crashed;
-# by default both are this folder.
+# by default both are the folder fuzz/.
 #
 # libFuzzer comes with the crate libfuzzer-sys and is compiled by the C++ compiler that is there. The
 # stable toolchain can't ask for coverage by name (-Zsanitizer), but it can run LLVM's coverage pass
-# by hand: that, and nothing unstable, is what the flags below do. No sanitizer: the core has no
+# by hand: that, and nothing unstable, is what the flags below do. No sanitizer: what is fuzzed has no
 # unsafe code; overflow checks and debug assertions are on.
 set -eu
 
-seconds=${1:?usage: run.sh SECONDS}
-case $seconds in '' | *[!0-9]*) echo "run.sh: SECONDS is a whole number" >&2; exit 2 ;; esac
-cd "$(dirname "$0")"
+crate=${1:?usage: fuzz_crate.sh CRATE SECONDS}
+seconds=${2:?usage: fuzz_crate.sh CRATE SECONDS}
+case $seconds in '' | *[!0-9]*) echo "fuzz_crate.sh: SECONDS is a whole number" >&2; exit 2 ;; esac
+cd "$crate/fuzz"
 
-targets="ciphertext master_key_text key_export audit_note audit_export"
-each=$((seconds / 5))
+targets=$(cd fuzz_targets && for file in *.rs; do echo "${file%.rs}"; done)
+each=$((seconds / $(echo "$targets" | wc -l)))
 [ "$each" -gt 0 ] || each=1
 
 host=$(rustc -vV | sed -n 's/^host: //p')
@@ -26,7 +27,7 @@ export CARGO_TARGET_DIR="${FUZZ_TARGET_DIR:-$PWD/target}"
 work="${FUZZ_WORK_DIR:-$PWD}"
 if [ -z "${CXX:-}" ]; then
     CXX=$(command -v c++ || command -v g++ || command -v clang++) || {
-        echo "run.sh: no C++ compiler (g++ or clang++); libFuzzer needs one" >&2
+        echo "fuzz_crate.sh: no C++ compiler (g++ or clang++); libFuzzer needs one" >&2
         exit 1
     }
     export CXX
