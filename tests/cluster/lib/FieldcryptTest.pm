@@ -27,6 +27,7 @@ our @EXPORT = qw(
   run_sql value gives refused sqlstates session outcomes bind
   configure files_with hkdf processes
   dump_database restore_database contents same_contents no_crash endings eventually postmaster
+  tool tool_with_input write_file
 );
 
 # A master key in hex, told apart by its number. Never random: a failure must repeat.
@@ -321,6 +322,33 @@ sub processes
 		push @found, [ $id, $state, $command ];
 	}
 	return @found;
+}
+
+# Runs the offline tool: {code, out, err}.
+sub tool
+{
+	return tool_with_input('', @_);
+}
+
+# The same with an input.
+sub tool_with_input
+{
+	my ($input, @arguments) = @_;
+	my $tool = $ENV{FIELDCRYPT_TOOL} or die 'FIELDCRYPT_TOOL names the program';
+	my ($out, $err) = ('', '');
+	IPC::Run::run([ $tool, @arguments ], '<', \$input, '>', \$out, '2>', \$err);
+	return { code => $? >> 8, out => $out, err => $err };
+}
+
+# Writes a file into a temporary folder of the test's, and gives its path.
+sub write_file
+{
+	my ($name, $content) = @_;
+	our $files //= PostgreSQL::Test::Utils::tempdir();
+	open my $file, '>:raw', "$files/$name" or die "can't write $name: $!";
+	print $file $content;
+	close $file or die "can't write $name: $!";
+	return "$files/$name";
 }
 
 # Waits, at most half a minute, until SQL gives this. False if it does not.

@@ -8,7 +8,6 @@ use FieldcryptTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $tool = $ENV{FIELDCRYPT_TOOL} or die 'FIELDCRYPT_TOOL names the program';
 my ($old, $new) = (key_text(1), key_text(2));
 my $node = new_cluster('primary', keys => [$old]);
 my $folder = PostgreSQL::Test::Utils::tempdir();
@@ -28,32 +27,14 @@ CREATE TABLE long (id int, value fieldcrypt.encrypted);
 INSERT INTO long SELECT 1, fieldcrypt.encrypt_field(repeat('0123456789', 300000));
 SQL
 
-# Runs the tool: {code, out, err}.
-sub tool
-{
-	my ($input, @arguments) = @_;
-	my ($out, $err) = ('', '');
-	IPC::Run::run([ $tool, @arguments ], '<', \$input, '>', \$out, '2>', \$err);
-	return { code => $? >> 8, out => $out, err => $err };
-}
-
-sub write_file
-{
-	my ($name, $content) = @_;
-	open my $file, '>:raw', "$folder/$name" or die;
-	print $file $content;
-	close $file or die;
-	return "$folder/$name";
-}
-
 # A new master key, made by the tool, which the server takes.
-my $made = tool('', 'new-master-key', "$folder/made.key");
+my $made = tool('new-master-key', "$folder/made.key");
 is($made->{code}, 0, 'a new master key') or diag $made->{err};
 my ($fingerprint) = $made->{out} =~ /^([0-9a-f]{32})$/m;
 $node->append_conf('postgresql.conf', "fieldcrypt.master_key_file = '$folder/made.key'");
 $node->reload;
 gives($node, q{SELECT fingerprint FROM fieldcrypt.master_key_status() WHERE is_loaded}, $fingerprint, 'the server loads it, and gives it the same fingerprint');
-is(tool('', 'new-master-key', "$folder/made.key")->{code}, 2, 'never overwritten');
+is(tool('new-master-key', "$folder/made.key")->{code}, 2, 'never overwritten');
 use_key_file($node, $old);
 $node->reload;
 my $key = write_key_file("$folder/master.key", $old);
@@ -69,31 +50,31 @@ my $plain_csv = value($node, 'COPY (SELECT id, tenant, name, ssn FROM plain ORDE
 $node->stop;
 
 # Without any server.
-my $checked = tool('', 'check', $export, '--master-key', $key);
+my $checked = tool('check', $export, '--master-key', $key);
 is($checked->{code}, 0, 'the export is good');
 like($checked->{out}, qr/^GOOD: 8 keys, 8 open, 0 destroyed, 0 do not open$/m, 'key by key');
 unlike($checked->{out}, qr/$old/, 'without showing the master key');
-is(tool('', 'check', $export, '--master-key', write_key_file("$folder/wrong.key", $new))->{code}, 2, 'a wrong master key');
+is(tool('check', $export, '--master-key', write_key_file("$folder/wrong.key", $new))->{code}, 2, 'a wrong master key');
 
 my @open = ('open', '--export', $export, '--master-key', $key);
-my $opened = tool($csv, @open, '--csv', '--column-context', 'ssn=patients.ssn/{id}');
+my $opened = tool_with_input($csv, @open, '--csv', '--column-context', 'ssn=patients.ssn/{id}');
 is($opened->{code}, 0, 'CSV: every value opens') or diag $opened->{err};
 like($opened->{err}, qr/600 values opened$/m, 'CSV: all of them');
 my $opened_csv = write_file('opened.csv', $opened->{out});
-$opened = tool($csv, @open, '--csv');
+$opened = tool_with_input($csv, @open, '--csv');
 is($opened->{code}, 1, 'CSV without the context: not all open');
 like($opened->{err}, qr/300 values opened, 300 left as they are: 300 not authentic or of another context$/m, 'and says how many');
 
-my $copied = tool('', @open, '--escape', 'copy', $copy_dump);
+my $copied = tool(@open, '--escape', 'copy', $copy_dump);
 is($copied->{code}, 1, 'a dump: all but those with a context');
 like($copied->{err}, qr/900 values opened, 300 left as they are: 300 not authentic/, 'and says how many');
-my $inserted = tool('', @open, '--escape', 'sql', $insert_dump);
+my $inserted = tool(@open, '--escape', 'sql', $insert_dump);
 like($inserted->{err}, qr/900 values opened, 300 left/, 'a dump with INSERT commands');
-is(tool($long, @open)->{out}, '0123456789' x 300000, 'a long value');
+is(tool_with_input($long, @open)->{out}, '0123456789' x 300000, 'a long value');
 
 my $tampered = $csv;
 $tampered =~ s/(fc1:.{50})(.)/$1 . ($2 eq 'A' ? 'B' : 'A')/e;
-my $found = tool($tampered, @open, '--csv', '--column-context', 'ssn=patients.ssn/{id}');
+my $found = tool_with_input($tampered, @open, '--csv', '--column-context', 'ssn=patients.ssn/{id}');
 is($found->{code}, 1, 'a tampered value');
 like($found->{err}, qr/599 values opened, 1 left/, 'is left, the others open');
 

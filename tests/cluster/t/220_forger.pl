@@ -9,31 +9,12 @@ use FieldcryptTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $tool = $ENV{FIELDCRYPT_TOOL} or die 'FIELDCRYPT_TOOL names the program';
 my $folder = PostgreSQL::Test::Utils::tempdir();
 my $node = new_cluster('forger', conf => <<'CONF');
 shared_preload_libraries = 'pg_fieldcrypt'
 fieldcrypt.audit_seal_interval = '100ms'
 fieldcrypt.audit_key_epoch = 4
 CONF
-
-# Runs the tool: {code, out, err}.
-sub tool
-{
-	my (@arguments) = @_;
-	my ($out, $err) = ('', '');
-	IPC::Run::run([ $tool, @arguments ], '<', \'', '>', \$out, '2>', \$err);
-	return { code => $? >> 8, out => $out, err => $err };
-}
-
-sub write_file
-{
-	my ($name, $content) = @_;
-	open my $file, '>:raw', "$folder/$name" or die;
-	print $file $content;
-	close $file or die;
-	return "$folder/$name";
-}
 
 # Waits until a checkpoint covers all rows.
 sub sealed

@@ -8,7 +8,6 @@ use FieldcryptTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $tool = $ENV{FIELDCRYPT_TOOL} or die 'FIELDCRYPT_TOOL names the program';
 my $folder = PostgreSQL::Test::Utils::tempdir();
 my $node = new_cluster('history', conf => <<'CONF');
 shared_preload_libraries = 'pg_fieldcrypt'
@@ -16,23 +15,6 @@ fieldcrypt.audit_seal_interval = 200
 fieldcrypt.audit_retention = '2 years'
 CONF
 my @master = ('--master-key', $node->basedir . '/master.key');
-
-sub tool
-{
-	my (@arguments) = @_;
-	my ($out, $err) = ('', '');
-	IPC::Run::run([ $tool, @arguments ], '<', \'', '>', \$out, '2>', \$err);
-	return { code => $? >> 8, out => $out, err => $err };
-}
-
-sub write_file
-{
-	my ($name, $content) = @_;
-	open my $file, '>:raw', "$folder/$name" or die;
-	print $file $content;
-	close $file or die;
-	return "$folder/$name";
-}
 
 sub sealed
 {
