@@ -1,6 +1,6 @@
 //! A statement without its literals.
 
-use crate::lexer::{Kind, Token, Tokens, continues_word};
+use crate::lexer::{Kind, Token, Tokens, continues_word, is_space};
 use crate::text::{OutOfMemory, Text};
 
 /// What stands for a string.
@@ -28,35 +28,33 @@ pub(crate) fn mask_tokens(text: &[u8], numbers: bool, out: &mut Text) -> Result<
     // Where the last string ended in the output, if only blanks followed: a string that comes now
     // would be its continuation.
     let mut after_string = None;
-    // Of a Unicode escape neither the escapes nor the character that starts them are left.
+    // A Unicode escape is left out, with the word before it: what is left would not be one.
     let mut escape = Escape::None;
     for token in Tokens::of(text) {
         let source = text.get(token.range.clone()).unwrap_or_default();
         let is_blank = matches!(token.kind, Kind::Space | Kind::Comment);
-        match (escape, token.kind) {
-            _ if is_blank => {}
+        escape = match (escape, token.kind) {
+            (escape, _) if is_blank => escape,
             (Escape::Possible, Kind::Word) if source.eq_ignore_ascii_case(b"uescape") => {
-                escape = Escape::Expected;
+                Escape::Expected { before: out.len(), after_string }
+            }
+            (Escape::Expected { before, after_string: string_before }, Kind::String) => {
+                out.truncate(before);
+                push_blank(out)?;
+                after_string = string_before;
+                escape = Escape::Possible;
                 continue;
             }
-            (Escape::Expected, Kind::String) => {
-                escape = Escape::None;
-                continue;
-            }
-            _ => {
-                let is_unicode = matches!(source, [b'u' | b'U', b'&', ..]);
-                escape = if is_unicode { Escape::Possible } else { Escape::None };
-            }
-        }
+            _ if matches!(source, [b'u' | b'U', b'&', ..]) => Escape::Possible,
+            _ => Escape::None,
+        };
         match token.kind {
             Kind::Space => out.push(source)?,
             Kind::Comment => out.push(b" ")?,
             Kind::String => {
                 match after_string {
                     Some(length) => out.truncate(length),
-                    None => {
-                        push_apart(MASK, out)?;
-                    }
+                    None => push_apart(MASK, out)?,
                 }
                 after_string = Some(out.len());
                 continue;
@@ -87,13 +85,21 @@ fn push_apart(masked: &[u8], out: &mut Text) -> Result<(), OutOfMemory> {
     out.push(masked)
 }
 
+/// So that what comes is no part of what stands there.
+fn push_blank(out: &mut Text) -> Result<(), OutOfMemory> {
+    if out.last().is_some_and(is_space) { Ok(()) } else { out.push(b" ") }
+}
+
 #[derive(Clone, Copy)]
 enum Escape {
     None,
     /// After `U&'…'` or `U&"…"`.
     Possible,
-    /// After UESCAPE.
-    Expected,
+    /// After UESCAPE, with what was written before it.
+    Expected {
+        before: usize,
+        after_string: Option<usize>,
+    },
 }
 
 fn is_plausible(text: &[u8], token: &Token) -> bool {
