@@ -18,7 +18,7 @@ pub mod worker;
 
 use std::cell::Cell;
 
-use fieldcrypt_audit::Record;
+use fieldcrypt_audit::LogRow;
 use fieldcrypt_envelope::KeyId;
 use pgrx::pg_sys::{BuiltinOid, Datum};
 
@@ -214,35 +214,33 @@ fn record(event: &str, details: &Details<'_>) -> Result<(), Error> {
     // As the table gives them back.
     let row_key = details.row_key.map(json::to_jsonb).transpose()?;
     let old_row_key = details.old_row_key.map(json::to_jsonb).transpose()?;
-    let jsonb_text =
-        |datum: Option<Datum>| datum.map(|datum| encoding::as_utf8(json::to_text(datum)));
-    let names: Option<Vec<_>> = details
-        .changed_columns
-        .map(|names| names.iter().map(|name| encoding::as_utf8(name)).collect());
-    let names: Option<Vec<&str>> =
-        names.as_ref().map(|names| names.iter().map(|name| &**name).collect());
+    let text = |bytes: &[u8]| encoding::as_utf8(bytes).into_owned();
+    let jsonb_text = |datum: Option<Datum>| datum.map(|datum| text(json::to_text(datum)));
     let mut encoded = Vec::with_capacity(512);
-    Record {
+    LogRow {
         id,
         at: row::since_1970(at),
-        event,
-        actor: &encoding::as_utf8(&client.actor),
-        role: &encoding::as_utf8(&client.role),
-        client_address: client.address.as_deref(),
-        application: Some(&encoding::as_utf8(&client.application)),
+        event: event.into(),
+        actor: text(&client.actor),
+        role: text(&client.role),
+        client_address: client.address.clone(),
+        application: Some(text(&client.application)),
         backend_pid: client.process,
         transaction_id: Some(transaction_id),
-        tenant: row::sealed_text(details.tenant).as_deref(),
+        tenant: row::sealed_text(details.tenant),
         key_id: details.key_id.map(KeyId::as_i64),
-        reason: row::sealed_text(details.reason).as_deref(),
-        table_name: row::sealed_text(details.table_name).as_deref(),
-        partition_name: row::sealed_text(details.partition_name).as_deref(),
-        row_key: jsonb_text(row_key).as_deref(),
-        old_row_key: jsonb_text(old_row_key).as_deref(),
-        changed_columns: names.as_deref(),
-        error_code: details.error_code,
+        reason: row::sealed_text(details.reason),
+        table_name: row::sealed_text(details.table_name),
+        partition_name: row::sealed_text(details.partition_name),
+        row_key: jsonb_text(row_key),
+        old_row_key: jsonb_text(old_row_key),
+        changed_columns: details
+            .changed_columns
+            .map(|names| names.iter().map(|name| text(name)).collect()),
+        error_code: details.error_code.map(str::to_owned),
         value_count: details.value_count,
-        key_ids: details.key_ids,
+        key_ids: details.key_ids.map(<[i64]>::to_vec),
+        ..LogRow::default()
     }
     .encode(&mut encoded);
     let mac = authenticate(mac_key, &encoded);

@@ -8,13 +8,13 @@
 use std::cell::RefCell;
 
 use fieldcrypt_audit::tree::Hash;
-use fieldcrypt_audit::{Checkpoint, CompactRange, Frontier, Note, Place};
+use fieldcrypt_audit::{Checkpoint, CompactRange, Frontier, LogRow, Note, Place};
 use pgrx::pg_sys::BuiltinOid;
 
 use super::notes;
 use super::origin::{self, Origin};
 use super::queue::QueuedEvent;
-use super::row::{OwnedRecord, sealed_text, since_1970};
+use super::row::{self, sealed_text, since_1970};
 use super::settings;
 use crate::error::Error;
 use crate::keyring;
@@ -66,11 +66,11 @@ pub fn seal_step(limit: usize) -> Result<Sealed, Error> {
                   WHERE l.leaf IS NULL AND l.id OPERATOR(pg_catalog.>) $1
                   ORDER BY l.id LIMIT $2",
                 &[Parameter::BigInt(Some(after)), Parameter::BigInt(Some(limit as i64))],
-                |row| {
-                    let record = OwnedRecord::read(row)?;
-                    record.encode(&mut encoded);
-                    hashes.push(record.leaf_hash(&encoded));
-                    rows.push((record.id, row.bigint(2)?));
+                |found| {
+                    let row = row::read(found)?;
+                    row.encode(&mut encoded);
+                    hashes.push(row.leaf_hash(&encoded));
+                    rows.push((row.id, found.bigint(row::columns::AT)?));
                     Ok(())
                 },
             )
@@ -180,7 +180,7 @@ fn insert(
     for event in events {
         let id = catalog::next_log_id()?;
         let key_ids = (event.key_ids.len() > 1).then(|| event.key_ids.clone());
-        let mut record = OwnedRecord {
+        let mut row = LogRow {
             id,
             at: since_1970(event.at),
             event: event.event.clone(),
@@ -189,19 +189,19 @@ fn insert(
             client_address: event.client.address.clone(),
             application: Some(text(&event.client.application)),
             backend_pid: event.client.process,
-            tenant: sealed_text(event.tenant.as_deref()).map(Into::into),
+            tenant: sealed_text(event.tenant.as_deref()),
             key_id: event.key_id(),
-            reason: sealed_text(event.reason.as_deref()).map(Into::into),
+            reason: sealed_text(event.reason.as_deref()),
             error_code: event.error_code.clone(),
             value_count: event.value_count,
             key_ids,
-            ..OwnedRecord::default()
+            ..LogRow::default()
         };
-        record.encode(&mut encoded);
+        row.encode(&mut encoded);
         let mac = super::authenticate(mac_key, &encoded);
-        record.mac = mac.map(|(_, mac)| mac.to_vec());
-        record.mac_key_id = mac.map(|(key_id, _)| key_id.as_i64());
-        leaf(record.leaf_hash(&encoded));
+        row.mac = mac.map(|(_, mac)| mac.to_vec());
+        row.mac_key_id = mac.map(|(key_id, _)| key_id.as_i64());
+        leaf(row.leaf_hash(&encoded));
         ids.push(id);
         macs.push(mac.map(|(_, mac)| mac));
     }
@@ -507,17 +507,17 @@ pub const LARGEST_GAP: u64 = 1 << 20;
 fn leaves_from(size: u64, mut see: impl FnMut(i64)) -> Result<CompactRange, Error> {
     let mut range = CompactRange::new(size);
     let mut encoded = Vec::new();
-    each_leaf(size, i64::MAX as u64, |record| {
-        let leaf = record.leaf.unwrap_or_default() as u64;
+    each_leaf(size, i64::MAX as u64, |row| {
+        let leaf = row.leaf.unwrap_or_default() as u64;
         if leaf < range.end() || leaf - range.end() > LARGEST_GAP {
             return;
         }
         while range.end() < leaf {
             range.push([0; 32]);
         }
-        record.encode(&mut encoded);
-        range.push(record.leaf_hash(&encoded));
-        see(record.id);
+        row.encode(&mut encoded);
+        range.push(row.leaf_hash(&encoded));
+        see(row.id);
     })?;
     Ok(range)
 }
@@ -525,14 +525,14 @@ fn leaves_from(size: u64, mut see: impl FnMut(i64)) -> Result<CompactRange, Erro
 /// A tree with further leaves, up to `size`.
 pub fn frontier_between(mut frontier: Frontier, size: u64) -> Result<Frontier, Error> {
     let mut encoded = Vec::new();
-    each_leaf(frontier.size(), size, |record| {
-        let leaf = record.leaf.unwrap_or_default() as u64;
+    each_leaf(frontier.size(), size, |row| {
+        let leaf = row.leaf.unwrap_or_default() as u64;
         while frontier.size() < leaf {
             frontier.append([0; 32]);
         }
         if leaf == frontier.size() {
-            record.encode(&mut encoded);
-            frontier.append(record.leaf_hash(&encoded));
+            row.encode(&mut encoded);
+            frontier.append(row.leaf_hash(&encoded));
         }
     })?;
     while frontier.size() < size {
@@ -541,15 +541,15 @@ pub fn frontier_between(mut frontier: Frontier, size: u64) -> Result<Frontier, E
     Ok(frontier)
 }
 
-fn each_leaf(from: u64, to: u64, mut visit: impl FnMut(&OwnedRecord)) -> Result<(), Error> {
+fn each_leaf(from: u64, to: u64, mut visit: impl FnMut(&LogRow)) -> Result<(), Error> {
     with_index_scans(|| {
         spi::each_row(
             "SELECT l.* FROM fieldcrypt.audit_log AS l
               WHERE l.leaf OPERATOR(pg_catalog.>=) $1 AND l.leaf OPERATOR(pg_catalog.<) $2
               ORDER BY l.leaf",
             &[Parameter::BigInt(Some(from as i64)), Parameter::BigInt(Some(to as i64))],
-            |row| {
-                visit(&OwnedRecord::read(row)?);
+            |found| {
+                visit(&row::read(found)?);
                 Ok(())
             },
         )

@@ -4,12 +4,11 @@ use base64ct::{Base64, Encoding};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
-use crate::export::{RowLine, to_ascii};
+use crate::export::to_ascii;
 use crate::note::{Malformed, NotSigned, Note, VerifyingKey};
 use crate::proof::verify_inclusion;
-use crate::record::leaf_hash;
+use crate::row::{LogRow, leaf_hash};
 use crate::tree::Hash;
-use crate::verify::SealedRow;
 
 const FORMAT: &str = "pg_fieldcrypt audit proof v1";
 
@@ -18,7 +17,7 @@ const FORMAT: &str = "pg_fieldcrypt audit proof v1";
 #[serde(deny_unknown_fields)]
 pub struct InclusionProof {
     format: String,
-    row: RowLine,
+    row: LogRow,
     path: Vec<String>,
     checkpoint: String,
     /// The key that signed it, as a hint: who checks compares it with what he knows.
@@ -36,10 +35,10 @@ pub enum NotProven {
 
 impl InclusionProof {
     /// Of a row, by [`crate::inclusion_proof`].
-    pub fn new(row: &SealedRow<'_>, path: &[Hash], checkpoint: &str, public_key: &str) -> Self {
+    pub fn new(row: &LogRow, path: &[Hash], checkpoint: &str, public_key: &str) -> Self {
         Self {
             format: FORMAT.into(),
-            row: RowLine::of(row),
+            row: row.clone(),
             path: path.iter().map(|hash| Base64::encode_string(hash)).collect(),
             checkpoint: checkpoint.into(),
             public_key: public_key.into(),
@@ -59,7 +58,7 @@ impl InclusionProof {
     }
 
     /// The row.
-    pub fn row(&self) -> &RowLine {
+    pub fn row(&self) -> &LogRow {
         &self.row
     }
 
@@ -86,18 +85,14 @@ impl InclusionProof {
         }
         note.verify(key).map_err(NotProven::NotSigned)?;
         let path = self.hashes().ok_or(NotProven::NotIncluded)?;
-        let is_included = self.row.with_row(|row| {
-            let mut encoded = Vec::new();
-            row.record.encode(&mut encoded);
-            let mac = match (row.mac, row.mac_key_id) {
-                (None, None) => None,
-                (Some(mac), Some(key_id)) => Some((key_id, mac.try_into().ok()?)),
-                _ => return None,
-            };
-            let leaf = leaf_hash(&encoded, mac);
-            let index = u64::try_from(row.leaf?).ok()?;
-            Some(verify_inclusion(&leaf, index, checkpoint.size, &checkpoint.root, &path))
+        let mut encoded = Vec::new();
+        self.row.encode(&mut encoded);
+        let mac = self.row.mac().map_err(|_| NotProven::NotIncluded)?;
+        let leaf = leaf_hash(&encoded, mac);
+        let index = self.row.leaf.and_then(|leaf| u64::try_from(leaf).ok());
+        let is_included = index.is_some_and(|index| {
+            verify_inclusion(&leaf, index, checkpoint.size, &checkpoint.root, &path)
         });
-        if is_included == Some(true) { Ok(()) } else { Err(NotProven::NotIncluded) }
+        if is_included { Ok(()) } else { Err(NotProven::NotIncluded) }
     }
 }

@@ -1,6 +1,6 @@
 //! The sealed audit log of pg_fieldcrypt: everything of it that can exist without Postgres.
 //!
-//! A row of the log is a [`Record`], encoded in one way only. It is authenticated under an
+//! A row of the log is a [`LogRow`], encoded in one way only. It is authenticated under an
 //! [`AuditKey`] and becomes a leaf ([`leaf_hash`]) of a Merkle tree ([`tree`], RFC 6962), whose size
 //! and root a [`Checkpoint`] (C2SP tlog-checkpoint) states, signed as a [`Note`] (C2SP signed-note) by
 //! a key that is introduced by a [`SignerStatement`]. `docs/audit-format.md` says all of it in words.
@@ -14,7 +14,7 @@ mod inclusion;
 pub mod note;
 mod primitives;
 pub mod proof;
-pub mod record;
+pub mod row;
 pub mod signer;
 pub mod time;
 pub mod tree;
@@ -27,6 +27,6 @@ pub use note::{KeyError, Malformed, NotSigned, Note, SigningKey, VerifyingKey, s
 pub use proof::{
     ProofBuilder, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion,
 };
-pub use record::{Record, leaf_hash};
+pub use row::{HalfAMac, LogRow, leaf_hash};
 pub use signer::{Introduction, Place, SignerStatement};
 pub use tree::{CompactRange, Frontier, Hash, NotAFrontier, NotAdjacent};

@@ -12,7 +12,7 @@ use crate::note::{Malformed, NotSigned, Note, NoteSignature, SigningKey, Verifyi
 use crate::time;
 use crate::tree::Hash;
 
-/// The first line: no checkpoint begins so, whose second line is a number, nor a [`crate::Record`],
+/// The first line: no checkpoint begins so, whose second line is a number, nor a [`crate::LogRow`],
 /// whose first byte is its version. So no MAC and no signature of one serves as the other.
 const TITLE: &str = "pg_fieldcrypt audit signer v1";
 /// The name of an audit key in a signature line, before its id.

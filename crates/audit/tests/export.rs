@@ -6,8 +6,10 @@ mod support;
 
 use fieldcrypt_audit::export::{Unusable, verify};
 use fieldcrypt_audit::verify::{Anchor, FindingKind, Status};
-use fieldcrypt_audit::{Hash, InclusionProof, NotProven, NotSigned, SigningKey, inclusion_proof};
-use support::{Dice, Keys, Manipulation, Sealer, Stored, feed, kinds};
+use fieldcrypt_audit::{
+    Hash, InclusionProof, LogRow, NotProven, NotSigned, SigningKey, inclusion_proof,
+};
+use support::{Dice, Keys, Manipulation, Sealer, Stored, authenticate, kinds, leaf_of};
 
 #[test]
 fn an_export_says_what_the_tables_say() {
@@ -110,15 +112,11 @@ fn every_row_is_proven_and_no_other() {
     let Stored { rows, checkpoints, signers, .. } = &sealer.stored;
     let last = checkpoints.last().unwrap();
     let key = sealer.key.verifying_key();
-    let leaves: Vec<Hash> = rows.iter().map(|row| row.leaf_hash()).collect();
+    let leaves: Vec<Hash> = rows.iter().map(leaf_of).collect();
     for (index, row) in rows.iter().enumerate() {
         let path = inclusion_proof(&leaves, index as u64).unwrap();
         let public_key = &signers.last().unwrap().public_key;
-        let proof_of = |row: &support::Row| {
-            let mut proof = None;
-            feed(row, |row| proof = Some(InclusionProof::new(row, &path, &last.note, public_key)));
-            proof.unwrap()
-        };
+        let proof_of = |row: &LogRow| InclusionProof::new(row, &path, &last.note, public_key);
         let proof = proof_of(row);
         assert_eq!(proof.verify(key), Ok(()));
         assert_eq!(InclusionProof::parse(&proof.to_json()), Ok(proof.clone()));
@@ -150,7 +148,7 @@ fn log() -> (Keys, Sealer) {
     for round in 0..4 {
         let row = sealer.write(None);
         row.tenant = Some("<b> \u{1F511} \"\\\n\u{7f}".into());
-        row.authenticate(&keys);
+        authenticate(row, &keys);
         sealer.write_and_seal(3, &keys);
         if round == 1 {
             sealer.succeed();
@@ -173,11 +171,9 @@ fn seeds_of_the_fuzzer() {
     write("audit_note/by-audit-key", &sealer.stored.signers[0].proof);
     write("audit_note/by-predecessor", &sealer.stored.signers[1].proof);
     write("audit_note/key", &sealer.stored.signers[1].public_key);
-    let leaves: Vec<Hash> = sealer.stored.rows.iter().map(|row| row.leaf_hash()).collect();
+    let leaves: Vec<Hash> = sealer.stored.rows.iter().map(leaf_of).collect();
     let last = sealer.stored.checkpoints.last().unwrap();
     let path = inclusion_proof(&leaves, 3).unwrap();
-    feed(&sealer.stored.rows[3], |row| {
-        let proof = InclusionProof::new(row, &path, &last.note, "x");
-        write("audit_note/proof", &proof.to_json());
-    });
+    let proof = InclusionProof::new(&sealer.stored.rows[3], &path, &last.note, "x");
+    write("audit_note/proof", &proof.to_json());
 }

@@ -8,7 +8,7 @@ mod support;
 
 use fieldcrypt_audit::verify::{Anchor, Finding, Status};
 use fieldcrypt_audit::{Checkpoint, Frontier, SigningKey, sign_note};
-use support::{Dice, Keys, Manipulation, Sealer, Stored, bad};
+use support::{Dice, Keys, Manipulation, Sealer, Stored, authenticate, bad, leaf_of};
 
 /// Manipulations, of one log each.
 const ROUNDS: u64 = 3000;
@@ -86,9 +86,9 @@ fn reseal(mut stored: Stored, keys: &Keys, sealer: &Sealer) -> Stored {
     let mut tree = Frontier::new();
     let mut trees = vec![tree.clone()];
     for row in &mut stored.rows {
-        row.authenticate(keys);
+        authenticate(row, keys);
         row.leaf = Some(tree.size() as i64);
-        tree.append(row.leaf_hash());
+        tree.append(leaf_of(row));
         trees.push(tree.clone());
     }
     let mut previous = None;

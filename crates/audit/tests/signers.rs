@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use fieldcrypt_audit::{
-    AuditKey, Checkpoint, Frontier, Introduction, LogId, Malformed, NotSigned, Note, Place, Record,
+    AuditKey, Checkpoint, Frontier, Introduction, LogId, LogRow, Malformed, NotSigned, Note, Place,
     SignerStatement, SigningKey, VerifyingKey, sign_note,
 };
 use fieldcrypt_envelope::{DataKey, KeyId};
@@ -148,7 +148,7 @@ fn one_mac_or_signature_never_serves_as_another() {
     let checkpoint = Checkpoint::of(&LOG, &Frontier::new(), 0, None, false).unwrap().to_text();
     assert_eq!(SignerStatement::parse(&checkpoint), Err(Malformed));
     let mut row = Vec::new();
-    record().encode(&mut row);
+    self::row().encode(&mut row);
     assert_ne!(row[0], text.as_bytes()[0]);
 }
 
@@ -233,27 +233,13 @@ fn audit_key(id: i64) -> (KeyId, AuditKey) {
     (id, DataKey::generate().unwrap().audit_key(id))
 }
 
-fn record() -> Record<'static> {
-    Record {
+fn row() -> LogRow {
+    LogRow {
         id: 1,
-        at: 0,
-        event: "key_created",
-        actor: "a",
-        role: "a",
-        client_address: None,
-        application: None,
+        event: "key_created".into(),
+        actor: "a".into(),
+        role: "a".into(),
         backend_pid: 1,
-        transaction_id: None,
-        tenant: None,
-        key_id: None,
-        reason: None,
-        table_name: None,
-        partition_name: None,
-        row_key: None,
-        old_row_key: None,
-        changed_columns: None,
-        error_code: None,
-        value_count: None,
-        key_ids: None,
+        ..LogRow::default()
     }
 }

@@ -149,21 +149,20 @@ pub fn verify_proof(arguments: &VerifyProof) -> Result<bool, Failure> {
     let mut say = |line: String| writeln!(out, "{line}").map_err(Failure::Output);
     match verdict {
         Ok(()) => {
-            proof.row().with_row(|row| {
-                say(format!(
-                    "row {}: {} at {} by {}",
-                    row.record.id,
-                    printable(row.record.event),
-                    fieldcrypt_audit::time::to_text(row.record.at).unwrap_or_default(),
-                    printable(row.record.actor)
-                ))?;
-                say(format!(
-                    "is leaf {} of the {} rows of log {}",
-                    row.leaf.unwrap_or_default(),
-                    checkpoint.size,
-                    checkpoint.origin
-                ))
-            })?;
+            let row = proof.row();
+            say(format!(
+                "row {}: {} at {} by {}",
+                row.id,
+                printable(&row.event),
+                fieldcrypt_audit::time::to_text(row.at).unwrap_or_default(),
+                printable(&row.actor)
+            ))?;
+            say(format!(
+                "is leaf {} of the {} rows of log {}",
+                row.leaf.unwrap_or_default(),
+                checkpoint.size,
+                checkpoint.origin
+            ))?;
             if let Some(time) = checkpoint.time().and_then(fieldcrypt_audit::time::to_text) {
                 say(format!("by its checkpoint of {time}"))?;
             }

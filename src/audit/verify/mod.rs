@@ -8,14 +8,14 @@ mod tables;
 
 use fieldcrypt_audit::export::{Begin, SEALING_TAKES, Writer};
 use fieldcrypt_audit::verify::{
-    Anchor, AuditKeys, Finding, FindingKind, SealedRow, Status, StoredCheckpoint, Summary, Verifier,
+    Anchor, AuditKeys, Finding, FindingKind, Status, StoredCheckpoint, Summary, Verifier,
 };
-use fieldcrypt_audit::{InclusionProof, ProofBuilder};
+use fieldcrypt_audit::{InclusionProof, LogRow, ProofBuilder};
 use fieldcrypt_envelope::KeyId;
 use pgrx::pg_sys::Datum;
 use serde_json::{Value, json};
 
-use super::row::{OwnedRecord, columns, since_1970};
+use super::row::{self, columns, since_1970};
 use super::{notes, seal};
 use crate::error::Error;
 use crate::keyring;
@@ -51,10 +51,8 @@ fn verify_called(call: &Call) -> Result<Option<Datum>, Error> {
         extent.visit(|item| {
             match item {
                 Item::Checkpoint(one) => verifier.checkpoint(&one),
-                Item::Row(row) => with_row(row, |row| verifier.row(row, &mut keys)),
-                Item::Unsealed(row, is_late) => {
-                    with_row(row, |row| verifier.unsealed_row(row, is_late, &mut keys));
-                }
+                Item::Row(row) => verifier.row(row, &mut keys),
+                Item::Unsealed(row, is_late) => verifier.unsealed_row(row, is_late, &mut keys),
                 Item::Impossible { leaf, id } => {
                     verifier.impossible_row(leaf, id, "a column is NULL that never is");
                 }
@@ -127,9 +125,7 @@ fn export_called(call: &Call) -> Result<Option<Datum>, Error> {
         }
         extent.visit(|item| match item {
             Item::Checkpoint(one) => push(writer.checkpoint(&one)),
-            Item::Row(row) | Item::Unsealed(row, _) => {
-                with_row(row, |row| push(writer.row(row)))
-            }
+            Item::Row(row) | Item::Unsealed(row, _) => push(writer.row(row)),
             Item::Impossible { leaf, id } => Err(Error::AuditVerification {
                 problem: format!(
                     "row {id} of the audit log (leaf {}) can't be exported: a column is NULL that never is",
@@ -177,7 +173,7 @@ fn proof_called(call: &Call) -> Result<Option<Datum>, Error> {
         })?;
         let path = builder.finish().unwrap_or_default();
         let key = signer_key(checkpoint.signer_id)?;
-        let proof = with_row(&row, |row| InclusionProof::new(row, &path, &checkpoint.note, &key));
+        let proof = InclusionProof::new(&row, &path, &checkpoint.note, &key);
         let proves = proof.public_key().is_ok_and(|key| proof.verify(&key).is_ok());
         if proves { Ok(proof) } else { Err(not_provable(id)) }
     })?;
@@ -249,8 +245,8 @@ struct Extent {
 /// What comes, in the order in which it is judged.
 enum Item<'a> {
     Checkpoint(StoredCheckpoint),
-    Row(&'a OwnedRecord),
-    Unsealed(&'a OwnedRecord, bool),
+    Row(&'a LogRow),
+    Unsealed(&'a LogRow, bool),
     Impossible { leaf: Option<u64>, id: i64 },
 }
 
@@ -324,12 +320,10 @@ impl Extent {
               WHERE l.leaf IS NULL OR l.leaf OPERATOR(pg_catalog.<) 0
               ORDER BY l.id",
             &[],
-            |row| match OwnedRecord::read(row) {
-                Ok(record) if record.leaf.is_none() => {
-                    see(Item::Unsealed(&record, record.at < late))
-                }
-                Ok(record) => see(Item::Row(&record)),
-                Err(_) => see(impossible(row)),
+            |found| match row::read(found) {
+                Ok(row) if row.leaf.is_none() => see(Item::Unsealed(&row, row.at < late)),
+                Ok(row) => see(Item::Row(&row)),
+                Err(_) => see(impossible(found)),
             },
         )
     }
@@ -354,11 +348,11 @@ fn each_leaf(
           WHERE l.leaf OPERATOR(pg_catalog.>=) $1 AND l.leaf OPERATOR(pg_catalog.<) $2
           ORDER BY l.leaf",
         &[Parameter::BigInt(Some(from.cast_signed())), Parameter::BigInt(Some(to.cast_signed()))],
-        |row| {
-            let leaf = row.bigint(columns::LEAF)?;
-            match OwnedRecord::read(row) {
-                Ok(record) => see(leaf, Item::Row(&record)),
-                Err(_) => see(leaf, impossible(row)),
+        |found| {
+            let leaf = found.bigint(columns::LEAF)?;
+            match row::read(found) {
+                Ok(row) => see(leaf, Item::Row(&row)),
+                Err(_) => see(leaf, impossible(found)),
             }
         },
     )
@@ -370,15 +364,4 @@ fn each_sealed(
     mut see: impl FnMut(Item<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     each_leaf(from, to, |_, item| see(item))
-}
-
-fn with_row<R>(row: &OwnedRecord, work: impl FnOnce(&SealedRow<'_>) -> R) -> R {
-    row.with_record(|record| {
-        work(&SealedRow {
-            leaf: row.leaf,
-            record: *record,
-            mac: row.mac.as_deref(),
-            mac_key_id: row.mac_key_id,
-        })
-    })
 }

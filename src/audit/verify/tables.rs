@@ -3,24 +3,24 @@
 use std::collections::VecDeque;
 
 use fieldcrypt_audit::verify::{Acknowledgement, Origin, Signer, StoredCheckpoint};
-use fieldcrypt_audit::{Frontier, LogId};
+use fieldcrypt_audit::{Frontier, LogId, LogRow};
 
 use super::Period;
 use crate::audit::notes;
-use crate::audit::row::{OwnedRecord, since_1970};
+use crate::audit::row::{self, since_1970};
 use crate::error::Error;
 use crate::pg::encoding;
 use crate::pg::spi::{self, Parameter};
 use crate::pg::tuple::Row;
 
 /// The row with this id.
-pub fn sealed_row(id: i64) -> Result<OwnedRecord, Error> {
+pub fn sealed_row(id: i64) -> Result<LogRow, Error> {
     let mut found = None;
     spi::each_row(
         "SELECT l.* FROM fieldcrypt.audit_log AS l WHERE l.id OPERATOR(pg_catalog.=) $1 LIMIT 1",
         &[Parameter::BigInt(Some(id))],
         |row| {
-            found = Some(OwnedRecord::read(row)?);
+            found = Some(row::read(row)?);
             Ok(())
         },
     )?;

@@ -4,20 +4,20 @@
 //! The first line is the header; then come checkpoints and rows as a [`Verifier`] takes them, rows that
 //! are not sealed, and a last line that says how many there were.
 
+pub(crate) mod form;
 mod lines;
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
 
+use crate::row::LogRow;
 use crate::tree::Frontier;
 use crate::verify::{
-    Anchor, AuditKeys, Finding, Origin, SealedRow, Signer, StoredCheckpoint, Summary, Verifier,
+    Anchor, AuditKeys, Finding, Origin, Signer, StoredCheckpoint, Summary, Verifier,
 };
 
-pub use lines::RowLine;
-use lines::{
-    Begins, CheckpointLine, EndLine, HeaderLine, Hex, Line, Number, OriginLine, SignerLine, Time,
-};
+use form::{Hex, Number, Time};
+use lines::{Begins, CheckpointLine, EndLine, HeaderLine, Line, OriginLine, SignerLine};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -86,9 +86,9 @@ impl Writer {
     }
 
     /// A row, by leaf; rows without one come last.
-    pub fn row(&mut self, row: &SealedRow<'_>) -> String {
+    pub fn row(&mut self, row: &LogRow) -> String {
         self.rows += 1;
-        line(&Line::Row(Box::new(RowLine::of(row))))
+        line(&Line::Row(Box::new(row.clone())))
     }
 
     /// The last line.
@@ -143,10 +143,10 @@ pub fn verify(
             }
             Some(Line::Row(row)) => {
                 rows += 1;
-                row.with_row(|row| match row.leaf {
-                    Some(_) => verifier.row(row, keys),
-                    None => verifier.unsealed_row(row, row.record.at < late, keys),
-                });
+                match row.leaf {
+                    Some(_) => verifier.row(&row, keys),
+                    None => verifier.unsealed_row(&row, row.at < late, keys),
+                }
             }
             Some(Line::End(end)) => {
                 if (end.rows, end.checkpoints) != (rows, checkpoints) {

@@ -20,7 +20,6 @@ use crate::tree::{Frontier, Hash};
 
 pub use anchor::Anchor;
 pub use finding::{Finding, FindingKind, Findings, Status};
-pub use rows::SealedRow;
 
 use anchor::AnchorState;
 use checkpoints::LastCheckpoint;

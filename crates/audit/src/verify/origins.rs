@@ -2,7 +2,7 @@
 
 use super::finding::FindingKind;
 use super::{Beginning, Expected, Verifier, is_being_signed, is_same_time};
-use crate::record::Record;
+use crate::row::LogRow;
 use crate::tree::Hash;
 
 /// Events whose rows tell of origins.
@@ -21,14 +21,14 @@ pub(super) struct Told {
 }
 
 impl Told {
-    pub fn hear(&mut self, record: &Record<'_>, is_vouched_for: bool) {
-        let Some(reason) = record.reason else { return };
-        match record.event {
+    pub fn hear(&mut self, row: &LogRow, is_vouched_for: bool) {
+        let Some(reason) = &row.reason else { return };
+        match row.event.as_str() {
             ORIGIN_BEGUN if self.begun.len() < MOST_TOLD => {
-                self.begun.push((record.at, reason.into()));
+                self.begun.push((row.at, reason.clone()));
             }
             FORK_ACKNOWLEDGED if is_vouched_for && self.acknowledged.len() < MOST_TOLD => {
-                self.acknowledged.push((record.at, record.actor.into(), reason.into()));
+                self.acknowledged.push((row.at, row.actor.clone(), reason.clone()));
             }
             _ => {}
         }

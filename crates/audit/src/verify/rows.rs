@@ -4,20 +4,7 @@ use std::collections::BTreeMap;
 
 use super::finding::FindingKind;
 use super::{AuditKeys, Beginning, Verifier};
-use crate::record::{Record, leaf_hash};
-
-/// A row of `audit_log`.
-#[derive(Debug, Clone, Copy)]
-pub struct SealedRow<'a> {
-    /// Column `leaf`.
-    pub leaf: Option<i64>,
-    /// What it says.
-    pub record: Record<'a>,
-    /// Column `mac`.
-    pub mac: Option<&'a [u8]>,
-    /// Column `mac_key_id`.
-    pub mac_key_id: Option<i64>,
-}
+use crate::row::{HalfAMac, LogRow, leaf_hash};
 
 /// Findings that are told once, with their number.
 #[derive(Debug, Default)]
@@ -42,9 +29,9 @@ const MOST_RETIRED: usize = 10_000;
 
 impl Verifier {
     /// A row with a leaf number; they come in the order of these.
-    pub fn row(&mut self, row: &SealedRow<'_>, keys: &mut dyn AuditKeys) {
+    pub fn row(&mut self, row: &LogRow, keys: &mut dyn AuditKeys) {
         self.summary.sealed_rows += 1;
-        let id = row.record.id;
+        let id = row.id;
         let Some(leaf) = row.leaf.and_then(|leaf| u64::try_from(leaf).ok()) else {
             return self.impossible_row(None, id, "its leaf number is negative");
         };
@@ -57,7 +44,7 @@ impl Verifier {
         }
         self.take_place(leaf, id);
         let oldest = self.oldest_uncovered.get_or_insert(i64::MAX);
-        *oldest = row.record.at.min(*oldest);
+        *oldest = row.at.min(*oldest);
         if let Some(tree) = self.tree.as_mut()
             && tree.size() == leaf
         {
@@ -77,15 +64,15 @@ impl Verifier {
     }
 
     /// A row without a leaf number. `is_late`: it is older than sealing takes.
-    pub fn unsealed_row(&mut self, row: &SealedRow<'_>, is_late: bool, keys: &mut dyn AuditKeys) {
+    pub fn unsealed_row(&mut self, row: &LogRow, is_late: bool, keys: &mut dyn AuditKeys) {
         self.summary.unsealed_rows += 1;
         if self.check_row(row, None, keys).is_err() {
             let problem = "its MAC is not whole";
-            return self.impossible_row(None, row.record.id, problem);
+            return self.impossible_row(None, row.id, problem);
         }
         if is_late {
             self.unlisted.not_sealed += 1;
-            self.unlisted.first_not_sealed.get_or_insert(row.record.id);
+            self.unlisted.first_not_sealed.get_or_insert(row.id);
         } else {
             self.unlisted.not_yet_sealed += 1;
         }
@@ -94,23 +81,18 @@ impl Verifier {
     /// The MAC, with the row's encoding in `buffer`. An error if there is half a MAC.
     fn check_row<'r>(
         &mut self,
-        row: &SealedRow<'r>,
+        row: &'r LogRow,
         leaf: Option<u64>,
         keys: &mut dyn AuditKeys,
-    ) -> Result<Option<(i64, &'r [u8; 32])>, ()> {
-        let id = row.record.id;
+    ) -> Result<Option<(i64, &'r [u8; 32])>, HalfAMac> {
+        let id = row.id;
         if !self.ids.insert(id) {
             self.findings.push(FindingKind::IdRepeated, leaf, Some(id), || {
                 "another row has the same id".into()
             });
         }
-        self.buffer.clear();
-        row.record.encode(&mut self.buffer);
-        let mac = match (row.mac, row.mac_key_id) {
-            (None, None) => None,
-            (Some(mac), Some(key_id)) => Some((key_id, mac.try_into().map_err(|_| ())?)),
-            _ => return Err(()),
-        };
+        row.encode(&mut self.buffer);
+        let mac = row.mac()?;
         let mut is_refuted = false;
         match mac {
             None => {
@@ -135,16 +117,16 @@ impl Verifier {
         // Without a MAC anybody could say that all is well.
         let is_vouched_for = mac.is_some() && !is_refuted;
         if !is_refuted {
-            self.told.hear(&row.record, is_vouched_for);
+            self.told.hear(row, is_vouched_for);
         }
-        match row.record.event {
+        match row.event.as_str() {
             AUDIT_GAP => {
                 self.unlisted.gaps += 1;
-                let events = row.record.value_count.unwrap_or(0).max(0);
+                let events = row.value_count.unwrap_or(0).max(0);
                 self.unlisted.gap_events += events.unsigned_abs();
             }
             AUDIT_RETIRED if is_vouched_for && self.unlisted.retired.len() < MOST_RETIRED => {
-                self.unlisted.retired.extend(retired_until(&row.record));
+                self.unlisted.retired.extend(retired_until(row));
             }
             _ => {}
         }
@@ -257,9 +239,9 @@ impl Verifier {
 
 /// What the row of a retirement says: the size is its count, its reason ends with `leaves below 1042,
 /// root 00ab…`.
-fn retired_until(record: &Record<'_>) -> Option<(u64, String)> {
-    let size = u64::try_from(record.value_count?).ok()?;
-    let (before, root) = record.reason?.rsplit_once(", root ")?;
+fn retired_until(row: &LogRow) -> Option<(u64, String)> {
+    let size = u64::try_from(row.value_count?).ok()?;
+    let (before, root) = row.reason.as_deref()?.rsplit_once(", root ")?;
     before.ends_with(&format!("leaves below {size}")).then(|| (size, root.to_owned()))
 }
 

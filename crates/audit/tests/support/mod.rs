@@ -6,12 +6,12 @@ use std::collections::HashMap;
 
 use fieldcrypt_audit::export::{Begin, Writer};
 use fieldcrypt_audit::verify::{
-    Acknowledgement, Anchor, AuditKeys, Finding, FindingKind, Origin, SealedRow, Signer, Status,
+    Acknowledgement, Anchor, AuditKeys, Finding, FindingKind, Origin, Signer, Status,
     StoredCheckpoint, Summary, Verifier,
 };
 use fieldcrypt_audit::{
-    AuditKey, Checkpoint, Frontier, Hash, LogId, Place, Record, SignerStatement, SigningKey,
-    VerifyingKey, leaf_hash, sign_note,
+    AuditKey, Checkpoint, Frontier, Hash, LogId, LogRow, Place, SignerStatement, SigningKey,
+    VerifyingKey, sign_note,
 };
 use fieldcrypt_envelope::{DataKey, KeyId};
 
@@ -21,79 +21,21 @@ pub const START: i64 = 1_795_392_000_000_000;
 /// When it is looked at: late enough for checkpoints to be missed, not for rows to be overdue.
 pub const NOW: i64 = START + 200_000_000;
 
-/// A row with its own texts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    pub leaf: Option<i64>,
-    pub id: i64,
-    pub at: i64,
-    pub event: String,
-    pub actor: String,
-    pub role: String,
-    pub client_address: Option<String>,
-    pub application: Option<String>,
-    pub backend_pid: i32,
-    pub transaction_id: Option<u64>,
-    pub tenant: Option<String>,
-    pub key_id: Option<i64>,
-    pub reason: Option<String>,
-    pub table_name: Option<String>,
-    pub partition_name: Option<String>,
-    pub row_key: Option<String>,
-    pub old_row_key: Option<String>,
-    pub changed_columns: Option<Vec<String>>,
-    pub error_code: Option<String>,
-    pub value_count: Option<i64>,
-    pub key_ids: Option<Vec<i64>>,
-    pub mac: Option<Vec<u8>>,
-    pub mac_key_id: Option<i64>,
+pub fn encoded(row: &LogRow) -> Vec<u8> {
+    let mut out = Vec::new();
+    row.encode(&mut out);
+    out
 }
 
-impl Row {
-    pub fn with_record<R>(&self, f: impl FnOnce(Record<'_>) -> R) -> R {
-        let columns: Option<Vec<&str>> =
-            self.changed_columns.as_ref().map(|names| names.iter().map(String::as_str).collect());
-        f(Record {
-            id: self.id,
-            at: self.at,
-            event: &self.event,
-            actor: &self.actor,
-            role: &self.role,
-            client_address: self.client_address.as_deref(),
-            application: self.application.as_deref(),
-            backend_pid: self.backend_pid,
-            transaction_id: self.transaction_id,
-            tenant: self.tenant.as_deref(),
-            key_id: self.key_id,
-            reason: self.reason.as_deref(),
-            table_name: self.table_name.as_deref(),
-            partition_name: self.partition_name.as_deref(),
-            row_key: self.row_key.as_deref(),
-            old_row_key: self.old_row_key.as_deref(),
-            changed_columns: columns.as_deref(),
-            error_code: self.error_code.as_deref(),
-            value_count: self.value_count,
-            key_ids: self.key_ids.as_deref(),
-        })
-    }
+pub fn leaf_of(row: &LogRow) -> Hash {
+    row.leaf_hash(&encoded(row))
+}
 
-    pub fn encoded(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        self.with_record(|record| record.encode(&mut out));
-        out
-    }
-
-    pub fn leaf_hash(&self) -> Hash {
-        let mac = self.mac.as_ref().map(|mac| mac.as_slice().try_into().unwrap());
-        leaf_hash(&self.encoded(), self.mac_key_id.zip(mac))
-    }
-
-    /// Writes its MAC.
-    pub fn authenticate(&mut self, keys: &Keys) {
-        let key = &keys.0[&keys.current()];
-        self.mac = Some(key.mac(&self.encoded()).to_vec());
-        self.mac_key_id = Some(keys.current());
-    }
+/// Writes its MAC.
+pub fn authenticate(row: &mut LogRow, keys: &Keys) {
+    let key = &keys.0[&keys.current()];
+    row.mac = Some(key.mac(&encoded(row)).to_vec());
+    row.mac_key_id = Some(keys.current());
 }
 
 /// Audit keys, of which the one with the highest id is used.
@@ -123,7 +65,7 @@ impl AuditKeys for &Keys {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// In no order.
-    pub rows: Vec<Row>,
+    pub rows: Vec<LogRow>,
     pub checkpoints: Vec<StoredCheckpoint>,
     pub signers: Vec<Signer>,
     pub origins: Vec<Origin>,
@@ -133,7 +75,7 @@ impl Stored {
     /// As the database and the offline tool verify: rows by leaf, checkpoints by size and time.
     pub fn verify(&self, anchors: Vec<Anchor>, mut keys: &Keys) -> (Vec<Finding>, Summary) {
         let mut verifier = Verifier::new(self.origins.clone(), &self.signers, anchors, &mut keys);
-        let mut rows: Vec<&Row> = self.rows.iter().filter(|row| row.leaf.is_some()).collect();
+        let mut rows: Vec<&LogRow> = self.rows.iter().filter(|row| row.leaf.is_some()).collect();
         rows.sort_by_key(|row| row.leaf);
         let mut checkpoints: Vec<&StoredCheckpoint> = self.checkpoints.iter().collect();
         checkpoints.sort_by_key(|one| (one.size, one.id));
@@ -142,11 +84,11 @@ impl Stored {
             while let Some(one) = checkpoints.next_if(|one| Some(one.size) <= row.leaf) {
                 verifier.checkpoint(one);
             }
-            feed(row, |row| verifier.row(row, &mut keys));
+            verifier.row(row, &mut keys);
         }
         checkpoints.for_each(|one| verifier.checkpoint(one));
         for row in self.rows.iter().filter(|row| row.leaf.is_none()) {
-            feed(row, |row| verifier.unsealed_row(row, false, &mut keys));
+            verifier.unsealed_row(row, false, &mut keys);
         }
         verifier.finish(NOW)
     }
@@ -158,7 +100,7 @@ impl Stored {
         let mut writer = Writer::default();
         let mut lines =
             vec![writer.header(NOW, &Begin::First, false, &self.origins, &self.signers)];
-        let mut rows: Vec<&Row> = self.rows.iter().filter(|row| row.leaf.is_some()).collect();
+        let mut rows: Vec<&LogRow> = self.rows.iter().filter(|row| row.leaf.is_some()).collect();
         rows.sort_by_key(|row| row.leaf);
         let mut checkpoints: Vec<&StoredCheckpoint> = self.checkpoints.iter().collect();
         checkpoints.sort_by_key(|one| (one.size, one.id));
@@ -167,26 +109,15 @@ impl Stored {
             while let Some(one) = checkpoints.next_if(|one| Some(one.size) <= row.leaf) {
                 lines.push(writer.checkpoint(one));
             }
-            feed(row, |row| lines.push(writer.row(row)));
+            lines.push(writer.row(row));
         }
         checkpoints.for_each(|one| lines.push(writer.checkpoint(one)));
         for row in self.rows.iter().filter(|row| row.leaf.is_none()) {
-            feed(row, |row| lines.push(writer.row(row)));
+            lines.push(writer.row(row));
         }
         lines.push(writer.end());
         lines.join("\n") + "\n"
     }
-}
-
-pub fn feed(row: &Row, f: impl FnOnce(&SealedRow<'_>)) {
-    row.with_record(|record| {
-        f(&SealedRow {
-            leaf: row.leaf,
-            record,
-            mac: row.mac.as_deref(),
-            mac_key_id: row.mac_key_id,
-        });
-    });
 }
 
 /// Who seals.
@@ -330,7 +261,7 @@ impl Sealer {
             origin.old_size,
             origin.cause
         ));
-        row.authenticate(keys);
+        authenticate(row, keys);
     }
 
     /// Somebody says why the log goes on elsewhere.
@@ -339,17 +270,17 @@ impl Sealer {
         let row = self.write(None);
         row.event = "audit_fork_acknowledged".into();
         row.reason = Some(format!("restored (log {log})"));
-        row.authenticate(keys);
+        authenticate(row, keys);
         let said = Acknowledgement { at: row.at, by: row.actor.clone(), reason: "restored".into() };
         self.stored.origins.last_mut().unwrap().acknowledgement = Some(said);
     }
 
     /// A row that is not sealed yet.
-    pub fn write(&mut self, keys: Option<&Keys>) -> &mut Row {
+    pub fn write(&mut self, keys: Option<&Keys>) -> &mut LogRow {
         self.now += 10_000;
         let number = self.stored.rows.len() as i64;
         let text = |what: &str| Some(format!("{what} {number}"));
-        let mut row = Row {
+        let mut row = LogRow {
             leaf: None,
             // Gaps, as rolled-back transactions leave them.
             id: START + number * 2 - number / 3,
@@ -376,7 +307,7 @@ impl Sealer {
             mac_key_id: None,
         };
         if let Some(keys) = keys {
-            row.authenticate(keys);
+            authenticate(&mut row, keys);
         }
         self.stored.rows.push(row);
         self.stored.rows.last_mut().unwrap()
@@ -386,7 +317,7 @@ impl Sealer {
     pub fn seal(&mut self, is_final: bool) {
         for row in self.stored.rows.iter_mut().filter(|row| row.leaf.is_none()) {
             row.leaf = Some(self.tree.size() as i64);
-            let leaf = row.leaf_hash();
+            let leaf = leaf_of(row);
             self.tree.append(leaf);
         }
         self.now += 1_000_000;
@@ -727,8 +658,8 @@ impl Manipulation {
                 let one = stored.rows[at].clone();
                 let two = stored.rows[other].clone();
                 // All contents, with their MACs, but not their places.
-                stored.rows[at] = Row { leaf: one.leaf, id: one.id, ..two.clone() };
-                stored.rows[other] = Row { leaf: two.leaf, id: two.id, ..one };
+                stored.rows[at] = LogRow { leaf: one.leaf, id: one.id, ..two.clone() };
+                stored.rows[other] = LogRow { leaf: two.leaf, id: two.id, ..one };
                 format!("exchange {at} and {other}")
             }
             _ => {
