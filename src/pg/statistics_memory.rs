@@ -19,40 +19,58 @@ const RESTS: usize = 256;
 /// The name length of an entry for the rest.
 const NO_NAME: u32 = u32::MAX;
 
-/// How many figures [`Counters`] has.
-const FIGURES: usize = 14;
+/// Names the figures once: they lie in an array where several processes add to them.
+macro_rules! counters {
+    ($($(#[$what:meta])* $figure:ident,)*) => {
+        /// What is counted of a tenant.
+        #[derive(Debug, Default, Clone, Copy)]
+        pub struct Counters {
+            $($(#[$what])* pub $figure: u64,)*
+        }
 
-/// What is counted of a tenant.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Counters {
+        const FIGURES: usize = [$(stringify!($figure)),*].len();
+
+        impl Counters {
+            fn figures(&self) -> [u64; FIGURES] {
+                [$(self.$figure),*]
+            }
+
+            fn from_figures([$($figure),*]: [u64; FIGURES]) -> Self {
+                Self { $($figure),* }
+            }
+        }
+    };
+}
+
+counters! {
     /// Statements that encrypted.
-    pub encrypt_statements: u64,
+    encrypt_statements,
     /// Values encrypted.
-    pub encrypt_values: u64,
+    encrypt_values,
     /// Bytes of their plaintexts.
-    pub encrypt_bytes: u64,
+    encrypt_bytes,
     /// Nanoseconds.
-    pub encrypt_time: u64,
+    encrypt_time,
     /// Statements that decrypted.
-    pub decrypt_statements: u64,
+    decrypt_statements,
     /// Values decrypted.
-    pub decrypt_values: u64,
+    decrypt_values,
     /// Bytes of their plaintexts.
-    pub decrypt_bytes: u64,
+    decrypt_bytes,
     /// Nanoseconds.
-    pub decrypt_time: u64,
+    decrypt_time,
     /// Values re-encrypted.
-    pub reencrypt_values: u64,
+    reencrypt_values,
     /// Decryptions that failed.
-    pub failures: u64,
+    failures,
     /// Look-ups of keys that the cache answered.
-    pub cache_hits: u64,
+    cache_hits,
     /// Look-ups that read the table of keys.
-    pub cache_misses: u64,
+    cache_misses,
     /// Nanoseconds that those took.
-    pub load_time: u64,
+    load_time,
     /// Keys made.
-    pub keys_made: u64,
+    keys_made,
 }
 
 /// An entry as it is shown.
@@ -182,60 +200,6 @@ impl Counters {
             cache_misses: tally.misses,
             load_time: tally.load_time,
             keys_made: 0,
-        }
-    }
-
-    fn figures(&self) -> [u64; FIGURES] {
-        [
-            self.encrypt_statements,
-            self.encrypt_values,
-            self.encrypt_bytes,
-            self.encrypt_time,
-            self.decrypt_statements,
-            self.decrypt_values,
-            self.decrypt_bytes,
-            self.decrypt_time,
-            self.reencrypt_values,
-            self.failures,
-            self.cache_hits,
-            self.cache_misses,
-            self.load_time,
-            self.keys_made,
-        ]
-    }
-
-    fn from_figures(figures: [u64; FIGURES]) -> Self {
-        let [
-            encrypt_statements,
-            encrypt_values,
-            encrypt_bytes,
-            encrypt_time,
-            decrypt_statements,
-            decrypt_values,
-            decrypt_bytes,
-            decrypt_time,
-            reencrypt_values,
-            failures,
-            cache_hits,
-            cache_misses,
-            load_time,
-            keys_made,
-        ] = figures;
-        Self {
-            encrypt_statements,
-            encrypt_values,
-            encrypt_bytes,
-            encrypt_time,
-            decrypt_statements,
-            decrypt_values,
-            decrypt_bytes,
-            decrypt_time,
-            reencrypt_values,
-            failures,
-            cache_hits,
-            cache_misses,
-            load_time,
-            keys_made,
         }
     }
 }
