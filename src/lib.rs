@@ -33,7 +33,6 @@ pub extern "C-unwind" fn _PG_init() {
     settings::init();
     pg::shared_memory::init();
     pg::background::init();
-    pg::utility_hook::init();
     pg::denials::init();
     pg::callbacks::init();
 }

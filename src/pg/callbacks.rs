@@ -8,7 +8,7 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys::{self, SubXactEvent, XactEvent};
 
-use super::{call, denials, executor, locks, utility_hook};
+use super::{call, database_statements, denials, executor, locks};
 use crate::{audit, keyring, usage};
 
 thread_local! {
@@ -94,7 +94,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: XactEvent::Type, _: *mut
         _ => return,
     }
     audit::transaction_ended();
-    utility_hook::transaction_ended();
+    database_statements::transaction_ended();
     denials::transaction_ended();
     TRANSACTION_SERIAL.set(TRANSACTION_SERIAL.get() + 1);
     GUARDS_OPEN.set(0);
@@ -116,7 +116,7 @@ unsafe extern "C-unwind" fn at_subtransaction_event(
                 without_panic(usage::transaction_ends);
             }
             keyring::subtransaction_gone(subtransaction);
-            utility_hook::transaction_ended();
+            database_statements::transaction_ended();
         }
         _ => {}
     }

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use pgrx::pg_sys;
 
 use super::finally::finally;
-use super::{call, session, version};
+use super::{call, database_statements, session, version};
 use crate::usage;
 
 thread_local! {
@@ -72,6 +72,10 @@ unsafe extern "C-unwind" fn utility(
     receiver: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
+    // SAFETY: the node is that of a utility statement. Errors are those of catalog look-ups.
+    let about = unsafe {
+        pgrx::pgrx_extern_c_guard(|| database_statements::before((*statement).utilityStmt))
+    };
     // SAFETY: the hook that was there before, or what Postgres does without hooks.
     around_statement(&mut || unsafe {
         PREVIOUS_UTILITY.unwrap_or(unguarded::standard_ProcessUtility)(
@@ -88,6 +92,7 @@ unsafe extern "C-unwind" fn utility(
     if is_between_statements() {
         call::raising(usage::statement_ends);
     }
+    database_statements::after(about);
 }
 
 /// Runs a part of a statement one level deeper, whether it ends by an error or not.

@@ -7,69 +7,43 @@ use std::ffi::{CStr, c_char};
 
 use pgrx::pg_sys;
 
-use super::{audit_memory, session, shared_memory, statistics_memory, version};
+use super::{audit_memory, session, statistics_memory, version};
 
 /// How long workers stay away at most, should the session that asked for it die.
 const LONGEST: i64 = 60_000_000;
 
-static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
-
-/// Hooks in, if the library is being preloaded: without it there are no workers.
-pub fn init() {
-    if shared_memory::is_preloading() {
-        // SAFETY: hooks are variables of the postmaster, which has one thread.
-        unsafe {
-            PREVIOUS = pg_sys::ProcessUtility_hook;
-            pg_sys::ProcessUtility_hook = Some(process_utility);
-        }
+/// Before a utility statement: sends away the worker that would be in its way. What is given back is for
+/// [`after`].
+///
+/// # Safety
+///
+/// The node is a utility statement.
+pub unsafe fn before(node: *mut pg_sys::Node) -> About {
+    // SAFETY: by the contract.
+    let about = unsafe { About::of(node) };
+    if let About::Database { number, .. } = about {
+        ASKED.set(number);
+        audit_memory::yield_until(number, session::now() + LONGEST);
     }
+    about
 }
 
-/// Errors of the statement pass over this frame, which holds nothing that needs dropping: a guard would turn them
-/// into errors of pgrx, which show the statement.
-unsafe extern "C-unwind" fn process_utility(
-    statement: *mut pg_sys::PlannedStmt,
-    query: *const c_char,
-    read_only_tree: bool,
-    context: pg_sys::ProcessUtilityContext::Type,
-    parameters: pg_sys::ParamListInfo,
-    environment: *mut pg_sys::QueryEnvironment,
-    destination: *mut pg_sys::DestReceiver,
-    completion: *mut pg_sys::QueryCompletion,
-) {
-    // SAFETY: the arguments are handed on as they came; the node is that of a utility statement.
-    unsafe {
-        let about = pgrx::pgrx_extern_c_guard(|| About::of((*statement).utilityStmt));
-        if let About::Database { number, .. } = about {
-            ASKED.set(number);
-            audit_memory::yield_until(number, session::now() + LONGEST);
-        }
-        let next = PREVIOUS.unwrap_or(unguarded::standard_ProcessUtility);
-        next(
-            statement,
-            query,
-            read_only_tree,
-            context,
-            parameters,
-            environment,
-            destination,
-            completion,
-        );
-        match about {
-            About::Database { number, is_dropped: true } => {
-                statistics_memory::forget(number);
-                if let Some(queue) = audit_memory::of_database(number) {
-                    queue.database_dropped();
-                }
+/// After it, unless it failed. Raises nothing.
+pub fn after(about: About) {
+    match about {
+        About::Database { number, is_dropped: true } => {
+            statistics_memory::forget(number);
+            if let Some(queue) = audit_memory::of_database(number) {
+                queue.database_dropped();
             }
-            // What it wrote to the log is seen, and sealed, only now.
-            About::CommitPrepared => {
-                if let Some(queue) = audit_memory::of_database(session::database()) {
-                    queue.want_worker();
-                }
-            }
-            _ => {}
         }
+        // What it wrote to the log is seen, and sealed, only now.
+        About::CommitPrepared => {
+            if let Some(queue) = audit_memory::of_database(session::database()) {
+                queue.want_worker();
+            }
+        }
+        About::Database { .. } | About::Other => {}
     }
 }
 
@@ -88,7 +62,7 @@ thread_local! {
 
 /// What a statement is about, as far as workers are concerned.
 #[derive(Clone, Copy)]
-enum About {
+pub enum About {
     /// Nobody may be connected to this database.
     Database { number: u32, is_dropped: bool },
     /// The end of a prepared transaction.
@@ -189,21 +163,5 @@ unsafe fn option(options: *mut pg_sys::List, name: &CStr) -> Option<*mut pg_sys:
         pgrx::PgList::<pg_sys::DefElem>::from_pg(options)
             .iter_ptr()
             .find(|option| CStr::from_ptr((**option).defname) == name)
-    }
-}
-
-mod unguarded {
-    use pgrx::pg_sys;
-    unsafe extern "C-unwind" {
-        pub fn standard_ProcessUtility(
-            statement: *mut pg_sys::PlannedStmt,
-            query: *const std::ffi::c_char,
-            read_only_tree: bool,
-            context: pg_sys::ProcessUtilityContext::Type,
-            parameters: pg_sys::ParamListInfo,
-            environment: *mut pg_sys::QueryEnvironment,
-            destination: *mut pg_sys::DestReceiver,
-            completion: *mut pg_sys::QueryCompletion,
-        );
     }
 }
