@@ -355,17 +355,12 @@ pub fn as_table_owner<R>(
 
 /// Runs `work` as the owner of the extension's tables, allowed past their guards.
 ///
-/// The worker of the audit log is a superuser, and nobody asked it to touch the tables. A trigger that
-/// their owner put there may run as the owner, but not at the end of the transaction, as the worker.
+/// Whoever uses a key has not asked to run code of that owner. A trigger that he put on the tables may run as
+/// himself, but not at the end of the transaction, with the rights of the session.
 pub fn as_owner<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
     let owner = catalog::owner_of_keys()?;
     let guard = callbacks::GuardsOpen::new();
-    let restrictions = if super::background::is_audit_process() {
-        pg_sys::SECURITY_RESTRICTED_OPERATION
-    } else {
-        0
-    };
-    let result = as_user(owner, restrictions, work);
+    let result = as_user(owner, pg_sys::SECURITY_RESTRICTED_OPERATION, work);
     drop(guard);
     result
 }

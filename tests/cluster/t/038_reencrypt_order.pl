@@ -27,7 +27,7 @@ sub start
 	return $pid;
 }
 
-sub eventually
+sub comes_true
 {
 	my ($sql, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -56,7 +56,7 @@ foreach (1 .. 300)
 }
 like($seen, qr/^compromised first, then 3[0-9]{3}$/, 'values on a compromised key are moved first, in every table');
 gives($node, "SELECT pg_cancel_backend($pid)", 't', 'the run is cancelled');
-eventually("SELECT count(*) = 0 FROM fieldcrypt._live_runs()", '  and ends');
+comes_true("SELECT count(*) = 0 FROM fieldcrypt._live_runs()", '  and ends');
 gives($node, q{SELECT DISTINCT state FROM fieldcrypt.reencryption_progress WHERE state <> 'done'}, 'interrupted', '  what it left is interrupted');
 gives($node, q{SELECT count(*) FROM fieldcrypt.reencryption_progress WHERE pids IS NOT NULL OR estimated_end IS NOT NULL OR rows_per_second IS NOT NULL}, '0', '  by nobody');
 $session->close;
@@ -68,10 +68,10 @@ cmp_ok($left, '>', 1000, 'there is something left');
 value($node, "INSERT INTO z_last SELECT 10000 + i, fieldcrypt.encrypt_field('late', tenant => 'late') FROM generate_series(1, 50) AS i; SELECT fieldcrypt.mark_compromised(key_id, 'a test') FROM fieldcrypt.encryption_keys WHERE tenant = 'late'");
 my $late = value($node, q{SELECT key_id FROM fieldcrypt.encryption_keys WHERE tenant = 'late' AND state = 'compromised'});
 $pid = start($session, "batch_size => 50, rows_per_second => 100");
-eventually("SELECT count(*) = 0 FROM z_last WHERE fieldcrypt.key_id(v) = $late", 'compromised meanwhile: its values are moved');
+comes_true("SELECT count(*) = 0 FROM z_last WHERE fieldcrypt.key_id(v) = $late", 'compromised meanwhile: its values are moved');
 cmp_ok(on_key('z_last', $old{safe}), '>', $left - 300, '  before the others');
 value($node, "SELECT pg_terminate_backend($pid)");
-eventually("SELECT count(*) = 0 FROM fieldcrypt._live_runs()", '  and the run, terminated, ends');
+comes_true("SELECT count(*) = 0 FROM fieldcrypt._live_runs()", '  and the run, terminated, ends');
 $session->close;
 value($node, 'CALL fieldcrypt.reencrypt(rows_per_second => 0)');
 is(on_key($_, $old{leaked}) + on_key($_, $old{safe}), 0, "all of $_ is done in the end") foreach 'a_first', 'z_last';
@@ -108,14 +108,14 @@ cmp_ok(time - $began, '<', 3, 'nothing to do: the throttle does not hold it up')
 value($node, "VACUUM FULL slow; ANALYZE slow; $rotate");
 $session = session($node);
 $pid = start($session, "'slow', batch_size => 50, rows_per_second => 150");
-eventually("SELECT rows_moved > 200 FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.slow'", 'running: rows are counted');
+comes_true("SELECT rows_moved > 200 FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.slow'", 'running: rows are counted');
 my $progress = value($node, q{SELECT state, columns, pids, rows_total, rows_done BETWEEN 200 AND 1400, rows_moved <= rows_done, rows_failed, bytes_moved BETWEEN rows_moved * 500 - 1 AND rows_moved * 500,
 	rows_per_second BETWEEN 60 AND 400, estimated_end > now() AND estimated_end < now() + interval '1 minute', started_at > now() - interval '1 minute', updated_at >= started_at AND updated_at > clock_timestamp() - interval '2 seconds', finished_at IS NULL, error_code IS NULL
 	FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.slow'});
 is($progress, "running|{v}|{$pid}|1500|t|t|0|t|t|t|t|t|t|t", '  state, process, rows, bytes, rate, estimated end')
   or diag value($node, "SELECT clock_timestamp(), p FROM fieldcrypt.reencryption_progress AS p WHERE table_name = 'public.slow'") . value($node, 'SELECT * FROM fieldcrypt.reencryptions') . value($node, 'SELECT * FROM fieldcrypt.reencryption_chunks');
 my $moved = value($node, "SELECT rows_moved FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.slow'");
-eventually("SELECT rows_moved > $moved FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.slow'", '  it goes on');
+comes_true("SELECT rows_moved > $moved FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.slow'", '  it goes on');
 my $second = session($node);
 my $second_pid = start($second, "'slow', batch_size => 50, rows_per_second => 50");
 value($node, "SELECT pg_cancel_backend($second_pid)");

@@ -201,8 +201,21 @@ SQL
 	fail_as('escalation', db => 'given');
 	Time::HiRes::sleep(3);
 	gives($node, "SELECT rolsuper FROM pg_roles WHERE rolname = 'table_owner'", 'f', 'a deferred trigger of the owner does not run as the worker');
+	# Nor as a superuser who uses keys there.
+	value($node, <<'SQL', db => 'given', user => 'table_owner');
+CREATE CONSTRAINT TRIGGER planted AFTER INSERT OR UPDATE ON fieldcrypt.encryption_keys
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.planted();
+SQL
+	foreach my $statement ("SELECT fieldcrypt.create_key('lured')", "SELECT fieldcrypt.encrypt_field('x', '', 'lured too')",
+		"CALL fieldcrypt.rotate_keys('default')", 'CALL fieldcrypt.rotate_master_key()', 'SELECT count(*) FROM fieldcrypt.verify_audit_log()')
+	{
+		run_sql($node, $statement, db => 'given');
+		gives($node, "SELECT rolsuper FROM pg_roles WHERE rolname = 'table_owner'", 'f', "nor in a superuser's $statement");
+		value($node, 'ALTER ROLE table_owner NOSUPERUSER');
+	}
 	value($node, 'DROP FUNCTION public.planted() CASCADE', db => 'given');
 	ok(is_recorded('escalation', db => 'given'), 'the event is not lost meanwhile');
+	value($node, "SELECT fieldcrypt.create_key('lured')", db => 'given');
 }
 
 # 6. A standby that never answers, and a lock that nobody gives up.

@@ -40,7 +40,7 @@ GRANT SELECT ON t TO app, "o'dd ""role";
 SQL
 
 # Fails to decrypt so many values, each in a statement of its own: their transactions are rolled back.
-sub fail
+sub fail_once
 {
 	my ($user, $count) = @_;
 	run_sql($node, join(";\n", (q{SELECT fieldcrypt.decrypt_field(value, 'wrong') FROM t WHERE i = 7}) x $count), user => $user);
@@ -49,14 +49,14 @@ sub fail
 
 # Failed decryptions.
 is_health('failed_decrypts', 'ok', '0 values did not decrypt in the last 01:00:00', 'none');
-fail('app', 2);
+fail_once('app', 2);
 is_health('failed_decrypts', 'ok', '2 values did not decrypt in the last 01:00:00: login role "app" \(2\)', 'two');
-fail(q{o'dd "role}, 1);
+fail_once(q{o'dd "role}, 1);
 is_health('failed_decrypts', 'warning', q{3 values did not decrypt in the last 01:00:00: 2 login roles: "app" \(2\), "o'dd \\\\"role" \(1\) HINT SELECT \* FROM fieldcrypt\.audit_log}, 'three');
 configure($node, 'fieldcrypt.health_failed_decrypts' => '4');
 is_health('failed_decrypts', 'ok', '3 values', 'three, where four are a warning');
 configure($node);
-fail('app', 97);
+fail_once('app', 97);
 is_health('failed_decrypts', 'critical', '100 values did not decrypt', 'a hundred');
 gives($node, q{SELECT "check" FROM fieldcrypt.health() LIMIT 1}, 'failed_decrypts', 'the worst is first');
 configure($node, 'fieldcrypt.health_failed_decrypts_window' => '1s');
@@ -124,7 +124,7 @@ is_health('audit_gaps', 'ok', 'no event was left out', 'none');
 {
 	my $gate = session($node);
 	$gate->value('BEGIN; LOCK TABLE fieldcrypt.audit_log IN SHARE MODE');
-	fail('app', 2000);
+	fail_once('app', 2000);
 	gives($node, 'SELECT gap_events > 0 FROM fieldcrypt.audit_status()', 't', 'the queue is full');
 	$gate->value('COMMIT');
 	$gate->close;
