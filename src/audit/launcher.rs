@@ -33,6 +33,7 @@ pub fn run() {
     let mut launcher = Launcher { signers, started: HashMap::new(), complained_at: i64::MIN };
     let mut sleep = Duration::ZERO;
     while background::wait(sleep) {
+        launcher.signers.end_epochs();
         let mut is_done = true;
         for queue in audit_memory::all() {
             is_done &= launcher.look_after(queue);
@@ -63,10 +64,10 @@ impl Launcher {
             queue.end();
             return true;
         }
-        if !queue.has_work() {
+        let now = session::now();
+        if !queue.has_work() && !queue.is_to_be_looked_at(now) {
             return true;
         }
-        let now = session::now();
         if now < queue.not_before().max(queue.yielding_until()) {
             return false;
         }

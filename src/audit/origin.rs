@@ -13,7 +13,7 @@ use super::{Details, seal};
 use crate::error::Error;
 use crate::pg::call::{Call, sql_functions};
 use crate::pg::spi::{self, Parameter};
-use crate::pg::{catalog, encoding, session};
+use crate::pg::{audit_memory, catalog, encoding, session};
 
 sql_functions! {
     fieldcrypt_acknowledge_audit_fork, pg_finfo_fieldcrypt_acknowledge_audit_fork => acknowledge_called;
@@ -41,11 +41,12 @@ thread_local! {
     /// The place of this process, which does not change while it lives: a promotion ends the workers of
     /// a standby, which has none.
     static HERE: Cell<Option<Here>> = const { Cell::new(None) };
-    static QUIET_SINCE: Cell<Option<i64>> = const { Cell::new(None) };
 }
 
 /// How long nothing must have come from a restore before a restored log is gone on with.
 const RESTORE_PAUSE: i64 = 60_000_000;
+/// How often that is looked at meanwhile, by one worker or several.
+const LOOK_PAUSE: i64 = 5_000_000;
 
 /// The origin under which this database's log is sealed, begun now if need be. `None` where it is too
 /// early: the database has no keys yet, or a dump is coming in, whose rows bring leaves with them. The
@@ -82,14 +83,13 @@ fn may_begin(first_own_id: i64) -> Result<bool, Error> {
         is_busy = row.boolean(1)?;
         Ok(())
     })?;
+    let Some(queue) = audit_memory::of_database(session::database()) else { return Ok(false) };
     let now = session::now();
-    if is_busy {
-        QUIET_SINCE.set(None);
-        return Ok(false);
+    if now - queue.quiet_since((!is_busy).then_some(now)).unwrap_or(now) >= RESTORE_PAUSE {
+        return Ok(true);
     }
-    let since = QUIET_SINCE.get().unwrap_or(now);
-    QUIET_SINCE.set(Some(since));
-    Ok(now - since >= RESTORE_PAUSE)
+    queue.look_again(now + LOOK_PAUSE);
+    Ok(false)
 }
 
 fn begin(old: Option<Origin>, here: Here, cause: &str) -> Result<Origin, Error> {

@@ -73,8 +73,15 @@ pub fn read(row: &Row<'_>) -> Result<LogRow, Error> {
 /// Postgres's time, microseconds since 2000, as microseconds since 1970. An infinite one, which is never
 /// written, becomes some other number.
 pub fn since_1970(at: i64) -> i64 {
-    at.wrapping_add(946_684_800_000_000)
+    at.wrapping_add(UNTIL_2000)
 }
+
+/// The other way round.
+pub fn since_2000(at: i64) -> i64 {
+    at.wrapping_sub(UNTIL_2000)
+}
+
+const UNTIL_2000: i64 = 946_684_800_000_000;
 
 /// Texts of the database in the form that is sealed.
 pub fn sealed_text(text: Option<&[u8]>) -> Option<String> {

@@ -14,7 +14,7 @@ use pgrx::pg_sys::BuiltinOid;
 use super::notes;
 use super::origin::{self, Origin};
 use super::queue::QueuedEvent;
-use super::row::{self, sealed_text, since_1970};
+use super::row::{self, sealed_text, since_1970, since_2000};
 use super::settings;
 use crate::error::Error;
 use crate::keyring;
@@ -354,7 +354,7 @@ pub fn store_signer(signer: &NewSigner<'_>) -> Result<i64, Error> {
                 Parameter::BigInt(Some(id)),
                 Parameter::BigInt(Some(tree.origin.id)),
                 Parameter::Text(Some(signer.public_key.as_bytes())),
-                Parameter::Time(Some(session::now())),
+                Parameter::Time(Some(since_2000(signer.at))),
                 Parameter::Text(Some(signer.introduced_by.as_bytes())),
                 Parameter::BigInt(Some(signer.from_size as i64)),
                 Parameter::Integer(i32::from(signer.is_clean)),
@@ -373,6 +373,8 @@ pub struct NewSigner<'a> {
     pub public_key: &'a str,
     /// Who vouches for it: `successor`, `mac` or `itself`.
     pub introduced_by: &'static str,
+    /// When, in microseconds since 1970: it may have waited long for something to sign.
+    pub at: i64,
     /// Leaves when it was introduced.
     pub from_size: u64,
     /// Whether everything before was sealed.

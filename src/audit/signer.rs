@@ -68,12 +68,28 @@ pub struct Signers {
 
 struct Signer {
     log: LogId,
+    place: Place,
     /// What was signed last.
     signed: State,
     key: SigningKey,
-    since: i64,
+    identity: Identity,
+    /// When the key was first used.
+    used_since: Option<i64>,
     /// The state before the last checkpoint, and that one, in case it never was stored.
-    last: Option<(State, String)>,
+    last: Option<(State, Signed)>,
+}
+
+/// A checkpoint, and who signed it.
+#[derive(Clone)]
+struct Signed {
+    note: String,
+    by: Identity,
+}
+
+/// What is known of a key. It is needed longer than the key.
+#[derive(Clone)]
+struct Identity {
+    key: String,
     /// The key before this one, and what it said of it.
     succession: Option<(String, String)>,
     /// What this key says of itself.
@@ -126,15 +142,25 @@ impl Signers {
             self.signers.insert(database, Signer::begin(log, &question, stored.clone(), is_clean)?);
         }
         let Some(signer) = self.signers.get_mut(&database) else { return Err(GARBLED) };
-        let note = signer.sign(&question, stored, &range)?;
-        let key = signer.key.verifying_key().to_string();
-        let succession = signer
+        let Signed { note, by } = signer.sign(question.is_final, stored, &range)?;
+        let succession = by
             .succession
-            .as_ref()
             .filter(|(before, _)| Some(before) == question.known_key.as_ref())
-            .map(|(_, statement)| statement.clone());
-        let introduction = Some(signer.introduction.clone());
-        Ok(Answer { note: Some(note), key, succession, introduction, problem: None })
+            .map(|(_, statement)| statement);
+        let introduction = Some(by.introduction);
+        Ok(Answer { note: Some(note), key: by.key, succession, introduction, problem: None })
+    }
+
+    /// Has keys that were used for an epoch sign their successors, and erases them, whether anything is to
+    /// be signed or not.
+    pub fn end_epochs(&mut self) {
+        let now = session::now();
+        for signer in self.signers.values_mut() {
+            if signer.used_since.is_some_and(|since| now - since >= settings::key_epoch()) {
+                // Without random bytes the key goes on for now.
+                let _ = signer.succeed();
+            }
+        }
     }
 }
 
@@ -150,31 +176,32 @@ impl Signer {
             None => None,
             Some(text) => Some(VerifyingKey::parse(text).map_err(|_| "a signing key is garbled")?),
         };
-        let statement = statement(log, question, &signed, &key, previous, is_clean);
-        let introduction = statement.by_signer(&key).map_err(|_| NO_KEY)?;
-        let since = session::now();
-        Ok(Self { log, signed, key, since, last: None, succession: None, introduction })
+        let (system_identifier, database, timeline) = question.place;
+        let place = Place { system_identifier, database, timeline };
+        let statement = statement(log, place, &signed, &key, previous, is_clean);
+        let identity = Identity {
+            key: key.verifying_key().to_string(),
+            succession: None,
+            introduction: statement.by_signer(&key).map_err(|_| NO_KEY)?,
+        };
+        Ok(Self { log, place, signed, key, identity, used_since: None, last: None })
     }
 
     fn sign(
         &mut self,
-        question: &Question,
+        is_final: bool,
         stored: State,
         range: &CompactRange,
-    ) -> Result<String, &'static str> {
+    ) -> Result<Signed, &'static str> {
         if stored != self.signed {
             return match &self.last {
-                Some((before, note)) if *before == stored => Ok(note.clone()),
+                Some((before, signed)) if *before == stored => Ok(signed.clone()),
                 _ => Err(
                     "the log or its checkpoints were changed since the last one was signed: nothing is signed until fieldcrypt.acknowledge_audit_fork(reason), which begins a new origin",
                 ),
             };
         }
         let now = session::now();
-        // Not with a final checkpoint: the statement about a new key is a row that needs another one.
-        if now - self.since >= settings::key_epoch() && !question.is_final {
-            self.succeed(question, now)?;
-        }
         let mut frontier = stored.frontier.clone();
         frontier.append_range(range).map_err(|_| "the rows to be signed do not follow the last")?;
         let previous = stored.previous;
@@ -183,41 +210,46 @@ impl Signer {
             &frontier,
             session::unix_time(now),
             previous.as_ref(),
-            question.is_final,
+            is_final,
         )
         .ok_or("the clock is out of range")?;
         let note = sign_note(&checkpoint.to_text(), &self.key).map_err(|_| NO_KEY)?;
+        let signed = Signed { note, by: self.identity.clone() };
         self.signed = State { frontier, previous: Some(checkpoint.hash()) };
-        self.last = Some((stored, note.clone()));
-        Ok(note)
+        self.last = Some((stored, signed.clone()));
+        self.used_since.get_or_insert(now);
+        Ok(signed)
     }
 
-    /// The key signs its successor, and is erased.
-    fn succeed(&mut self, question: &Question, now: i64) -> Result<(), &'static str> {
+    /// The key signs its successor, and is erased. The log gets to know of it with the next checkpoint. A
+    /// successor that has signed nothing needs none itself, so there is never more than one to tell of.
+    fn succeed(&mut self) -> Result<(), &'static str> {
         let successor = SigningKey::generate(&self.log.origin()).map_err(|_| NO_KEY)?;
         let previous = Some(self.key.verifying_key().clone());
-        let statement = statement(self.log, question, &self.signed, &successor, previous, true);
-        self.introduction = statement.by_signer(&successor).map_err(|_| NO_KEY)?;
-        let statement = statement.by_signer(&self.key).map_err(|_| NO_KEY)?;
-        let before = std::mem::replace(&mut self.key, successor);
-        self.succession = Some((before.verifying_key().to_string(), statement));
-        self.since = now;
+        let statement = statement(self.log, self.place, &self.signed, &successor, previous, true);
+        let introduction = statement.by_signer(&successor).map_err(|_| NO_KEY)?;
+        let succession = statement.by_signer(&self.key).map_err(|_| NO_KEY)?;
+        let key = successor.verifying_key().to_string();
+        let before = std::mem::replace(&mut self.identity.key, key);
+        self.identity.succession = Some((before, succession));
+        self.identity.introduction = introduction;
+        self.key = successor;
+        self.used_since = None;
         Ok(())
     }
 }
 
 fn statement(
     log: LogId,
-    question: &Question,
+    place: Place,
     signed: &State,
     key: &SigningKey,
     previous: Option<VerifyingKey>,
     is_clean: bool,
 ) -> SignerStatement {
-    let (system_identifier, database, timeline) = question.place;
     SignerStatement {
         log,
-        place: Place { system_identifier, database, timeline },
+        place,
         key: key.verifying_key().clone(),
         size: signed.frontier.size(),
         root: signed.frontier.root(),

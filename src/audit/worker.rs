@@ -306,6 +306,7 @@ fn store_signer(answer: &Answer) -> Result<i64, Error> {
     let id = seal::store_signer(&NewSigner {
         public_key: &answer.key,
         introduced_by,
+        at: statement.at,
         from_size: statement.size,
         is_clean: statement.is_clean,
         proof: &proof,

@@ -47,6 +47,8 @@ struct Slot {
     failures: AtomicU32,
     not_before: AtomicI64,
     yield_until: AtomicI64,
+    look_again_at: AtomicI64,
+    quiet_since: AtomicI64,
     written_at: AtomicI64,
     checkpoint_at: AtomicI64,
     checkpoint_size: AtomicU64,
@@ -284,6 +286,8 @@ impl Queue {
             slot.failures.store(0, Ordering::Relaxed);
             slot.not_before.store(0, Ordering::Relaxed);
             slot.yield_until.store(0, Ordering::Relaxed);
+            slot.look_again_at.store(0, Ordering::Relaxed);
+            slot.quiet_since.store(0, Ordering::Relaxed);
             slot.written_at.store(0, Ordering::Relaxed);
             slot.checkpoint_at.store(0, Ordering::Relaxed);
             slot.checkpoint_size.store(0, Ordering::Relaxed);
@@ -429,9 +433,35 @@ impl Queue {
         }
     }
 
-    /// The worker takes notice of what `want_worker` said.
+    /// The worker takes notice of what `want_worker` and `look_again` said.
     pub fn take_wanted(self) -> bool {
+        self.slot().look_again_at.store(0, Ordering::Release);
         self.slot().wanted.swap(false, Ordering::AcqRel)
+    }
+
+    /// Since when nothing has come from a restore, in Postgres's time, if that is so now; otherwise what was
+    /// seen is forgotten.
+    pub fn quiet_since(self, now: Option<i64>) -> Option<i64> {
+        let since = &self.slot().quiet_since;
+        let Some(now) = now else {
+            since.store(0, Ordering::Relaxed);
+            return None;
+        };
+        match since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => Some(now),
+            Err(since) => Some(since),
+        }
+    }
+
+    /// A worker is wanted once more at this time, whatever happens until then.
+    pub fn look_again(self, at: i64) {
+        self.slot().look_again_at.store(at, Ordering::Release);
+    }
+
+    /// Whether that time has come.
+    pub fn is_to_be_looked_at(self, now: i64) -> bool {
+        let at = self.slot().look_again_at.load(Ordering::Acquire);
+        at != 0 && now >= at
     }
 
     /// The database is dropped.
