@@ -76,10 +76,12 @@ unsafe extern "C-unwind" fn at_log(record: *mut pg_sys::ErrorData) {
             let message = CStr::from_ptr((*record).message).to_bytes();
             if is_of_call(kind) {
                 pgrx::pgrx_extern_c_guard(|| {
-                    CLIENT.with_borrow(|known| match known {
-                        Some((_, client)) => failures::denied(message, client),
-                        // The first statement of a session, refused before it is analyzed.
-                        None => failures::denied(message, &Client::logged_in()),
+                    let _ = log_hook::without_panic(|| {
+                        CLIENT.with_borrow(|known| match known {
+                            Some((_, client)) => failures::denied(message, client),
+                            // The first statement of a session, refused before it is analyzed.
+                            None => failures::denied(message, &Client::logged_in()),
+                        });
                     });
                 });
             }

@@ -5,11 +5,13 @@
 //! client; then it gets its own texts back and goes on to the client alone. `EmitErrorReport` does the
 //! writing, to all destinations and in all formats.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::OnceLock;
 
 use fieldcrypt_sql_text::{OutOfMemory, Text};
+use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Oid};
 
 use super::version;
@@ -17,9 +19,11 @@ use crate::redaction::{self, Line, Masked, Redaction};
 
 const HIDDEN: &CStr = c"(hidden by fieldcrypt.redact_logs)";
 
+/// Not of the thread: lines are written at the exit of a process, too, when what a thread owns is gone.
+static DOMAIN: OnceLock<CString> = OnceLock::new();
+
 thread_local! {
     static IS_ACTIVE: Cell<bool> = const { Cell::new(false) };
-    static DOMAIN: OnceCell<CString> = const { OnceCell::new() };
     static IS_WRITING: Cell<bool> = const { Cell::new(false) };
     static NEXT_LOG: Cell<pg_sys::emit_log_hook_type> = const { Cell::new(None) };
     static NEXT_ANALYZE: Cell<pg_sys::post_parse_analyze_hook_type> = const { Cell::new(None) };
@@ -43,7 +47,7 @@ pub fn init() -> bool {
     }
     IS_ACTIVE.set(true);
     let domain = format!("postgres-{}", pg_sys::PG_VERSION_NUM / 10_000);
-    DOMAIN.with(|known| known.set(CString::new(domain).unwrap_or_default()).is_ok());
+    DOMAIN.get_or_init(|| CString::new(domain).unwrap_or_default());
     true
 }
 
@@ -136,11 +140,19 @@ fn is_logging() -> bool {
 }
 
 unsafe extern "C-unwind" fn at_log(record: *mut pg_sys::ErrorData) {
-    // SAFETY: Postgres passes the record that it is about to write. No panic leaves the guard, and an
-    // error of Postgres's leaves it as one.
+    // SAFETY: Postgres passes the record that it is about to write. An error of Postgres's leaves the guard
+    // as one.
     unsafe {
         if !IS_WRITING.get() && redaction::setting() != Redaction::Off {
-            pgrx::pgrx_extern_c_guard(|| write_masked(record));
+            pgrx::pgrx_extern_c_guard(|| {
+                if without_panic(|| write_masked(record)).is_err() {
+                    // Neither shown nor lost.
+                    let hidden = Texts::hidden(record);
+                    if without_panic(|| write(record, hidden)).is_err() {
+                        (*record).output_to_server = false;
+                    }
+                }
+            });
         }
         if (*record).output_to_server
             && let Some(next) = NEXT_LOG.get()
@@ -148,6 +160,18 @@ unsafe extern "C-unwind" fn at_log(record: *mut pg_sys::ErrorData) {
             next(record);
         }
     }
+}
+
+/// Runs what may not panic here: the error that a panic becomes would be written to the log as well, and panic
+/// again, without end. An error of Postgres's goes on, where anybody is there to take it.
+pub(super) fn without_panic(work: impl FnOnce()) -> Result<(), ()> {
+    let Err(problem) = catch_unwind(AssertUnwindSafe(work)) else { return Ok(()) };
+    // SAFETY: reads a variable of the process.
+    let is_taken = unsafe { !pg_sys::PG_exception_stack.is_null() };
+    if problem.is::<CaughtError>() && is_taken {
+        resume_unwind(problem)
+    }
+    Err(())
 }
 
 /// Writes the record to the log if it needs masking, and leaves it for the client; otherwise leaves it
@@ -172,7 +196,8 @@ unsafe fn write_masked(record: *mut pg_sys::ErrorData) {
     let masked = catch_unwind(AssertUnwindSafe(|| line.masked())).unwrap_or(Err(OutOfMemory));
     let texts = match &masked {
         Ok(masked) => Texts::of(masked),
-        Err(OutOfMemory) => Texts::hidden(&line),
+        // SAFETY: by the contract.
+        Err(OutOfMemory) => unsafe { Texts::hidden(record) },
     };
     // SAFETY: by the contract; the texts live until the end of this function.
     unsafe { write(record, texts) }
@@ -224,16 +249,21 @@ impl Texts {
         }
     }
 
-    fn hidden(line: &Line<'_>) -> Self {
-        let hidden = |there: bool| if there { HIDDEN.as_ptr() } else { std::ptr::null() };
+    /// # Safety
+    ///
+    /// A valid record.
+    unsafe fn hidden(record: *const pg_sys::ErrorData) -> Self {
+        let hidden = |text: *const c_char| if text.is_null() { text } else { HIDDEN.as_ptr() };
+        // SAFETY: by the contract.
+        let own = unsafe { Self::taken_from(record) };
         Self {
             message: HIDDEN.as_ptr(),
-            detail: hidden(line.detail.is_some()),
-            detail_log: hidden(line.detail_log.is_some()),
+            detail: hidden(own.detail),
+            detail_log: hidden(own.detail_log),
             hint: std::ptr::null(),
             context: std::ptr::null(),
             internal_query: std::ptr::null(),
-            statement: hidden(line.statement.is_some()),
+            statement: hidden(own.statement),
         }
     }
 
@@ -355,11 +385,9 @@ fn messages_are_translated() -> bool {
         fn dgettext(domain: *const c_char, text: *const c_char) -> *const c_char;
     }
     const TEXT: &CStr = c"out of memory";
-    DOMAIN.with(|domain| {
-        // SAFETY: a function of the C library that reads two C strings, and answers the second of them if
-        // there is no translation.
-        domain.get().is_some_and(|domain| unsafe {
-            dgettext(domain.as_ptr(), TEXT.as_ptr()) != TEXT.as_ptr()
-        })
-    })
+    // SAFETY: a function of the C library that reads two C strings, and answers the second of them if
+    // there is no translation.
+    DOMAIN
+        .get()
+        .is_some_and(|domain| unsafe { dgettext(domain.as_ptr(), TEXT.as_ptr()) != TEXT.as_ptr() })
 }

@@ -52,14 +52,16 @@ pub fn mention(texts: &[&[u8]], names: &[&[u8]]) -> bool {
         WANTED.set(true);
         return true;
     }
-    KNOWN.with(|known| match known.try_borrow() {
-        Ok(known) => {
+    let mentions = KNOWN.try_with(|known| {
+        let known = known.try_borrow().ok()?;
+        Some(
             known.is_everything
                 || texts.iter().any(|text| known.names.are_mentioned_in(text))
-                || names.iter().any(|name| known.names.contain(name))
-        }
-        Err(_) => true,
-    })
+                || names.iter().any(|name| known.names.contain(name)),
+        )
+    });
+    // At the exit of the process there is nothing known any more.
+    mentions.ok().flatten().unwrap_or(true)
 }
 
 /// Whether the log would have needed to know, or will, what is not known.

@@ -75,4 +75,18 @@ foreach my $secret ('CANARY', unpack('H*', 'CANARY'), key_text(0xab), key_text(0
 	is($in_messages, undef, "not in what the client sees: $secret");
 }
 no_crash($node);
+
+# With preload every line passes the library, at the start and the exit of each process, too.
+my $preloaded = new_cluster('preloaded', conf => "shared_preload_libraries = 'pg_fieldcrypt'\nlog_min_messages = debug5\n");
+my $busy = session($preloaded);
+$busy->gives(q{SELECT fieldcrypt.decrypt_field(fieldcrypt.encrypt_field('CANARY'))}, 'CANARY', 'preloaded: a session at debug5');
+my $backend = $busy->server_process;
+$busy->close;
+ok($preloaded->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $backend"), 'preloaded: it ends');
+$preloaded->stop('fast');
+ok(1, 'preloaded: the server stops');
+my $preloaded_log = slurp_file($preloaded->logfile);
+like($preloaded_log, qr/DEBUG:  shmem_exit\(-1\)/, 'preloaded: the log has the last lines of processes');
+unlike($preloaded_log, qr/panicked|AccessError|hidden by fieldcrypt\.redact_logs/, 'preloaded: nothing has failed in them');
+unlike($preloaded_log, qr/CANARY/, 'preloaded: and no plaintext');
 done_testing();
