@@ -98,7 +98,7 @@ pub enum Error {
     /// An export of keys contradicts the keys that are here.
     KeyImportConflict { problem: String, hint: String },
     /// Keys are imported under a snapshot that may be older than the keys.
-    ImportIsolation,
+    NeedsReadCommitted,
     /// The record of an event has no room, and `fieldcrypt.audit_on_overflow` refuses then.
     AuditFull,
     /// What seals the audit log does not allow this.
@@ -338,10 +338,10 @@ impl Error {
             ),
             Self::AuditVerification { problem, hint } => (b"KF027", problem, hint),
             Self::AuditSeal { problem, hint } => (b"KF028", problem, hint),
-            Self::ImportIsolation => (
+            Self::NeedsReadCommitted => (
                 b"25001",
-                "keys are imported in a READ COMMITTED transaction only".into(),
-                "Call import_keys on its own, outside a transaction block.",
+                "this is done in a READ COMMITTED transaction only: it has to see what others commit".into(),
+                "Call it on its own, outside a transaction block.",
             ),
             Self::KeyExportMasterKey { needed, loaded } => (
                 b"KF010",

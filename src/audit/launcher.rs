@@ -58,8 +58,8 @@ impl Launcher {
         }
         self.started.remove(&queue.index());
         if queue.is_dropped() {
-            queue::to_server_log(queue, "its database was dropped");
-            queue.written(queue.head(), 0, 0, session::now());
+            let logged = queue::to_server_log(queue, "its database was dropped");
+            queue.written(logged.end, 0, 0, session::now());
             self.signers.forget(queue.database());
             queue.end();
             return true;
@@ -105,8 +105,11 @@ impl Launcher {
             audit_memory::all().for_each(|queue| self.sign(queue));
             background::nap(Duration::from_millis(20));
         }
-        // A queue that nobody emptied goes to the server log with the memory.
-        if !audit_memory::all().any(|queue| queue.worker() > 0 || queue.has_work()) {
+        // A queue that nobody emptied goes to the server log with the memory. Who sends the launcher away while
+        // the server goes on does not make an orderly end of it.
+        if background::is_server_stopping()
+            && !audit_memory::all().any(|queue| queue.worker() > 0 || queue.has_work())
+        {
             shutdown_marker::leave();
         }
     }
@@ -115,7 +118,7 @@ impl Launcher {
 /// A file by which the next launcher knows that this one left nothing undone. It lies where Postgres keeps
 /// what it remembers over a shutdown; while a launcher runs it is not there, so that no copy of a running
 /// server has it.
-mod shutdown_marker {
+pub mod shutdown_marker {
     use std::path::PathBuf;
 
     use crate::pg::session;

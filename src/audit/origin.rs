@@ -186,6 +186,9 @@ fn acknowledge_called(call: &Call) -> Result<Option<Datum>, Error> {
             hint: "SELECT fieldcrypt.acknowledge_audit_fork('restored from the backup of last night after a disk failure')",
         });
     }
+    if session::has_one_snapshot() {
+        return Err(Error::NeedsReadCommitted);
+    }
     // The place may have changed since this session began.
     HERE.set(None);
     let acknowledged = session::as_owner(|| {
@@ -204,6 +207,9 @@ fn acknowledge_called(call: &Call) -> Result<Option<Datum>, Error> {
         }
         Ok(count)
     })?;
+    if let Some(queue) = audit_memory::of_database(session::database()) {
+        queue.forget_sealed();
+    }
     let last = session::as_owner(last)?.map(|(origin, _)| origin.log.to_string());
     let told = format!("{} (log {})", encoding::lossy(reason), last.unwrap_or_default());
     let told = encoding::from_utf8(told.as_bytes())?;

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::Event;
+use super::launcher::shutdown_marker;
 use super::settings::{self, OnOverflow};
 use crate::error::Error;
 use crate::pg::audit_memory::{self, Queue};
@@ -97,15 +98,23 @@ pub fn want_worker() {
     }
 }
 
-/// Sends what is in a queue to the server log, and gives how many events that were.
-pub fn to_server_log(queue: Queue, why: &str) -> u64 {
+/// What went to the server log.
+pub struct Logged {
+    /// How many events.
+    pub count: u64,
+    /// The position behind them.
+    pub end: u64,
+}
+
+/// Sends what is in a queue to the server log.
+pub fn to_server_log(queue: Queue, why: &str) -> Logged {
     let in_doubt = queue.committing();
     let mut position = queue.tail();
     let mut count = 0;
     loop {
         let (records, next) = queue.records(position, 1);
         if next == position {
-            return count;
+            return Logged { count, end: position };
         }
         let remark = if position < in_doubt { "may be in audit_log already" } else { why };
         match records.first().map(|record| QueuedEvent::decode(record)) {
@@ -118,18 +127,22 @@ pub fn to_server_log(queue: Queue, why: &str) -> u64 {
 }
 
 /// The postmaster is about to give up the shared memory: it stops, or a process crashed. What no worker has
-/// written goes to the server log.
+/// written goes to the server log; whoever signs next does not call that a clean end.
 pub fn memory_goes() {
     let mut crashed = Vec::new();
     for queue in audit_memory::all() {
         if queue.database() == 0 {
             continue;
         }
-        let (overflowed, _) = queue.gaps();
-        let count = to_server_log(queue, "not written at the end of the server") + overflowed;
-        if count > 0 {
-            crashed.push((queue.database(), count));
+        let is_left = queue.has_work();
+        let (overflowed, before) = queue.gaps();
+        let logged = to_server_log(queue, "not written at the end of the server").count;
+        if is_left {
+            crashed.push((queue.database(), logged + overflowed + before));
         }
+    }
+    if !crashed.is_empty() {
+        shutdown_marker::take();
     }
     audit_memory::remember_crash(crashed);
 }

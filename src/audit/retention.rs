@@ -32,6 +32,9 @@ fn retention(_: &Call) -> Result<Option<Datum>, Error> {
 /// `_retire_audit_partition(partition)`: empties it, and gives the number of its rows.
 fn retire_called(call: &Call) -> Result<Option<Datum>, Error> {
     let partition = call.bytes(0).ok_or(Error::NullArgument("partition"))?;
+    if session::has_one_snapshot() {
+        return Err(Error::NeedsReadCommitted);
+    }
     session::as_owner(|| retire(partition)).map(|rows| Some(Datum::from(rows)))
 }
 

@@ -19,7 +19,7 @@ use super::settings;
 use crate::error::Error;
 use crate::keyring;
 use crate::pg::spi::{self, Parameter};
-use crate::pg::{arrays, catalog, encoding, session};
+use crate::pg::{arrays, audit_memory, catalog, encoding, report, session};
 
 /// What a step did.
 #[derive(Debug, Default, Clone, Copy)]
@@ -414,11 +414,20 @@ pub fn transaction_gone() {
 fn with_tree<R>(work: impl FnOnce(&mut Tree) -> Result<R, Error>) -> Result<Option<R>, Error> {
     session::as_owner(|| {
         catalog::lock_sealing()?;
-        let Some(origin) = origin::current()? else { return Ok(None) };
-        let known = TREE.take().filter(|tree| tree.origin.id == origin.id);
-        let mut tree = match known {
-            Some(tree) => tree,
-            None => Tree::load(origin)?,
+        let current = origin::current().and_then(|origin| {
+            let Some(origin) = origin else { return Ok(None) };
+            let known = TREE.take().filter(|tree| tree.origin.id == origin.id);
+            known.map_or_else(|| Tree::load(origin), Ok).map(Some)
+        });
+        let mut tree = match current {
+            Ok(Some(tree)) => tree,
+            Ok(None) => return Ok(None),
+            // Nothing can be sealed any more; but what happens is recorded.
+            Err(Error::KeyTable(problem)) => {
+                tell_of_damage(&problem);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
         };
         let result = work(&mut tree)?;
         TREE.set(Some(tree));
@@ -426,13 +435,23 @@ fn with_tree<R>(work: impl FnOnce(&mut Tree) -> Result<R, Error>) -> Result<Opti
     })
 }
 
+/// Once, until something else is wrong.
+fn tell_of_damage(problem: &str) {
+    if let Some(queue) = audit_memory::of_database(session::database())
+        && queue.status().problem.as_deref() != Some(problem)
+    {
+        queue.set_problem(Some(problem));
+        report::log(&format!("pg_fieldcrypt: the audit log is not sealed: {problem}"));
+    }
+}
+
 /// The tree over all leaves that the tables tell of, and the hash of its last checkpoint.
 pub fn loaded_frontier() -> Result<Frontier, Error> {
     let mut frontier = last_checkpoint()?.map(|(_, frontier, ..)| frontier).unwrap_or_default();
     let range = leaves_from(frontier.size(), |_| ())?;
-    frontier
-        .append_range(&range)
-        .map_err(|_| Error::Internal("leaves do not follow the last checkpoint".into()))?;
+    frontier.append_range(&range).map_err(|_| {
+        Error::KeyTable("the leaves of the audit log do not follow its last checkpoint".into())
+    })?;
     Ok(frontier)
 }
 
@@ -455,9 +474,9 @@ impl Tree {
         let mut highest_id = 0;
         let range = leaves_from(stored.size(), |id| highest_id = highest_id.max(id))?;
         let mut frontier = stored.clone();
-        frontier
-            .append_range(&range)
-            .map_err(|_| Error::Internal("leaves do not follow the last checkpoint".into()))?;
+        frontier.append_range(&range).map_err(|_| {
+            Error::KeyTable("the leaves of the audit log do not follow its last checkpoint".into())
+        })?;
         let signer = last_signer(origin.id)?;
         Ok(Self {
             origin,
@@ -524,21 +543,32 @@ fn leaves_from(size: u64, mut see: impl FnMut(i64)) -> Result<CompactRange, Erro
     Ok(range)
 }
 
-/// A tree with further leaves, up to `size`.
+/// A tree with further leaves, up to `size`; of those that are missing no more than [`LARGEST_GAP`] are made
+/// up.
 pub fn frontier_between(mut frontier: Frontier, size: u64) -> Result<Frontier, Error> {
     let mut encoded = Vec::new();
+    let mut missing = 0;
+    let mut fill = |frontier: &mut Frontier, until: u64| {
+        missing += until.saturating_sub(frontier.size());
+        if missing <= LARGEST_GAP {
+            while frontier.size() < until {
+                frontier.append([0; 32]);
+            }
+        }
+    };
     each_leaf(frontier.size(), size, |row| {
         let leaf = row.leaf.unwrap_or_default() as u64;
-        while frontier.size() < leaf {
-            frontier.append([0; 32]);
-        }
+        fill(&mut frontier, leaf);
         if leaf == frontier.size() {
             row.encode(&mut encoded);
             frontier.append(row.leaf_hash(&encoded));
         }
     })?;
-    while frontier.size() < size {
-        frontier.append([0; 32]);
+    fill(&mut frontier, size);
+    if frontier.size() < size {
+        return Err(Error::KeyTable(format!(
+            "the audit log has no rows for most of the {size} leaves that it should have"
+        )));
     }
     Ok(frontier)
 }

@@ -5,6 +5,7 @@
 //! whoever can change the tables, and run SQL as a superuser, can't have a changed past signed.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use fieldcrypt_audit::{
     Checkpoint, CompactRange, Frontier, Hash, LogId, Place, SignerStatement, SigningKey,
@@ -61,7 +62,8 @@ impl Answer {
 
 /// The signers of all databases.
 pub struct Signers {
-    signers: HashMap<u32, Signer>,
+    /// By database and log. A log that another one follows is not forgotten: it may not be signed twice.
+    signers: HashMap<(u32, LogId), Signer>,
     /// The launcher before this one left nothing undone.
     is_clean: bool,
 }
@@ -116,7 +118,7 @@ impl Signers {
 
     /// Erases the key of a database that is gone.
     pub fn forget(&mut self, database: u32) {
-        self.signers.remove(&database);
+        self.signers.retain(|(of, _), _| *of != database);
     }
 
     fn try_answer(&mut self, database: u32, question: &[u8]) -> Result<Answer, &'static str> {
@@ -135,13 +137,22 @@ impl Signers {
         };
         let range = unhex(&question.range).ok_or(GARBLED)?;
         let range = CompactRange::from_bytes(&range).map_err(|_| GARBLED)?;
-        if self.signers.get(&database).is_none_or(|signer| signer.log != log) {
-            // Before the first key nothing was signed that could have been left unfinished.
-            let is_clean =
-                (self.is_clean || question.known_key.is_none()) && question.is_after_final;
-            self.signers.insert(database, Signer::begin(log, &question, stored.clone(), is_clean)?);
-        }
-        let Some(signer) = self.signers.get_mut(&database) else { return Err(GARBLED) };
+        let before = self.signers.iter().filter(|((of, _), _)| *of == database);
+        let count = before.clone().count();
+        // A log that follows one that was signed here goes on from what was signed.
+        let follows =
+            count == 0 || before.clone().any(|(_, one)| one.signed.frontier == stored.frontier);
+        let signer = match self.signers.entry((database, log)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(_) if count >= MOST_LOGS => return Err(TOO_MANY),
+            Entry::Vacant(place) => {
+                // Before the first key nothing was signed that could have been left unfinished.
+                let is_clean = follows
+                    && question.is_after_final
+                    && (self.is_clean && count == 0 || question.known_key.is_none());
+                place.insert(Signer::begin(log, &question, stored.clone(), is_clean)?)
+            }
+        };
         let Signed { note, by } = signer.sign(question.is_final, stored, &range)?;
         let succession = by
             .succession
@@ -259,6 +270,9 @@ fn statement(
     }
 }
 
+/// More than anybody needs between two starts of the server: each new origin of a database is one.
+const MOST_LOGS: usize = 1000;
+const TOO_MANY: &str = "the log of this database got too many names since the server started";
 const NO_KEY: &str = "the operating system gives no random bytes for a signing key";
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

@@ -156,8 +156,11 @@ impl Worker {
         if step.is_held {
             return step;
         }
+        let mut position = position;
         if !step.is_installed {
-            queue::to_server_log(queue, "the extension is not installed in its database");
+            position =
+                queue::to_server_log(queue, "the extension is not installed in its database").end;
+            queue.forget_sealed();
         }
         queue.written(position, overflowed, crashed, session::now());
         step

@@ -89,7 +89,7 @@ fn refuse_if_refused(outcome: &str) -> Result<(), Error> {
         .map_err(|_| Error::Internal("an import has no outcome".into()))?;
     let text = |name: &str| outcome[name].as_str().map(str::to_owned);
     if text("isolation").is_some() {
-        return Err(Error::ImportIsolation);
+        return Err(Error::NeedsReadCommitted);
     }
     match text("conflict") {
         Some(problem) => {

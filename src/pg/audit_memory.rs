@@ -52,6 +52,8 @@ struct Slot {
     written_at: AtomicI64,
     checkpoint_at: AtomicI64,
     checkpoint_size: AtomicU64,
+    /// The most that any checkpoint stated, also after smaller ones.
+    sealed_until: AtomicU64,
     problem_length: AtomicU32,
     asked: AtomicU64,
     answered: AtomicU64,
@@ -188,6 +190,8 @@ pub fn begin() {
         let slot = queue.slot();
         slot.database.store(database, Ordering::Release);
         slot.crashed.store(events, Ordering::Release);
+        // Rows may have been committed that are not sealed.
+        slot.wanted.store(true, Ordering::Release);
     }
 }
 
@@ -291,6 +295,8 @@ impl Queue {
             slot.written_at.store(0, Ordering::Relaxed);
             slot.checkpoint_at.store(0, Ordering::Relaxed);
             slot.checkpoint_size.store(0, Ordering::Relaxed);
+            slot.sealed_until.store(0, Ordering::Relaxed);
+            slot.wanted.store(false, Ordering::Relaxed);
             slot.problem_length.store(0, Ordering::Relaxed);
             // A question that its worker did not live to read the answer of was the other database's.
             slot.answered.store(slot.asked.load(Ordering::Acquire), Ordering::Release);
@@ -544,7 +550,18 @@ impl Queue {
     pub fn checkpoint_stored(self, size: u64, now: i64) {
         let slot = self.slot();
         slot.checkpoint_size.store(size, Ordering::Relaxed);
+        slot.sealed_until.fetch_max(size, Ordering::Relaxed);
         slot.checkpoint_at.store(now, Ordering::Relaxed);
+    }
+
+    /// How many rows a checkpoint stated since the server started, at the most.
+    pub fn sealed_until(self) -> u64 {
+        self.slot().sealed_until.load(Ordering::Relaxed)
+    }
+
+    /// The log begins anew, and may be shorter: the extension was dropped, or somebody said why.
+    pub fn forget_sealed(self) {
+        self.slot().sealed_until.store(0, Ordering::Relaxed);
     }
 
     /// Why something failed; `None` when it works again.

@@ -14,7 +14,7 @@ use pgrx::prelude::*;
 
 use super::audit_memory::{self, Queue};
 use super::report::Report;
-use super::{session, shared_memory};
+use super::{session, shared_memory, version};
 use crate::audit::{launcher, worker};
 
 const LIBRARY: &str = "pg_fieldcrypt";
@@ -125,9 +125,10 @@ fn take_own_settings() {
         (c"default_transaction_deferrable", c"off"),
         (c"synchronous_commit", c"local"),
         (c"lock_timeout", c"10s"),
+        (c"statement_timeout", c"0"),
         (c"search_path", c"pg_catalog, pg_temp"),
     ];
-    for (name, value) in OWN {
+    for (name, value) in OWN.iter().chain(version::WORKER_SETTINGS) {
         // SAFETY: static C strings; outside of a transaction, as every process sets what it starts with. The
         // source is above all that a reload reads.
         unsafe {
@@ -168,11 +169,23 @@ pub fn forbid_core_dumps() {
 /// ends here: nobody starts the server again while anybody has its memory.
 pub fn nap(longest: Duration) -> bool {
     let goes_on = BackgroundWorker::wait_latch(Some(longest));
-    if !goes_on && !is_stopping() {
-        // SAFETY: the end of the process.
-        unsafe { pg_sys::proc_exit(1) };
+    // SAFETY: reads a variable of the process; the end of the process.
+    unsafe {
+        let parent = rustix::process::getppid().map(rustix::process::Pid::as_raw_pid);
+        if !goes_on && parent != Some(pg_sys::PostmasterPid) {
+            pg_sys::proc_exit(1);
+        }
     }
     goes_on
+}
+
+/// Whether the server stops: the postmaster writes that into its file before it tells its children.
+pub fn is_server_stopping() -> bool {
+    const STATUS_LINE: usize = 8;
+    session::data_directory()
+        .and_then(|folder| std::fs::read_to_string(folder.join("postmaster.pid")).ok())
+        .and_then(|text| text.lines().nth(STATUS_LINE - 1).map(|line| line.starts_with("stopping")))
+        .unwrap_or(false)
 }
 
 /// Whether somebody asked the process to end.
@@ -188,7 +201,7 @@ pub fn in_transaction<R>(
     work: impl FnOnce() -> Result<R, crate::error::Error>,
 ) -> R {
     let work = AssertUnwindSafe(work);
-    BackgroundWorker::transaction(AssertUnwindSafe(|| {
+    let result = BackgroundWorker::transaction(AssertUnwindSafe(|| {
         pgrx::PgTryBuilder::new(AssertUnwindSafe(|| {
             let AssertUnwindSafe(work) = work;
             match work() {
@@ -204,5 +217,9 @@ pub fn in_transaction<R>(
             caught.rethrow()
         })
         .execute()
-    }))
+    }));
+    // Otherwise autovacuum hears of the rows only when the worker leaves.
+    // SAFETY: outside of a transaction, as a session does it after a statement.
+    let _ = unsafe { pg_sys::pgstat_report_stat(true) };
+    result
 }

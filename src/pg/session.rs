@@ -208,6 +208,12 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
+/// Whether the transaction sees the database as it was when it began (REPEATABLE READ, SERIALIZABLE).
+pub fn has_one_snapshot() -> bool {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as c_int }
+}
+
 /// Waits until a transaction has ended; deadlocks are detected.
 pub fn wait_for(transaction: pg_sys::TransactionId) {
     // SAFETY: waits for a transaction of another session, without naming a row for the message.

@@ -411,6 +411,14 @@ pub fn around_executor_runs(around: fn(&mut dyn FnMut())) {
     }
 }
 
+/// Further settings of the workers' own: what PostgreSQL 17 and later end a process by.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub const WORKER_SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] =
+    &[(c"transaction_timeout", c"0")];
+/// Further settings of the workers' own.
+#[cfg(not(any(feature = "pg17", feature = "pg18")))]
+pub const WORKER_SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[];
+
 mod unguarded {
     use pgrx::pg_sys;
     unsafe extern "C-unwind" {

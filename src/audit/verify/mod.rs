@@ -213,11 +213,12 @@ impl AuditKeys for Keyring {
     }
 }
 
-/// The number of leaves of the last checkpoint that was stored since the server started.
+/// How many leaves checkpoints stated since the server started. A snapshot from before may see fewer.
 fn last_signed_size() -> Option<u64> {
-    let queue = audit_memory::all().find(|queue| queue.database() == session::database())?;
-    let status = queue.status();
-    (status.checkpoint_at != 0).then_some(status.checkpoint_size)
+    if session::has_one_snapshot() {
+        return None;
+    }
+    Some(audit_memory::of_database(session::database())?.sealed_until())
 }
 
 fn now() -> i64 {
