@@ -6,7 +6,7 @@
 
 mod support;
 
-use fieldcrypt_audit::verify::{Anchor, Finding, Status};
+use fieldcrypt_audit::verify::{Anchor, Finding, FindingKind, Status};
 use fieldcrypt_audit::{Checkpoint, Frontier, SigningKey, sign_note};
 use support::{Dice, Keys, Manipulation, Sealer, Stored, authenticate, bad, leaf_of};
 
@@ -16,7 +16,9 @@ const ROUNDS: u64 = 3000;
 #[test]
 fn every_manipulation_without_the_master_key_is_found() {
     let (keys, sealer) = log();
-    assert!(bad(&sealer.stored.verify(vec![], &keys).0).is_empty());
+    let (findings, summary) = sealer.stored.verify(vec![], &keys);
+    assert_eq!(bad(&findings).len(), 1, "the row without a MAC: {findings:?}");
+    assert_eq!(summary.status, Status::Warning);
     // What the last checkpoint of the log states is known outside: without it the tail could be cut.
     let anchor = Anchor::parse(&sealer.stored.checkpoints.last().unwrap().note).unwrap();
     let mut dice = Dice::new(1);
@@ -64,17 +66,50 @@ fn whoever_has_all_keys_fails_against_an_outside_checkpoint() {
 
 #[test]
 fn deleting_rows_that_are_not_sealed_is_not_found() {
-    let (keys, mut sealer) = log();
-    sealer.write(Some(&keys));
-    sealer.write(Some(&keys));
+    let (keys, sealer) = unsealed();
     let mut stored = sealer.stored.clone();
     stored.rows.retain(|row| row.leaf.is_some());
     assert!(bad(&stored.verify(vec![], &keys).0).is_empty(), "the documented limit");
-    // But one that is changed is, unless it loses its MAC.
+    // But one that is changed is.
     let last = sealer.stored.rows.len() - 1;
     let mut stored = sealer.stored.clone();
     stored.rows[last].actor.push('x');
     assert_eq!(stored.verify(vec![], &keys).1.status, Status::Critical);
+}
+
+#[test]
+fn a_row_that_somebody_without_the_master_key_put_in_or_changed_before_it_was_sealed_is_found() {
+    let missing = |stored: &Stored, keys: &Keys, row: i64| {
+        let (findings, summary) = stored.verify(vec![], keys);
+        assert_eq!(summary.status, Status::Warning, "{findings:?}");
+        let found: Vec<_> = bad(&findings).into_iter().map(|one| (one.kind, one.log_id)).collect();
+        assert_eq!(found, [(FindingKind::MacMissing, Some(row))]);
+    };
+    // Changed, and the MAC that no longer fits taken away.
+    let (keys, mut sealer) = unsealed();
+    let last = sealer.stored.rows.last_mut().unwrap();
+    last.actor.push('x');
+    (last.mac, last.mac_key_id) = (None, None);
+    let id = last.id;
+    missing(&sealer.stored, &keys, id);
+    sealer.seal(false);
+    missing(&sealer.stored, &keys, id);
+    // Put in.
+    let (keys, mut sealer) = unsealed();
+    let id = sealer.write(None).id;
+    missing(&sealer.stored, &keys, id);
+    sealer.seal(false);
+    missing(&sealer.stored, &keys, id);
+}
+
+/// Some sealed rows, and two that are not.
+fn unsealed() -> (Keys, Sealer) {
+    let keys = Keys::new(&[7]);
+    let mut sealer = Sealer::new(&keys);
+    sealer.write_and_seal(5, &keys);
+    sealer.write(Some(&keys));
+    sealer.write(Some(&keys));
+    (keys, sealer)
 }
 
 /// The forger gives every row its MAC and its leaf, every checkpoint its root, and signs them all. (The
@@ -133,7 +168,7 @@ fn is_anchor_mismatch(finding: &Finding) -> bool {
     finding.kind.name() == "anchor_mismatch" || finding.kind.name() == "tail_cut"
 }
 
-/// 80 rows in 16 checkpoints under one signing key; a few rows without a MAC.
+/// 80 rows in 16 checkpoints under one signing key; one row without a MAC.
 fn log() -> (Keys, Sealer) {
     let keys = Keys::new(&[7, 8]);
     let mut sealer = Sealer::new(&keys);

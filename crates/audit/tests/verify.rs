@@ -117,13 +117,13 @@ fn damage_is_told_where_it_is() {
         told(&|stored| stored.rows[13].actor = "nobody".into()),
         [(FindingKind::RowChanged, Some(13), id(13)), span]
     );
-    // Without its MAC: the span alone.
+    // Without its MAC: the span, and that it has none.
     let stripped = |stored: &mut Stored| {
         stored.rows[13].actor = "nobody".into();
         stored.rows[13].mac = None;
         stored.rows[13].mac_key_id = None;
     };
-    assert_eq!(told(&stripped), [span]);
+    assert_eq!(told(&stripped), [span, (FindingKind::MacMissing, Some(13), id(13))]);
     assert_eq!(
         told(&|stored| {
             stored.rows.remove(13);
@@ -225,20 +225,30 @@ fn keys_that_are_not_there_are_said_to_be() {
 }
 
 #[test]
-fn rows_without_a_mac_are_information() {
+fn rows_without_a_mac_are_information_before_the_first_that_has_one() {
     let keys = Keys::new(&[1]);
     let mut sealer = Sealer::new(&keys);
-    sealer.write(None);
+    // Of a transaction that ended late.
     sealer.write(Some(&keys));
+    sealer.write(None).id = support::START - 1;
     sealer.seal(false);
+    let (findings, summary) = sealer.stored.verify(vec![], &keys);
+    assert_eq!(kinds(&findings), [FindingKind::Unanchored, FindingKind::NotAuthenticated]);
+    assert_eq!(summary.status, Status::Ok);
+    sealer.write(None);
     sealer.write(None);
     let (findings, summary) = sealer.stored.verify(vec![], &keys);
     assert_eq!(
         kinds(&findings),
-        [FindingKind::Unanchored, FindingKind::NotAuthenticated, FindingKind::NotYetSealed]
+        [
+            FindingKind::Unanchored,
+            FindingKind::MacMissing,
+            FindingKind::NotAuthenticated,
+            FindingKind::NotYetSealed
+        ]
     );
-    assert_eq!(summary.status, Status::Ok);
-    assert_eq!((summary.sealed_rows, summary.unsealed_rows), (3, 1));
+    assert_eq!(summary.status, Status::Warning);
+    assert_eq!((summary.sealed_rows, summary.unsealed_rows), (3, 2));
 }
 
 #[test]

@@ -100,7 +100,9 @@ kinds! {
     NotSealed = "not_sealed", Warning;
     /// Events that could not be written.
     Gap = "gap", Warning;
-    /// Rows that were written without a master key.
+    /// Rows without a MAC behind one that has one.
+    MacMissing = "mac_missing", Warning;
+    /// Rows that were written before there was a key to authenticate them.
     NotAuthenticated = "not_authenticated", Ok;
     /// Rows without a leaf number, just written.
     NotYetSealed = "not_yet_sealed", Ok;

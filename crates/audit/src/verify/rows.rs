@@ -9,7 +9,12 @@ use crate::row::{HalfAMac, LogRow, leaf_hash};
 /// Findings that are told once, with their number.
 #[derive(Debug, Default)]
 pub(super) struct Unlisted {
-    not_authenticated: u64,
+    /// The lowest id of a row whose MAC is right: from there on all should have one. Leaf numbers don't tell,
+    /// since rows of long transactions are sealed late.
+    first_authentic: Option<i64>,
+    /// Rows without a MAC: id and leaf of so many, and the number of more.
+    without_mac: Vec<(i64, Option<u64>)>,
+    more_without_mac: u64,
     /// By key: how many rows, and the first one's id.
     not_checked: BTreeMap<i64, (u64, i64)>,
     not_yet_sealed: u64,
@@ -24,6 +29,8 @@ pub(super) struct Unlisted {
 /// Events whose rows the verification itself reads.
 const AUDIT_GAP: &str = "audit_gap";
 const AUDIT_RETIRED: &str = "audit_retired";
+/// Rows without a MAC that are remembered: beyond that they count with the others.
+const MOST_WITHOUT_MAC: usize = 100_000;
 /// More retirements than there are partitions.
 const MOST_RETIRED: usize = 10_000;
 
@@ -95,12 +102,15 @@ impl Verifier {
         let mac = row.mac()?;
         let mut is_refuted = false;
         match mac {
-            None => {
-                self.unlisted.not_authenticated += 1;
+            None if self.unlisted.without_mac.len() < MOST_WITHOUT_MAC => {
+                self.unlisted.without_mac.push((id, leaf));
             }
+            None => self.unlisted.more_without_mac += 1,
             Some((key_id, mac)) => match keys.is_mac_of(key_id, &self.buffer, mac) {
                 Some(true) => {
                     self.summary.authentic_rows += 1;
+                    let first = self.unlisted.first_authentic.get_or_insert(id);
+                    *first = id.min(*first);
                 }
                 Some(false) => {
                     self.findings.push(FindingKind::RowChanged, leaf, Some(id), || {
@@ -172,15 +182,32 @@ impl Verifier {
     pub(super) fn finish_rows(&mut self) {
         let findings = &mut self.findings;
         let unlisted = &self.unlisted;
+        // Where rows before these are not looked at, they had one.
+        let keyed = match self.beginning {
+            Beginning::First => unlisted.first_authentic.unwrap_or(i64::MAX),
+            Beginning::Asked | Beginning::Retired => i64::MIN,
+        };
+        let missing: Vec<_> = unlisted.without_mac.iter().filter(|(id, _)| *id > keyed).collect();
+        let not_authenticated = (unlisted.without_mac.len() - missing.len()) as u64;
+        let count = missing.len() as u64 + unlisted.more_without_mac;
+        if count > 0 {
+            let (id, leaf) = missing.iter().min().copied().copied().unzip();
+            findings.push(FindingKind::MacMissing, leaf.flatten(), id, || {
+                format!(
+                    "{} without a MAC though rows before have one, this one first: written while no master key was loaded, or by somebody who has none",
+                    rows(count)
+                )
+            });
+        }
         let mut told = |kind, count: u64, log_id, detail: &dyn Fn() -> String| {
             if count > 0 {
                 findings.push(kind, None, log_id, detail);
             }
         };
-        told(FindingKind::NotAuthenticated, unlisted.not_authenticated, None, &|| {
+        told(FindingKind::NotAuthenticated, not_authenticated, None, &|| {
             format!(
-                "{} were written while no master key was loaded: sealed like the others, but anybody could have written them",
-                rows(unlisted.not_authenticated)
+                "{} from before the log had a key: sealed like the others, but anybody could have written them",
+                rows(not_authenticated)
             )
         });
         for (key_id, (count, first)) in &unlisted.not_checked {
