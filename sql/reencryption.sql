@@ -40,7 +40,32 @@ CREATE TABLE fieldcrypt.reencryptions (
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.reencryptions
     FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
 COMMENT ON TABLE fieldcrypt.reencryptions IS 'how far each table is re-encrypted; read fieldcrypt.reencryption_progress';
+COMMENT ON COLUMN fieldcrypt.reencryptions.relation IS 'the table';
+COMMENT ON COLUMN fieldcrypt.reencryptions.table_name IS 'its name, qualified';
+COMMENT ON COLUMN fieldcrypt.reencryptions.columns IS 'its columns that are re-encrypted';
+COMMENT ON COLUMN fieldcrypt.reencryptions.state IS 'in_progress, done or failed; whether a run is at it now tells reencryption_progress';
+COMMENT ON COLUMN fieldcrypt.reencryptions.only_compromised IS 'whether the pass is for values on compromised keys, which go first';
+COMMENT ON COLUMN fieldcrypt.reencryptions.compromised_pass IS 'the ids of these keys';
+COMMENT ON COLUMN fieldcrypt.reencryptions.compromised_done IS 'the compromised keys of which an earlier pass found no more values';
+COMMENT ON COLUMN fieldcrypt.reencryptions.pass IS 'number of the pass over the table: another one follows until one finds nothing to move';
+COMMENT ON COLUMN fieldcrypt.reencryptions.needs_pass IS 'whether another pass has to follow';
+COMMENT ON COLUMN fieldcrypt.reencryptions.next_block IS 'the first block that no run has taken yet';
+COMMENT ON COLUMN fieldcrypt.reencryptions.end_block IS 'the block before which the pass ends';
+COMMENT ON COLUMN fieldcrypt.reencryptions.rows_estimated IS 'rows of the table, from the planner or the pass before';
+COMMENT ON COLUMN fieldcrypt.reencryptions.rows_seen IS 'rows that the pass has looked at; without chunks that are not finished, as the other counts';
+COMMENT ON COLUMN fieldcrypt.reencryptions.rows_moved IS 'rows re-encrypted, of all passes';
+COMMENT ON COLUMN fieldcrypt.reencryptions.bytes_moved IS 'bytes of their encrypted values, of all passes';
+COMMENT ON COLUMN fieldcrypt.reencryptions.rows_failed IS 'rows of the pass with a value that could not be re-encrypted';
+COMMENT ON COLUMN fieldcrypt.reencryptions.last_run IS 'the run that was last at it';
+COMMENT ON COLUMN fieldcrypt.reencryptions.error_code IS 'SQLSTATE of what ended it';
+COMMENT ON COLUMN fieldcrypt.reencryptions.error IS 'message of what ended it';
+COMMENT ON COLUMN fieldcrypt.reencryptions.started_at IS 'when it began';
+COMMENT ON COLUMN fieldcrypt.reencryptions.resumed_at IS 'when the run or the pass began from which the rate is counted';
+COMMENT ON COLUMN fieldcrypt.reencryptions.rows_at_resume IS 'rows_seen at that time';
+COMMENT ON COLUMN fieldcrypt.reencryptions.updated_at IS 'when a chunk was last finished';
+COMMENT ON COLUMN fieldcrypt.reencryptions.finished_at IS 'when it was done or failed';
 COMMENT ON COLUMN fieldcrypt.reencryptions.file_node IS 'the file that the pass began over: a rewrite (VACUUM FULL) puts rows where the pass has been';
+COMMENT ON COLUMN fieldcrypt.reencryptions.was_extended IS 'whether the pass was made longer because the table had grown, which is done once';
 
 CREATE TABLE fieldcrypt.reencryption_chunks (
     chunk integer PRIMARY KEY DEFAULT pg_catalog.nextval('fieldcrypt.reencryption_numbers'),
@@ -61,6 +86,19 @@ CREATE INDEX reencryption_chunks_relation ON fieldcrypt.reencryption_chunks (rel
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.reencryption_chunks
     FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
 COMMENT ON TABLE fieldcrypt.reencryption_chunks IS 'stretches of tables that runs of re-encryption work on, or have to come back to';
+COMMENT ON COLUMN fieldcrypt.reencryption_chunks.chunk IS 'number of the stretch';
+COMMENT ON COLUMN fieldcrypt.reencryption_chunks.relation IS 'the table';
+COMMENT ON COLUMN fieldcrypt.reencryption_chunks.next_block IS 'the block to go on at';
+COMMENT ON COLUMN fieldcrypt.reencryption_chunks.next_offset IS 'the row of that block to go on at';
+COMMENT ON COLUMN fieldcrypt.reencryption_chunks.end_block IS 'the block before which it ends';
+COMMENT ON COLUMN fieldcrypt.reencryption_chunks.run IS 'the run that has it; NULL, or a run that is no more: the next one takes it';
+COMMENT ON COLUMN fieldcrypt.reencryption_chunks.not_before IS 'when it is to be come back to, at the earliest: others hold its rows';
+COMMENT ON COLUMN fieldcrypt.reencryption_chunks.rows_seen IS 'rows looked at';
+COMMENT ON COLUMN fieldcrypt.reencryption_chunks.rows_moved IS 'rows re-encrypted';
+COMMENT ON COLUMN fieldcrypt.reencryption_chunks.bytes_moved IS 'bytes of their encrypted values';
+COMMENT ON COLUMN fieldcrypt.reencryption_chunks.rows_failed IS 'rows with a value that could not be re-encrypted';
+COMMENT ON COLUMN fieldcrypt.reencryption_chunks.failures_in_a_row IS 'rows refused one after the other; more than 100 end the re-encryption of the table';
+COMMENT ON COLUMN fieldcrypt.reencryption_chunks.updated_at IS 'when its last batch ended';
 
 CREATE TABLE fieldcrypt.reencryption_failures (
     relation oid NOT NULL,
@@ -77,9 +115,15 @@ CREATE INDEX reencryption_failures_relation ON fieldcrypt.reencryption_failures 
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.reencryption_failures
     FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
 COMMENT ON TABLE fieldcrypt.reencryption_failures IS 'values that the last re-encryption of their table could not bring to the active key: which row, which key, why; never a value. At most 10000 a table are listed, all are counted';
+COMMENT ON COLUMN fieldcrypt.reencryption_failures.relation IS 'the table';
+COMMENT ON COLUMN fieldcrypt.reencryption_failures.table_name IS 'its name, qualified';
+COMMENT ON COLUMN fieldcrypt.reencryption_failures.column_name IS 'the column; NULL if the whole row was refused, by a constraint or a trigger';
 COMMENT ON COLUMN fieldcrypt.reencryption_failures.row_key IS 'primary key of the row; NULL for a table without one';
 COMMENT ON COLUMN fieldcrypt.reencryption_failures.row_ctid IS 'where the row lay then';
 COMMENT ON COLUMN fieldcrypt.reencryption_failures.key_id IS 'the key that the value is on';
+COMMENT ON COLUMN fieldcrypt.reencryption_failures.error_code IS 'SQLSTATE: why';
+COMMENT ON COLUMN fieldcrypt.reencryption_failures.error IS 'the message, without values';
+COMMENT ON COLUMN fieldcrypt.reencryption_failures.at IS 'when it was tried';
 
 -- By name, so that a dump restores it; with the owner of then, so that an expression never runs for
 -- the owner of another table of that name.
@@ -100,9 +144,13 @@ CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.column_contexts
     FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
 SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.column_contexts', '');
 COMMENT ON TABLE fieldcrypt.column_contexts IS 'what the values of columns are bound to, for re-encryption: written by fieldcrypt.set_column_context()';
+COMMENT ON COLUMN fieldcrypt.column_contexts.table_name IS 'the table, qualified';
+COMMENT ON COLUMN fieldcrypt.column_contexts.column_name IS 'the column';
 COMMENT ON COLUMN fieldcrypt.column_contexts.constant IS 'one context for all values of the column';
 COMMENT ON COLUMN fieldcrypt.column_contexts.expression IS 'an expression over the columns of the row, as in a CHECK constraint';
 COMMENT ON COLUMN fieldcrypt.column_contexts.table_owner IS 'owner of the table when it was set; it counts only while that is the owner';
+COMMENT ON COLUMN fieldcrypt.column_contexts.set_by IS 'session_user: who set it';
+COMMENT ON COLUMN fieldcrypt.column_contexts.set_at IS 'when it was set';
 
 CREATE FUNCTION fieldcrypt._reencrypt_batch(
         relation oid, from_block bigint, from_offset bigint, end_block bigint, max_rows bigint,
@@ -810,3 +858,21 @@ CREATE VIEW fieldcrypt.reencryption_progress AS
      ORDER BY r.table_name;
 COMMENT ON VIEW fieldcrypt.reencryption_progress IS
     'how far each table is re-encrypted: state running, interrupted, done or failed; rows of the pass, total, done and failed; which processes are at it';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.table_name IS 'the table, qualified';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.columns IS 'its columns that are re-encrypted';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.state IS 'running, interrupted (the next reencrypt goes on), done or failed';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.pass IS 'number of the pass over the table: another one follows until one finds nothing to move';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.only_compromised IS 'whether the pass is for values on compromised keys, which go first';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.rows_total IS 'rows of the table, an estimate';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.rows_done IS 'rows that the pass has looked at';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.rows_moved IS 'rows re-encrypted, of all passes';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.rows_failed IS 'rows of the pass with a value that could not be re-encrypted: see reencryption_failures';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.bytes_moved IS 'bytes of the values re-encrypted, of all passes';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.rows_per_second IS 'rows looked at a second, while it runs';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.estimated_end IS 'when the pass will end at that rate';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.started_at IS 'when it began';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.updated_at IS 'when a batch last ended';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.finished_at IS 'when it was done or failed';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.pids IS 'process ids of the sessions that are at it';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.error_code IS 'SQLSTATE of what ended it';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.error IS 'message of what ended it';

@@ -29,6 +29,8 @@ AS $$
         'A wrapped key is bound to its row; imports, approvals and changes of rights are recorded.'),
     ('GDPR', 'Art. 32(1)(a)', 'Encryption of personal data', '{cryptography,keys,reencryption}', 'Which fields are encrypted, and by which keys.'),
     ('GDPR', 'Art. 32(1)(b)', 'Ongoing confidentiality and integrity', '{access,use,audit_log,verification}', 'Who can decrypt, who did, and whether the record holds.'),
+    ('GDPR', 'Art. 32(1)(c)', 'Restoring availability and access after an incident', '{exports}',
+        'When the keys were last exported, and whether their states are confirmed since the last restore.'),
     ('GDPR', 'Art. 32(1)(d)', 'Regular testing and evaluation of the measures', '{verification,health}', 'Verification of the log, and the checks of health().')
 $$;
 COMMENT ON FUNCTION fieldcrypt._report_requirements() IS 'which requirement each figure of the compliance report supports; granted to nobody';

@@ -368,12 +368,23 @@ SQL
 SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'fieldcrypt'::regnamespace AND proname ~ 'encrypt_field|(create|rotate|rewrap)_key|rotate' AND proname !~ 'decrypt'
    AND (provolatile <> 'v' OR proparallel <> 'u')
 SQL
-	'every object and every column that needs it says what it is' => <<'SQL',
-SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend AS d
- WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_fieldcrypt') AND d.deptype = 'e'
-   AND d.classid IN ('pg_proc'::regclass, 'pg_class'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass, 'pg_namespace'::regclass)
-   AND obj_description(d.objid, d.classid::regclass::name) IS NULL
-   AND NOT (d.classid = 'pg_type'::regclass AND d.objid <> 'fieldcrypt.encrypted'::regtype)
+	# Indexes have no comment; row types and array types are those of their table or element.
+	'every object says what it is' => <<'SQL',
+SELECT x.name FROM (
+    SELECT oid::regprocedure::text, obj_description(oid, 'pg_proc') FROM pg_proc WHERE pronamespace = 'fieldcrypt'::regnamespace
+    UNION ALL SELECT oid::regclass::text, obj_description(oid, 'pg_class') FROM pg_class WHERE relnamespace = 'fieldcrypt'::regnamespace AND relkind NOT IN ('i', 'I', 'c')
+    UNION ALL SELECT oid::regtype::text, obj_description(oid, 'pg_type') FROM pg_type AS t WHERE typnamespace = 'fieldcrypt'::regnamespace
+        AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind <> 'c') AND NOT EXISTS (SELECT FROM pg_type AS e WHERE e.typarray = t.oid)
+    UNION ALL SELECT oid::regoperator::text, obj_description(oid, 'pg_operator') FROM pg_operator WHERE oprnamespace = 'fieldcrypt'::regnamespace
+    UNION ALL SELECT nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'fieldcrypt'
+    UNION ALL SELECT extname, obj_description(oid, 'pg_extension') FROM pg_extension WHERE extname = 'pg_fieldcrypt'
+) AS x (name, comment) WHERE coalesce(x.comment, '') = ''
+SQL
+	# Those of a partition are the table's.
+	'every column of every table and view says what it is' => <<'SQL',
+SELECT format('%s.%I', c.oid::regclass, a.attname) AS name FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+ WHERE relnamespace = 'fieldcrypt'::regnamespace AND relkind NOT IN ('i', 'I', 'S') AND NOT relispartition AND attnum > 0 AND NOT attisdropped
+   AND coalesce(col_description(c.oid, a.attnum), '') = ''
 SQL
 	'the type has no order and no =' => <<'SQL',
 SELECT oid::regoperator FROM pg_operator WHERE (oprleft = 'fieldcrypt.encrypted'::regtype OR oprright = 'fieldcrypt.encrypted'::regtype) AND oprname NOT IN ('*=', '*<>')
@@ -406,8 +417,12 @@ SQL
 
 is(value($node, $rules{$_}), '', $_) foreach sort keys %rules;
 
-# The rules can fail: a function that breaks them is found.
+# The rules can fail: a function that breaks them is found, and so is a table.
 value($node, <<'SQL');
+CREATE TABLE fieldcrypt.badly_told (said int, not_said int);
+COMMENT ON COLUMN fieldcrypt.badly_told.said IS 'something';
+CREATE VIEW fieldcrypt.badly_shown AS SELECT said FROM fieldcrypt.badly_told;
+CREATE TYPE fieldcrypt.badly_kind AS ENUM ('one');
 CREATE FUNCTION fieldcrypt.try_decrypt_badly(context text) RETURNS text LANGUAGE sql IMMUTABLE STRICT LEAKPROOF SECURITY DEFINER AS 'SELECT $1';
 SQL
 foreach my $rule (
@@ -417,7 +432,11 @@ foreach my $rule (
 {
 	like(value($node, $rules{$rule}), qr/try_decrypt_badly/, "a breach is found: $rule");
 }
-value($node, 'DROP FUNCTION fieldcrypt.try_decrypt_badly');
+my %untold = (
+	'every object says what it is' => [ 'badly_kind', 'badly_shown', 'badly_told', 'try_decrypt_badly(text)' ],
+	'every column of every table and view says what it is' => [ 'badly_shown.said', 'badly_told.not_said' ]);
+is(value($node, qq{SELECT x.name FROM ($rules{$_}) AS x ORDER BY x.name COLLATE "C"}), join("\n", map { "fieldcrypt.$_" } @{ $untold{$_} }), "each breach is found: $_") foreach sort keys %untold;
+value($node, 'DROP FUNCTION fieldcrypt.try_decrypt_badly; DROP VIEW fieldcrypt.badly_shown; DROP TABLE fieldcrypt.badly_told; DROP TYPE fieldcrypt.badly_kind');
 
 # A schema that somebody prepared is not taken over.
 value($node, 'CREATE DATABASE prepared');

@@ -199,7 +199,14 @@ my %mapped = map { map { ($_ => 1) } @{ $_->{figures} } } @{ $report->{requireme
 my @figures = grep { ref $report->{$_} eq 'HASH' && exists $report->{$_}{supports} } keys %$report;
 is_deeply([ sort @figures ], [ sort keys %mapped ], 'each figure supports some requirement, and no other is named');
 cmp_ok(scalar @{ $report->{$_}{supports} }, '>', 0, "$_ says which") foreach @figures;
-is_deeply([ grep { !/^(HIPAA 164\.312\((a\)\(2\)\(iv|b|c\)\(1)\)|PCI DSS v4 3\.[67]\.\d(\.\d)?|GDPR Art\. 32\(1\)\([abd]\))$/ } map { @{ $report->{$_}{supports} } } @figures ], [], 'all of the three standards');
+is_deeply([ grep { !/^(HIPAA 164\.312\((a\)\(2\)\(iv|b|c\)\(1)\)|PCI DSS v4 3\.[67]\.\d(\.\d)?|GDPR Art\. 32\(1\)\([a-d]\))$/ } map { @{ $report->{$_}{supports} } } @figures ], [], 'all of the three standards');
+
+# The table of docs/compliance-report.md says the same.
+my ($table) = slurp_file('../../docs/compliance-report.md') =~ /^## Requirements\n(.*?)^## /ms;
+my @told = map { [ s/\xc2\xa7//r, split(/, /, ($table =~ /^\| \Q$_\E \| [^|]+ \| ([^|]+) \|$/m)[0]) ] } $table =~ /^\| ((?:HIPAA|PCI|GDPR) [^|]+?) \|/mg;
+cmp_ok(scalar @told, '>', 10, 'the requirements are in the docs');
+is_deeply([ map { my ($name, @of) = @$_; [ $name, map { tr/ /_/r =~ s/^re-/re/r } @of ] } @told ],
+	[ map { [ "$_->{standard} $_->{section}", @{ $_->{figures} } ] } @{ $report->{requirements} } ], 'with the same figures, in the same order');
 
 # Of one tenant: no other is named.
 my @others = grep { $_ ne 'tenant 1' } split /\n/, value($node, q{SELECT DISTINCT tenant FROM fieldcrypt.encryption_keys WHERE purpose = 'field' AND tenant ~ '^[a-z0-9 ]{5,}$'});
