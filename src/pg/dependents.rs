@@ -11,13 +11,22 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use super::{tuple, values};
 
 const PG_DEPEND: Oid = Oid::from_u32(2608);
+const PG_DEPEND_BY_DEPENDENT: Oid = Oid::from_u32(2673);
 const PG_DEPEND_BY_REFERENCE: Oid = Oid::from_u32(2674);
 const PG_REWRITE: Oid = Oid::from_u32(2618);
-const PG_REWRITE_BY_OID: Oid = Oid::from_u32(2692);
 const PG_ATTRDEF: Oid = Oid::from_u32(2604);
-const PG_ATTRDEF_BY_OID: Oid = Oid::from_u32(2657);
 const PG_TRIGGER: Oid = Oid::from_u32(2620);
-const PG_TRIGGER_BY_OID: Oid = Oid::from_u32(2702);
+const PG_CONSTRAINT: Oid = Oid::from_u32(2606);
+const PG_CONSTRAINT_BY_OWNER: Oid = Oid::from_u32(2665);
+const PG_POLICY: Oid = Oid::from_u32(3256);
+const PG_STATISTIC_EXT: Oid = Oid::from_u32(3381);
+const PG_CAST: Oid = Oid::from_u32(2605);
+const PG_OPERATOR: Oid = Oid::from_u32(2617);
+const PG_OPCLASS: Oid = Oid::from_u32(2616);
+const PG_OPFAMILY: Oid = Oid::from_u32(2753);
+const PG_AMOP: Oid = Oid::from_u32(2602);
+const PG_AMPROC: Oid = Oid::from_u32(2603);
+const PG_INDEX: Oid = Oid::from_u32(2610);
 
 /// An object that others may depend on.
 #[derive(Debug, Clone, Copy)]
@@ -28,20 +37,34 @@ pub enum Object {
     Type(Oid),
     /// A function or procedure.
     Function(Oid),
+    /// An operator.
+    Operator(Oid),
+    /// An operator class.
+    OperatorClass(Oid),
+    /// An operator family.
+    OperatorFamily(Oid),
     /// An extension, on which its members depend.
     Extension(Oid),
 }
 
 impl Object {
+    /// Its catalog and its number there.
+    fn address(self) -> (Oid, Oid) {
+        match self {
+            Self::Relation(oid) => (pg_sys::RelationRelationId, oid),
+            Self::Type(oid) => (pg_sys::TypeRelationId, oid),
+            Self::Function(oid) => (pg_sys::ProcedureRelationId, oid),
+            Self::Operator(oid) => (PG_OPERATOR, oid),
+            Self::OperatorClass(oid) => (PG_OPCLASS, oid),
+            Self::OperatorFamily(oid) => (PG_OPFAMILY, oid),
+            Self::Extension(oid) => (pg_sys::ExtensionRelationId, oid),
+        }
+    }
+
     /// Tells it from every other.
     pub fn number(self) -> u64 {
-        let (class, oid) = match self {
-            Self::Relation(oid) => (1, oid),
-            Self::Type(oid) => (2, oid),
-            Self::Function(oid) => (3, oid),
-            Self::Extension(oid) => (4, oid),
-        };
-        class << 32 | u64::from(oid.to_u32())
+        let (class, oid) = self.address();
+        u64::from(class.to_u32()) << 32 | u64::from(oid.to_u32())
     }
 }
 
@@ -50,21 +73,31 @@ impl Object {
 pub enum Dependent {
     /// A column of a relation.
     Column(Oid, i16),
-    /// A relation, by a rule (a view), a default or a trigger.
+    /// A relation: by a rule (a view), default, trigger, constraint, policy or extended statistics, by
+    /// its partition key, as an index, a partition or a child.
     Relation(Oid),
-    /// A type: a domain, an array, the row type of a relation.
+    /// A type: a domain (also by its constraint), an array, a range, the row type of a relation, the
+    /// source or target of a cast.
     Type(Oid),
-    /// A function, by its arguments, its result or its body.
+    /// A function or aggregate, by its arguments, its result, its body or its parts.
     Function(Oid),
+    /// An operator, by its function or its arguments.
+    Operator(Oid),
+    /// An operator class, by its type, operators or functions.
+    OperatorClass(Oid),
+    /// An operator family, by what it holds besides its classes.
+    OperatorFamily(Oid),
+    /// A cast between types that are built in: any statement may run it without naming it.
+    Anything,
 }
 
 /// The catalogs that are read here.
 const CATALOGS: [Oid; 6] = [
     pg_sys::ExtensionRelationId,
     PG_DEPEND,
-    PG_REWRITE,
-    PG_ATTRDEF,
-    PG_TRIGGER,
+    PG_CONSTRAINT,
+    PG_OPERATOR,
+    PG_INDEX,
     pg_sys::ProcedureRelationId,
 ];
 
@@ -113,17 +146,12 @@ pub fn extension() -> Option<Oid> {
 
 /// Calls `visit` with what depends on an object directly.
 pub fn of(object: Object, visit: &mut dyn FnMut(Dependent)) {
-    let (class, oid) = match object {
-        Object::Relation(oid) => (pg_sys::RelationRelationId, oid),
-        Object::Type(oid) => (pg_sys::TypeRelationId, oid),
-        Object::Function(oid) => (pg_sys::ProcedureRelationId, oid),
-        Object::Extension(oid) => (pg_sys::ExtensionRelationId, oid),
-    };
     const CLASS: i16 = 1;
     const OBJECT: i16 = 2;
     const COLUMN: i16 = 3;
     const REFERENCED_CLASS: i16 = 4;
     const REFERENCED_OBJECT: i16 = 5;
+    let (class, oid) = object.address();
     let mut keys = [oid_key(REFERENCED_CLASS, class), oid_key(REFERENCED_OBJECT, oid)];
     scan(PG_DEPEND, PG_DEPEND_BY_REFERENCE, &mut keys, &mut |row| {
         let (Some(class), Some(oid), Some(column)) =
@@ -134,25 +162,87 @@ pub fn of(object: Object, visit: &mut dyn FnMut(Dependent)) {
         let column = column.value() as i32 as i16;
         match class {
             pg_sys::RelationRelationId if column > 0 => visit(Dependent::Column(oid, column)),
+            pg_sys::RelationRelationId => visit(Dependent::Relation(oid)),
             pg_sys::TypeRelationId => visit(Dependent::Type(oid)),
             pg_sys::ProcedureRelationId => visit(Dependent::Function(oid)),
-            PG_REWRITE => relation_of(PG_REWRITE, PG_REWRITE_BY_OID, 3, oid, visit),
-            PG_ATTRDEF => relation_of(PG_ATTRDEF, PG_ATTRDEF_BY_OID, 2, oid, visit),
-            PG_TRIGGER if !matches!(object, Object::Relation(_)) => {
-                relation_of(PG_TRIGGER, PG_TRIGGER_BY_OID, 2, oid, visit);
+            PG_OPERATOR => visit(Dependent::Operator(oid)),
+            PG_OPCLASS => {
+                visit(Dependent::OperatorClass(oid));
+                references(class, oid, &[pg_sys::TypeRelationId], true, visit);
+            }
+            PG_OPFAMILY => visit(Dependent::OperatorFamily(oid)),
+            PG_AMOP | PG_AMPROC => {
+                references(class, oid, &[PG_OPCLASS, PG_OPFAMILY], false, visit);
+            }
+            PG_CAST => {
+                let mut is_named = false;
+                references(class, oid, &[pg_sys::TypeRelationId], true, &mut |owner| {
+                    is_named = true;
+                    visit(owner);
+                });
+                if !is_named {
+                    visit(Dependent::Anything);
+                }
+            }
+            // Those of a table on itself lead nowhere; those on another are foreign keys, which call
+            // nothing of it.
+            PG_TRIGGER | PG_CONSTRAINT if matches!(object, Object::Relation(_)) => {}
+            PG_REWRITE | PG_ATTRDEF | PG_TRIGGER | PG_CONSTRAINT | PG_POLICY | PG_STATISTIC_EXT => {
+                let owners = [pg_sys::RelationRelationId, pg_sys::TypeRelationId];
+                references(class, oid, &owners, false, visit);
             }
             _ => {}
         }
     });
 }
 
-/// The relation that a rule, default or trigger belongs to.
-fn relation_of(catalog: Oid, index: Oid, column: i16, oid: Oid, visit: &mut dyn FnMut(Dependent)) {
-    scan(catalog, index, &mut [oid_key(1, oid)], &mut |row| {
-        if let Some(relation) = row.oid(column) {
-            visit(Dependent::Relation(relation));
+/// Calls `visit` with the relations that a relation is a partition or child of: statements about them
+/// reach it.
+pub fn parents(relation: Oid, visit: &mut dyn FnMut(Dependent)) {
+    let class = pg_sys::RelationRelationId;
+    references(class, relation, &[class], true, visit);
+}
+
+/// What an object itself depends on, of these catalogs: with `all` whatever it refers to, otherwise what
+/// it is a part of and is dropped with. Built-in objects are in no row of `pg_depend`.
+fn references(class: Oid, oid: Oid, of: &[Oid], all: bool, visit: &mut dyn FnMut(Dependent)) {
+    const CLASS: i16 = 1;
+    const OBJECT: i16 = 2;
+    const REFERENCED_CLASS: i16 = 4;
+    const REFERENCED_OBJECT: i16 = 5;
+    const KIND: i16 = 7;
+    let mut keys = [oid_key(CLASS, class), oid_key(OBJECT, oid)];
+    scan(PG_DEPEND, PG_DEPEND_BY_DEPENDENT, &mut keys, &mut |row| {
+        let (Some(class), Some(oid), Some(kind)) =
+            (row.oid(REFERENCED_CLASS), row.oid(REFERENCED_OBJECT), row.datum(KIND))
+        else {
+            return;
+        };
+        // AUTO, INTERNAL.
+        if !of.contains(&class) || !(all || matches!(kind.value() as u8, b'a' | b'i')) {
+            return;
+        }
+        match class {
+            pg_sys::RelationRelationId => visit(Dependent::Relation(oid)),
+            pg_sys::TypeRelationId => visit(Dependent::Type(oid)),
+            PG_OPCLASS => visit(Dependent::OperatorClass(oid)),
+            PG_OPFAMILY => visit(Dependent::OperatorFamily(oid)),
+            _ => {}
         }
     });
+}
+
+/// A number that changes when a domain gets a constraint or loses one: of that no relation tells.
+pub fn domain_constraints() -> u64 {
+    const RELATION: i16 = 8;
+    let mut number = 0;
+    let mut keys = [oid_key(RELATION, pg_sys::InvalidOid)];
+    scan(PG_CONSTRAINT, PG_CONSTRAINT_BY_OWNER, &mut keys, &mut |row| {
+        if let Some(oid) = row.oid(1) {
+            number += 1 << 32 | u64::from(oid.to_u32());
+        }
+    });
+    number
 }
 
 /// Calls `visit` with each function that was not made by initdb and is not in C: its id, its schema and
@@ -199,6 +289,19 @@ pub fn function(oid: Oid) -> Option<(Vec<u8>, Oid)> {
     unsafe { Some((name(pg_sys::get_func_name(oid))?, pg_sys::get_func_namespace(oid))) }
 }
 
+/// The name of an operator.
+pub fn operator(oid: Oid) -> Option<Vec<u8>> {
+    // SAFETY: as above.
+    unsafe { name(pg_sys::get_opname(oid)) }
+}
+
+/// The table of an index.
+pub fn indexed_table(index: Oid) -> Option<Oid> {
+    // SAFETY: as above.
+    let table = unsafe { pg_sys::IndexGetRelation(index, true) };
+    (table != pg_sys::InvalidOid).then_some(table)
+}
+
 /// The name of a type.
 pub fn type_name(oid: Oid) -> Option<Vec<u8>> {
     // SAFETY: the sequence of every look-up in a syscache: the tuple is valid until it is released.
@@ -215,8 +318,8 @@ pub fn type_name(oid: Oid) -> Option<Vec<u8>> {
     }
 }
 
-/// What a relation is, if it is one that may hold or show values of these types; `true` if that can't be
-/// told cheaply.
+/// Whether a relation is one that may hold or show values of these types, or that may call something;
+/// `true` if that can't be told cheaply.
 pub fn may_concern(relation: Oid, types: &[Oid]) -> bool {
     // SAFETY: as for `type_name`; `relnatts` columns at most are looked up.
     unsafe {
@@ -228,20 +331,72 @@ pub fn may_concern(relation: Oid, types: &[Oid]) -> bool {
             return false;
         }
         let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
-        let (kind, columns, has_triggers) =
-            ((*form).relkind as u8, (*form).relnatts, (*form).relhastriggers);
+        let (kind, columns) = ((*form).relkind as u8, (*form).relnatts);
+        let may_call = (*form).relhastriggers
+            || (*form).relhasrules
+            || (*form).relrowsecurity
+            || (*form).relispartition
+            || (*form).relchecks > 0;
         pg_sys::ReleaseSysCache(tuple);
         match kind {
-            b'r' | b'p' | b'f' => {
-                has_triggers
-                    || (1..=columns).any(|column| {
-                        let oid = pg_sys::get_atttype(relation, column);
-                        oid.to_u32() >= pg_sys::FirstNormalObjectId || types.contains(&oid)
-                    })
+            b'r' | b'f' => {
+                may_call || (1..=columns).any(|column| column_may_concern(relation, column, types))
             }
-            b'v' | b'm' | b'c' => true,
+            b'v' | b'm' | b'c' | b'p' => true,
+            b'i' | b'I' => index_may_call(relation),
             _ => false,
         }
+    }
+}
+
+fn column_may_concern(relation: Oid, column: i16, types: &[Oid]) -> bool {
+    // SAFETY: as for `type_name`.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache2(
+            pg_sys::SysCacheIdentifier::ATTNUM as c_int,
+            Datum::from(relation),
+            Datum::from(column),
+        );
+        if tuple.is_null() {
+            return false;
+        }
+        let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_attribute>();
+        let (oid, has_default) = ((*form).atttypid, (*form).atthasdef);
+        pg_sys::ReleaseSysCache(tuple);
+        has_default || oid.to_u32() >= pg_sys::FirstNormalObjectId || types.contains(&oid)
+    }
+}
+
+/// Whether an index has expressions, a predicate, or an operator class that is not built in.
+fn index_may_call(index: Oid) -> bool {
+    const CACHE: c_int = pg_sys::SysCacheIdentifier::INDEXRELID as c_int;
+    // SAFETY: as for `type_name`; the column of operator classes is never NULL and is an array of ids
+    // that is stored in the tuple.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(CACHE, Datum::from(index));
+        if tuple.is_null() {
+            return false;
+        }
+        let holds =
+            |column: u32| !pg_sys::heap_attisnull(tuple, column as c_int, std::ptr::null_mut());
+        let mut is_null = false;
+        let classes = pg_sys::SysCacheGetAttr(
+            CACHE,
+            tuple,
+            pg_sys::Anum_pg_index_indclass as i16,
+            &mut is_null,
+        );
+        let classes = classes.cast_mut_ptr::<pg_sys::oidvector>();
+        let is_built_in = (*classes)
+            .values
+            .as_slice((*classes).dim1 as usize)
+            .iter()
+            .all(|class| class.to_u32() < pg_sys::FirstNormalObjectId);
+        let may_call = !is_built_in
+            || holds(pg_sys::Anum_pg_index_indexprs)
+            || holds(pg_sys::Anum_pg_index_indpred);
+        pg_sys::ReleaseSysCache(tuple);
+        may_call
     }
 }
 

@@ -61,9 +61,19 @@ pub fn watch_catalogs() {
     // SAFETY: the callbacks live as long as the library, which is never unloaded.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(at_relation_change), pg_sys::Datum::null());
+        use pg_sys::SysCacheIdentifier::{
+            CASTSOURCETARGET, CONSTROID, OPEROID, PROCOID, STATEXTOID,
+        };
+        for cache in [PROCOID, OPEROID, CASTSOURCETARGET, STATEXTOID] {
+            pg_sys::CacheRegisterSyscacheCallback(
+                cache as c_int,
+                Some(at_object_change),
+                pg_sys::Datum::null(),
+            );
+        }
         pg_sys::CacheRegisterSyscacheCallback(
-            pg_sys::SysCacheIdentifier::PROCOID as c_int,
-            Some(at_function_change),
+            CONSTROID as c_int,
+            Some(at_constraint_change),
             pg_sys::Datum::null(),
         );
     }
@@ -92,8 +102,13 @@ unsafe extern "C-unwind" fn at_relation_change(_: pg_sys::Datum, relation: Oid) 
     redaction::relation_changed((relation != pg_sys::InvalidOid).then_some(relation));
 }
 
-unsafe extern "C-unwind" fn at_function_change(_: pg_sys::Datum, _: c_int, _: u32) {
+unsafe extern "C-unwind" fn at_object_change(_: pg_sys::Datum, _: c_int, _: u32) {
     redaction::relation_changed(None);
+}
+
+// Every table with a primary key has one, also a temporary table: not each may cost reading all.
+unsafe extern "C-unwind" fn at_constraint_change(_: pg_sys::Datum, _: c_int, _: u32) {
+    redaction::constraint_changed();
 }
 
 // In these two an error of what comes next passes through by `longjmp`, as if they were not there: a guard

@@ -25,7 +25,14 @@ const CHANGED: usize = 32;
 struct Known {
     names: Names,
     types: Vec<Oid>,
+    domain_constraints: u64,
     is_everything: bool,
+}
+
+impl Known {
+    const fn nothing() -> Self {
+        Self { names: Names::new(), types: Vec::new(), domain_constraints: 0, is_everything: false }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,10 +45,10 @@ enum Age {
 }
 
 thread_local! {
-    static KNOWN: RefCell<Known> =
-        const { RefCell::new(Known { names: Names::new(), types: Vec::new(), is_everything: false }) };
+    static KNOWN: RefCell<Known> = const { RefCell::new(Known::nothing()) };
     static AGE: Cell<Age> = const { Cell::new(Age::Unread) };
     static CHANGED_RELATIONS: RefCell<[Oid; CHANGED]> = const { RefCell::new([Oid::INVALID; CHANGED]) };
+    static CONSTRAINTS_CHANGED: Cell<bool> = const { Cell::new(false) };
     static WANTED: Cell<bool> = const { Cell::new(false) };
     static IS_READING: Cell<bool> = const { Cell::new(false) };
 }
@@ -91,6 +98,14 @@ pub fn relation_changed(relation: Option<Oid>) {
     AGE.set(if noted.is_some() { Age::Changed(changed + 1) } else { Age::Stale });
 }
 
+/// A constraint changed, of a table or a domain. Called in callbacks of Postgres, too.
+pub fn constraint_changed() {
+    CONSTRAINTS_CHANGED.set(true);
+    if AGE.get() == Age::Fresh {
+        AGE.set(Age::Changed(0));
+    }
+}
+
 /// Reads what changed. Only where catalogs may be read.
 pub fn refresh() {
     if AGE.get() == Age::Fresh || IS_READING.get() || !log_hook::may_read_catalogs() {
@@ -102,10 +117,11 @@ pub fn refresh() {
     dependents::in_own_context(|| {
         // What changes while this reads makes another round.
         for _ in 0..3 {
+            let constraints_changed = CONSTRAINTS_CHANGED.replace(false);
             let age = AGE.replace(Age::Fresh);
             let read_all = match age {
                 Age::Fresh => return,
-                Age::Changed(changed) => may_concern(changed),
+                Age::Changed(changed) => may_concern(changed, constraints_changed),
                 Age::Unread | Age::Stale => true,
             };
             if !read_all {
@@ -128,13 +144,19 @@ pub fn refresh() {
     drop(reading);
 }
 
-fn may_concern(changed: usize) -> bool {
+fn may_concern(changed: usize, constraints_changed: bool) -> bool {
     let relations = CHANGED_RELATIONS.with(|all| all.try_borrow().map(|all| *all));
     let Ok(relations) = relations else { return true };
+    let constraints = constraints_changed.then(dependents::domain_constraints);
     KNOWN.with(|known| match known.try_borrow() {
-        Ok(known) => relations.iter().take(changed).any(|relation| {
-            !known.types.is_empty() && dependents::may_concern(*relation, &known.types)
-        }),
+        Ok(known) => {
+            !known.types.is_empty()
+                && (constraints.is_some_and(|now| now != known.domain_constraints)
+                    || relations
+                        .iter()
+                        .take(changed)
+                        .any(|relation| dependents::may_concern(*relation, &known.types)))
+        }
         Err(_) => true,
     })
 }
@@ -161,12 +183,13 @@ impl Drop for Reading {
 /// Follows everything that depends on the extension.
 fn read() -> Result<Known, OutOfMemory> {
     let mut search = Search {
-        known: Known { names: Names::new(), types: Vec::new(), is_everything: false },
+        known: Known::nothing(),
         seen: Vec::new(),
         waiting: Vec::new(),
         schema: Oid::INVALID,
     };
     let Some(extension) = dependents::extension() else { return Ok(search.known) };
+    search.known.domain_constraints = dependents::domain_constraints();
     search.known.names.add(b"fieldcrypt", Place::Anywhere)?;
     let mut members = Vec::new();
     dependents::of(Object::Extension(extension), &mut |dependent| {
@@ -204,10 +227,14 @@ impl Search {
         while let Some(object) = self.waiting.pop() {
             let mut result = Ok(());
             let mut found = Vec::new();
-            dependents::of(object, &mut |dependent| match found.try_reserve(1) {
+            let mut find = |dependent| match found.try_reserve(1) {
                 Ok(()) => found.push(dependent),
                 Err(_) => result = Err(OutOfMemory),
-            });
+            };
+            dependents::of(object, &mut find);
+            if let Object::Relation(relation) = object {
+                dependents::parents(relation, &mut find);
+            }
             result?;
             for dependent in found {
                 self.found(dependent)?;
@@ -244,6 +271,21 @@ impl Search {
                     self.known.names.add(&name, Place::Call)?;
                 }
             }
+            Dependent::Operator(oid) => {
+                if self.is_new(Object::Operator(oid))?
+                    && let Some(name) = dependents::operator(oid)
+                {
+                    self.known.names.add(&name, Place::Operator)?;
+                }
+            }
+            // Nameless in statements: what matters is what depends on them.
+            Dependent::OperatorClass(oid) => {
+                self.is_new(Object::OperatorClass(oid))?;
+            }
+            Dependent::OperatorFamily(oid) => {
+                self.is_new(Object::OperatorFamily(oid))?;
+            }
+            Dependent::Anything => self.known.is_everything = true,
         }
         Ok(())
     }
@@ -251,6 +293,13 @@ impl Search {
     /// Whether the relation is one that statements name.
     fn relation(&mut self, oid: Oid) -> Result<bool, OutOfMemory> {
         let Some((name, kind, schema)) = dependents::relation(oid) else { return Ok(false) };
+        if b"iI".contains(&kind) {
+            // Writing to its table computes what is in it.
+            if let Some(table) = dependents::indexed_table(oid) {
+                self.relation(table)?;
+            }
+            return Ok(false);
+        }
         if schema == self.schema || !b"rpvmfc".contains(&kind) {
             return Ok(false);
         }

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::pg::call::{Call, sql_functions};
 use crate::pg::{log_hook, session};
 
-pub use known::relation_changed;
+pub use known::{constraint_changed, relation_changed};
 pub use line::{Line, Masked};
 
 sql_functions! {

@@ -12,6 +12,8 @@ pub enum Place {
     Code,
     /// Before an opening parenthesis, also inside of strings: functions.
     Call,
+    /// As an operator, or as a key word that stands for it, also inside of strings.
+    Operator,
 }
 
 /// Names as they are in the catalogs. They are compared without regard to case, and what is not ASCII
@@ -30,6 +32,22 @@ type Key = [u8; KEY_BYTES + 1];
 /// Strings within strings that are looked into; deeper than that, everything is mentioned.
 const DEPTH: usize = 6;
 
+/// Operators that the grammar also writes as words.
+const OPERATOR_WORDS: [(&[u8], &[&[u8]]); 12] = [
+    (b"=", &[b"in", b"distinct", b"nullif", b"case", b"using", b"natural"]),
+    (b"<>", &[b"in"]),
+    (b"<", &[b"between"]),
+    (b">", &[b"between"]),
+    (b"<=", &[b"between"]),
+    (b">=", &[b"between"]),
+    (b"~", &[b"similar"]),
+    (b"!~", &[b"similar"]),
+    (b"~~", &[b"like"]),
+    (b"!~~", &[b"like"]),
+    (b"~~*", &[b"ilike"]),
+    (b"!~~*", &[b"ilike"]),
+];
+
 impl Names {
     /// None.
     pub const fn new() -> Self {
@@ -38,6 +56,13 @@ impl Names {
 
     /// Adds one.
     pub fn add(&mut self, name: &[u8], place: Place) -> Result<(), OutOfMemory> {
+        if place == Place::Operator {
+            for (_, words) in OPERATOR_WORDS.iter().filter(|(operator, _)| *operator == name) {
+                for word in *words {
+                    self.add(word, Place::Anywhere)?;
+                }
+            }
+        }
         let entry = (key(name.iter().copied()), place);
         match self.entries.binary_search_by(|known| order(known, &entry)) {
             Ok(_) => Ok(()),
@@ -106,6 +131,13 @@ impl Names {
                     is_call_if_parenthesis = false;
                     continue;
                 }
+                Kind::Operator => {
+                    if self.has_operator(content) {
+                        return true;
+                    }
+                    is_call_if_parenthesis = false;
+                    continue;
+                }
                 _ => {
                     if is_call_if_parenthesis && content == b"(" {
                         return true;
@@ -121,10 +153,28 @@ impl Names {
                     Place::Code if depth == 0 => return true,
                     Place::Code => {}
                     Place::Call => is_call_if_parenthesis = true,
+                    // No word has the key of an operator, and an identifier in quotes is none.
+                    Place::Operator => {}
                 }
             }
         }
         false
+    }
+
+    /// Whether a token is one of the operators, or one with signs behind it that are operators of their own:
+    /// `a =-1`.
+    fn has_operator(&self, token: &[u8]) -> bool {
+        let mut operator = if token == b"!=" { b"<>" } else { token };
+        loop {
+            let key = key(operator.iter().copied());
+            if self.places(&key).any(|place| place == Place::Operator) {
+                return true;
+            }
+            match operator {
+                [rest @ .., b'+' | b'-'] if !rest.is_empty() => operator = rest,
+                _ => return false,
+            }
+        }
     }
 
     /// Cheap: most strings hold no letter after another.

@@ -137,6 +137,40 @@ fn names_are_found_where_they_count() {
 }
 
 #[test]
+fn operators_are_found_as_tokens_and_as_the_words_for_them() {
+    let mut names = Names::new();
+    for operator in ["@@@", "<>", "~~"] {
+        names.add(operator.as_bytes(), Place::Operator).unwrap();
+    }
+    let is = |sql: &str| names.are_mentioned_in(sql.as_bytes());
+    for sql in [
+        "SELECT @@@ 'x'",
+        "SELECT a@@@'x'",
+        "SELECT OPERATOR(public.@@@) 'x'",
+        "SELECT @@@-1",
+        "SELECT a <>-1",
+        "SELECT a != -1",
+        "SELECT a <>/*c*/ 'x'",
+        "SELECT a NOT LIKE 'x'",
+        "SELECT a Not In ('x')",
+        "DO $$ BEGIN PERFORM @@@ 'x'; END $$",
+    ] {
+        assert!(is(sql), "{sql}");
+    }
+    for sql in [
+        "SELECT a @@ 'x'",
+        "SELECT a @@@@ 'x'",
+        "SELECT a <= -1",
+        "SELECT '@@@'",
+        "SELECT \"@@@\"",
+        "SELECT a /* @@@ */",
+        "SELECT a ILIKE 'x'",
+    ] {
+        assert!(!is(sql), "{sql}");
+    }
+}
+
+#[test]
 fn long_and_foreign_names_are_found_too() {
     let mut names = Names::new();
     // As the server cuts them off.

@@ -104,6 +104,46 @@ my @statements = (
 	[ q{/* CANARY */ SELECT fieldcrypt.encrypt_field('x') -- CANARY}, 'comments' ],
 	[ q{SELECT 1; SELECT 'CANARY', fieldcrypt.encrypt_field('x')}, 'one of several statements' ]);
 
+# What calls the extension without being named in a statement: what is made, then the statements that make it run.
+value($node, <<'SQL');
+CREATE FUNCTION seals(t text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN fieldcrypt.encrypt_field(t)::text; END $$;
+CREATE FUNCTION seals_on(state text, t text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN seals(t); END $$;
+CREATE FUNCTION seals_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM seals(NEW.t); RETURN NEW; END $$;
+CREATE FUNCTION seals_apart(a float8, b float8) RETURNS float8 IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM seals('x'); RETURN a - b; END $$;
+CREATE FUNCTION seals_order(a text, b text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM seals('x'); RETURN bttextcmp(a, b); END $$;
+SQL
+my @dependents = (
+	[ 'a policy', q{CREATE TABLE by_policy (t text); ALTER TABLE by_policy ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON by_policy USING (seals(t) IS NOT NULL)},
+		q{SELECT * FROM by_policy WHERE t = 'CANARY'} ],
+	[ 'a policy that reads a table', q{CREATE TABLE by_reading (t text); ALTER TABLE by_reading ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON by_reading USING (EXISTS (SELECT FROM patients WHERE email = t))},
+		q{SELECT * FROM by_reading WHERE t = 'CANARY'} ],
+	[ 'a constraint', q{CREATE TABLE by_check (t text CHECK (seals(t) IS NOT NULL))}, q{INSERT INTO by_check VALUES ('CANARY')} ],
+	[ 'a constraint of a domain', q{CREATE DOMAIN checked AS text CHECK (seals(VALUE) IS NOT NULL)}, q{SELECT 'CANARY'::checked} ],
+	[ 'a later constraint of a domain', q{CREATE DOMAIN later AS text; SELECT 'x'::later; ALTER DOMAIN later ADD CHECK (seals(VALUE) IS NOT NULL)}, q{SELECT 'CANARY'::later} ],
+	[ 'a column of a domain with a constraint', q{CREATE TABLE by_checked (d checked)}, q{INSERT INTO by_checked VALUES ('CANARY')} ],
+	[ 'an operator', q{CREATE OPERATOR @@@ (RIGHTARG = text, FUNCTION = seals)}, q{SELECT @@@ 'CANARY'}, q{SELECT OPERATOR(public.@@@) 'CANARY'},
+		q{DO $$ BEGIN PERFORM @@@ 'CANARY'; END $$} ],
+	[ 'an operator that a key word stands for', q{CREATE FUNCTION seals_like(a float8, b text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RETURN seals(b) = ''; END $$; CREATE OPERATOR ~~ (LEFTARG = float8, RIGHTARG = text, FUNCTION = seals_like)},
+		q{SELECT 1.0::float8 LIKE 'CANARY'::text} ],
+	[ 'a cast', q{CREATE TYPE sealed AS (t text); CREATE FUNCTION makes_sealed(text) RETURNS sealed LANGUAGE plpgsql AS $$ BEGIN RETURN ROW(seals($1)); END $$; CREATE CAST (text AS sealed) WITH FUNCTION makes_sealed(text)},
+		q{SELECT 'CANARY'::text::sealed}, q{SELECT CAST('CANARY'::text AS sealed)} ],
+	[ 'a rule', q{CREATE TABLE by_rule (t text); CREATE RULE r AS ON INSERT TO by_rule DO ALSO SELECT seals(NEW.t)}, q{INSERT INTO by_rule VALUES ('CANARY')} ],
+	[ 'a trigger', q{CREATE TABLE by_trigger (t text); CREATE TRIGGER t BEFORE INSERT ON by_trigger FOR EACH ROW EXECUTE FUNCTION seals_row()}, q{INSERT INTO by_trigger VALUES ('CANARY')} ],
+	[ 'a generated column', q{CREATE TABLE by_generated (t text, g text GENERATED ALWAYS AS (seals(t)) STORED)}, q{INSERT INTO by_generated VALUES ('CANARY')} ],
+	[ 'a default', q{CREATE TABLE by_default (t text, d text DEFAULT seals('x'))}, q{INSERT INTO by_default VALUES ('CANARY')} ],
+	[ 'an index of an expression', q{CREATE TABLE by_index (t text); CREATE INDEX ON by_index (seals(t))}, q{INSERT INTO by_index VALUES ('CANARY')} ],
+	[ 'a partial index', q{CREATE TABLE by_partial (t text); CREATE INDEX ON by_partial (t) WHERE seals(t) IS NOT NULL}, q{INSERT INTO by_partial VALUES ('CANARY')} ],
+	[ 'an exclusion constraint', q{CREATE TABLE by_exclusion (t text, EXCLUDE USING btree (seals(t) WITH =))}, q{INSERT INTO by_exclusion VALUES ('CANARY')} ],
+	[ 'an operator class', q{CREATE OPERATOR CLASS sealed_order FOR TYPE text USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 seals_order(text, text); CREATE TABLE by_class (t text); CREATE INDEX ON by_class (t sealed_order)},
+		q{INSERT INTO by_class VALUES ('CANARY')} ],
+	[ 'an aggregate', q{CREATE AGGREGATE all_of_them(text) (SFUNC = seals_on, STYPE = text)}, q{SELECT all_of_them('CANARY')} ],
+	[ 'a range', q{CREATE TYPE span AS RANGE (SUBTYPE = float8, SUBTYPE_DIFF = seals_apart)}, q{SELECT 'CANARY'::span} ],
+	[ 'statistics', q{CREATE TABLE by_statistics (t text); CREATE STATISTICS s ON (seals(t)), t FROM by_statistics}, q{SELECT * FROM by_statistics WHERE t = 'CANARY'} ],
+	[ 'a partition key', q{CREATE TABLE by_key (t text) PARTITION BY HASH (seals(t)); CREATE TABLE key_part PARTITION OF by_key FOR VALUES WITH (MODULUS 1, REMAINDER 0)},
+		q{INSERT INTO by_key VALUES ('CANARY')}, q{INSERT INTO key_part VALUES ('CANARY')} ],
+	[ 'a constraint of a partition', q{CREATE TABLE above (t text) PARTITION BY LIST (t); CREATE TABLE below PARTITION OF above DEFAULT; ALTER TABLE below ADD CHECK (seals(t) IS NOT NULL)},
+		q{INSERT INTO above VALUES ('CANARY')} ]);
+
 # And with an error.
 my @errors = (
 	[ q{SELECT fieldcrypt.encrypt_field('CANARY'), 1 / 0}, 'division by zero', '22012' ],
@@ -131,6 +171,14 @@ my @errors = (
 	[ "COPY patients (id, ssn) FROM STDIN;\n9\tCANARY\n\\.\n", 'COPY FROM, a plaintext', 'KF001' ]);
 
 hides(@$_) foreach @statements;
+foreach (@dependents)
+{
+	my ($name, $made, @run) = @$_;
+	# A session that knew all that there was before, then a new one.
+	hides("SELECT 1; $made; $run[0]", "$name, in the session that makes it");
+	hides($_, "$name: $_") foreach @run;
+}
+hides(q{CREATE TEMP TABLE passing (t text); SELECT 1; CREATE RULE r AS ON INSERT TO passing DO ALSO SELECT seals(NEW.t); INSERT INTO passing VALUES ('CANARY')}, 'a rule of a temporary table');
 foreach my $case (@errors)
 {
 	my ($sql, $name, $sqlstate, $client) = @$case;
@@ -156,6 +204,8 @@ shows(q{SELECT 1; SELECT 1 / 0, 'CANARY'}, 'an error in a session that knows', w
 shows(q{INSERT INTO plain VALUES (1, 'CANARY'), (1, 'CANARY')}, 'a duplicate key in another table', logged => qr/Key \(id\)=\(1\) already exists/);
 shows(q{DO $$ BEGIN PERFORM 'CANARY'::int; END $$}, 'DO of something else', logged => qr/SELECT 'Zq\d+Canary'::int/);
 shows(q{PREPARE p(text) AS SELECT $1; EXECUTE p('CANARY')}, 'EXECUTE of something else');
+shows(q{SELECT 'CANARY' || 'x' = '' OR 1 - -1 < 2}, 'other operators', logged => qr/SELECT 'Zq\d+Canary' \|\| 'x' = '' OR 1 - -1 < 2/);
+shows(q{CREATE TEMP TABLE kept (t text PRIMARY KEY CHECK (t <> ''), n int DEFAULT 5); INSERT INTO kept VALUES ('CANARY')}, 'a table with constraints, an index and a default');
 
 no_crash($node);
 $node->stop;
