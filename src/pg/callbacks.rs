@@ -8,7 +8,7 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys::{self, SubXactEvent, XactEvent};
 
-use super::{call, database_statements, denials, executor, locks};
+use super::{call, database_statements, denials, executor, locks, session};
 use crate::{audit, keyring, usage};
 
 thread_local! {
@@ -98,6 +98,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: XactEvent::Type, _: *mut
     denials::transaction_ended();
     TRANSACTION_SERIAL.set(TRANSACTION_SERIAL.get() + 1);
     GUARDS_OPEN.set(0);
+    session::transaction_ended();
 }
 
 unsafe extern "C-unwind" fn at_subtransaction_event(

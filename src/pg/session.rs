@@ -59,8 +59,7 @@ pub fn current_subtransaction() -> pg_sys::SubTransactionId {
 /// Refuses to show plaintext to ANALYZE, index builds and materialized views, which would store it.
 #[inline]
 pub fn refuse_if_security_restricted() -> Result<(), Error> {
-    // SAFETY: reads a variable of the backend.
-    if unsafe { unguarded::InSecurityRestrictedOperation() } {
+    if is_restricted() {
         return Err(Error::SecurityRestricted);
     }
     Ok(())
@@ -70,11 +69,43 @@ pub fn refuse_if_security_restricted() -> Result<(), Error> {
 /// expression, a CHECK constraint or a trigger that a superuser's VACUUM, REINDEX or re-encryption runs
 /// as the owner of a table.
 pub fn refuse_for_planted_code() -> Result<(), Error> {
-    // SAFETY: reads a variable of the backend.
-    if unsafe { unguarded::InSecurityRestrictedOperation() } {
+    if is_restricted() && !RESTRICTED_HERE.get() {
         return Err(Error::PlantedCode);
     }
     Ok(())
+}
+
+#[inline]
+fn is_restricted() -> bool {
+    // SAFETY: reads a variable of the backend.
+    unsafe { unguarded::InSecurityRestrictedOperation() }
+}
+
+thread_local! {
+    /// The restriction is that of [`as_owner`], and there was none around it.
+    static RESTRICTED_HERE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The transaction is over, however it ended. Called where nothing may fail.
+pub fn transaction_ended() {
+    RESTRICTED_HERE.set(false);
+}
+
+/// Puts back what was, after an error too.
+struct RestrictedHere(bool);
+
+impl RestrictedHere {
+    fn begin() -> Self {
+        let before = RESTRICTED_HERE.get();
+        RESTRICTED_HERE.set(before || !is_restricted());
+        Self(before)
+    }
+}
+
+impl Drop for RestrictedHere {
+    fn drop(&mut self) {
+        RESTRICTED_HERE.set(self.0);
+    }
 }
 
 thread_local! {
@@ -365,9 +396,9 @@ pub fn as_table_owner<R>(
 /// himself, but not at the end of the transaction, with the rights of the session.
 pub fn as_owner<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
     let owner = catalog::owner_of_keys()?;
-    let guard = callbacks::GuardsOpen::new();
+    let guards = (callbacks::GuardsOpen::new(), RestrictedHere::begin());
     let result = as_user(owner, pg_sys::SECURITY_RESTRICTED_OPERATION, work);
-    drop(guard);
+    drop(guards);
     result
 }
 
