@@ -7,6 +7,7 @@ packages=(
     build-essential pkg-config clang libclang-dev           # pgrx generates its bindings with libclang
     "postgresql-$pg" "postgresql-server-dev-$pg"            # the server, its headers, its test programs
     "postgresql-$pg-cron"                                   # scheduled rotation
+    "postgresql-$pg-pgaudit"                                # what it writes to the server log is masked
     perl libipc-run-perl gdb locales                        # tests on real clusters
     chromium                                                # the compliance report is looked at in a browser
     ca-certificates openssl

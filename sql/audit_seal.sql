@@ -117,7 +117,7 @@ $guards$;
 
 -- Whether somebody seems to be restoring a dump into this database, whose rows bring leaves with them.
 CREATE FUNCTION fieldcrypt._is_being_restored() RETURNS boolean
-    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
     SELECT EXISTS (SELECT FROM pg_stat_activity AS a
                     WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
@@ -165,7 +165,7 @@ COMMENT ON FUNCTION fieldcrypt._empty_audit_partition(text) IS
 
 CREATE FUNCTION fieldcrypt._next_audit_partition(after_partition text) RETURNS text
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET intervalstyle = 'postgres'
+    SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET timezone = 'UTC' SET intervalstyle = 'postgres'
 AS $$
 DECLARE
     setting text := fieldcrypt._audit_retention();

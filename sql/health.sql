@@ -37,7 +37,7 @@ COMMENT ON FUNCTION fieldcrypt._threshold(text) IS 'a setting fieldcrypt.health_
 -- Names are anybody's text: quoted as JSON, cut, and without what moves a terminal's cursor or turns the
 -- direction of writing.
 CREATE FUNCTION fieldcrypt._quoted(name text) RETURNS text
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
     SELECT regexp_replace(
         to_json(CASE WHEN length($1) > 60 THEN left($1, 60) || '...' ELSE $1 END)::text,
@@ -82,7 +82,7 @@ COMMENT ON FUNCTION fieldcrypt._ago(timestamptz) IS 'how long ago that was, for 
 CREATE FUNCTION fieldcrypt._health(
         thorough boolean, OUT "check" text, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
     RETURNS SETOF record
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET row_security = off SET jit = off
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET row_security = off SET jit = off
 AS $$
 DECLARE
     accepted text[];

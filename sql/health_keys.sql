@@ -147,7 +147,7 @@ COMMENT ON FUNCTION fieldcrypt._check_master_key_source(jsonb) IS 'check: who el
 
 CREATE FUNCTION fieldcrypt._check_server_file_roles(
         used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
 DECLARE
     roles text[] := ARRAY(

@@ -51,7 +51,7 @@ COMMENT ON FUNCTION fieldcrypt._settings_that_hold(text[]) IS 'values of setting
 
 -- Whether a value of a setting lets values into the server log. Times and sizes are as somebody wrote them.
 CREATE FUNCTION fieldcrypt._lets_values_out(name text, value text) RETURNS boolean
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
     SELECT CASE
         WHEN $1 = 'log_statement' THEN lower($2) IN ('mod', 'all')
@@ -65,7 +65,7 @@ COMMENT ON FUNCTION fieldcrypt._lets_values_out(text, text) IS 'whether a settin
 
 CREATE FUNCTION fieldcrypt._check_statement_logging(
         used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
 DECLARE
     leaks text[];
@@ -98,7 +98,7 @@ COMMENT ON FUNCTION fieldcrypt._check_statement_logging(jsonb) IS 'check: settin
 
 CREATE FUNCTION fieldcrypt._check_statement_visibility(
         used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
 DECLARE
     roles text[];

@@ -251,7 +251,7 @@ fn record(event: &str, details: &Details<'_>) -> Result<(), Error> {
     let bigints =
         |list: &[i64]| arrays::of_numbers(BuiltinOid::INT8OID, list.iter().copied().map(Some));
     let address = client.address.as_deref().map(network::address).transpose()?;
-    session::as_owner(|| {
+    let written = session::as_owner(|| {
         spi::execute(
             "INSERT INTO fieldcrypt.audit_log
                     (id, at, event, actor, role, client_address, application, backend_pid,
@@ -294,7 +294,12 @@ fn record(event: &str, details: &Details<'_>) -> Result<(), Error> {
             ],
         )
     })?;
-    Ok(())
+    if written == 1 {
+        Ok(())
+    } else {
+        // A trigger that somebody put on the log.
+        Err(Error::KeyTable("the audit log did not take a row".into()))
+    }
 }
 
 /// The MAC of an encoded row under this key, if it can be used.

@@ -54,16 +54,19 @@ const LOOK_PAUSE: i64 = 5_000_000;
 pub fn current() -> Result<Option<Origin>, Error> {
     let here = here()?;
     let last = last()?;
+    let first_own_id = catalog::first_own_log_id()?;
+    // A dump that is restored over its own database brings origins from before the extension was created.
+    let is_own = |origin: &Origin| origin.id >= first_own_id;
     let cause = match &last {
-        Some((origin, at)) if *at == here => return Ok(Some(origin.clone())),
+        Some((origin, at)) if *at == here && is_own(origin) => return Ok(Some(origin.clone())),
+        Some((_, at)) if *at == here => "an older state of this database",
         Some((_, at)) if at.0 != here.0 => "another cluster",
         Some((_, at)) if at.1 != here.1 => "another database",
         Some(_) => "another timeline",
         None => "the first",
     };
-    let first_own_id = catalog::first_own_log_id()?;
     // A copy of files has brought its sequence along; a dump has not.
-    let is_copy = last.as_ref().is_some_and(|(origin, _)| origin.id >= first_own_id);
+    let is_copy = last.as_ref().is_some_and(|(origin, _)| is_own(origin));
     if !is_copy && !may_begin(first_own_id)? {
         return Ok(None);
     }

@@ -16,8 +16,9 @@ const OBJECTS: usize = 50_000;
 /// long in coming.
 const SOURCES: usize = 8 << 20;
 
-/// How often functions are looked through for calls of functions found before.
-const PASSES: usize = 4;
+/// How often functions are looked through for calls of functions found before. Deeper than that, every statement
+/// is one about encrypted values.
+const PASSES: usize = 32;
 
 /// Relations that changed since and can be looked at one by one.
 const CHANGED: usize = 32;
@@ -344,13 +345,14 @@ impl Search {
             });
             result?;
             if found.is_empty() {
-                break;
+                return Ok(());
             }
             for function in found {
                 self.found(function)?;
             }
             self.follow()?;
         }
+        self.known.is_everything = true;
         Ok(())
     }
 }

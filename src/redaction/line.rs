@@ -73,6 +73,8 @@ enum Kind {
     Statistics,
     /// "Process 1 waits ...", with the statements of others.
     Deadlock,
+    /// A line with a statement, of a library that is known to write such: pgaudit, pg_cron.
+    Library,
     /// Anything else.
     Message,
 }
@@ -107,7 +109,7 @@ impl Line<'_> {
             self.running,
             self.internal_query.unwrap_or_default(),
             self.context.unwrap_or_default(),
-            with_statements(self.message, &[Kind::Statement, Kind::Plan]),
+            with_statements(self.message, &[Kind::Statement, Kind::Plan, Kind::Library]),
             with_statements(self.detail.unwrap_or_default(), &[Kind::Statement]),
             with_statements(self.detail_log.unwrap_or_default(), &[Kind::Deadlock]),
         ];
@@ -137,6 +139,7 @@ impl Line<'_> {
             message: finished(Some(self.message), |text, out| match kind {
                 Kind::Statement => self.statement_message(text, out),
                 Kind::Plan => plan_message(text, out),
+                Kind::Library => self.library_message(text, out),
                 Kind::Tree | Kind::Statistics => out.push(text),
                 Kind::Deadlock | Kind::Message if is_own => out.push(text),
                 Kind::Deadlock | Kind::Message => record.message(text, out),
@@ -168,9 +171,17 @@ impl Line<'_> {
             b"postgres.c" if self.is_log && format == b"%s" => Kind::Statistics,
             b"print.c" if self.is_log => Kind::Tree,
             b"deadlock.c" if self.detail_log.is_some() => Kind::Deadlock,
+            b"pgaudit.c" | b"pg_cron.c" => Kind::Library,
             _ if format.ends_with(b"plan:\n%s") => Kind::Plan,
             _ => Kind::Message,
         }
+    }
+
+    /// pgaudit puts the values of parameters at the end, without quotes, or says that there are none.
+    fn library_message(&self, message: &[u8], out: &mut Text) -> Result<(), OutOfMemory> {
+        let has_values = self.file == b"pgaudit.c"
+            && ![&b",<none>"[..], b",<not logged>"].iter().any(|end| message.ends_with(end));
+        if has_values { out.push(b"AUDIT: ***") } else { mask(message, out) }
     }
 
     /// The statement stands at the end, behind what is there in any language.

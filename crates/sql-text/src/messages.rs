@@ -53,6 +53,10 @@ impl Record<'_> {
         if self.is_translated || self.is_of_user() {
             return out.push(VALUE);
         }
+        // Of plpgsql.print_strict_params: values that no statement needs to hold.
+        if detail.starts_with(b"parameters: ") {
+            return mask(detail, out);
+        }
         let mut without_row = Text::new();
         match row_values(detail) {
             Some((start, end)) => {

@@ -346,9 +346,9 @@ fn each_leaf(
 ) -> Result<(), Error> {
     spi::each_row(
         "SELECT l.* FROM fieldcrypt.audit_log AS l
-          WHERE l.leaf OPERATOR(pg_catalog.>=) $1 AND l.leaf OPERATOR(pg_catalog.<) $2
+          WHERE l.leaf OPERATOR(pg_catalog.>=) $1 AND l.leaf OPERATOR(pg_catalog.<=) $2
           ORDER BY l.leaf",
-        &[Parameter::BigInt(Some(from.cast_signed())), Parameter::BigInt(Some(to.cast_signed()))],
+        &[Parameter::BigInt(Some(from.cast_signed())), Parameter::BigInt(Some(last_leaf(to)))],
         |found| {
             let leaf = found.bigint(columns::LEAF)?;
             match row::read(found) {
@@ -357,6 +357,12 @@ fn each_leaf(
             }
         },
     )
+}
+
+/// The last leaf below a number. Below the highest there is comes that itself, too: a number that only a forger
+/// gives is not to be missed.
+fn last_leaf(to: u64) -> i64 {
+    if to == i64::MAX.cast_unsigned() { i64::MAX } else { to.cast_signed() - 1 }
 }
 
 fn each_sealed(

@@ -106,6 +106,40 @@ foreach my $damage (
 	like(value($node, $bad, db => "damaged_$what"), qr/critical/, "damaged $what: verification finds it");
 }
 
+# A leaf number that no tree reaches.
+{
+	logged('highest');
+	value($node, "$past; INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, backend_pid, leaf) VALUES (12345, now(), 'key_destroyed', 'mallory', 'mallory', 1, 9223372036854775807)", db => 'highest');
+	like(value($node, $bad, db => 'highest'), qr/critical/, 'a row with the highest leaf number there is is found');
+}
+
+# An older dump of the database, restored over it.
+{
+	logged('older');
+	my $dump = PostgreSQL::Test::Utils::tempdir() . '/older.dump';
+	dump_database($node, 'older', $dump, '-Fc');
+	value($node, q{SELECT fieldcrypt.create_key('newer ' || i) FROM generate_series(1, 10) AS i}, db => 'older');
+	settled('older');
+	no_worker('older');
+	is(restore_database($node, 'older', $dump, '--clean', '--if-exists', '-e')->{err}, '', 'an older dump is restored over its database');
+	value($node, q{SELECT fieldcrypt.create_key('after the restore')}, db => 'older');
+	ok(settled('older'), '  and the log goes on');
+	like(value($node, $bad, db => 'older'), qr/critical tail_cut.*warning fork/, '  verification says that it goes on from an older state');
+	value($node, q{SELECT fieldcrypt.acknowledge_audit_fork('restored on purpose')}, db => 'older');
+	settled('older');
+	unlike(value($node, $bad, db => 'older'), qr/critical|fork/, '  until somebody says why');
+}
+
+# A trigger of the owner's that takes rows away.
+{
+	logged('hushed');
+	value($node, <<'SQL', db => 'hushed');
+CREATE FUNCTION public.hush() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER hush BEFORE INSERT ON fieldcrypt.audit_log FOR EACH ROW EXECUTE FUNCTION public.hush();
+SQL
+	refused($node, q{SELECT fieldcrypt.create_key('unseen')}, 'KF012', qr/did not take a row/, 'what the log does not take is not done', db => 'hushed');
+}
+
 # A transaction that sees the log as it was.
 {
 	logged('snapshot');
