@@ -1,6 +1,5 @@
 """One backend, driven through psql, and a stopwatch on it."""
 
-import collections
 import pathlib
 import statistics
 import subprocess
@@ -72,11 +71,15 @@ class Session:
         self.close()
 
 
-def alternate(competitors, repeats):
-    """Runs the competitors in turn, `repeats` rounds after one that does not count: name → figures."""
-    figures = collections.defaultdict(list)
+def alternate(competitors, repeats, turning=False):
+    """Runs the competitors in turn, `repeats` rounds after one that does not count: name → figures.
+
+    `turning`: every other round in the opposite order, where each may find what the one before it left.
+    """
+    figures = {name: [] for name in competitors}
     for attempt in range(repeats + 1):
-        for name, measure in competitors.items():
+        order = list(competitors.items())
+        for name, measure in reversed(order) if turning and attempt % 2 else order:
             figure = measure()
             if attempt > 0:
                 figures[name].append(figure)
@@ -86,6 +89,12 @@ def alternate(competitors, repeats):
 def ratio(above, below):
     """The median of the rounds' ratios: what slows a whole round down does not count."""
     return statistics.median(a / b for a, b in zip(above, below))
+
+
+def spread(above, below):
+    """The least and the greatest of the rounds' ratios."""
+    ratios = [a / b for a, b in zip(above, below)]
+    return min(ratios), max(ratios)
 
 
 def net(figures, name, scan):

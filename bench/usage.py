@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import tempfile
 
-from session import Session, alternate, net, ratio
+from session import Session, alternate, net, ratio, spread
 
 ROWS = 1_000_000
 LEVELS = ["off", "failures", "statements"]
@@ -48,7 +48,7 @@ def many_sessions(port, seconds, repeats):
         "without preload": lambda: pgbench(None, "failures", seconds),
         "preload": lambda: pgbench(port, "failures", seconds),
         "preload, statements": lambda: pgbench(port, "statements", seconds),
-    }, repeats))
+    }, repeats, turning=True))
 
 
 def pgbench(port, level, seconds):
@@ -111,7 +111,8 @@ def lines(results):
         figures = net(results["statement"], level, "scan")
         yield (f"  {level:<60} {statistics.median(figures) * 1e6 / ROWS:>26.3f}"
                f" {ratio(results['statement'][level], results['statement']['off']):>9.3f}")
-    yield f"{CLIENTS} sessions of single-row decrypts                                transactions a second"
+    yield f"{CLIENTS} sessions of single-row decrypts           transactions a second    of without    in the rounds"
     for name, figures in results["sessions"].items():
-        yield (f"  {name:<60} {statistics.median(figures):>26.0f}"
-               f" {ratio(figures, results['sessions']['without preload']):>9.3f}")
+        least, most = spread(figures, results["sessions"]["without preload"])
+        yield (f"  {name:<41} {statistics.median(figures):>26.0f}"
+               f" {ratio(figures, results['sessions']['without preload']):>13.3f} {least:>9.3f} to {most:.3f}")

@@ -77,7 +77,7 @@ SQL
 {
 	my $then = q{DO $$ BEGIN BEGIN PERFORM fieldcrypt.decrypt_field(value) FROM kept; EXCEPTION WHEN OTHERS THEN END; PERFORM pg_sleep(600); END $$};
 	my $session = session($node);
-	$session->send("SET statement_timeout = '300ms'; $then;");
+	$session->send("SET statement_timeout = '3s'; $then;");
 	recorded(1, 'a statement that is cancelled afterwards: recorded once');
 	$session->close;
 
@@ -122,9 +122,43 @@ SQL
 	is(value($node, q{SELECT fieldcrypt.try_decrypt_field(value) IS NULL FROM gone}), 't', 'try_decrypt_field gives NULL');
 	like(recorded(1, 'which is recorded, too'), qr/\|KF005\|1\|/, 'once a statement');
 
+	# Bytes that are no value where a value is stored: a cast that only a superuser can make brings them there.
+	value($node, <<'SQL');
+CREATE TYPE forged;
+CREATE FUNCTION forged_in(cstring) RETURNS forged LANGUAGE internal IMMUTABLE STRICT AS 'byteain';
+CREATE FUNCTION forged_out(forged) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'byteaout';
+SET client_min_messages = error;
+CREATE TYPE forged (INPUT = forged_in, OUTPUT = forged_out, LIKE = bytea);
+CREATE CAST (bytea AS forged) WITHOUT FUNCTION;
+CREATE CAST (forged AS fieldcrypt.encrypted) WITHOUT FUNCTION;
+CREATE TABLE damaged AS
+    SELECT 'version' AS part, overlay(value::bytea PLACING '\x00' FROM 1)::forged::fieldcrypt.encrypted AS value FROM kept WHERE id = 1
+    UNION ALL SELECT 'end', substr(value::bytea, 1, 30)::forged::fieldcrypt.encrypted FROM kept WHERE id = 1;
+SQL
+	$fails->("SELECT fieldcrypt.decrypt_field(value, 'place') FROM damaged WHERE part = '$_'", 'KF001', "a stored value with a damaged $_") foreach 'version', 'end';
+
+	# No master key is configured, another is loaded.
+	my $path = $node->basedir . '/master.key';
+	configure($node, 'fieldcrypt.master_key_file' => '');
+	$fails->(q{SELECT fieldcrypt.decrypt_field(value, 'place') FROM kept WHERE id = 1}, 'KF008', 'no master key is configured');
+	configure($node);
+	write_key_file($path, key_text(2));
+	$fails->(q{SELECT fieldcrypt.decrypt_field(value, 'place') FROM kept WHERE id = 1}, 'KF010', 'another master key');
+	write_key_file($path, key_text(1));
+	gives($node, <<"SQL", <<'EXPECTED' =~ s/\n$//r, 'with the reason, and with tenant and key where bytes tell of them');
+SELECT error_code, event, tenant, key_id = $key, regexp_replace(reason, 'by master key [0-9A-F.]+; loaded: [0-9A-F.]+', 'by another master key') FROM fieldcrypt.audit_log
+ WHERE error_code IN ('KF001', 'KF008', 'KF010') ORDER BY error_code, event, id
+SQL
+KF001|decrypt_failed|||not an encrypted value: invalid header
+KF001|decrypt_failed|||not an encrypted value: too short
+KF008|decrypt_failed|clinic|t|no master key is configured
+KF008|master_key_failed|||no master key is configured
+KF010|decrypt_failed|clinic|t|keys in this database are wrapped by another master key
+EXPECTED
+	$seen{master_key_failed} = value($node, 'SELECT max(id) FROM fieldcrypt.audit_log');
+
 	# The master key is away.
 	value($node, 'SELECT 1');
-	my $path = $node->basedir . '/master.key';
 	rename $path, "$path.away" or die;
 	$fails->(q{SELECT fieldcrypt.decrypt_field(value, 'place') FROM kept WHERE id = 1}, 'KF009', 'no master key');
 	recorded(1, 'and that the master key could not be loaded', event => 'master_key_failed');

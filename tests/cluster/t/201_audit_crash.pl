@@ -117,6 +117,66 @@ foreach my $round (1 .. 4)
 cmp_ok($in_log, '>', 0, 'some events were in the queue at a crash, and are in the server log');
 is(value($node, q{SELECT (sum(value_count) > 0)::int FROM fieldcrypt.audit_log WHERE event = 'audit_gap' AND reason LIKE '%server log%'}), 1, 'the log tells how many');
 
+# A session that is killed when its event lies in the queue, and the position that tells of it is not moved yet: a
+# debugger stops it behind the copying of the record, under the lock of the queue.
+SKIP:
+{
+	my ($debugger) = grep { -x $_ } map { "$_/gdb" } split /:/, $ENV{PATH};
+	my $machine = `uname -m`;
+	chomp $machine;
+	skip "no gdb to stop a session in the middle of writing to the queue", 1 unless defined $debugger;
+	skip "what follows knows the registers of x86_64, not of $machine", 1 unless $machine eq 'x86_64';
+
+	my $scope = -e '/proc/sys/kernel/yama/ptrace_scope' ? slurp_file('/proc/sys/kernel/yama/ptrace_scope') : 0;
+	skip 'the kernel lets nobody debug what is not his child', 1 if $scope > 0;
+
+	my @busy = busy(2);
+	my $victim = session($node);
+	my $process = $victim->server_process;
+	# The names of functions are read, and the session knows its queue.
+	$victim->run('SELECT fieldcrypt.decrypt_field(value) FROM kept');
+	my $name = ++$sessions;
+	$victim->value("SET application_name = '$name.1'");
+	my $script = PostgreSQL::Test::Utils::tempdir() . '/stop.gdb';
+	PostgreSQL::Test::Utils::append_to_file($script, <<'GDB');
+set pagination off
+set confirm off
+handle SIGUSR1 SIGUSR2 SIGALRM nostop noprint pass
+define name_of_lock
+  set $lock_name = ((char *(*)(unsigned, unsigned short))GetLWLockIdentifier)(0x01000000U, *(unsigned short *)$rdi)
+end
+break LWLockAcquire
+echo attached\n
+continue
+name_of_lock
+while !$_streq($lock_name, "pg_fieldcrypt audit")
+  continue
+  name_of_lock
+end
+delete
+finish
+tbreak memcpy if $rdx > 100
+continue
+finish
+echo stopped behind the record\n
+kill
+GDB
+	my ($out, $err) = ('', '');
+	my $gdb = IPC::Run::start([ $debugger, '-nx', '-batch', '-p', $process, '-x', $script ], '<', \'', '>', \$out, '2>', \$err,
+		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+	$gdb->pump until $out =~ /^attached/m || !$gdb->pumpable;
+	$victim->send('SELECT fieldcrypt.decrypt_field(value) FROM kept');
+	$gdb->finish;
+	note $out, $err;
+	like($out, qr/^stopped behind the record/m, 'a session is killed between its record and the position behind it');
+	Time::HiRes::usleep(300_000);
+	restarted('killed in the middle of writing to the queue');
+	$_->close foreach @busy, $victim;
+	accounts('killed in the middle of writing to the queue');
+	my $lines = () = slurp_file($node->logfile) =~ /fieldcrypt audit: .*"application":"\Q$name\E\.1"/g;
+	is($lines + value($node, "SELECT count(*) FROM fieldcrypt.audit_log WHERE application = '$name.1'"), 0, 'what was not written whole is nowhere');
+}
+
 # A worker that is only terminated, or an error in it, ends nothing.
 {
 	my @busy = busy(2);

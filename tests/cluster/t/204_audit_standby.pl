@@ -5,6 +5,7 @@ use strict;
 use warnings;
 
 use FieldcryptTest;
+use JSON::PP ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -13,6 +14,22 @@ shared_preload_libraries = 'pg_fieldcrypt'
 fieldcrypt.audit_worker_linger = '500ms'
 CONF
 value($primary, q{CREATE TABLE kept AS SELECT fieldcrypt.encrypt_field('kept', 'place') AS value});
+# Tenants whose names would be another line, another field or markup, if they were not written as JSON.
+my %hostile = (
+	quotes => q{a "quoted", 'single', back\slash \"},
+	field => q{","event":"key_created","tenant":"},
+	newline => "one\ntwo\r\nfieldcrypt audit: {\"event\":\"forged\"}",
+	markup => '<script>alert(1)</script>-->]]>&amp;',
+	control => join('', map { chr } 1 .. 31, 127),
+	escape => "\e[2J\e]0;title\a \\u0022 \\n %s %n",
+	unicode => "\x{85}\x{a0}\x{2028}\x{2029}\x{202e}\x{feff}\x{1f512}",
+);
+value($primary, 'CREATE TABLE hostile (name text, value fieldcrypt.encrypted)');
+foreach my $name (sort keys %hostile)
+{
+	my $hex = unpack 'H*', $hostile{$name} =~ s/(.)/my $c = $1; utf8::encode($c); $c/gser;
+	value($primary, "INSERT INTO hostile SELECT '$name', fieldcrypt.encrypt_field('x', 'place', convert_from('\\x$hex', 'UTF8'))");
+}
 my $failing = 'SELECT fieldcrypt.decrypt_field(value) FROM kept';
 my $failed = q{SELECT count(*) FROM fieldcrypt.audit_log WHERE event = 'decrypt_failed'};
 refused($primary, $failing, 'KF002', 'a failure on the primary');
@@ -30,6 +47,16 @@ refused($standby, $failing, 'KF002', 'a failure on the standby');
 my ($line) = slurp_file($standby->logfile) =~ /fieldcrypt audit: (\{.*"event":"decrypt_failed".*\})/;
 ok(defined $line, 'is in its server log');
 like($line // '', qr/"error_code":"KF002".*"tenant":"default"/, 'with code and tenant, as JSON');
+foreach my $name (sort keys %hostile)
+{
+	my $before = -s $standby->logfile;
+	refused($standby, "SELECT fieldcrypt.decrypt_field(value) FROM hostile WHERE name = '$name'", 'KF002', "a failure of a hostile tenant: $name");
+	my @lines = grep { /fieldcrypt audit: |forged|key_created/ } split /\n/, slurp_file($standby->logfile, $before);
+	my @events = map { eval { JSON::PP->new->utf8->decode(/ LOG:  fieldcrypt audit: (\{.*\})$/ ? $1 : '') } // { event => 'no JSON' } } @lines;
+	is(join(' ', map { $_->{event} } @events), 'master_key_loaded decrypt_failed', "is a line of JSON: $name") or diag @lines;
+	is($events[1]{tenant}, $hostile{$name}, "which tells its name: $name");
+	unlike(join('', @lines), qr/[\x00-\x1f]/, "without control characters: $name");
+}
 is(value($standby, 'SELECT is_standby, worker_pid IS NULL FROM fieldcrypt.audit_status()'), 't|t', 'the status says that it is a standby, without a worker');
 is(scalar(processes(command => 'pg_fieldcrypt audit launcher', parent => postmaster($standby))), 0, 'nor has it a launcher');
 is(value($standby, q{SELECT status FROM fieldcrypt.verify_audit_log() LIMIT 1}), 'ok', 'its log can be verified');

@@ -11,7 +11,7 @@ use Test::More;
 my $node = new_cluster('primary', conf => <<'CONF');
 shared_preload_libraries = 'pg_fieldcrypt'
 fieldcrypt.audit_worker_linger = '10min'
-fieldcrypt.audit_seal_interval = '4s'
+fieldcrypt.audit_seal_interval = '8s'
 CONF
 my $workers = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_fieldcrypt audit worker'};
 my $uncovered = q{SELECT (SELECT count(*) FROM fieldcrypt.audit_log) - (SELECT coalesce(max(size), 0) FROM fieldcrypt.audit_checkpoints)};
@@ -21,9 +21,16 @@ ok(eventually($node, $uncovered, 0), 'a checkpoint covers the first rows');
 
 # Rows that wait for their checkpoint when the worker is sent away
 {
-	value($node, q{SELECT fieldcrypt.encrypt_field('other', 'place', 'clinic')});
-	ok(eventually($node, q{SELECT count(*) FROM fieldcrypt.audit_log WHERE leaf IS NULL}, 0), 'the row is sealed');
-	cmp_ok(value($node, $uncovered), '>', 0, 'no checkpoint covers it yet');
+	# A slow machine may come to look after the checkpoint: then another row is made.
+	my $is_waiting = 0;
+	foreach my $attempt (1 .. 10)
+	{
+		value($node, "SELECT fieldcrypt.encrypt_field('other', 'place', 'clinic $attempt')");
+		$is_waiting = eventually($node, "SELECT (count(*) FILTER (WHERE leaf IS NULL) = 0 OR ($uncovered) = 0)::int FROM fieldcrypt.audit_log", 1)
+		  && value($node, $uncovered) > 0;
+		last if $is_waiting;
+	}
+	ok($is_waiting, 'a row is sealed, and no checkpoint covers it yet');
 	value($node, 'CREATE DATABASE other');
 	ok(eventually($node, $uncovered, 0), 'a worker comes back for it, though nothing else happens');
 }
@@ -51,7 +58,7 @@ no_crash($node);
 	my @processes = map { $_->[0] } processes(command => 'pg_fieldcrypt audit', parent => postmaster($node));
 	is(scalar @processes, 2, 'and the launcher');
 	$node->kill9;
-	my $until = time + 8;
+	my $until = time + 60;
 	Time::HiRes::usleep(100_000) while time < $until && kill(0, @processes);
 	is(kill(0, @processes), 0, 'both end soon after the postmaster');
 	$node->start;

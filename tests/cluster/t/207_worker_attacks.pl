@@ -46,7 +46,7 @@ sub is_recorded
 {
 	my ($name, %options) = @_;
 	my $sql = "SELECT application FROM fieldcrypt.audit_log WHERE event = 'decrypt_failed' AND leaf IS NOT NULL";
-	foreach (1 .. 80)
+	foreach (1 .. 600)
 	{
 		return 1 if grep { $_ eq $name } split /\n/, value($node, $sql, %options);
 		Time::HiRes::usleep(100_000);

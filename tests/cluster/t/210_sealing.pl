@@ -67,12 +67,14 @@ foreach (1 .. 20)
 {
 	run_sql($node, q{SELECT fieldcrypt.decrypt_field(decode('f901' || repeat('01', 60), 'hex')::fieldcrypt.encrypted)});
 }
-$node->poll_query_until('postgres', q{SELECT coalesce(sum(value_count), 0) >= 1 FROM fieldcrypt.audit_log WHERE event = 'decrypt_failed'}) or fail('failed decrypts are recorded');
+$node->poll_query_until('postgres', q{SELECT coalesce(sum(value_count), 0) >= 20 FROM fieldcrypt.audit_log WHERE event = 'decrypt_failed'}) or fail('failed decrypts are recorded');
 ok(all_sealed('postgres'), 'sealed');
-gives($node, q{SELECT count(*) > 0, count(*) = count(mac), count(transaction_id) FROM fieldcrypt.audit_log WHERE event = 'decrypt_failed'}, 't|t|0', 'failed decrypts are authenticated');
+gives($node, q{SELECT sum(value_count), count(*) = count(mac), count(transaction_id) FROM fieldcrypt.audit_log WHERE event = 'decrypt_failed'}, '20|t|0', 'twenty failed decrypts are recorded and authenticated');
 numbered('postgres', 'numbered without gaps');
 
-# Many at once.
+# Many at once, beside a transaction that began before them and commits after them.
+my $long = session($node);
+$long->value(q{BEGIN; SELECT fieldcrypt.create_key('long'); INSERT INTO early VALUES (-1)});
 my $script = PostgreSQL::Test::Utils::tempdir() . '/writers.sql';
 PostgreSQL::Test::Utils::append_to_file($script, <<'SQL');
 \set n random(1, 1000000000)
@@ -86,7 +88,17 @@ COMMIT;
 SQL
 $node->command_ok([ 'pgbench', '-n', '-c', '32', '-j', '2', '-t', '20', '-f', $script, $node->connstr('postgres') ], '32 writers');
 ok(all_sealed('postgres'), '32 writers: all sealed');
-gives($node, q{SELECT count(*) FROM fieldcrypt.audit_log WHERE event = 'row_inserted'}, 1 + 32 * 20 * 2, '32 writers: what was rolled back is not there');
+$long->value('INSERT INTO early VALUES (-2); COMMIT');
+$long->close;
+ok(all_sealed('postgres'), 'what a long transaction wrote before and after them is sealed');
+gives($node, <<'SQL', '3|t|t', 'behind them all');
+WITH long AS (SELECT transaction_id FROM fieldcrypt.audit_log WHERE tenant = 'long')
+SELECT count(*), min(l.leaf) > max(o.leaf), min(l.id) < min(o.id)
+  FROM fieldcrypt.audit_log AS l, (SELECT min(id) AS id, max(leaf) AS leaf FROM fieldcrypt.audit_log
+    WHERE event = 'row_inserted' AND id > (SELECT id FROM fieldcrypt.audit_log WHERE tenant = 'long') AND transaction_id <> (TABLE long)) AS o
+ WHERE l.transaction_id = (TABLE long)
+SQL
+gives($node, q{SELECT count(*) FROM fieldcrypt.audit_log WHERE event = 'row_inserted'}, 3 + 32 * 20 * 2, '32 writers: what was rolled back is not there');
 gives($node, q{SELECT coalesce(string_agg(DISTINCT event, ' '), '') FROM fieldcrypt.audit_log WHERE mac IS NULL AND event NOT IN ('table_audited', 'master_key_loaded')}, '', '32 writers: all authenticated');
 numbered('postgres', '32 writers: numbered without gaps');
 

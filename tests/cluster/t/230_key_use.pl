@@ -181,7 +181,19 @@ sub test_all
 		'in a savepoint', fails => '22012');
 	$case->("DO \$\$BEGIN PERFORM by_statements(3); PERFORM 1 / 0; END\$\$", 'values_decrypted tenant 0 3', 'DO that fails', fails => '22012');
 	$case->("SELECT by_statements(2); SELECT 1 / 0", 'values_decrypted tenant 0 2', 'a failure afterwards', fails => '22012');
-	$case->("SET statement_timeout = '300ms'; SELECT by_statements(4), pg_sleep(10)", 'values_decrypted tenant 0 4', 'a statement that is cancelled', fails => '57014');
+
+	# A statement that is cancelled.
+	{
+		events();
+		my $session = session($node);
+		my $process = $session->server_process;
+		$session->send('SELECT by_statements(4), pg_sleep(600);');
+		$node->poll_query_until('postgres', "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $process") or die;
+		value($node, "SELECT pg_cancel_backend($process)");
+		$node->poll_query_until('postgres', "SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $process") or die;
+		is(events(qw(event tenant value_count)), 'values_decrypted tenant 0 4', "$how: a statement that is cancelled");
+		$session->close;
+	}
 
 	# A backend that is terminated.
 	foreach my $begin ('', 'BEGIN;', 'BEGIN; SAVEPOINT a;')

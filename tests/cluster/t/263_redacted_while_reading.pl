@@ -8,6 +8,7 @@ use FieldcryptTest;
 use PostgreSQL::Test::Utils;
 use ServerLog;
 use Test::More;
+use Time::HiRes ();
 
 my $node = new_cluster('primary', conf => everything_logged());
 value($node, 'CREATE TABLE patients (id int, ssn fieldcrypt.encrypted)');
@@ -43,8 +44,15 @@ foreach my $end (qw(pg_cancel_backend pg_terminate_backend))
 	value($node, 'CREATE FUNCTION changes_what_is_known() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$');
 	$locker->value('BEGIN; LOCK TABLE pg_catalog.pg_attribute IN ACCESS EXCLUSIVE MODE');
 	$session->send(q{SELECT 'ZqWaitingCanary' FROM patients});
-	# No new session can be made meanwhile.
-	$locker->value('SELECT pg_sleep(1)');
+	# No new session can be made meanwhile, but the log can be read.
+	my $waits;
+	foreach (1 .. 300)
+	{
+		$waits = slurp_file(log_files($node)->{stderr}) =~ /\[$process\].* still waiting for AccessShareLock on relation 1249 /;
+		last if $waits;
+		Time::HiRes::usleep(100_000);
+	}
+	ok($waits, "$end: it waits for the catalog");
 	$locker->gives("SELECT $end($process)", 't', "$end: while it waits, or after");
 	$locker->value('SELECT pg_sleep(0.5); ROLLBACK');
 	$node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $process AND state <> 'idle'") or die;
