@@ -12,6 +12,9 @@ const OWN_FILE: &[u8] = b"pg_fieldcrypt";
 /// How CONTEXT begins where a function of the extension speaks.
 const OWN_FUNCTION: &[u8] = b"PL/pgSQL function fieldcrypt.";
 
+/// How alerts begin: CONTEXT is in the language of the server, and quoted as `quote_all_identifiers` says.
+const OWN_MESSAGES: [&[u8]; 2] = [b"fieldcrypt alert: ", b"fieldcrypt alert resolved: "];
+
 /// A record as Postgres is about to write it. Texts are in the database's encoding.
 pub struct Line<'r> {
     /// The message.
@@ -134,7 +137,8 @@ impl Line<'_> {
             statements: [self.running, self.internal_query.unwrap_or_default()],
             names: self.names,
         };
-        let is_own = self.context.is_some_and(|context| context.starts_with(OWN_FUNCTION));
+        let is_own = self.context.is_some_and(|context| context.starts_with(OWN_FUNCTION))
+            || OWN_MESSAGES.iter().any(|begin| self.message.starts_with(begin));
         Ok(Masked {
             message: finished(Some(self.message), |text, out| match kind {
                 Kind::Statement => self.statement_message(text, out),

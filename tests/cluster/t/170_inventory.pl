@@ -206,6 +206,7 @@ function _utc(timestamp with time zone) s u p
 function _verification_step() v u d p
 function _verify_audit_log(timestamp with time zone,timestamp with time zone,text) v u
 function _with_descendants(oid) s u p
+function _without_figures(text) i u p
 function _write_origin(boolean,text) v u p
 function acknowledge_audit_fork(text) v u
 function audit_export(timestamp with time zone,timestamp with time zone) v u
