@@ -59,7 +59,7 @@ fn retire(partition: &[u8]) -> Result<i64, Error> {
             hint: "Wait for the worker of the audit log: SELECT * FROM fieldcrypt.audit_status().",
         });
     }
-    let base = frontier_before(size)?;
+    let base = retired_frontier()?;
     // Years overlap where transactions committed late: what is retired already stays so.
     let size = (size as u64).max(base.size());
     let Some((checkpoint_size, checkpoint_root)) = checkpoint_behind(size)? else {
@@ -111,20 +111,16 @@ fn retire(partition: &[u8]) -> Result<i64, Error> {
     Ok(rows)
 }
 
-/// The tree at the last size up to this one that is known, or where earlier retirements ended.
-fn frontier_before(size: i64) -> Result<Frontier, Error> {
+/// The tree where earlier retirements ended. What comes behind it is read once more, row by row: what is about to
+/// go may be the evidence that somebody changed it.
+fn retired_frontier() -> Result<Frontier, Error> {
     let mut frontier = Frontier::new();
     spi::each_row(
-        "SELECT f.frontier FROM (
-            SELECT c.size, c.frontier FROM fieldcrypt.audit_checkpoints AS c
-             WHERE c.size OPERATOR(pg_catalog.<=) $1
-            UNION ALL
-            SELECT r.size, r.frontier FROM fieldcrypt.audit_retirements AS r) AS f
-          ORDER BY f.size DESC LIMIT 1",
-        &[Parameter::BigInt(Some(size))],
+        "SELECT r.frontier FROM fieldcrypt.audit_retirements AS r ORDER BY r.size DESC, r.id DESC LIMIT 1",
+        &[],
         |row| {
             frontier = Frontier::from_bytes(row.bytes(1)?)
-                .map_err(|_| Error::KeyTable("a checkpoint of the audit log was damaged".into()))?;
+                .map_err(|_| Error::KeyTable("a retirement of the audit log was damaged".into()))?;
             Ok(())
         },
     )?;

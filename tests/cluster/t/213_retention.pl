@@ -76,6 +76,12 @@ value($node, "SET session_replication_role = replica; UPDATE fieldcrypt.audit_lo
 refused($node, $apply, 'KF028', qr/does not match its checkpoint/, 'a changed log is not retired');
 gives($node, $count, '52', 'all is still there');
 value($node, "SET session_replication_role = replica; UPDATE fieldcrypt.audit_log SET reason = NULL WHERE id = $edited");
+my $early = value($node, q{SELECT id FROM fieldcrypt.audit_log WHERE at < '2021-01-01' ORDER BY leaf LIMIT 1});
+isnt($early, $edited, 'the first row of the year is another');
+value($node, "SET session_replication_role = replica; UPDATE fieldcrypt.audit_log SET reason = 'forged' WHERE id = $early");
+refused($node, $apply, 'KF028', qr/does not match its checkpoint/, 'wherever in the year it was changed');
+gives($node, $count, '52', 'and all is still there');
+value($node, "SET session_replication_role = replica; UPDATE fieldcrypt.audit_log SET reason = NULL WHERE id = $early");
 
 # Others' settings don't count.
 refused($node, q{SET fieldcrypt.audit_retention = '1 day'}, '55P02', 'a session does not set it');
