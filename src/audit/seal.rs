@@ -549,7 +549,7 @@ pub fn frontier_between(mut frontier: Frontier, size: u64) -> Result<Frontier, E
     let mut encoded = Vec::new();
     let mut missing = 0;
     let mut fill = |frontier: &mut Frontier, until: u64| {
-        missing += until.saturating_sub(frontier.size());
+        missing = u64::saturating_add(missing, until.saturating_sub(frontier.size()));
         if missing <= LARGEST_GAP {
             while frontier.size() < until {
                 frontier.append([0; 32]);

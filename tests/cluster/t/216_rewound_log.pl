@@ -93,6 +93,10 @@ SQL
 # Fields that claim a tree of any size, or none.
 foreach my $damage (
 	[ 'size', q{UPDATE fieldcrypt.audit_origins SET old_size = 9223372036854775807; UPDATE fieldcrypt.audit_checkpoints SET origin_id = 0} ],
+	# Three gaps whose sum is a little more than fits 64 bits.
+	[ 'leaves', q{INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, backend_pid, leaf)
+SELECT i, now(), 'x', 'x', 'x', 1, div(18446744073709551616 + 3 * (SELECT max(size) FROM fieldcrypt.audit_checkpoints), 3) + i FROM generate_series(1, 3) AS i;
+UPDATE fieldcrypt.audit_origins SET old_size = 9223372036854775807; UPDATE fieldcrypt.audit_checkpoints SET origin_id = 0} ],
 	[ 'frontier', q{UPDATE fieldcrypt.audit_checkpoints SET frontier = '\x00'} ])
 {
 	my ($what, $sql) = @$damage;
