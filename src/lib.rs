@@ -1,40 +1,45 @@
 //! pg_fieldcrypt: encrypts single fields inside PostgreSQL.
 //!
-//! This crate is the glue between Postgres and the core, `crates/envelope`. The SQL surface is in
-//! `sql/`; every function that it names is defined in one of the modules below. `unsafe` lives in
-//! [`pg`].
+//! This crate is the glue between Postgres and the cores. The SQL surface is in `sql/`; every function that it
+//! names is defined in [`api`]. A room names only those below it: `CONTRIBUTING.md` draws the floors. `unsafe`
+//! lives in the crate `fieldcrypt-pg`, mechanisms of Postgres.
+#![deny(unsafe_code)]
 
 mod api;
 mod audit;
-mod datatype;
-mod error;
+mod events;
+mod fields;
 mod health;
 mod keyring;
+mod lifecycle;
 mod master_key;
-mod pg;
 mod redaction;
-mod report;
 mod rotation;
 mod settings;
 mod usage;
 
+use fieldcrypt_error as error;
+use fieldcrypt_pg as pg;
 use pgrx::prelude::*;
 
 pgrx::pg_module_magic!(name, version);
 
 /// Called when the library is loaded: by the postmaster with `shared_preload_libraries`, otherwise
 /// by a backend at its first call into the extension. Draws nothing random and opens no file.
+///
+/// The order is that in which the rooms are told of the ends of transactions: use is told before the keys that
+/// it was of are gone.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
-    audit::init();
+    events::init();
     usage::init();
+    audit::init();
     health::init();
     redaction::init();
     settings::init();
-    pg::shared_memory::init();
-    pg::background::init();
-    pg::denials::init();
-    pg::callbacks::init();
+    // After the redaction, so that a refusal is noticed before its line is masked.
+    events::listen_to_denials();
+    pg::init();
 }
 
 extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);

@@ -1,15 +1,15 @@
 //! The settings `fieldcrypt.*`, each with the reason why it exists.
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString};
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
-use pgrx::pg_sys::{self, GucSource};
 
-use crate::pg;
+use crate::pg::setting::{self, Check, Secret, Text};
+use crate::pg::{shared_memory, statistics_memory};
 
 /// Bytes that a tenant's name may have: what a b-tree entry holds with room to spare.
-pub const MAX_TENANT_BYTES: usize = 1024;
+pub const MAX_TENANT_BYTES: usize = statistics_memory::MAX_NAME_BYTES;
 
 /// The session's tenant, so that an application names it once a connection, not once a call.
 static TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -54,24 +54,17 @@ thread_local! {
 pub fn init() {
     // Where a parallel query is what loads the library first, Postgres would refuse to take the
     // values over: "cannot be set during a parallel operation".
-    pg::session::outside_parallel_mode(define);
+    setting::outside_parallel_mode(define);
 }
 
 fn define() {
-    // SAFETY: hooks are C functions that live as long as the library and never raise.
-    unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            c"fieldcrypt.tenant",
-            c"The session's tenant, used where a call names none.",
-            c"Unset it means \"default\". While it is set, decrypt_field and reencrypt_field refuse values of other tenants.",
-            &TENANT,
-            GucContext::Userset,
-            GucFlags::default(),
-            Some(check_tenant),
-            None,
-            None,
-        );
-    }
+    setting::define_checked::<TenantName>(Text {
+        name: c"fieldcrypt.tenant",
+        about: c"The session's tenant, used where a call names none.",
+        details: c"Unset it means \"default\". While it is set, decrypt_field and reencrypt_field refuse values of other tenants.",
+        value: &TENANT,
+        context: GucContext::Userset,
+    });
     GucRegistry::define_string_guc(
         c"fieldcrypt.master_key_file",
         c"File that holds the master key: 64 hex digits or base64 of 32 bytes, one key a line.",
@@ -110,53 +103,61 @@ fn define() {
     );
     define_require_approval();
     define_master_key();
-    pg::version::reserve_setting_prefix();
 }
 
 fn define_require_approval() {
-    // SAFETY: a look-up by name whose result is only compared; hooks are C functions that live as long
-    // as the library and never raise.
-    unsafe {
-        let is_set = !pg_sys::process_shared_preload_libraries_in_progress
-            && !pg_sys::GetConfigOption(c"fieldcrypt.require_approval".as_ptr(), true, false)
-                .is_null();
-        APPROVAL_PLACEHOLDER.set(is_set);
-        GucRegistry::define_string_guc_with_hooks(
-            c"fieldcrypt.require_approval",
-            c"Operations that one role must ask for and another approve.",
-            c"A list of: rotate_master_key, shred_tenant, destroy_key. Empty for none.",
-            if is_set { &REQUIRE_APPROVAL_OR_ALL } else { &REQUIRE_APPROVAL },
-            GucContext::Sighup,
-            GucFlags::default(),
-            Some(check_operations),
-            None,
-            None,
-        );
-    }
+    let is_set = setting::is_placeholder(c"fieldcrypt.require_approval");
+    APPROVAL_PLACEHOLDER.set(is_set);
+    setting::define_checked::<Operations>(Text {
+        name: c"fieldcrypt.require_approval",
+        about: c"Operations that one role must ask for and another approve.",
+        details: c"A list of: rotate_master_key, shred_tenant, destroy_key. Empty for none.",
+        value: if is_set { &REQUIRE_APPROVAL_OR_ALL } else { &REQUIRE_APPROVAL },
+        context: GucContext::Sighup,
+    });
 }
 
 /// `fieldcrypt.master_key` can be protected only where the postmaster defines it: in a session it
 /// would have been an ordinary placeholder until now, readable by every role.
 fn define_master_key() {
-    // SAFETY: a plain variable; and a look-up by name whose result is only compared.
-    unsafe {
-        if !pg_sys::process_shared_preload_libraries_in_progress {
-            let placeholder =
-                pg_sys::GetConfigOption(c"fieldcrypt.master_key".as_ptr(), true, false);
-            MASTER_KEY_PLACEHOLDER.set(!placeholder.is_null());
-            return;
-        }
-        GucRegistry::define_string_guc_with_hooks(
-            c"fieldcrypt.master_key",
-            c"The master key itself. Prefer fieldcrypt.master_key_file.",
-            c"Needs pg_fieldcrypt in shared_preload_libraries. Never shown.",
-            &MASTER_KEY,
-            GucContext::Postmaster,
-            GucFlags::SUPERUSER_ONLY | GucFlags::DISALLOW_IN_AUTO_FILE | GucFlags::NO_SHOW_ALL,
-            None,
-            None,
-            Some(show_masked),
-        );
+    if !shared_memory::is_preloading() {
+        MASTER_KEY_PLACEHOLDER.set(setting::is_placeholder(c"fieldcrypt.master_key"));
+        return;
+    }
+    setting::define_secret::<MasterKeySetting>(Text {
+        name: c"fieldcrypt.master_key",
+        about: c"The master key itself. Prefer fieldcrypt.master_key_file.",
+        details: c"Needs pg_fieldcrypt in shared_preload_libraries. Never shown.",
+        value: &MASTER_KEY,
+        context: GucContext::Postmaster,
+    });
+}
+
+struct TenantName;
+
+impl Check for TenantName {
+    const DETAIL: &'static CStr = c"A tenant's name has at most 1024 bytes.";
+
+    fn is_valid(name: &[u8]) -> bool {
+        name.len() <= MAX_TENANT_BYTES
+    }
+}
+
+struct Operations;
+
+impl Check for Operations {
+    const DETAIL: &'static CStr = c"It is a list of: rotate_master_key, shred_tenant, destroy_key.";
+
+    fn is_valid(list: &[u8]) -> bool {
+        operations(list).all(|name| APPROVED_OPERATIONS.contains(&name))
+    }
+}
+
+struct MasterKeySetting;
+
+impl Secret for MasterKeySetting {
+    fn is_set() -> bool {
+        master_key().is_some()
     }
 }
 
@@ -165,17 +166,17 @@ fn define_master_key() {
 /// The bytes are Postgres's and change with the setting: use them before anything else runs.
 #[inline]
 pub fn tenant<'a>() -> Option<&'a [u8]> {
-    string(&TENANT)
+    setting::text(&TENANT)
 }
 
 /// `fieldcrypt.master_key_file`.
 pub fn master_key_file<'a>() -> Option<&'a [u8]> {
-    string(&MASTER_KEY_FILE)
+    setting::text(&MASTER_KEY_FILE)
 }
 
 /// `fieldcrypt.master_key_command`.
 pub fn master_key_command<'a>() -> Option<&'a [u8]> {
-    string(&MASTER_KEY_COMMAND)
+    setting::text(&MASTER_KEY_COMMAND)
 }
 
 /// `fieldcrypt.master_key_command_timeout`.
@@ -185,7 +186,7 @@ pub fn master_key_command_timeout() -> std::time::Duration {
 
 /// `fieldcrypt.master_key`, if the postmaster defined it.
 pub fn master_key<'a>() -> Option<&'a [u8]> {
-    string(&MASTER_KEY)
+    setting::text(&MASTER_KEY)
 }
 
 /// Whether somebody set `fieldcrypt.master_key` on a server that does not preload the library.
@@ -195,9 +196,9 @@ pub fn master_key_is_unprotected() -> bool {
 
 /// Whether `fieldcrypt.require_approval` names an operation.
 pub fn requires_approval(operation: &[u8]) -> bool {
-    let setting =
+    let list =
         if APPROVAL_PLACEHOLDER.get() { &REQUIRE_APPROVAL_OR_ALL } else { &REQUIRE_APPROVAL };
-    operations(string(setting).unwrap_or_default()).any(|name| name == operation)
+    operations(setting::text(list).unwrap_or_default()).any(|name| name == operation)
 }
 
 fn operations(list: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -208,52 +209,4 @@ fn operations(list: &[u8]) -> impl Iterator<Item = &[u8]> {
 #[inline]
 pub fn key_cache_size() -> usize {
     KEY_CACHE_SIZE.get().unsigned_abs() as usize
-}
-
-#[inline]
-fn string<'a>(setting: &GucSetting<Option<CString>>) -> Option<&'a [u8]> {
-    // SAFETY: Postgres keeps a valid C string, or NULL, in the variable; backends have one thread.
-    unsafe {
-        let value = *setting.as_ptr();
-        if value.is_null() || *value == 0 { None } else { Some(CStr::from_ptr(value).to_bytes()) }
-    }
-}
-
-unsafe extern "C-unwind" fn check_tenant(
-    value: *mut *mut c_char,
-    _: *mut *mut c_void,
-    _: GucSource::Type,
-) -> bool {
-    // SAFETY: Postgres passes a pointer to a C string or to NULL.
-    unsafe {
-        let fits = (*value).is_null() || CStr::from_ptr(*value).count_bytes() <= MAX_TENANT_BYTES;
-        if !fits {
-            pg_sys::GUC_check_errdetail_string =
-                pg_sys::pstrdup(c"A tenant's name has at most 1024 bytes.".as_ptr());
-        }
-        fits
-    }
-}
-
-unsafe extern "C-unwind" fn check_operations(
-    value: *mut *mut c_char,
-    _: *mut *mut c_void,
-    _: GucSource::Type,
-) -> bool {
-    // SAFETY: Postgres passes a pointer to a C string or to NULL.
-    unsafe {
-        let is_known = (*value).is_null()
-            || operations(CStr::from_ptr(*value).to_bytes())
-                .all(|name| APPROVED_OPERATIONS.contains(&name));
-        if !is_known {
-            pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(
-                c"It is a list of: rotate_master_key, shred_tenant, destroy_key.".as_ptr(),
-            );
-        }
-        is_known
-    }
-}
-
-unsafe extern "C-unwind" fn show_masked() -> *const c_char {
-    if master_key().is_some() { c"********".as_ptr() } else { c"".as_ptr() }
 }

@@ -5,67 +5,69 @@
 //! no caller, the owner of the extension included, says who it is. Nor does code that a superuser's
 //! VACUUM or re-encryption runs for the owner of a table, though session_user is the superuser there.
 
-use pgrx::pg_sys::Datum;
-
-use super::given;
+use super::{answer, given};
 use crate::error::Error;
-use crate::pg::call::{Call, sql_functions};
-use crate::pg::session;
+use crate::pg;
 use crate::pg::spi::{self, Parameter};
 use crate::pg::values::Varlena;
+use crate::pg::{roles, security};
 use crate::settings;
 
-sql_functions! {
-    fieldcrypt_needs_approval, pg_finfo_fieldcrypt_needs_approval => needs_approval;
-    fieldcrypt_login_role, pg_finfo_fieldcrypt_login_role => login_role;
-    fieldcrypt_by_own_hand, pg_finfo_fieldcrypt_by_own_hand => by_own_hand;
-    fieldcrypt_refuse_unless_own_hand, pg_finfo_fieldcrypt_refuse_unless_own_hand => refuse_unless_own_hand;
-    fieldcrypt_insert_approval, pg_finfo_fieldcrypt_insert_approval => insert_approval;
-    fieldcrypt_mark_approved, pg_finfo_fieldcrypt_mark_approved => mark_approved;
-    fieldcrypt_mark_used, pg_finfo_fieldcrypt_mark_used => mark_used;
-    fieldcrypt_mark_withdrawn, pg_finfo_fieldcrypt_mark_withdrawn => mark_withdrawn;
+pg::sql_functions! {
+    needs_approval(operation: text) -> boolean;
+    login_role() -> text;
+    by_own_hand() -> void;
+    refuse_unless_own_hand() -> void;
+    insert_approval(id: bigint, operation: text, subject: text, reason: text, seconds: bigint) -> boolean;
+    mark_approved(id: bigint) -> boolean;
+    mark_used(id: bigint) -> boolean;
+    mark_withdrawn(id: bigint) -> boolean;
 }
 
-fn needs_approval(call: &Call) -> Result<Option<Datum>, Error> {
-    let operation = given(call, 0, "operation")?;
+fn needs_approval(operation: Option<&[u8]>) -> Result<bool, Error> {
+    let operation = given(operation, "operation")?;
     if !settings::APPROVED_OPERATIONS.contains(&operation) {
         return Err(Error::UnknownOperation);
     }
-    Ok(Some(Datum::from(settings::requires_approval(operation))))
+    Ok(settings::requires_approval(operation))
 }
 
-fn login_role(_: &Call) -> Result<Option<Datum>, Error> {
-    Ok(Some(Varlena::of(&session::login_role())?.into_datum()))
+fn login_role() -> Result<Option<Varlena>, Error> {
+    answer(&roles::login_role())
 }
 
-fn by_own_hand(_: &Call) -> Result<Option<Datum>, Error> {
-    session::note_own_hand()?;
-    Ok(Some(Datum::null()))
+fn by_own_hand() -> Result<(), Error> {
+    security::note_own_hand()
 }
 
-fn refuse_unless_own_hand(_: &Call) -> Result<Option<Datum>, Error> {
-    session::refuse_unless_own_hand()?;
-    Ok(Some(Datum::null()))
+fn refuse_unless_own_hand() -> Result<(), Error> {
+    security::refuse_unless_own_hand()
 }
 
-fn insert_approval(call: &Call) -> Result<Option<Datum>, Error> {
-    let seconds = call.bigint(4).ok_or(Error::NullArgument("expires_in"))?;
+fn insert_approval(
+    id: Option<i64>,
+    operation: Option<&[u8]>,
+    subject: Option<&[u8]>,
+    reason: Option<&[u8]>,
+    seconds: Option<i64>,
+) -> Result<bool, Error> {
+    let seconds = given(seconds, "expires_in")?;
     write(
         "INSERT INTO fieldcrypt.approvals (id, operation, subject, reason, expires_at)
          VALUES ($1, $2, $3, $4, pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+)
                  pg_catalog.make_interval(secs => $5::pg_catalog.float8))",
         &[
-            id(call)?,
-            Parameter::Text(Some(given(call, 1, "operation")?)),
-            Parameter::Text(Some(given(call, 2, "subject")?)),
-            Parameter::Text(Some(given(call, 3, "reason")?)),
+            numbered(id)?,
+            Parameter::Text(Some(given(operation, "operation")?)),
+            Parameter::Text(Some(given(subject, "subject")?)),
+            Parameter::Text(Some(given(reason, "reason")?)),
             Parameter::BigInt(Some(seconds)),
         ],
     )
 }
 
-fn mark_approved(call: &Call) -> Result<Option<Datum>, Error> {
-    session::refuse_unless_own_hand()?;
+fn mark_approved(id: Option<i64>) -> Result<bool, Error> {
+    security::refuse_unless_own_hand()?;
     write(
         "UPDATE fieldcrypt.approvals
             SET approved_by = session_user, approved_role = fieldcrypt._outer_role(),
@@ -75,11 +77,11 @@ fn mark_approved(call: &Call) -> Result<Option<Datum>, Error> {
             AND expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
             AND requested_by OPERATOR(pg_catalog.<>) session_user::pg_catalog.text
             AND requested_login OPERATOR(pg_catalog.<>) fieldcrypt._login_role()",
-        &[id(call)?],
+        &[numbered(id)?],
     )
 }
 
-fn mark_used(call: &Call) -> Result<Option<Datum>, Error> {
+fn mark_used(id: Option<i64>) -> Result<bool, Error> {
     write(
         "UPDATE fieldcrypt.approvals
             SET used_by = session_user, used_role = fieldcrypt._outer_role(),
@@ -89,27 +91,26 @@ fn mark_used(call: &Call) -> Result<Option<Datum>, Error> {
             AND expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
             AND requested_by OPERATOR(pg_catalog.=) session_user::pg_catalog.text
             AND requested_login OPERATOR(pg_catalog.=) fieldcrypt._login_role()",
-        &[id(call)?],
+        &[numbered(id)?],
     )
 }
 
-fn mark_withdrawn(call: &Call) -> Result<Option<Datum>, Error> {
+fn mark_withdrawn(id: Option<i64>) -> Result<bool, Error> {
     write(
         "UPDATE fieldcrypt.approvals
             SET withdrawn_by = session_user, withdrawn_at = pg_catalog.clock_timestamp()
           WHERE id OPERATOR(pg_catalog.=) $1 AND used_by IS NULL AND withdrawn_by IS NULL",
-        &[id(call)?],
+        &[numbered(id)?],
     )
 }
 
-fn id<'a>(call: &Call) -> Result<Parameter<'a>, Error> {
-    let id = call.bigint(0).ok_or(Error::NullArgument("id"))?;
-    Ok(Parameter::BigInt(Some(id)))
+fn numbered<'a>(id: Option<i64>) -> Result<Parameter<'a>, Error> {
+    given(id, "id").map(|id| Parameter::BigInt(Some(id)))
 }
 
 /// Whether the statement found what it is about.
-fn write(statement: &'static str, parameters: &[Parameter<'_>]) -> Result<Option<Datum>, Error> {
-    session::refuse_for_planted_code()?;
-    let touched = session::as_owner(|| spi::execute(statement, parameters))?;
-    Ok(Some(Datum::from(touched == 1)))
+fn write(statement: &'static str, parameters: &[Parameter<'_>]) -> Result<bool, Error> {
+    security::refuse_for_planted_code()?;
+    let touched = security::as_owner(|| spi::execute(statement, parameters))?;
+    Ok(touched == 1)
 }

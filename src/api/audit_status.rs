@@ -1,25 +1,24 @@
 //! What shared memory tells of this database's queue.
 
-use pgrx::pg_sys::Datum;
 use serde_json::json;
 
 use crate::error::Error;
-use crate::pg::audit_memory;
-use crate::pg::call::{Call, sql_functions};
-use crate::pg::{json, session};
+use crate::pg;
+use crate::pg::values::Varlena;
+use crate::pg::{audit_memory, clock, json, session, transaction};
 
-sql_functions! {
-    fieldcrypt_audit_status, pg_finfo_fieldcrypt_audit_status => audit_status;
+pg::sql_functions! {
+    audit_status() -> text;
 }
 
 const NO_LAUNCHER: &str = "the launcher of the audit log does not run: all max_worker_processes are in use, or it was terminated a moment ago";
 
-fn audit_status(_: &Call) -> Result<Option<Datum>, Error> {
+fn audit_status() -> Result<Option<Varlena>, Error> {
     let queue = audit_memory::all().find(|queue| queue.database() == session::database());
     let status = queue.map(|queue| queue.status());
-    let time = |time: i64| (time != 0).then(|| session::iso_time(time));
+    let time = |time: i64| (time != 0).then(|| clock::iso_time(time));
     let has_no_launcher =
-        audit_memory::exists() && !session::is_standby() && audit_memory::launcher() == 0;
+        audit_memory::exists() && !transaction::is_standby() && audit_memory::launcher() == 0;
     let problem = match has_no_launcher {
         true => Some(NO_LAUNCHER.to_owned()),
         false => status.as_ref().and_then(|status| status.problem.clone()),
@@ -36,5 +35,5 @@ fn audit_status(_: &Call) -> Result<Option<Datum>, Error> {
         "last_checkpoint_size": status.as_ref().filter(|status| status.checkpoint_at != 0).map(|status| status.checkpoint_size),
         "last_problem": problem,
     });
-    json::to_datum(&shown).map(Some)
+    json::to_text(&shown).map(Some)
 }

@@ -1,98 +1,163 @@
-//! `decrypt_field` and its siblings, and `reencrypt_field`.
+//! `encrypt_field`, `decrypt_field` and their siblings, `reencrypt_field`, and what a value's header says.
 
-use fieldcrypt_envelope::Ciphertext;
-use pgrx::pg_sys::{self, Datum};
+use std::borrow::Cow;
 
-use super::with_context;
-use crate::audit::failures;
+use fieldcrypt_envelope::ciphertext::{OVERHEAD, PLAINTEXT_OFFSET};
+use fieldcrypt_envelope::{Ciphertext, Context};
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::{answer, given};
 use crate::error::Error;
-use crate::keyring;
-use crate::pg::call::{Call, sql_functions};
+use crate::keyring::ALGORITHM;
+use crate::pg::json::Jsonb;
+use crate::pg::sql::Record;
 use crate::pg::values::{self, Varlena};
-use crate::pg::{encoding, session};
-use crate::usage;
+use crate::pg::{encoding, security};
+use crate::{fields, pg, usage};
 
-sql_functions! {
-    fieldcrypt_decrypt_field, pg_finfo_fieldcrypt_decrypt_field => decrypt_field;
-    fieldcrypt_decrypt_field_bytea, pg_finfo_fieldcrypt_decrypt_field_bytea => decrypt_field_bytea;
-    fieldcrypt_decrypt_field_jsonb, pg_finfo_fieldcrypt_decrypt_field_jsonb => decrypt_field_jsonb;
-    fieldcrypt_decrypt_field_as, pg_finfo_fieldcrypt_decrypt_field_as => decrypt_field_as;
-    fieldcrypt_try_decrypt_field, pg_finfo_fieldcrypt_try_decrypt_field => try_decrypt_field;
-    fieldcrypt_reencrypt_field, pg_finfo_fieldcrypt_reencrypt_field => reencrypt_field;
+pg::sql_functions! {
+    encrypt_field(value: text, context: text, tenant: text) -> encrypted;
+    encrypt_field_bytea(value: bytea, context: text, tenant: text) -> encrypted;
+    encrypt_field_jsonb(value: jsonb, context: text, tenant: text) -> encrypted;
+    decrypt_field(value: encrypted, context: text) -> text;
+    decrypt_field_bytea(value: encrypted, context: text) -> bytea;
+    decrypt_field_jsonb(value: encrypted, context: text) -> jsonb;
+    decrypt_field_as(value: encrypted, type_of: anyelement, context: text) -> anyelement;
+    try_decrypt_field(value: encrypted, context: text) -> text;
+    reencrypt_field(value: encrypted, context: text) -> encrypted;
+    key_id(value: encrypted) -> bigint;
+    ciphertext_info(value: encrypted) -> record;
 }
 
-fn decrypt_field(call: &Call) -> Result<Option<Datum>, Error> {
-    recorded(call, as_text)
+type Bytes<'c> = Option<&'c [u8]>;
+
+fn encrypt_field(text: Bytes, context: Bytes, tenant: Bytes) -> Result<Option<Varlena>, Error> {
+    let Some(text) = text else { return Ok(None) };
+    encrypt(&encoding::to_utf8(text)?, context, tenant)
 }
 
-fn decrypt_field_bytea(call: &Call) -> Result<Option<Datum>, Error> {
-    recorded(call, |call| Ok(decrypt(call, 1)?.map(Varlena::into_datum)))
+fn encrypt_field_bytea(
+    bytes: Bytes,
+    context: Bytes,
+    tenant: Bytes,
+) -> Result<Option<Varlena>, Error> {
+    let Some(bytes) = bytes else { return Ok(None) };
+    encrypt(bytes, context, tenant)
 }
 
-fn decrypt_field_jsonb(call: &Call) -> Result<Option<Datum>, Error> {
-    recorded(call, |call| into_type(call, 1, pg_sys::JSONBOID))
+fn encrypt_field_jsonb(
+    document: Option<Jsonb>,
+    context: Bytes,
+    tenant: Bytes,
+) -> Result<Option<Varlena>, Error> {
+    let Some(document) = document else { return Ok(None) };
+    encrypt(&encoding::to_utf8(document.to_text())?, context, tenant)
+}
+
+#[inline]
+fn encrypt(plaintext: &[u8], context: Bytes, tenant: Bytes) -> Result<Option<Varlena>, Error> {
+    let tenant = fields::tenant_of_call(given(tenant, "tenant")?)?;
+    with_context(context, |context| {
+        let length = plaintext.len() + OVERHEAD;
+        let mut value = Varlena::around(length, PLAINTEXT_OFFSET, plaintext)?;
+        fields::seal(tenant, context, value.bytes_mut())?;
+        Ok(Some(value))
+    })
+}
+
+fn decrypt_field(value: Bytes, context: Bytes) -> Result<Option<Varlena>, Error> {
+    recorded(value, |value| as_text(value, context))
+}
+
+fn decrypt_field_bytea(value: Bytes, context: Bytes) -> Result<Option<Varlena>, Error> {
+    recorded(value, |value| decrypt(value, context))
+}
+
+fn decrypt_field_jsonb(value: Bytes, context: Bytes) -> Result<Option<Datum>, Error> {
+    recorded(value, |value| into_type(value, context, pg_sys::JSONBOID))
 }
 
 /// The type is that of the second argument, whose value does not matter.
-fn decrypt_field_as(call: &Call) -> Result<Option<Datum>, Error> {
-    recorded(call, |call| into_type(call, 2, call.argument_type(1)))
+fn decrypt_field_as(value: Bytes, type_of: Oid, context: Bytes) -> Result<Option<Datum>, Error> {
+    recorded(value, |value| into_type(value, context, type_of))
 }
 
 /// For finding damage: NULL where the value or its key is broken or gone. What the caller can mend
 /// stays an error, and so does a value that is authentic but no text.
-fn try_decrypt_field(call: &Call) -> Result<Option<Datum>, Error> {
-    match as_text(call) {
+fn try_decrypt_field(value: Bytes, context: Bytes) -> Result<Option<Varlena>, Error> {
+    let Some(bytes) = value else { return Ok(None) };
+    match as_text(bytes, context) {
         Err(error) if error.is_damage() => {
-            let value = call.bytes(0).and_then(|bytes| Ciphertext::parse(bytes).ok());
-            usage::note_null(error, value.map(|value| value.key_id()))?;
+            let value = Ciphertext::parse(bytes).ok();
+            usage::note_null(&error, value.map(|value| value.key_id()))?;
             Ok(None)
         }
-        result => recorded(call, |_| result),
+        result => recorded(value, |_| result),
     }
 }
 
-fn reencrypt_field(call: &Call) -> Result<Option<Datum>, Error> {
-    recorded(call, |call| {
-        let Some(bytes) = call.bytes(0) else { return Ok(None) };
-        with_context(call, 1, |context| Ok(Some(keyring::reencrypt(bytes, context)?.into_datum())))
+fn reencrypt_field(value: Bytes, context: Bytes) -> Result<Option<Varlena>, Error> {
+    recorded(value, |value| {
+        with_context(context, |context| fields::reencrypt(value, context).map(Some))
     })
 }
 
-/// Runs `body`, whose failure is recorded although the transaction may roll back.
-#[inline]
-fn recorded(
-    call: &Call,
-    body: impl FnOnce(&Call) -> Result<Option<Datum>, Error>,
-) -> Result<Option<Datum>, Error> {
-    body(call).map_err(|error| failures::decrypt_failed(call.bytes(0).unwrap_or_default(), error))
+fn key_id(value: Bytes) -> Result<Option<i64>, Error> {
+    let Some(bytes) = value else { return Ok(None) };
+    Ok(Some(Ciphertext::parse(bytes)?.key_id().as_i64()))
 }
 
-fn as_text(call: &Call) -> Result<Option<Datum>, Error> {
-    let Some(mut plaintext) = decrypt(call, 1)? else { return Ok(None) };
+/// Declared STRICT, so that there is a value.
+fn ciphertext_info(value: Bytes) -> Result<Record, Error> {
+    let value = Ciphertext::parse(value.unwrap_or_default())?;
+    Ok(Record::of([
+        Varlena::of(b"fc1")?.into_datum(),
+        Varlena::of(ALGORITHM)?.into_datum(),
+        Datum::from(value.key_id().as_i64()),
+        Varlena::of(value.nonce().as_bytes())?.into_datum(),
+        Datum::from(value.plaintext_length() as i32),
+    ]))
+}
+
+/// Runs `body` on a value, if there is one. Its failure is recorded although the transaction may roll back.
+#[inline]
+fn recorded<R>(
+    value: Bytes,
+    body: impl FnOnce(&[u8]) -> Result<Option<R>, Error>,
+) -> Result<Option<R>, Error> {
+    let Some(value) = value else { return Ok(None) };
+    body(value).map_err(|error| usage::decrypt_failed(value, error))
+}
+
+#[inline]
+fn as_text(value: &[u8], context: Bytes) -> Result<Option<Varlena>, Error> {
+    let Some(mut plaintext) = decrypt(value, context)? else { return Ok(None) };
     match encoding::from_utf8(plaintext.bytes_mut())? {
-        std::borrow::Cow::Owned(converted) => Ok(Some(Varlena::of(&converted)?.into_datum())),
-        std::borrow::Cow::Borrowed(_) => Ok(Some(plaintext.into_datum())),
+        Cow::Owned(converted) => answer(&converted),
+        Cow::Borrowed(_) => Ok(Some(plaintext)),
     }
 }
 
-fn into_type(
-    call: &Call,
-    context_index: usize,
-    type_oid: pg_sys::Oid,
-) -> Result<Option<Datum>, Error> {
-    let Some(mut plaintext) = decrypt(call, context_index)? else { return Ok(None) };
+fn into_type(value: &[u8], context: Bytes, type_oid: Oid) -> Result<Option<Datum>, Error> {
+    let Some(mut plaintext) = decrypt(value, context)? else { return Ok(None) };
     let text = encoding::from_utf8(plaintext.bytes_mut())?;
     values::text_in_type(&text, type_oid).map(Some)
 }
 
 #[inline]
-fn decrypt(call: &Call, context_index: usize) -> Result<Option<Varlena>, Error> {
-    let Some(bytes) = call.bytes(0) else { return Ok(None) };
-    session::refuse_if_security_restricted()?;
-    with_context(call, context_index, |context| {
+fn decrypt(bytes: &[u8], context: Bytes) -> Result<Option<Varlena>, Error> {
+    security::refuse_if_security_restricted()?;
+    with_context(context, |context| {
         let value = Ciphertext::parse(bytes)?;
         let mut plaintext = Varlena::of(value.body())?;
-        keyring::open(&value, context, plaintext.bytes_mut())?;
+        fields::open(&value, context, plaintext.bytes_mut())?;
         Ok(Some(plaintext))
     })
+}
+
+fn with_context<R>(
+    context: Bytes,
+    work: impl FnOnce(&Context<'_>) -> Result<R, Error>,
+) -> Result<R, Error> {
+    fields::with_context(given(context, "context")?, work)
 }

@@ -1,77 +1,70 @@
 //! Functions that change the state of keys.
 
-use fieldcrypt_envelope::{KeyId, KeyState};
-use pgrx::pg_sys::Datum;
+use fieldcrypt_envelope::KeyState;
 
-use super::given;
+use super::{answer, given, given_key};
 use crate::error::Error;
-use crate::keyring::states;
-use crate::pg::call::{Call, sql_functions};
+use crate::lifecycle::states;
+use crate::pg;
 use crate::pg::values::Varlena;
 
-sql_functions! {
-    fieldcrypt_mark_compromised, pg_finfo_fieldcrypt_mark_compromised => mark_compromised;
-    fieldcrypt_suspend_key, pg_finfo_fieldcrypt_suspend_key => suspend_key;
-    fieldcrypt_resume_key, pg_finfo_fieldcrypt_resume_key => resume_key;
-    fieldcrypt_set_key_state, pg_finfo_fieldcrypt_set_key_state => set_key_state;
-    fieldcrypt_schedule_destruction, pg_finfo_fieldcrypt_schedule_destruction => schedule_destruction;
-    fieldcrypt_cancel_destroy_key, pg_finfo_fieldcrypt_cancel_destroy_key => cancel_destroy_key;
-    fieldcrypt_set_destroy_horizon, pg_finfo_fieldcrypt_set_destroy_horizon => set_destroy_horizon;
-    fieldcrypt_erase_key, pg_finfo_fieldcrypt_erase_key => erase_key;
-    fieldcrypt_shred_tenant, pg_finfo_fieldcrypt_shred_tenant => shred_tenant;
+pg::sql_functions! {
+    mark_compromised(key_id: bigint, reason: text) -> bigint;
+    suspend_key(key_id: bigint, reason: text) -> void;
+    resume_key(key_id: bigint, reason: text) -> text;
+    set_key_state(key_id: bigint, state: text, reason: text) -> void;
+    schedule_destruction(key_id: bigint, seconds: bigint, reason: text) -> void;
+    cancel_destroy_key(key_id: bigint, reason: text) -> void;
+    set_destroy_horizon(key_id: bigint, horizon: text) -> void;
+    erase_key(key_id: bigint, reason: text) -> void;
+    shred_tenant(tenant: text, reason: text) -> bigint;
 }
 
-fn mark_compromised(call: &Call) -> Result<Option<Datum>, Error> {
-    let active = states::mark_compromised(key_argument(call)?, given(call, 1, "reason")?)?;
-    Ok(active.map(|key_id| Datum::from(key_id.as_i64())))
+type Text<'c> = Option<&'c [u8]>;
+
+fn mark_compromised(key_id: Option<i64>, reason: Text) -> Result<Option<i64>, Error> {
+    let active = states::mark_compromised(given_key(key_id)?, given(reason, "reason")?)?;
+    Ok(active.map(|key_id| key_id.as_i64()))
 }
 
-fn suspend_key(call: &Call) -> Result<Option<Datum>, Error> {
-    states::suspend(key_argument(call)?, given(call, 1, "reason")?)?;
-    Ok(Some(Datum::null()))
+fn suspend_key(key_id: Option<i64>, reason: Text) -> Result<(), Error> {
+    states::suspend(given_key(key_id)?, given(reason, "reason")?)
 }
 
-fn resume_key(call: &Call) -> Result<Option<Datum>, Error> {
-    let state = states::resume(key_argument(call)?, given(call, 1, "reason")?)?;
-    Ok(Some(Varlena::of(state.name().as_bytes())?.into_datum()))
+fn resume_key(key_id: Option<i64>, reason: Text) -> Result<Option<Varlena>, Error> {
+    let state = states::resume(given_key(key_id)?, given(reason, "reason")?)?;
+    answer(state.name().as_bytes())
 }
 
-fn set_key_state(call: &Call) -> Result<Option<Datum>, Error> {
-    let state = KeyState::parse(given(call, 1, "state")?).ok_or_else(|| Error::WrongState {
+fn set_key_state(key_id: Option<i64>, state: Text, reason: Text) -> Result<(), Error> {
+    let state = KeyState::parse(given(state, "state")?).ok_or_else(|| Error::WrongState {
         problem: "there is no such key state".into(),
         hint: "States are: deactivated, suspended, compromised, destroyed.",
     })?;
-    states::set_state(key_argument(call)?, state, call.bytes(2))?;
-    Ok(Some(Datum::null()))
+    states::set_state(given_key(key_id)?, state, reason)
 }
 
-fn schedule_destruction(call: &Call) -> Result<Option<Datum>, Error> {
-    let seconds = call.bigint(1).ok_or(Error::NullArgument("delay"))?;
-    states::schedule_destruction(key_argument(call)?, seconds, call.bytes(2))?;
-    Ok(Some(Datum::null()))
+fn schedule_destruction(
+    key_id: Option<i64>,
+    seconds: Option<i64>,
+    reason: Text,
+) -> Result<(), Error> {
+    let seconds = given(seconds, "delay")?;
+    states::schedule_destruction(given_key(key_id)?, seconds, reason)
 }
 
-fn cancel_destroy_key(call: &Call) -> Result<Option<Datum>, Error> {
-    states::cancel_destruction(key_argument(call)?, given(call, 1, "reason")?)?;
-    Ok(Some(Datum::null()))
+fn cancel_destroy_key(key_id: Option<i64>, reason: Text) -> Result<(), Error> {
+    states::cancel_destruction(given_key(key_id)?, given(reason, "reason")?)
 }
 
-fn set_destroy_horizon(call: &Call) -> Result<Option<Datum>, Error> {
-    states::set_destroy_horizon(key_argument(call)?, given(call, 1, "horizon")?)?;
-    Ok(Some(Datum::null()))
+fn set_destroy_horizon(key_id: Option<i64>, horizon: Text) -> Result<(), Error> {
+    states::set_destroy_horizon(given_key(key_id)?, given(horizon, "horizon")?)
 }
 
-fn erase_key(call: &Call) -> Result<Option<Datum>, Error> {
-    states::erase(key_argument(call)?, call.bytes(1))?;
-    Ok(Some(Datum::null()))
+fn erase_key(key_id: Option<i64>, reason: Text) -> Result<(), Error> {
+    states::erase(given_key(key_id)?, reason)
 }
 
-fn shred_tenant(call: &Call) -> Result<Option<Datum>, Error> {
-    let keys = states::shred(given(call, 0, "tenant")?, given(call, 1, "reason")?)?;
-    Ok(Some(Datum::from(keys as i64)))
-}
-
-fn key_argument(call: &Call) -> Result<KeyId, Error> {
-    let number = call.bigint(0).ok_or(Error::NullArgument("key_id"))?;
-    KeyId::new(number).ok_or(Error::NotAKeyId)
+fn shred_tenant(tenant: Text, reason: Text) -> Result<Option<i64>, Error> {
+    states::shred(given(tenant, "tenant")?, given(reason, "reason")?).map(|keys| Some(keys as i64))
 }

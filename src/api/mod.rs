@@ -1,30 +1,45 @@
-//! The SQL functions, thin: arguments in, one call into the keyring, a datum out.
+//! Every door that SQL calls, one file for one file of `sql/`: arguments in, one call into a room, an answer
+//! out. What is refused is recorded at the edge, in `pg::call`.
 
+mod alerts;
 mod approvals;
-mod decrypt;
-mod encrypt;
+mod audit_log;
+mod audit_seal;
+mod audit_status;
+mod audit_table;
+mod audit_verification;
+mod fields;
+mod health;
+mod health_audit;
+mod key_backup;
 mod key_states;
+mod key_usage;
 mod keys;
+mod master_key_rotation;
+mod redaction;
+mod reencryption;
+mod report;
+mod rotation;
+mod statistics;
+#[path = "type.rs"]
+mod types;
 
-use fieldcrypt_envelope::Context;
+use fieldcrypt_envelope::KeyId;
 
 use crate::error::Error;
-use crate::keyring;
-use crate::pg::call::Call;
+use crate::pg::values::Varlena;
 
 /// An argument that may be left out, but not be NULL: NULL is more often a slip than a wish.
-fn given<'c>(call: &'c Call, index: usize, name: &'static str) -> Result<&'c [u8], Error> {
-    match call.bytes(index) {
-        Some(bytes) => Ok(bytes),
-        None => Err(Error::NullArgument(name)),
-    }
+fn given<T>(argument: Option<T>, name: &'static str) -> Result<T, Error> {
+    argument.ok_or(Error::NullArgument(name))
 }
 
-/// Calls `work` with the context argument.
-fn with_context<R>(
-    call: &Call,
-    index: usize,
-    work: impl FnOnce(&Context<'_>) -> Result<R, Error>,
-) -> Result<R, Error> {
-    keyring::with_context(given(call, index, "context")?, work)
+/// An argument that is the id of a key.
+fn given_key(argument: Option<i64>) -> Result<KeyId, Error> {
+    KeyId::new(given(argument, "key_id")?).ok_or(Error::NotAKeyId)
+}
+
+/// An answer of type `text` or `bytea`.
+fn answer(bytes: &[u8]) -> Result<Option<Varlena>, Error> {
+    Varlena::of(bytes).map(Some)
 }

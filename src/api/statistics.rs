@@ -1,19 +1,19 @@
 //! `fieldcrypt_stats`: what was counted, since when.
 
-use pgrx::pg_sys::Datum;
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::pg::call::{Call, sql_functions};
-use crate::pg::{encoding, json, session, statistics_memory};
+use crate::pg;
+use crate::pg::values::Varlena;
+use crate::pg::{clock, encoding, json, statistics_memory};
 
-sql_functions! {
-    fieldcrypt_statistics, pg_finfo_fieldcrypt_statistics => statistics;
-    fieldcrypt_statistics_reset, pg_finfo_fieldcrypt_statistics_reset => reset;
+pg::sql_functions! {
+    statistics() -> text;
+    statistics_reset() -> void;
 }
 
 /// The entries of this database, as JSON. With what this statement itself has counted so far.
-fn statistics(_: &Call) -> Result<Option<Datum>, Error> {
+fn statistics() -> Result<Option<Varlena>, Error> {
     let milliseconds = |nanoseconds: u64| nanoseconds as f64 / 1e6;
     let rows = statistics_memory::read().into_iter().map(|shown| {
         let counters = shown.counters;
@@ -33,13 +33,13 @@ fn statistics(_: &Call) -> Result<Option<Datum>, Error> {
             "cache_misses": counters.cache_misses,
             "load_time": milliseconds(counters.load_time),
             "keys_made": counters.keys_made,
-            "stats_since": session::iso_time(shown.since),
+            "stats_since": clock::iso_time(shown.since),
         })
     });
-    json::to_datum(&Value::Array(rows.collect())).map(Some)
+    json::to_text(&Value::Array(rows.collect())).map(Some)
 }
 
-fn reset(_: &Call) -> Result<Option<Datum>, Error> {
+fn statistics_reset() -> Result<(), Error> {
     statistics_memory::reset();
-    Ok(Some(Datum::null()))
+    Ok(())
 }

@@ -5,11 +5,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::queue;
 use super::signer::Signers;
+use crate::events::{self, shutdown_marker};
 use crate::pg::audit_memory::{self, Queue};
 use crate::pg::background::{self, Started};
-use crate::pg::{report, session};
+use crate::pg::{clock, report};
 
 /// How long it sleeps when nobody wakes it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
@@ -51,20 +51,20 @@ impl Launcher {
         }
         self.sign(queue);
         if queue.worker() == -1 && self.started.get(&queue.index()).is_none_or(Started::is_over) {
-            queue.miss_worker(session::now());
+            queue.miss_worker(clock::now());
         }
         if queue.worker() != 0 {
             return queue.worker() > 0;
         }
         self.started.remove(&queue.index());
         if queue.is_dropped() {
-            let logged = queue::to_server_log(queue, "its database was dropped");
-            queue.written(logged.end, 0, 0, session::now());
+            let logged = events::to_server_log(queue, "its database was dropped");
+            queue.written(logged.end, 0, 0, clock::now());
             self.signers.forget(queue.database());
             queue.end();
             return true;
         }
-        let now = session::now();
+        let now = clock::now();
         if !queue.has_work() && !queue.is_to_be_looked_at(now) {
             return true;
         }
@@ -100,8 +100,8 @@ impl Launcher {
 
     /// The server stops, and the workers with it: they still need signatures.
     fn finish(&mut self) {
-        let last = session::now() + LAST_WAIT;
-        while audit_memory::all().any(|queue| queue.worker() > 0) && session::now() < last {
+        let last = clock::now() + LAST_WAIT;
+        while audit_memory::all().any(|queue| queue.worker() > 0) && clock::now() < last {
             audit_memory::all().for_each(|queue| self.sign(queue));
             background::nap(Duration::from_millis(20));
         }
@@ -111,32 +111,6 @@ impl Launcher {
             && !audit_memory::all().any(|queue| queue.worker() > 0 || queue.has_work())
         {
             shutdown_marker::leave();
-        }
-    }
-}
-
-/// A file by which the next launcher knows that this one left nothing undone. It lies where Postgres keeps
-/// what it remembers over a shutdown; while a launcher runs it is not there, so that no copy of a running
-/// server has it.
-pub mod shutdown_marker {
-    use std::path::PathBuf;
-
-    use crate::pg::session;
-
-    fn path() -> Option<PathBuf> {
-        session::data_directory().map(|folder| folder.join("pg_stat/fieldcrypt_audit_clean"))
-    }
-
-    /// Whether it is there. It is not afterwards.
-    pub fn take() -> bool {
-        path().is_some_and(|path| std::fs::remove_file(path).is_ok())
-    }
-
-    /// Leaves it.
-    pub fn leave() {
-        if let Some(path) = path() {
-            // Without it the next handover counts as unclean, which is only less welcome.
-            let _ = std::fs::write(path, b"");
         }
     }
 }

@@ -7,17 +7,15 @@
 use std::cell::Cell;
 
 use fieldcrypt_audit::{LogId, Place};
-use pgrx::pg_sys::Datum;
 
-use super::{Details, seal};
+use super::{Details, tree};
 use crate::error::Error;
-use crate::pg::call::{Call, sql_functions};
+use crate::events::Event;
+use crate::keyring::hexadecimal;
 use crate::pg::spi::{self, Parameter};
-use crate::pg::{audit_memory, catalog, encoding, session};
-
-sql_functions! {
-    fieldcrypt_acknowledge_audit_fork, pg_finfo_fieldcrypt_acknowledge_audit_fork => acknowledge_called;
-}
+use crate::pg::{
+    audit_memory, clock, encoding, key_table, log_table, roles, security, session, transaction,
+};
 
 /// A row of `audit_origins`.
 #[derive(Debug, Clone)]
@@ -54,7 +52,7 @@ const LOOK_PAUSE: i64 = 5_000_000;
 pub fn current() -> Result<Option<Origin>, Error> {
     let here = here()?;
     let last = last()?;
-    let first_own_id = catalog::first_own_log_id()?;
+    let first_own_id = log_table::first_own_log_id()?;
     // A dump that is restored over its own database brings origins from before the extension was created.
     let is_own = |origin: &Origin| origin.id >= first_own_id;
     let cause = match &last {
@@ -74,7 +72,7 @@ pub fn current() -> Result<Option<Origin>, Error> {
 }
 
 fn may_begin(first_own_id: i64) -> Result<bool, Error> {
-    if !catalog::has_keys()? {
+    if !key_table::has_keys()? {
         return Ok(false);
     }
     // What makes keys of its own is restored into no more.
@@ -87,7 +85,7 @@ fn may_begin(first_own_id: i64) -> Result<bool, Error> {
         Ok(())
     })?;
     let Some(queue) = audit_memory::of_database(session::database()) else { return Ok(false) };
-    let now = session::now();
+    let now = clock::now();
     if now - queue.quiet_since((!is_busy).then_some(now)).unwrap_or(now) >= RESTORE_PAUSE {
         return Ok(true);
     }
@@ -96,13 +94,13 @@ fn may_begin(first_own_id: i64) -> Result<bool, Error> {
 }
 
 fn begin(old: Option<Origin>, here: Here, cause: &str) -> Result<Origin, Error> {
-    let frontier = seal::loaded_frontier()?;
+    let frontier = tree::loaded_frontier()?;
     let log = LogId::generate()?;
     let origin = Origin {
-        id: catalog::next_log_id()?,
+        id: log_table::next_log_id()?,
         log,
-        place: seal::place(here.0, here.1, here.2),
-        at: session::now(),
+        place: place(here.0, here.1, here.2),
+        at: clock::now(),
         old_size: frontier.size(),
     };
     spi::execute(
@@ -129,10 +127,10 @@ fn begin(old: Option<Origin>, here: Here, cause: &str) -> Result<Origin, Error> 
     let reason = format!(
         "log {log}{from} at size {}, root {}: {cause}",
         frontier.size(),
-        crate::keyring::hexadecimal(&frontier.root())
+        hexadecimal(&frontier.root())
     );
     super::record(
-        "audit_origin_begun",
+        Event::AuditOriginBegun,
         &Details { reason: Some(reason.as_bytes()), ..Details::default() },
     )?;
     Ok(origin)
@@ -151,7 +149,7 @@ fn last() -> Result<Option<(Origin, Here)>, Error> {
                 id: row.bigint(1)?,
                 log: LogId(row.sixteen_bytes(2)?),
                 at: row.bigint(3)?,
-                place: seal::place(here.0, here.1, here.2),
+                place: place(here.0, here.1, here.2),
                 old_size: row.bigint(7)?.max(0) as u64,
             };
             found = Some((origin, here));
@@ -178,24 +176,21 @@ fn here() -> Result<Here, Error> {
     found.ok_or_else(|| Error::Internal("a database has no place".into()))
 }
 
-/// `acknowledge_audit_fork(reason)`.
-fn acknowledge_called(call: &Call) -> Result<Option<Datum>, Error> {
-    session::refuse_for_planted_code()?;
-    session::refuse_unless_writable()?;
-    let reason = call.bytes(0).ok_or(Error::NullArgument("reason"))?;
+/// Somebody says why the log goes on under another name. Gives how many names that concerns.
+pub fn acknowledge_fork(reason: &[u8]) -> Result<u64, Error> {
     if reason.iter().all(u8::is_ascii_whitespace) {
         return Err(Error::AuditSeal {
             problem: "a reason is needed".into(),
             hint: "SELECT fieldcrypt.acknowledge_audit_fork('restored from the backup of last night after a disk failure')",
         });
     }
-    if session::has_one_snapshot() {
+    if transaction::has_one_snapshot() {
         return Err(Error::NeedsReadCommitted);
     }
     // The place may have changed since this session began.
     HERE.set(None);
-    let acknowledged = session::as_owner(|| {
-        catalog::lock_sealing()?;
+    let acknowledged = security::as_owner(|| {
+        log_table::lock_sealing()?;
         let Some(origin) = current()? else {
             return Err(Error::AuditSeal {
                 problem: "the audit log of this database is not sealed yet".into(),
@@ -213,22 +208,22 @@ fn acknowledge_called(call: &Call) -> Result<Option<Datum>, Error> {
     if let Some(queue) = audit_memory::of_database(session::database()) {
         queue.forget_sealed();
     }
-    let last = session::as_owner(last)?.map(|(origin, _)| origin.log.to_string());
+    let last = security::as_owner(last)?.map(|(origin, _)| origin.log.to_string());
     let told = format!("{} (log {})", encoding::lossy(reason), last.unwrap_or_default());
     let told = encoding::from_utf8(told.as_bytes())?;
     super::record(
-        "audit_fork_acknowledged",
+        Event::AuditForkAcknowledged,
         &Details {
             reason: Some(&told),
             value_count: Some(acknowledged as i64),
             ..Details::default()
         },
     )?;
-    Ok(Some(Datum::from(acknowledged as i64)))
+    Ok(acknowledged)
 }
 
 fn acknowledge(reason: &[u8]) -> Result<u64, Error> {
-    let by = session::session_user();
+    let by = roles::session_user();
     spi::execute(
         "UPDATE fieldcrypt.audit_origins
             SET acknowledged_at = pg_catalog.clock_timestamp(), acknowledged_by = $1,
@@ -236,4 +231,13 @@ fn acknowledge(reason: &[u8]) -> Result<u64, Error> {
           WHERE acknowledged_at IS NULL AND old_log_id IS NOT NULL",
         &[Parameter::Text(Some(&by)), Parameter::Text(Some(reason))],
     )
+}
+
+/// Where this database is.
+fn place(system_identifier: i64, database: i64, timeline: i64) -> Place {
+    Place {
+        system_identifier: system_identifier as u64,
+        database: database as u32,
+        timeline: timeline as u32,
+    }
 }

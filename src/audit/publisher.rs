@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::settings;
 use crate::pg::audit_memory::Queue;
-use crate::pg::{background, exit, report, session};
+use crate::pg::{background, clock, exit, report};
 
 /// How long a command may take before it is killed.
 const LONGEST: i64 = 60_000_000;
@@ -52,7 +52,7 @@ impl Publisher {
     /// Takes notice of a command that has ended, and starts the next one if it is time.
     pub fn look_after(&mut self, queue: Queue) {
         self.reap(queue);
-        let now = session::now();
+        let now = clock::now();
         let is_time = now.saturating_sub(self.last_at) >= settings::checkpoint_command_interval();
         if self.running.is_some() || !self.waiting.as_ref().is_some_and(|(_, now)| *now || is_time)
         {
@@ -74,11 +74,11 @@ impl Publisher {
 
     /// Lets the last one finish.
     pub fn finish(mut self, queue: Queue) {
-        let until = session::now() + LAST_WAIT;
+        let until = clock::now() + LAST_WAIT;
         if let Some((_, at_once)) = &mut self.waiting {
             *at_once = true;
         }
-        while (self.running.is_some() || self.waiting.is_some()) && session::now() < until {
+        while (self.running.is_some() || self.waiting.is_some()) && clock::now() < until {
             self.look_after(queue);
             background::nap(Duration::from_millis(20));
         }
@@ -87,7 +87,7 @@ impl Publisher {
     fn reap(&mut self, queue: Queue) {
         let Some(mut running) = self.running.take() else { return };
         match running.child.try_wait() {
-            Ok(None) if session::now() - running.since < LONGEST => self.running = Some(running),
+            Ok(None) if clock::now() - running.since < LONGEST => self.running = Some(running),
             Ok(None) => {
                 exit::kill_group(running.child.id());
                 let _ = running.child.wait();

@@ -4,43 +4,18 @@
 //! to the same roots, which nobody could bring about with another beginning.
 
 use fieldcrypt_audit::Frontier;
-use pgrx::pg_sys::Datum;
 
-use super::{Details, seal, settings};
+use super::{Details, tree};
 use crate::error::Error;
-use crate::pg::call::{Call, sql_functions};
+use crate::events::Event;
+use crate::keyring::hexadecimal;
 use crate::pg::spi::{self, Parameter};
-use crate::pg::values::Varlena;
-use crate::pg::{audit_memory, catalog, encoding, session};
+use crate::pg::{clock, encoding, log_table};
 
-sql_functions! {
-    fieldcrypt_audit_retention, pg_finfo_fieldcrypt_audit_retention => retention;
-    fieldcrypt_retire_audit_partition, pg_finfo_fieldcrypt_retire_audit_partition => retire_called;
-}
-
-/// `_audit_retention()`: the setting. Only the postmaster's own is one that no client can have replaced.
-fn retention(_: &Call) -> Result<Option<Datum>, Error> {
-    if !audit_memory::exists() {
-        return Err(Error::AuditSeal {
-            problem: "without pg_fieldcrypt in shared_preload_libraries the audit log is not sealed, and nothing of it is retired".into(),
-            hint: "Add it to shared_preload_libraries and restart the server.",
-        });
-    }
-    Ok(Some(Varlena::of(&settings::retention())?.into_datum()))
-}
-
-/// `_retire_audit_partition(partition)`: empties it, and gives the number of its rows.
-fn retire_called(call: &Call) -> Result<Option<Datum>, Error> {
-    let partition = call.bytes(0).ok_or(Error::NullArgument("partition"))?;
-    if session::has_one_snapshot() {
-        return Err(Error::NeedsReadCommitted);
-    }
-    session::as_owner(|| retire(partition)).map(|rows| Some(Datum::from(rows)))
-}
-
-fn retire(partition: &[u8]) -> Result<i64, Error> {
+/// Empties a partition, and gives the number of its rows.
+pub fn retire(partition: &[u8]) -> Result<i64, Error> {
     let name = encoding::lossy(partition);
-    catalog::lock_sealing()?;
+    log_table::lock_sealing()?;
     let mut found = None;
     spi::each_row(
         "SELECT p.row_count, p.unsealed, p.size FROM fieldcrypt._lock_audit_partition($1) AS p",
@@ -68,8 +43,8 @@ fn retire(partition: &[u8]) -> Result<i64, Error> {
             hint: "Wait for the worker of the audit log: SELECT * FROM fieldcrypt.audit_status().",
         });
     };
-    let frontier = seal::frontier_between(base, size)?;
-    let further = seal::frontier_between(frontier.clone(), checkpoint_size)?;
+    let frontier = tree::frontier_between(base, size)?;
+    let further = tree::frontier_between(frontier.clone(), checkpoint_size)?;
     if further.root() != checkpoint_root {
         return Err(Error::AuditSeal {
             problem: format!(
@@ -83,8 +58,8 @@ fn retire(partition: &[u8]) -> Result<i64, Error> {
                 (id, at, partition_name, row_count, size, root, frontier)
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
         &[
-            Parameter::BigInt(Some(catalog::next_log_id()?)),
-            Parameter::Time(Some(session::now())),
+            Parameter::BigInt(Some(log_table::next_log_id()?)),
+            Parameter::Time(Some(clock::now())),
             Parameter::Text(Some(partition)),
             Parameter::BigInt(Some(rows)),
             Parameter::BigInt(Some(size as i64)),
@@ -96,10 +71,10 @@ fn retire(partition: &[u8]) -> Result<i64, Error> {
         "SELECT fieldcrypt._empty_audit_partition($1)",
         &[Parameter::Text(Some(partition))],
     )?;
-    let root = crate::keyring::hexadecimal(&frontier.root());
+    let root = hexadecimal(&frontier.root());
     let reason = format!("{rows} rows: leaves below {size}, root {root}");
     super::record(
-        "audit_retired",
+        Event::AuditRetired,
         &Details {
             table_name: Some(partition),
             reason: Some(reason.as_bytes()),

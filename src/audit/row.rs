@@ -2,10 +2,16 @@
 //! the table are the same bytes.
 
 use fieldcrypt_audit::LogRow;
+use fieldcrypt_envelope::KeyId;
 
+use super::Details;
 use crate::error::Error;
+use crate::events::Event;
+use crate::pg::client::Client;
+use crate::pg::encoding;
+use crate::pg::json::Jsonb;
+use crate::pg::network::Inet;
 use crate::pg::tuple::Row;
-use crate::pg::{encoding, json, network};
 
 /// Column numbers of `fieldcrypt.audit_log`, in the order of `sql/audit_log.sql`.
 pub mod columns {
@@ -40,14 +46,14 @@ pub fn read(row: &Row<'_>) -> Result<LogRow, Error> {
     let optional = |column| row.optional_bytes(column).map(text);
     let needed = |column| row.bytes(column).map(text);
     let bigint = |column| row.datum(column).map(|datum| datum.value() as i64);
-    let jsonb = |column| row.datum(column).map(|datum| text(json::to_text(datum)));
+    let jsonb = |column| row.jsonb(column).map(document);
     Ok(LogRow {
         id: row.bigint(columns::ID)?,
         at: since_1970(row.bigint(columns::AT)?),
         event: needed(columns::EVENT)?,
         actor: needed(columns::ACTOR)?,
         role: needed(columns::ROLE)?,
-        client_address: row.datum(columns::CLIENT_ADDRESS).map(network::address_text),
+        client_address: row.inet(columns::CLIENT_ADDRESS).map(Inet::to_text),
         application: optional(columns::APPLICATION),
         backend_pid: row.integer(columns::BACKEND_PID)?,
         transaction_id: bigint(columns::TRANSACTION_ID).map(|id| id as u64),
@@ -70,6 +76,38 @@ pub fn read(row: &Row<'_>) -> Result<LogRow, Error> {
     })
 }
 
+/// A row that is about to be written. What only some have, the caller adds.
+pub fn of(id: i64, at: i64, event: Event, client: &Client, details: &Details<'_>) -> LogRow {
+    let text = |bytes: &[u8]| encoding::as_utf8(bytes).into_owned();
+    LogRow {
+        id,
+        at: since_1970(at),
+        event: event.name().into(),
+        actor: text(&client.actor),
+        role: text(&client.role),
+        client_address: client.address.clone(),
+        application: Some(text(&client.application)),
+        backend_pid: client.process,
+        tenant: details.tenant.map(text),
+        key_id: details.key_id.map(KeyId::as_i64),
+        reason: details.reason.map(text),
+        table_name: details.table_name.map(text),
+        partition_name: details.partition_name.map(text),
+        changed_columns: details
+            .changed_columns
+            .map(|names| names.iter().map(|name| text(name)).collect()),
+        error_code: details.error_code.map(str::to_owned),
+        value_count: details.value_count,
+        key_ids: details.key_ids.map(<[i64]>::to_vec),
+        ..LogRow::default()
+    }
+}
+
+/// A document as it is sealed.
+pub fn document(document: Jsonb) -> String {
+    encoding::as_utf8(document.to_text()).into_owned()
+}
+
 /// Postgres's time, microseconds since 2000, as microseconds since 1970. An infinite one, which is never
 /// written, becomes some other number.
 pub fn since_1970(at: i64) -> i64 {
@@ -82,8 +120,3 @@ pub fn since_2000(at: i64) -> i64 {
 }
 
 const UNTIL_2000: i64 = 946_684_800_000_000;
-
-/// Texts of the database in the form that is sealed.
-pub fn sealed_text(text: Option<&[u8]>) -> Option<String> {
-    text.map(|text| encoding::as_utf8(text).into_owned())
-}

@@ -3,22 +3,17 @@
 use pgrx::pg_sys::{self, Datum, Oid};
 use serde_json::{Map, Value};
 
-use super::{Details, Event, record_change};
+use super::Details;
 use crate::error::Error;
-use crate::pg::call::{Call, sql_functions};
+use crate::events::Event;
 use crate::pg::encoding;
 use crate::pg::json::in_database_encoding;
 use crate::pg::triggers::{Operation, TriggerCall, is_encrypted, output, same_bytes};
 use crate::pg::tuple::Row;
 
-sql_functions! {
-    fieldcrypt_audit_change, pg_finfo_fieldcrypt_audit_change => audit_change;
-}
-
 /// AFTER INSERT, UPDATE and DELETE for each row, and TRUNCATE. Columns are found by what they are
 /// when the trigger fires, so renamed and added ones are right.
-fn audit_change(call: &Call) -> Result<Option<Datum>, Error> {
-    let trigger = TriggerCall::from(call).ok_or(Error::NotATrigger)?;
+pub fn record_change(trigger: &TriggerCall) -> Result<(), Error> {
     let event = match trigger.operation() {
         Operation::Insert => Event::RowInserted,
         Operation::Update => Event::RowUpdated,
@@ -30,7 +25,7 @@ fn audit_change(call: &Call) -> Result<Option<Datum>, Error> {
     let (before, after) = trigger.rows();
     let columns = trigger.columns();
     let key_of = |row: &Option<Row<'_>>| match row {
-        Some(row) => primary_key(&trigger, &columns, row),
+        Some(row) => primary_key(trigger, &columns, row),
         None => Ok(None),
     };
     let (old_key, new_key) = (key_of(&before)?, key_of(&after)?);
@@ -41,7 +36,7 @@ fn audit_change(call: &Call) -> Result<Option<Datum>, Error> {
         (false, false) => None,
         _ => Some(changed_columns(&columns, before.as_ref(), after.as_ref())?),
     };
-    record_change(
+    super::record(
         event,
         &Details {
             table_name: Some(&table),
@@ -51,8 +46,7 @@ fn audit_change(call: &Call) -> Result<Option<Datum>, Error> {
             changed_columns: changed.as_deref(),
             ..Details::default()
         },
-    )?;
-    Ok(Some(Datum::null()))
+    )
 }
 
 fn primary_key(

@@ -14,7 +14,7 @@ use fieldcrypt_audit::{
 use serde::{Deserialize, Serialize};
 
 use super::settings;
-use crate::pg::session;
+use crate::pg::clock;
 
 /// What a worker asks for: a checkpoint over the rows that it has sealed and committed.
 #[derive(Serialize, Deserialize)]
@@ -165,7 +165,7 @@ impl Signers {
     /// Has keys that were used for an epoch sign their successors, and erases them, whether anything is to
     /// be signed or not.
     pub fn end_epochs(&mut self) {
-        let now = session::now();
+        let now = clock::now();
         for signer in self.signers.values_mut() {
             if signer.used_since.is_some_and(|since| now - since >= settings::key_epoch()) {
                 // Without random bytes the key goes on for now.
@@ -212,14 +212,14 @@ impl Signer {
                 ),
             };
         }
-        let now = session::now();
+        let now = clock::now();
         let mut frontier = stored.frontier.clone();
         frontier.append_range(range).map_err(|_| "the rows to be signed do not follow the last")?;
         let previous = stored.previous;
         let checkpoint = Checkpoint::of(
             &self.log,
             &frontier,
-            session::unix_time(now),
+            clock::unix_time(now),
             previous.as_ref(),
             is_final,
         )
@@ -264,7 +264,7 @@ fn statement(
         key: key.verifying_key().clone(),
         size: signed.frontier.size(),
         root: signed.frontier.root(),
-        at: session::unix_time(session::now()),
+        at: clock::unix_time(clock::now()),
         is_clean,
         previous,
     }

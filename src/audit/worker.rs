@@ -6,16 +6,16 @@ use std::time::Duration;
 use fieldcrypt_audit::{Checkpoint, Note, SignerStatement};
 
 use super::publisher::Publisher;
-use super::queue::{self, QueuedEvent};
 use super::seal::{self, NewSigner, Unsigned};
 use super::settings::{self, SEAL_ROWS};
 use super::signer::{Answer, Question};
-use super::{Details, Event};
+use super::{Details, mac_key, write};
 use crate::error::Error;
+use crate::events::{self, Event, QueuedEvent};
 use crate::keyring::{self, hexadecimal};
 use crate::pg::audit_memory::Queue;
 use crate::pg::client::Client;
-use crate::pg::{background, catalog, report, session, spi};
+use crate::pg::{background, clock, key_table, relations, report, security, spi};
 
 /// Bytes of events that one transaction writes.
 const BATCH_BYTES: u64 = 512 * 1024;
@@ -57,12 +57,12 @@ struct Step {
 
 impl Worker {
     fn run(mut self) {
-        let mut busy_at = session::now();
+        let mut busy_at = clock::now();
         let mut stopping_since = None;
         loop {
             // Both are asked before the step: what comes later is found by the next one.
             let is_stopping = background::is_stopping();
-            if self.queue.yielding_until() > session::now() {
+            if self.queue.yielding_until() > clock::now() {
                 // Rows may wait for their checkpoint.
                 self.queue.want_worker();
                 return;
@@ -72,7 +72,7 @@ impl Worker {
             if !step.is_installed {
                 return;
             }
-            let now = session::now();
+            let now = clock::now();
             if step.done > 0 {
                 busy_at = now;
             }
@@ -86,7 +86,7 @@ impl Worker {
                 self.sign(false);
             }
             let is_drained = !step.has_more && !self.queue.has_work();
-            let is_idle = session::now() - busy_at >= settings::linger();
+            let is_idle = clock::now() - busy_at >= settings::linger();
             if is_drained && (is_stopping || is_idle) {
                 if !seal::is_complete() {
                     continue;
@@ -119,7 +119,7 @@ impl Worker {
         let step = background::in_transaction(
             |problem| queue.set_problem(Some(problem)),
             || {
-                if catalog::owner_of_keys().is_err() {
+                if relations::owner_of_keys().is_err() {
                     return Ok(Step::default());
                 }
                 if events.first().is_some_and(|event| is_too_early(queue, event)) {
@@ -137,7 +137,7 @@ impl Worker {
                     "the server crashed before these events were written: they are in the server log",
                 );
                 gap(unreadable as u64, "the queue was damaged: these events are lost");
-                seal::write_events(&events)?;
+                write::write_events(&events)?;
                 let mut step =
                     Step { is_installed: true, done: events.len() as u64, ..Step::default() };
                 for _ in 0..SEAL_STEPS {
@@ -159,17 +159,17 @@ impl Worker {
         let mut position = position;
         if !step.is_installed {
             position =
-                queue::to_server_log(queue, "the extension is not installed in its database").end;
+                events::to_server_log(queue, "the extension is not installed in its database").end;
             queue.forget_sealed();
         }
-        queue.written(position, overflowed, crashed, session::now());
+        queue.written(position, overflowed, crashed, clock::now());
         step
     }
 
     /// Has the launcher sign what is sealed, and stores the checkpoint.
     fn sign(&mut self, is_final: bool) -> Signed {
         const PAUSE: i64 = 30_000_000;
-        if self.refused_at.is_some_and(|at| session::now() - at < PAUSE) {
+        if self.refused_at.is_some_and(|at| clock::now() - at < PAUSE) {
             return Signed::Not;
         }
         let queue = self.queue;
@@ -186,7 +186,7 @@ impl Worker {
         }
         let answer = self.ask(&question(&unsigned, is_final, last_is_final));
         let Answer { note: Some(note), .. } = &answer else {
-            self.refused_at = Some(session::now());
+            self.refused_at = Some(clock::now());
             let problem = answer.problem.as_deref().unwrap_or("the launcher signs nothing");
             if queue.status().problem.as_deref() != Some(problem) {
                 report::log(&format!("pg_fieldcrypt: the audit log is not sealed: {problem}"));
@@ -207,7 +207,7 @@ impl Worker {
                 Note::parse(note).ok().and_then(|note| Checkpoint::parse(note.text()).ok());
             Ok(checkpoint.map_or(0, |checkpoint| checkpoint.size))
         });
-        queue.checkpoint_stored(size, session::now());
+        queue.checkpoint_stored(size, clock::now());
         if !self.publisher.is_failing() {
             queue.set_problem(None);
         }
@@ -223,12 +223,12 @@ impl Worker {
     }
 
     fn ask(&self, question: &Question) -> Answer {
-        let until = session::now() + SIGNATURE_WAIT;
+        let until = clock::now() + SIGNATURE_WAIT;
         let serial = serde_json::to_vec(question).ok().and_then(|text| self.queue.ask(&text));
         let Some(serial) = serial else {
             return Answer::refusal("too many rows to be signed at once");
         };
-        while session::now() < until {
+        while clock::now() < until {
             if let Some(answer) = self.queue.answer_to(serial) {
                 return serde_json::from_slice(&answer)
                     .unwrap_or_else(|_| Answer::refusal("the launcher's answer is garbled"));
@@ -267,16 +267,16 @@ fn question(unsigned: &Unsigned, is_final: bool, last_is_final: Option<bool>) ->
 fn is_too_early(queue: Queue, event: &QueuedEvent) -> bool {
     const PATIENCE: i64 = 3_000_000;
     let status = queue.status();
-    session::now() - event.at < PATIENCE
+    clock::now() - event.at < PATIENCE
         && status.used < status.bytes / 4
         && !background::is_stopping()
-        && matches!(catalog::has_keys(), Ok(false))
+        && matches!(key_table::has_keys(), Ok(false))
 }
 
 /// Whether the last checkpoint of the log closed it; `None` if it has none.
 fn last_is_final() -> Result<Option<bool>, Error> {
     let mut last = None;
-    session::as_owner(|| {
+    security::as_owner(|| {
         spi::each_row(
             "SELECT c.is_final FROM fieldcrypt.audit_checkpoints AS c ORDER BY c.id DESC LIMIT 1",
             &[],
@@ -296,7 +296,7 @@ fn store_signer(answer: &Answer) -> Result<i64, Error> {
     let note = Note::parse(own).map_err(|_| garbled())?;
     let (statement, _) = SignerStatement::open(&note).map_err(|_| garbled())?;
     let by_audit_key = || {
-        let key_id = keyring::active_audit_key()?;
+        let key_id = mac_key::active()?;
         keyring::with_audit_key(key_id, |key| statement.by_audit_key(key_id, key)).ok()?.ok()
     };
     let (introduced_by, proof) = match &answer.succession {
@@ -317,7 +317,7 @@ fn store_signer(answer: &Answer) -> Result<i64, Error> {
     let handover = if statement.is_clean { "clean" } else { "unclean" };
     let reason = format!("{handover} handover to {}, vouched for by: {introduced_by}", answer.key);
     super::record(
-        Event::AuditStarted.name(),
+        Event::AuditStarted,
         &Details { reason: Some(reason.as_bytes()), ..Details::default() },
     )?;
     Ok(id)

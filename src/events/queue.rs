@@ -5,13 +5,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Event;
-use super::launcher::shutdown_marker;
 use super::settings::{self, OnOverflow};
+use super::{Event, shutdown_marker};
 use crate::error::Error;
 use crate::pg::audit_memory::{self, Queue};
 use crate::pg::client::Client;
-use crate::pg::{encoding, report, session};
+use crate::pg::{clock, encoding, report, shared_memory, transaction};
 
 /// An event that outlives its transaction. Texts are in the database's encoding.
 #[derive(Default)]
@@ -35,8 +34,8 @@ pub struct Surviving<'a> {
 pub struct QueuedEvent {
     /// When it happened, in Postgres's time.
     pub at: i64,
-    /// As column `event` says it.
-    pub event: String,
+    /// What happened.
+    pub event: Event,
     /// Who did it, and from where.
     pub client: Client,
     /// The tenant.
@@ -57,6 +56,7 @@ const MAX_REASON_BYTES: usize = 1000;
 /// Asks for the memory of the queues.
 pub fn init() {
     audit_memory::init(settings::queues(), settings::queue_bytes());
+    shared_memory::before_loss(memory_goes);
 }
 
 /// Queues an event. Reads no catalog if `client` is given, waits for no input or output.
@@ -65,8 +65,8 @@ pub fn init() {
 /// `fieldcrypt.audit_on_overflow = error` that is an error, so that the caller refuses what it tells of.
 pub fn push(event: Event, details: &Surviving<'_>) -> Result<(), Error> {
     let queued = QueuedEvent {
-        at: session::now(),
-        event: event.name().into(),
+        at: clock::now(),
+        event,
         client: details.client.cloned().unwrap_or_else(Client::now),
         tenant: details.tenant.map(<[u8]>::to_vec),
         key_ids: details.key_ids.to_vec(),
@@ -74,7 +74,7 @@ pub fn push(event: Event, details: &Surviving<'_>) -> Result<(), Error> {
         error_code: details.error_code.map(str::to_owned),
         reason: details.reason.map(|text| encoding::clipped(text, MAX_REASON_BYTES).to_vec()),
     };
-    if !audit_memory::exists() || session::is_standby() {
+    if !audit_memory::exists() || transaction::is_standby() {
         report::log(&queued.line(None));
         return Ok(());
     }
@@ -91,7 +91,7 @@ pub fn push(event: Event, details: &Surviving<'_>) -> Result<(), Error> {
 /// Tells that rows of this database's log may have to be sealed. Called in callbacks, too.
 pub fn want_worker() {
     if audit_memory::exists()
-        && !session::is_standby()
+        && !transaction::is_standby()
         && let Some(queue) = audit_memory::own()
     {
         queue.want_worker();
@@ -128,7 +128,7 @@ pub fn to_server_log(queue: Queue, why: &str) -> Logged {
 
 /// The postmaster is about to give up the shared memory: it stops, or a process crashed. What no worker has
 /// written goes to the server log; whoever signs next does not call that a clean end.
-pub fn memory_goes() {
+fn memory_goes() {
     let mut crashed = Vec::new();
     for queue in audit_memory::all() {
         if queue.database() == 0 {
@@ -151,8 +151,8 @@ impl QueuedEvent {
     /// That so many events are not in the log.
     pub fn gap(client: &Client, count: u64, reason: &str) -> Self {
         Self {
-            at: session::now(),
-            event: Event::AuditGap.name().into(),
+            at: clock::now(),
+            event: Event::AuditGap,
             client: client.clone(),
             tenant: None,
             key_ids: Vec::new(),
@@ -181,7 +181,7 @@ impl QueuedEvent {
             None => out.extend_from_slice(&u32::MAX.to_be_bytes()),
         };
         field(Some(&self.at.to_be_bytes()));
-        field(Some(self.event.as_bytes()));
+        field(Some(self.event.name().as_bytes()));
         field(Some(&self.client.actor));
         field(Some(&self.client.role));
         field(self.client.address.as_deref().map(str::as_bytes));
@@ -220,7 +220,7 @@ impl QueuedEvent {
         };
         Some(Self {
             at: number(field()??)?,
-            event: text(field()??)?,
+            event: Event::parse(&field()??)?,
             client: Client {
                 actor: field()??,
                 role: field()??,
@@ -247,8 +247,8 @@ impl QueuedEvent {
     /// One line of JSON in ASCII, whatever the database's encoding.
     fn line(&self, remark: Option<&str>) -> String {
         let mut line = Map::new();
-        line.insert("event".into(), json!(self.event));
-        line.insert("at".into(), json!(session::iso_time(self.at)));
+        line.insert("event".into(), json!(self.event.name()));
+        line.insert("at".into(), json!(clock::iso_time(self.at)));
         line.insert("actor".into(), text(&self.client.actor));
         line.insert("role".into(), text(&self.client.role));
         line.insert("client_address".into(), json!(self.client.address));

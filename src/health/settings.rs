@@ -1,13 +1,12 @@
 //! The settings `fieldcrypt.health_*` and `fieldcrypt.alert_*`. All of the configuration file: who
 //! looks at the health of a database, or raises its alerts, does not choose what is healthy.
 
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString};
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
-use pgrx::pg_sys::{self, GucSource};
 
 use super::hours::Hours;
-use crate::pg;
+use crate::pg::setting::{self, Check, Text};
 
 const HOUR: i32 = 3600;
 const DAY: i32 = 24 * HOUR;
@@ -115,7 +114,7 @@ static ALERT_CHANNEL: GucSetting<Option<CString>> =
 
 /// Defines the settings.
 pub fn init() {
-    pg::session::outside_parallel_mode(define);
+    setting::outside_parallel_mode(define);
 }
 
 fn define() {
@@ -139,81 +138,44 @@ fn define() {
         GucContext::Sighup,
         GucFlags::default(),
     );
-    // SAFETY: hooks are C functions that live as long as the library and never raise.
-    unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            c"fieldcrypt.health_hours",
-            c"The hours in which values are usually decrypted, such as: Mon-Fri 07:00-19:00 Europe/Berlin.",
-            c"Without days it is every day, without a time zone log_timezone's. Empty: hours are not judged.",
-            &HOURS,
-            GucContext::Sighup,
-            GucFlags::default(),
-            Some(check_hours),
-            None,
-            None,
-        );
-        GucRegistry::define_string_guc_with_hooks(
-            c"fieldcrypt.alert_channel",
-            c"The channel on which check_alerts() notifies.",
-            c"Any role of the database can listen. Empty: no notifications, only the server log and the audit log.",
-            &ALERT_CHANNEL,
-            GucContext::Sighup,
-            GucFlags::default(),
-            Some(check_channel),
-            None,
-            None,
-        );
-    }
+    setting::define_checked::<UsualHours>(Text {
+        name: c"fieldcrypt.health_hours",
+        about: c"The hours in which values are usually decrypted, such as: Mon-Fri 07:00-19:00 Europe/Berlin.",
+        details: c"Without days it is every day, without a time zone log_timezone's. Empty: hours are not judged.",
+        value: &HOURS,
+        context: GucContext::Sighup,
+    });
+    setting::define_checked::<Channel>(Text {
+        name: c"fieldcrypt.alert_channel",
+        about: c"The channel on which check_alerts() notifies.",
+        details: c"Any role of the database can listen. Empty: no notifications, only the server log and the audit log.",
+        value: &ALERT_CHANNEL,
+        context: GucContext::Sighup,
+    });
 }
 
 /// `fieldcrypt.health_hours`, if it is set.
 pub fn hours() -> Option<Hours<'static>> {
-    // SAFETY: Postgres keeps a valid C string, or NULL, in the variable, which a reload alone changes:
-    // not before the call that asked is over.
-    let text: &'static CStr = unsafe {
-        let value = *HOURS.as_ptr();
-        if value.is_null() {
-            return None;
-        }
-        CStr::from_ptr(value)
-    };
-    Hours::parse(text.to_str().ok()?)
+    Hours::parse(str::from_utf8(setting::text(&HOURS)?).ok()?)
 }
 
-unsafe extern "C-unwind" fn check_hours(
-    value: *mut *mut c_char,
-    _: *mut *mut c_void,
-    _: GucSource::Type,
-) -> bool {
-    // SAFETY: Postgres passes a pointer to a C string or to NULL.
-    unsafe {
-        let is_known = (*value).is_null()
-            || CStr::from_ptr(*value)
-                .to_str()
-                .is_ok_and(|text| text.is_empty() || Hours::parse(text).is_some());
-        if !is_known {
-            pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(
-                c"It is days, hours and a time zone, such as: Mon-Fri 07:00-19:00 Europe/Berlin."
-                    .as_ptr(),
-            );
-        }
-        is_known
+struct UsualHours;
+
+impl Check for UsualHours {
+    const DETAIL: &'static CStr =
+        c"It is days, hours and a time zone, such as: Mon-Fri 07:00-19:00 Europe/Berlin.";
+
+    fn is_valid(hours: &[u8]) -> bool {
+        str::from_utf8(hours).is_ok_and(|text| text.is_empty() || Hours::parse(text).is_some())
     }
 }
 
-unsafe extern "C-unwind" fn check_channel(
-    value: *mut *mut c_char,
-    _: *mut *mut c_void,
-    _: GucSource::Type,
-) -> bool {
-    // SAFETY: Postgres passes a pointer to a C string or to NULL.
-    unsafe {
-        let fits = (*value).is_null()
-            || CStr::from_ptr(*value).count_bytes() < pg_sys::NAMEDATALEN as usize;
-        if !fits {
-            pg_sys::GUC_check_errdetail_string =
-                pg_sys::pstrdup(c"A channel's name has at most 63 bytes.".as_ptr());
-        }
-        fits
+struct Channel;
+
+impl Check for Channel {
+    const DETAIL: &'static CStr = c"A channel's name has at most 63 bytes.";
+
+    fn is_valid(name: &[u8]) -> bool {
+        name.len() < pgrx::pg_sys::NAMEDATALEN as usize
     }
 }

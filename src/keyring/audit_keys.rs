@@ -4,19 +4,16 @@
 //! as of a generation, and what a transaction that may yet roll back wrote goes with it.
 
 use std::cell::{Cell, RefCell};
-use std::thread;
-use std::time::Duration;
 
 use fieldcrypt_envelope::{AuditKey, KeyId, KeyState};
 use fieldcrypt_locked_memory::{DEEP, LockedSlab, with_scrubbed_stack};
-use pgrx::pg_sys::{SubTransactionId, TransactionId};
+use pgrx::pg_sys::SubTransactionId;
 
-use super::create::{self, FirstAuditKey};
-use super::{AUDIT_TENANT, unwrap};
+use super::unwrap;
 use crate::error::Error;
 use crate::master_key;
-use crate::pg::catalog::{self, KeyRow, Purpose};
-use crate::pg::{callbacks, session};
+use crate::pg::key_table::{self, KeyRow, Purpose};
+use crate::pg::{invalidations, transaction};
 
 /// Keys that are kept unwrapped: a log of years has seen few.
 const LIMIT: usize = 32;
@@ -24,50 +21,32 @@ const LIMIT: usize = 32;
 thread_local! {
     static KEYS: RefCell<Keys> = const { RefCell::new(Keys::new()) };
     static FORGET: Cell<bool> = const { Cell::new(false) };
-    static FAILURE: Cell<Option<Failure>> = const { Cell::new(None) };
-    static WAITED_FOR: Cell<Option<TransactionId>> = const { Cell::new(None) };
+    static EPOCH: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The key for new rows of the log, which is made if the database has keys and never had one for this.
-/// `None` where it can't be had: rows are written unauthenticated then, since nothing that is to be
-/// recorded may fail for want of it.
-pub fn active_audit_key() -> Option<KeyId> {
-    session::accept_invalidations();
+/// The active key, if it is cached as of now, and the generation that is now.
+pub fn cached_audit_key() -> (Option<KeyId>, u64) {
+    invalidations::accept_invalidations();
     master_key::notice_reload();
-    let generation = callbacks::generation();
+    let generation = invalidations::generation();
     let cached = with_keys(|keys| {
         keys.find(|known| known.state == KeyState::Active && known.generation == generation)
             .map(|index| keys.entries[index].key_id)
     });
-    if cached.is_some() {
-        return cached;
-    }
-    if FAILURE.get().is_some_and(Failure::lasts) {
-        return None;
-    }
-    match find_active(generation) {
-        Ok(found) => {
-            FAILURE.set(None);
-            found
-        }
-        Err(_) => {
-            FAILURE.set(Some(Failure::now()));
-            None
-        }
-    }
+    (cached, generation)
 }
 
 /// Calls `work` with a key under which rows were written, in any state but destroyed.
 pub fn with_audit_key<R>(key_id: KeyId, work: impl FnOnce(&AuditKey) -> R) -> Result<R, Error> {
-    session::accept_invalidations();
-    let generation = callbacks::generation();
+    invalidations::accept_invalidations();
+    let generation = invalidations::generation();
     let find =
         |keys: &Keys| keys.find(|known| known.key_id == key_id && known.generation == generation);
     let index = match with_keys(|keys| find(keys)) {
         Some(index) => index,
         None => {
-            let row = catalog::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id))?;
-            adopt(&row, generation)?;
+            let row = key_table::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id))?;
+            adopt_audit_key(&row, generation)?;
             with_keys(|keys| find(keys)).ok_or_else(|| {
                 Error::Internal("a key that was just loaded can't be found".into())
             })?
@@ -77,12 +56,6 @@ pub fn with_audit_key<R>(key_id: KeyId, work: impl FnOnce(&AuditKey) -> R) -> Re
         let slot = keys.entries[index].slot;
         keys.secrets.get_mut(slot).map(|key| work(key)).ok_or(Error::OutOfMemory)
     })
-}
-
-/// Forgets every key: the master key changed.
-pub fn forget_everything() {
-    FAILURE.set(None);
-    in_callback(|keys| *keys = Keys::new());
 }
 
 /// Keys that this transaction made are committed now. Called where nothing may fail.
@@ -108,67 +81,8 @@ pub fn subtransaction_gone(child: SubTransactionId) {
     });
 }
 
-/// Why there is no key for the time being, so that a master key that can't be had is not asked for row
-/// by row: its source may be a command.
-#[derive(Clone, Copy)]
-struct Failure {
-    at: i64,
-    configuration_time: i64,
-    master_key_was_loaded: bool,
-}
-
-impl Failure {
-    const PAUSE: i64 = 10_000_000;
-
-    fn now() -> Self {
-        Self {
-            at: session::now(),
-            configuration_time: session::configuration_time(),
-            master_key_was_loaded: master_key::is_loaded(),
-        }
-    }
-
-    fn lasts(self) -> bool {
-        self.configuration_time == session::configuration_time()
-            && self.master_key_was_loaded == master_key::is_loaded()
-            && session::now().saturating_sub(self.at) < Self::PAUSE
-    }
-}
-
-fn find_active(generation: u64) -> Result<Option<KeyId>, Error> {
-    loop {
-        let row = match catalog::active_key(Purpose::Audit, AUDIT_TENANT)? {
-            Some(row) => row,
-            None => match create::first_audit_key()? {
-                FirstAuditKey::Made(row) => row,
-                FirstAuditKey::NotNow => return Ok(None),
-                FirstAuditKey::InFlight(transaction) if waited_for(transaction) => continue,
-                FirstAuditKey::InFlight(_) => return Ok(None),
-            },
-        };
-        adopt(&row, generation)?;
-        return Ok(Some(row.key_id));
-    }
-}
-
-/// Waits a moment for a transaction that makes the first key. Not longer, since what is recorded here has
-/// nothing to do with it, and not twice for the same one: it may last for hours, or be prepared.
-fn waited_for(transaction: TransactionId) -> bool {
-    if WAITED_FOR.get() == Some(transaction) {
-        return !session::is_in_progress(transaction);
-    }
-    for _ in 0..200 {
-        if !session::is_in_progress(transaction) {
-            return true;
-        }
-        session::check_for_interrupts();
-        thread::sleep(Duration::from_millis(5));
-    }
-    WAITED_FOR.set(Some(transaction));
-    false
-}
-
-fn adopt(row: &KeyRow, generation: u64) -> Result<(), Error> {
+/// Takes a row of the table into the cache.
+pub fn adopt_audit_key(row: &KeyRow, generation: u64) -> Result<(), Error> {
     if row.purpose()? != Purpose::Audit {
         return Err(Error::KeyTable(format!(
             "encryption key {} is not one that authenticates the audit log",
@@ -178,7 +92,7 @@ fn adopt(row: &KeyRow, generation: u64) -> Result<(), Error> {
     if row.state == KeyState::Destroyed {
         return Err(Error::KeyDestroyed(row.key_id));
     }
-    let uncommitted = row.uncommitted.then(session::current_subtransaction);
+    let uncommitted = row.uncommitted.then(transaction::current_subtransaction);
     let is_known = with_keys(|keys| {
         let index = keys.find(|known| known.key_id == row.key_id)?;
         if keys.entries[index].check != row.check {
@@ -242,11 +156,12 @@ impl Keys {
     }
 }
 
-/// The cache, emptied first in a forked child, whose copy of the secrets reads as zero bytes, and after
-/// a callback that could not reach it.
+/// The cache, emptied first in a forked child, whose copy of the secrets reads as zero bytes, after a
+/// change of the master keys, and after a callback that could not reach it.
 fn with_keys<R>(work: impl FnOnce(&mut Keys) -> R) -> R {
     KEYS.with_borrow_mut(|keys| {
-        if FORGET.replace(false) || keys.secrets.was_wiped() {
+        let is_other_epoch = EPOCH.replace(master_key::epoch()) != master_key::epoch();
+        if FORGET.replace(false) || is_other_epoch || keys.secrets.was_wiped() {
             *keys = Keys::new();
         }
         work(keys)

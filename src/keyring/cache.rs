@@ -16,8 +16,8 @@ use fieldcrypt_envelope::{
 use fieldcrypt_locked_memory::{LockedSlab, SHALLOW, with_scrubbed_stack};
 use pgrx::pg_sys::SubTransactionId;
 
+use super::tally::{Stopwatch, Tally};
 use crate::error::Error;
-use crate::usage::{self, Stopwatch, Tally};
 
 /// Is told what a key of a tenant was used for.
 pub type TakeUse<'a> = dyn FnMut(&Rc<[u8]>, KeyId, &Tally) + 'a;
@@ -150,7 +150,7 @@ impl Ring {
         entry.tally.look_ups += 1;
         if entry.tally.look_ups == 1 {
             self.used.push(slot);
-            usage::note_first_use();
+            super::first_use();
         }
         Some(slot)
     }

@@ -6,31 +6,18 @@
 use fieldcrypt_envelope::key_export::{Contents, KeyEntry, SealedExport};
 use fieldcrypt_envelope::{Fingerprint, KeyId, KeyState};
 use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
-use pgrx::pg_sys::Datum;
 use serde_json::Value;
 
-use super::{guard, unwrap, with_metadata};
 use crate::error::Error;
+use crate::keyring::{self, guard};
 use crate::master_key;
-use crate::pg::call::{Call, sql_functions};
-use crate::pg::catalog::{self, Purpose};
+use crate::pg::key_table::{self, Purpose};
 use crate::pg::spi::{self, Parameter};
-use crate::pg::values::Varlena;
-use crate::pg::{encoding, session};
+use crate::pg::{encoding, security, transaction};
 
-sql_functions! {
-    fieldcrypt_seal_export, pg_finfo_fieldcrypt_seal_export => seal_export;
-    fieldcrypt_read_export, pg_finfo_fieldcrypt_read_export => read_export;
-    fieldcrypt_import_keys, pg_finfo_fieldcrypt_import_keys => import_keys;
-    fieldcrypt_renumber_key, pg_finfo_fieldcrypt_renumber_key => renumber_key;
-    fieldcrypt_record_origin, pg_finfo_fieldcrypt_record_origin => record_origin;
-    fieldcrypt_key_problem, pg_finfo_fieldcrypt_key_problem => key_problem;
-}
-
-/// `_seal_export(contents)`: the document, authenticated by every master key that wraps one of its keys.
-fn seal_export(call: &Call) -> Result<Option<Datum>, Error> {
-    let text = document(call)?;
-    let contents = Contents::parse(&text).map_err(|problem| {
+/// The document of these contents, authenticated by every master key that wraps one of its keys.
+pub fn seal(contents: &[u8]) -> Result<String, Error> {
+    let contents = Contents::parse(&utf8(contents)?).map_err(|problem| {
         Error::KeyTable(format!("the keys of this database can't be exported: {problem}"))
     })?;
     let mut authenticating = contents.authenticating_master_keys();
@@ -46,41 +33,38 @@ fn seal_export(call: &Call) -> Result<Option<Datum>, Error> {
         .into_iter()
         .map(|one| master_key::with_export_key(one, |key| contents.authenticate(key)))
         .collect::<Result<Vec<_>, _>>()?;
-    let sealed = contents
+    contents
         .seal(authentication)
-        .ok_or_else(|| Error::Internal("an export lacks an authentication".into()))?;
-    Ok(Some(Varlena::of(sealed.as_bytes())?.into_datum()))
+        .ok_or_else(|| Error::Internal("an export lacks an authentication".into()))
 }
 
-/// `_read_export(document)`: what an authentic document says. No key of it is opened.
-fn read_export(call: &Call) -> Result<Option<Datum>, Error> {
-    let contents = authentic(&document(call)?)?;
-    Ok(Some(Varlena::of(contents.to_json().as_bytes())?.into_datum()))
+/// What an authentic document says. No key of it is opened.
+pub fn read(document: &[u8]) -> Result<String, Error> {
+    Ok(authentic(&utf8(document)?)?.to_json())
 }
 
-/// `_import_keys(document, apply_states, renumber)`: takes the keys of a document over, all or none, and gives the
-/// counts as JSON.
-fn import_keys(call: &Call) -> Result<Option<Datum>, Error> {
-    session::refuse_unless_writable()?;
-    let contents = authentic(&document(call)?)?;
+/// Takes the keys of a document over, all or none, and gives the counts as JSON.
+pub fn import(document: &[u8], apply_states: bool, renumber: bool) -> Result<String, Error> {
+    transaction::refuse_unless_writable()?;
+    let contents = authentic(&utf8(document)?)?;
     refuse_unless_loaded(&contents.authenticating_master_keys(), not_loaded)?;
     for key in contents.keys() {
-        session::check_for_interrupts();
+        transaction::check_for_interrupts();
         refuse_unless_it_opens(key)?;
     }
-    let flag = |index| Parameter::Integer(i32::from(call.boolean(index).unwrap_or(false)));
+    let flag = |is_set| Parameter::Integer(i32::from(is_set));
     let json = contents.to_json();
-    let outcome = session::as_owner(|| {
+    let outcome = security::as_owner(|| {
         spi::text(
             "SELECT fieldcrypt._import_contents($1::pg_catalog.json, $2, $3)::pg_catalog.text",
-            &[Parameter::Text(Some(json.as_bytes())), flag(1), flag(2)],
+            &[Parameter::Text(Some(json.as_bytes())), flag(apply_states), flag(renumber)],
         )
     })?;
     let outcome = outcome.unwrap_or_default();
     refuse_if_refused(&outcome)?;
     // Keys are here: what pg_restore would bring from now on would be over them.
     guard::end_restore();
-    Ok(Some(Varlena::of(outcome.as_bytes())?.into_datum()))
+    Ok(outcome)
 }
 
 /// Raises what `_import_contents` gives back instead of counts, which takes back what it did.
@@ -99,39 +83,33 @@ fn refuse_if_refused(outcome: &str) -> Result<(), Error> {
     }
 }
 
-/// `_key_problem(key_id)`: why a key can't be used by this session, NULL if it can or is destroyed.
-fn key_problem(call: &Call) -> Result<Option<Datum>, Error> {
-    let key_id = call.key_id(0);
+/// Why a key can't be used by this session; `None` if it can or is destroyed.
+pub fn problem_of(key_id: Option<KeyId>) -> Result<Option<String>, Error> {
     let outcome =
         key_id.ok_or_else(|| Error::KeyTable("a key id is not positive".into())).and_then(opens);
     match outcome {
         Ok(()) => Ok(None),
-        // What Postgres raised is no finding about the key.
-        Err(error @ Error::Postgres(_)) => Err(error),
-        Err(error) => {
-            let message = error.report().message();
-            let text = encoding::from_utf8(message.as_bytes())?;
-            Ok(Some(Varlena::of(&text)?.into_datum()))
-        }
+        // What Postgres raised is no finding about the key, nor that there is no master key at all.
+        Err(
+            error @ (Error::Postgres(_)
+            | Error::NoMasterKey
+            | Error::MasterKeySource { .. }
+            | Error::OutOfMemory),
+        ) => Err(error),
+        Err(error) => Ok(Some(error.report().message)),
     }
 }
 
-/// `_renumber_key(key_id, version)`: gives a key another version. Its wrapping authenticates the version,
-/// so it is wrapped again.
-fn renumber_key(call: &Call) -> Result<Option<Datum>, Error> {
-    let key_id = call.key_id(0);
-    let version = call.datum(1).map(|datum| datum.value() as i32);
-    let (Some(key_id), Some(version)) = (key_id, version) else {
-        return Err(Error::NullArgument("key_id and version"));
-    };
-    let row = catalog::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id))?;
+/// Gives a key another version. Its wrapping authenticates the version, so it is wrapped again.
+pub fn renumber(key_id: KeyId, version: i32) -> Result<(), Error> {
+    let row = key_table::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id))?;
     let wrapped = with_scrubbed_stack::<DEEP, _>(|| {
-        let data_key = unwrap(&row)?;
-        with_metadata(row.purpose()?, key_id, &row.tenant, version, |metadata| {
+        let data_key = keyring::unwrap(&row)?;
+        keyring::with_metadata(row.purpose()?, key_id, &row.tenant, version, |metadata| {
             master_key::wrap(row.master_key, &data_key, metadata)
         })
     })?;
-    session::as_owner(|| {
+    security::as_owner(|| {
         spi::execute(
             "UPDATE fieldcrypt.encryption_keys SET version = $2, wrapped_key = $3
               WHERE key_id OPERATOR(pg_catalog.=) $1",
@@ -142,33 +120,20 @@ fn renumber_key(call: &Call) -> Result<Option<Datum>, Error> {
             ],
         )
     })?;
-    Ok(Some(Datum::null()))
-}
-
-/// `_record_origin(is_confirmed, reason)`: notes where the keys are.
-fn record_origin(call: &Call) -> Result<Option<Datum>, Error> {
-    let is_confirmed = i32::from(call.boolean(0).unwrap_or(false));
-    let reason = call.bytes(1).ok_or(Error::NullArgument("reason"))?;
-    session::as_owner(|| {
-        spi::execute(
-            "SELECT fieldcrypt._write_origin($1 OPERATOR(pg_catalog.=) 1, $2)",
-            &[Parameter::Integer(is_confirmed), Parameter::Text(Some(reason))],
-        )
-    })?;
-    Ok(Some(Datum::null()))
+    Ok(())
 }
 
 fn opens(key_id: KeyId) -> Result<(), Error> {
-    let row = catalog::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id))?;
+    let row = key_table::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id))?;
     if row.state == KeyState::Destroyed {
         return Ok(());
     }
-    let check = with_scrubbed_stack::<DEEP, _>(|| unwrap(&row).map(|key| key.check(key_id)))?;
+    let check =
+        with_scrubbed_stack::<DEEP, _>(|| keyring::unwrap(&row).map(|key| key.check(key_id)))?;
     if check == row.check { Ok(()) } else { Err(Error::WrappedKeyNotAuthentic(key_id)) }
 }
 
-fn document(call: &Call) -> Result<String, Error> {
-    let text = call.bytes(0).ok_or(Error::NullArgument("document"))?;
+fn utf8(text: &[u8]) -> Result<String, Error> {
     String::from_utf8(encoding::to_utf8(text)?.into_owned()).map_err(|_| Error::NotUtf8)
 }
 

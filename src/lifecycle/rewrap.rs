@@ -5,47 +5,29 @@
 
 use fieldcrypt_envelope::{Fingerprint, KeyId};
 use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
-use pgrx::pg_sys::Datum;
 use serde_json::{Value, json};
 
-use super::create::not_loaded;
-use super::{hexadecimal, with_wrapped};
 use crate::error::Error;
+use crate::keyring;
 use crate::master_key;
-use crate::pg::call::{Call, sql_functions};
-use crate::pg::catalog::{self, KeyRow, MasterKeysLock};
+use crate::pg::key_locks::{self, MasterKeysLock};
+use crate::pg::key_table::{self, KeyRow};
 use crate::pg::spi::{self, Parameter};
-use crate::pg::values::Varlena;
-use crate::pg::{json, session};
-
-sql_functions! {
-    fieldcrypt_target_master_key, pg_finfo_fieldcrypt_target_master_key => target_master_key;
-    fieldcrypt_lock_master_keys, pg_finfo_fieldcrypt_lock_master_keys => lock_master_keys;
-    fieldcrypt_make_current, pg_finfo_fieldcrypt_make_current => make_current;
-    fieldcrypt_rewrap_keys, pg_finfo_fieldcrypt_rewrap_keys => rewrap_keys;
-    fieldcrypt_retire_master_keys, pg_finfo_fieldcrypt_retire_master_keys => retire_called;
-}
+use crate::pg::{security, transaction};
 
 /// The first master key of the source as it is now, whether or not a reload has reached this session.
-fn target_master_key(_: &Call) -> Result<Option<Datum>, Error> {
-    session::refuse_unless_writable().map_err(|_| Error::MasterKeyRotation {
+pub fn target() -> Result<Fingerprint, Error> {
+    transaction::refuse_unless_writable().map_err(|_| Error::MasterKeyRotation {
         problem: "the master key can't be rotated on a standby or in a READ ONLY transaction".into(),
         hint: "CALL fieldcrypt.rotate_master_key() on the primary, with default_transaction_read_only off.",
     })?;
-    Ok(Some(Varlena::of(&master_key::read_again()?.0)?.into_datum()))
-}
-
-/// Waits until nobody is making a data key, prepared transactions included, and holds that.
-fn lock_master_keys(_: &Call) -> Result<Option<Datum>, Error> {
-    catalog::lock_master_keys(MasterKeysLock::Switch)?;
-    Ok(Some(Datum::null()))
+    master_key::read_again()
 }
 
 /// New keys are wrapped by this master key from now on. Refused unless all that wrap keys here are
 /// loaded: with the old line gone, what it wraps would stay behind.
-fn make_current(call: &Call) -> Result<Option<Datum>, Error> {
-    let target = fingerprint(call)?;
-    session::as_owner(|| {
+pub fn make_current(target: Fingerprint) -> Result<(), Error> {
+    security::as_owner(|| {
         spi::execute(
             "UPDATE fieldcrypt.master_keys SET is_current = false
               WHERE is_current AND fingerprint OPERATOR(pg_catalog.<>) $1",
@@ -59,22 +41,13 @@ fn make_current(call: &Call) -> Result<Option<Datum>, Error> {
     })?;
     retire()?;
     let loaded = master_key::fingerprints()?;
-    let needed = not_loaded(&catalog::master_keys()?, &loaded);
-    if needed.is_empty() {
-        Ok(Some(Datum::null()))
-    } else {
-        Err(Error::WrongMasterKey { needed, loaded })
-    }
-}
-
-fn retire_called(_: &Call) -> Result<Option<Datum>, Error> {
-    retire()?;
-    Ok(Some(Datum::null()))
+    let needed = keyring::not_loaded(&key_table::master_keys()?, &loaded);
+    if needed.is_empty() { Ok(()) } else { Err(Error::WrongMasterKey { needed, loaded }) }
 }
 
 /// Master keys that wrap nothing need not be loaded any more.
-fn retire() -> Result<u64, Error> {
-    session::as_owner(|| {
+pub fn retire() -> Result<u64, Error> {
+    security::as_owner(|| {
         spi::execute(
             "UPDATE fieldcrypt.master_keys AS m SET retired_at = pg_catalog.clock_timestamp()
               WHERE m.retired_at IS NULL AND NOT m.is_current
@@ -87,15 +60,13 @@ fn retire() -> Result<u64, Error> {
     })
 }
 
-/// Wraps the keys of these ids again, whose rows the caller has locked. Gives how many, and the ids of
-/// those that did not open with the reason, as JSON.
-fn rewrap_keys(call: &Call) -> Result<Option<Datum>, Error> {
-    let target = fingerprint(call)?;
-    let ids = call.bytes(1).ok_or(Error::NullArgument("key_ids"))?;
+/// Wraps the keys of these ids again, a list with commas, whose rows the caller has locked. Gives how many,
+/// and the ids of those that did not open with the reason.
+pub fn rewrap_keys(target: Fingerprint, ids: &[u8]) -> Result<Value, Error> {
     // Against another run's switch to yet another master key, until the end of the transaction.
-    catalog::lock_master_keys(MasterKeysLock::MakeDataKey)?;
+    key_locks::lock_master_keys(MasterKeysLock::MakeDataKey)?;
     let is_current =
-        catalog::master_keys()?.iter().any(|row| row.is_current && row.fingerprint == target);
+        key_table::master_keys()?.iter().any(|row| row.is_current && row.fingerprint == target);
     if !is_current {
         return Err(Error::MasterKeyRotation {
             problem: "the current master key has changed meanwhile".into(),
@@ -106,14 +77,14 @@ fn rewrap_keys(call: &Call) -> Result<Option<Datum>, Error> {
     let mut failures: Vec<Value> = Vec::new();
     for id in str::from_utf8(ids).unwrap_or_default().split(',') {
         let Some(key_id) = id.parse().ok().and_then(KeyId::new) else { continue };
-        let Some(row) = catalog::key_by_id(key_id)? else { continue };
+        let Some(row) = key_table::key_by_id(key_id)? else { continue };
         if row.master_key == target || row.wrapped_key.is_none() {
             continue;
         }
         match rewrap(&row, target) {
-            Ok(wrapped) => rewrapped.push(json!([id, hexadecimal(&wrapped)])),
+            Ok(wrapped) => rewrapped.push(json!([id, keyring::hexadecimal(&wrapped)])),
             Err(error) if is_of_the_key(&error) => {
-                failures.push(json!({ "key_id": id, "error": error.report().message() }));
+                failures.push(json!({ "key_id": id, "error": error.report().message }));
             }
             Err(error) => return Err(error),
         }
@@ -121,13 +92,12 @@ fn rewrap_keys(call: &Call) -> Result<Option<Datum>, Error> {
     if !rewrapped.is_empty() {
         store(target, &rewrapped)?;
     }
-    let result = json!({ "rewrapped": rewrapped.len(), "failures": failures });
-    json::to_datum(&result).map(Some)
+    Ok(json!({ "rewrapped": rewrapped.len(), "failures": failures }))
 }
 
 fn rewrap(row: &KeyRow, target: Fingerprint) -> Result<Vec<u8>, Error> {
     with_scrubbed_stack::<DEEP, _>(|| {
-        with_wrapped(row, |wrapped, metadata| {
+        keyring::with_wrapped(row, |wrapped, metadata| {
             master_key::rewrap(row.master_key, target, wrapped, metadata, &row.check)
         })
     })
@@ -147,7 +117,7 @@ fn is_of_the_key(error: &Error) -> bool {
 /// One UPDATE a batch: each would make every plan on the table be made anew.
 fn store(target: Fingerprint, rewrapped: &[Value]) -> Result<(), Error> {
     let list = json!(rewrapped).to_string();
-    let touched = session::as_owner(|| {
+    let touched = security::as_owner(|| {
         spi::execute(
             "UPDATE fieldcrypt.encryption_keys AS k
                 SET wrapped_key = n.wrapped_key, master_key_fingerprint = $1
@@ -161,11 +131,4 @@ fn store(target: Fingerprint, rewrapped: &[Value]) -> Result<(), Error> {
         )
     })?;
     if touched == rewrapped.len() as u64 { Ok(()) } else { Err(Error::KeyChangedSinceSnapshot) }
-}
-
-fn fingerprint(call: &Call) -> Result<Fingerprint, Error> {
-    call.bytes(0)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(Fingerprint)
-        .ok_or(Error::NullArgument("target"))
 }

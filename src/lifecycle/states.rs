@@ -6,11 +6,12 @@
 use fieldcrypt_envelope::{KeyId, KeyState};
 
 use super::create;
-use crate::audit::{self, Event};
+use crate::audit;
 use crate::error::Error;
-use crate::pg::catalog::{self, KeyRow, Purpose};
+use crate::events::Event;
+use crate::pg::key_table::{self, KeyRow, Purpose};
 use crate::pg::spi::{self, Parameter};
-use crate::pg::{encoding, session};
+use crate::pg::{clock, encoding, key_locks, security};
 
 /// What is to become of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,7 @@ fn next(row: &KeyRow, change: Change) -> Result<Option<(KeyState, Option<KeyStat
         (Change::Suspend, state @ (Active | Deactivated | Compromised)) => (Suspended, Some(state)),
         (Change::Resume, Suspended) if before == Active => {
             // Meanwhile the tenant may have got another active key, and it may have only one.
-            let is_replaced = catalog::active_key(purpose, &row.tenant)?.is_some();
+            let is_replaced = key_table::active_key(purpose, &row.tenant)?.is_some();
             (if is_replaced { Deactivated } else { Active }, None)
         }
         (Change::Resume, Suspended) => (before, None),
@@ -74,7 +75,7 @@ pub fn mark_compromised(key_id: KeyId, reason: &[u8]) -> Result<Option<KeyId>, E
         if row.state == KeyState::Active {
             return create::next_version(purpose, &row.tenant, Some(reason)).map(Some);
         }
-        Ok(catalog::active_key(purpose, &row.tenant)?.map(|active| active.key_id))
+        Ok(key_table::active_key(purpose, &row.tenant)?.map(|active| active.key_id))
     })
 }
 
@@ -172,7 +173,7 @@ pub fn set_destroy_horizon(key_id: KeyId, horizon: &[u8]) -> Result<(), Error> {
 pub fn erase(key_id: KeyId, reason: Option<&[u8]>) -> Result<(), Error> {
     with_key(key_id, |row| {
         refuse_unless_to_be_destroyed(row)?;
-        if row.destroy_after.is_some_and(|after| after > session::now()) {
+        if row.destroy_after.is_some_and(|after| after > clock::now()) {
             return Err(Error::WrongState {
                 problem: format!("the destruction of encryption key {key_id} is not due yet"),
                 hint: "It was cancelled and scheduled anew.",
@@ -185,8 +186,8 @@ pub fn erase(key_id: KeyId, reason: Option<&[u8]>) -> Result<(), Error> {
 /// Destroys all keys of a tenant, the active one too; gives their number. No new one is made by mere
 /// encryption: a tenant that has had keys gets another only by rotation with force.
 pub fn shred(tenant: &[u8], reason: &[u8]) -> Result<u64, Error> {
-    catalog::alone_with_tenant(Purpose::Field, tenant, || {
-        let keys = catalog::keys_of_tenant(Purpose::Field, tenant)?;
+    key_locks::alone_with_tenant(Purpose::Field, tenant, || {
+        let keys = key_table::keys_of_tenant(Purpose::Field, tenant)?;
         let alive: Vec<&KeyRow> =
             keys.iter().filter(|row| row.state != KeyState::Destroyed).collect();
         if alive.is_empty() {
@@ -260,16 +261,16 @@ fn write_state(
 }
 
 fn update(statement: &'static str, parameters: &[Parameter<'_>]) -> Result<(), Error> {
-    let touched = session::as_owner(|| spi::execute(statement, parameters))?;
+    let touched = security::as_owner(|| spi::execute(statement, parameters))?;
     // The look-up saw the newest row; this transaction's own snapshot may be older.
     if touched == 1 { Ok(()) } else { Err(Error::KeyChangedSinceSnapshot) }
 }
 
 /// Calls `work` with a key's newest row, alone with its tenant.
 fn with_key<R>(key_id: KeyId, work: impl FnOnce(&KeyRow) -> Result<R, Error>) -> Result<R, Error> {
-    let find = || catalog::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id));
+    let find = || key_table::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id));
     let row = find()?;
-    catalog::alone_with_tenant(row.purpose()?, &row.tenant, || work(&find()?))
+    key_locks::alone_with_tenant(row.purpose()?, &row.tenant, || work(&find()?))
 }
 
 fn refuse_unless_to_be_destroyed(row: &KeyRow) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::Error;
-use crate::pg::{exit, session};
+use crate::pg::{exit, transaction};
 use crate::settings;
 
 const TICK: Duration = Duration::from_millis(50);
@@ -109,7 +109,7 @@ fn pause(deadline: Instant) -> Result<(), Error> {
 }
 
 fn check_time(deadline: Instant) -> Result<(), Error> {
-    session::check_for_interrupts();
+    transaction::check_for_interrupts();
     if Instant::now() >= deadline {
         return Err(failed("did not finish in fieldcrypt.master_key_command_timeout".into()));
     }

@@ -13,10 +13,10 @@ use fieldcrypt_envelope::master_key_text::{self, MasterKeyTextError};
 use fieldcrypt_envelope::{DataKey, Fingerprint, KeyMetadata, MasterKey, RewrapError, UnwrapError};
 use fieldcrypt_locked_memory::{DEEP, LockedSlab, with_scrubbed_stack};
 
-use crate::audit::{Event, failures};
-use crate::error::Error;
-use crate::pg::{report, session};
-use crate::{keyring, settings};
+use crate::error::{Error, Report};
+use crate::events::{self, Event, Surviving};
+use crate::pg::{background, clock, encoding, report};
+use crate::{pg, settings};
 
 /// Bytes that a source may give: sixteen keys with generous comments.
 const MAX_TEXT: usize = 64 * 1024;
@@ -66,6 +66,13 @@ struct Loaded {
 
 thread_local! {
     static LOADED: RefCell<Option<Loaded>> = const { RefCell::new(None) };
+    static EPOCH: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts the changes of the loaded keys: what was unwrapped under an earlier one is to be forgotten.
+#[inline]
+pub fn epoch() -> u64 {
+    EPOCH.get()
 }
 
 /// The fingerprints of the loaded keys, in order; loads them if need be.
@@ -158,7 +165,7 @@ pub fn read_again() -> Result<Fingerprint, Error> {
 pub fn look_again_for(wanted: Fingerprint) {
     const PAUSE: i64 = 1_000_000;
     thread_local! { static LAST: Cell<i64> = const { Cell::new(i64::MIN) } }
-    let now = session::now();
+    let now = clock::now();
     if now.saturating_sub(LAST.get()) < PAUSE {
         return;
     }
@@ -175,7 +182,7 @@ pub fn notice_reload() {
     let stale = LOADED.with_borrow(|loaded| {
         loaded
             .as_ref()
-            .is_some_and(|loaded| loaded.configuration_time != session::configuration_time())
+            .is_some_and(|loaded| loaded.configuration_time != pg::setting::configuration_time())
     });
     if stale {
         reload();
@@ -241,7 +248,7 @@ fn ensure_loaded() -> Result<(), Error> {
 /// Keeps what is loaded if the source has become unusable: a slip in a file must not stop a running
 /// application. The log says so, and `master_key_status()`.
 fn reload() {
-    let configuration_time = session::configuration_time();
+    let configuration_time = pg::setting::configuration_time();
     match recorded(load()) {
         Ok(fresh) => adopt(fresh),
         Err(error) => {
@@ -249,10 +256,12 @@ fn reload() {
             LOADED.with_borrow_mut(|loaded| {
                 if let Some(loaded) = loaded {
                     loaded.configuration_time = configuration_time;
-                    loaded.problem = Some(problem.message());
+                    loaded.problem = Some(problem.message.clone());
                 }
             });
-            report::warn(problem.prefixed("the master key was not reloaded, the old one stays: "));
+            let message =
+                format!("the master key was not reloaded, the old one stays: {}", problem.message);
+            report::warn(&Report { message, ..problem });
         }
     }
 }
@@ -261,29 +270,38 @@ fn reload() {
 fn recorded(outcome: Result<Loaded, Error>) -> Result<Loaded, Error> {
     const PAUSE: i64 = 60_000_000;
     thread_local! { static LAST_FAILURE: RefCell<(String, i64)> = const { RefCell::new((String::new(), i64::MIN)) } }
-    if !session::is_session() {
+    if !background::is_session() {
         return outcome;
     }
     match outcome {
         Ok(loaded) => {
             let names: Vec<String> = loaded.order.iter().map(|(key, _)| key.to_hex()).collect();
             let reason = format!("{}: {}", loaded.source.setting(), names.join(", "));
-            failures::master_key(Event::MasterKeyLoaded, None, &reason)?;
+            record(Event::MasterKeyLoaded, None, &reason)?;
             Ok(loaded)
         }
         Err(error) => {
             let report = error.report();
-            let (reason, now) = (report.message(), session::now());
+            let now = clock::now();
             // A session that tries again and again says the same thing once a minute.
-            let is_known = LAST_FAILURE
-                .with_borrow(|(known, at)| *known == reason && now.saturating_sub(*at) < PAUSE);
+            let is_known = LAST_FAILURE.with_borrow(|(known, at)| {
+                *known == report.message && now.saturating_sub(*at) < PAUSE
+            });
             if !is_known {
-                failures::master_key(Event::MasterKeyFailed, Some(&report.code()), &reason)?;
-                LAST_FAILURE.set((reason, now));
+                record(Event::MasterKeyFailed, Some(report.sqlstate.as_str()), &report.message)?;
+                LAST_FAILURE.set((report.message, now));
             }
-            Err(Error::Postgres(Box::new(report)))
+            Err(error)
         }
     }
+}
+
+fn record(event: Event, code: Option<&str>, reason: &str) -> Result<(), Error> {
+    let reason = encoding::from_utf8(reason.as_bytes()).unwrap_or_default();
+    events::push(
+        event,
+        &Surviving { error_code: code, reason: Some(&reason), ..Surviving::default() },
+    )
 }
 
 /// Puts what was read in the place of what was loaded.
@@ -297,12 +315,12 @@ fn adopt(fresh: Loaded) {
     });
     LOADED.set(Some(fresh));
     if !same_keys {
-        keyring::forget_everything();
+        EPOCH.set(EPOCH.get() + 1);
     }
 }
 
 fn load() -> Result<Loaded, Error> {
-    let configuration_time = session::configuration_time();
+    let configuration_time = pg::setting::configuration_time();
     let source = configured_source()?;
     let mut text = LockedSlab::<[u8; MAX_TEXT / 2]>::new();
     let slot = text.insert([0; MAX_TEXT / 2]).map_err(|_| Error::OutOfMemory)?;
@@ -331,7 +349,7 @@ fn load() -> Result<Loaded, Error> {
         return Err(Error::OutOfMemory);
     }
     parsed.map_err(|error| unparsable(source, error))?;
-    Ok(Loaded { source, keys, order, loaded_at: session::now(), configuration_time, problem: None })
+    Ok(Loaded { source, keys, order, loaded_at: clock::now(), configuration_time, problem: None })
 }
 
 fn configured_source() -> Result<Source, Error> {

@@ -6,21 +6,10 @@
 mod known;
 mod line;
 
-use std::cell::Cell;
-
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
-use pgrx::pg_sys::Datum;
 
-use crate::error::Error;
-use crate::pg::call::{Call, sql_functions};
-use crate::pg::{log_hook, session};
-
-pub use known::{constraint_changed, relation_changed};
-pub use line::{Line, Masked};
-
-sql_functions! {
-    fieldcrypt_redaction_is_active, pg_finfo_fieldcrypt_redaction_is_active => redaction_is_active;
-}
+use crate::pg::log_hook::{self, Masker};
+use crate::pg::{call, setting};
 
 /// Which statements appear in the log without their literals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -40,13 +29,9 @@ pub enum Redaction {
 /// decides otherwise.
 static REDACT_LOGS: GucSetting<Redaction> = GucSetting::<Redaction>::new(Redaction::On);
 
-thread_local! {
-    static MARKED_STATEMENT: Cell<i64> = const { Cell::new(i64::MIN) };
-}
-
 /// Defines the setting, and takes its place in the server log if the library is preloaded.
 pub fn init() {
-    session::outside_parallel_mode(|| {
+    setting::outside_parallel_mode(|| {
         GucRegistry::define_enum_guc(
             c"fieldcrypt.redact_logs",
             c"Which statements are written to the server log without their literals.",
@@ -56,41 +41,36 @@ pub fn init() {
             GucFlags::default(),
         );
     });
-    if log_hook::init() {
-        log_hook::watch_catalogs();
-    }
+    log_hook::init(Masker {
+        is_on: || redact_logs() != Redaction::Off,
+        concerns: line::is_to_be_masked,
+        masked: line::masked,
+        refresh: known::refresh,
+        is_refresh_wanted,
+        relation_changed: known::relation_changed,
+        constraint_changed: known::constraint_changed,
+    });
 }
 
 /// `fieldcrypt.redact_logs`.
-pub fn setting() -> Redaction {
+fn redact_logs() -> Redaction {
     REDACT_LOGS.get()
 }
 
-/// Notes that the client's statement has called the extension: whatever its text says, it concerns
-/// encrypted values. On the path of every value.
-#[inline]
-pub fn mark_statement() {
-    MARKED_STATEMENT.set(session::statement_start());
-}
-
 /// Whether what the log is about to tell of concerns encrypted values; `true` if it can't be told.
-pub fn concerns(texts: &[&[u8]], names: &[&[u8]]) -> bool {
-    setting() == Redaction::All
-        || MARKED_STATEMENT.get() == session::statement_start()
+fn concerns(texts: &[&[u8]], names: &[&[u8]]) -> bool {
+    redact_logs() == Redaction::All
+        || call::is_statement_marked()
         || (log_hook::has_database() && known::mention(texts, names))
-}
-
-/// Brings what is known of the catalogs up to date, where they may be read.
-pub fn refresh() {
-    known::refresh();
 }
 
 /// Whether the log asked for that before, or will at the end of the statement.
 #[inline]
-pub fn is_refresh_wanted(is_logging: bool) -> bool {
-    setting() == Redaction::On && known::is_wanted(is_logging)
+fn is_refresh_wanted(is_logging: bool) -> bool {
+    redact_logs() == Redaction::On && known::is_wanted(is_logging)
 }
 
-fn redaction_is_active(_: &Call) -> Result<Option<Datum>, Error> {
-    Ok(Some(Datum::from(log_hook::is_active() && setting() != Redaction::Off)))
+/// Whether lines are masked here.
+pub fn is_active() -> bool {
+    log_hook::is_active() && redact_logs() != Redaction::Off
 }

@@ -10,16 +10,15 @@ use pgrx::pg_sys::{Datum, Oid};
 use serde_json::{Value, json};
 
 use super::column::{Holder, holders};
-use super::{POSITION, ROW_KEY};
 use crate::audit;
 use crate::error::Error;
-use crate::keyring::{self, Standing};
-use crate::pg::encoding;
+use crate::fields::{self, Standing};
 use crate::pg::expression::Expression;
 use crate::pg::heap::{self, Glimpse, Purpose, RowId, Scan, Stop, Table};
 use crate::pg::memory::Scratch;
 use crate::pg::row_update::{RowUpdate, Updated};
-use crate::pg::session::{self, TemporarySettings};
+use crate::pg::setting::TemporarySettings;
+use crate::pg::{encoding, owners_code, security};
 
 /// Rows that are looked at before the clock is.
 const ROWS_AT_ONCE: u64 = 20_000;
@@ -79,10 +78,35 @@ enum ColumnContext {
     Expression(Expression),
 }
 
+thread_local! {
+    /// The row that a batch was at, for who finds out why it failed.
+    static POSITION: Cell<Option<RowId>> = const { Cell::new(None) };
+    static ROW_KEY: RefCell<Option<Value>> = const { RefCell::new(None) };
+}
+
+/// Runs a batch, in the transaction of the caller; gives what it did.
+pub fn run(batch: &Batch<'_>) -> Result<Value, Error> {
+    POSITION.set(None);
+    ROW_KEY.set(None);
+    owners_code::forget_owners_code();
+    owners_code::catchable(|| batch.run())
+}
+
+/// The row that a failed batch was at, and whether the error is of the owner's code.
+pub fn position() -> Value {
+    let row = POSITION.get();
+    json!({
+        "block": row.map(|row| row.block),
+        "offset": row.map(|row| row.offset),
+        "row_key": ROW_KEY.take(),
+        "in_owners_code": owners_code::failed_in_owners_code(),
+    })
+}
+
 impl Batch<'_> {
     /// Runs it. An error is of the table as a whole, or of the system; what single values have is in
     /// the result.
-    pub fn run(&self) -> Result<Value, Error> {
+    fn run(&self) -> Result<Value, Error> {
         let guard = TemporarySettings::begin(TemporarySettings::QUIET);
         let Some(table) = Table::open(self.relation, Purpose::Update) else {
             guard.end();
@@ -92,7 +116,7 @@ impl Batch<'_> {
         if table.is_materialized_view() {
             return Err(Error::NotUpdatable { problem: "a materialized view" });
         }
-        let result = session::as_table_owner(table.owner(), || self.run_as_owner(&table));
+        let result = security::as_table_owner(table.owner(), || self.run_as_owner(&table));
         table.close();
         guard.end();
         result
@@ -214,7 +238,7 @@ impl OneRow<'_> {
                             context = Some(target.context.value(scan, update)?);
                         }
                         let context = context.as_deref().unwrap_or_default();
-                        keyring::with_context(context, |context| keyring::reencrypt(value, context))
+                        fields::with_context(context, |context| fields::reencrypt(value, context))
                             .map(Some)
                     });
                     match moved {
@@ -245,8 +269,8 @@ impl OneRow<'_> {
                     "row_key": key,
                     "ctid": format!("({},{})", self.row.block, self.row.offset),
                     "key_id": key_id.map(|key_id| key_id.to_string()),
-                    "error_code": report.code(),
-                    "error": report.message(),
+                    "error_code": report.sqlstate.as_str(),
+                    "error": report.message,
                 }));
             }
         }
@@ -301,31 +325,6 @@ impl ColumnContext {
     }
 }
 
-/// Refuses whoever has not the rights of a relation's owner.
-pub fn refuse_unless_owner(relation: Oid) -> Result<(), Error> {
-    let Some(table) = Table::open(relation, Purpose::Read) else {
-        return Err(Error::NotScannable { problem: "gone" });
-    };
-    let (owner, name) = (table.owner(), table.name());
-    table.close();
-    if session::has_rights_of(owner) {
-        return Ok(());
-    }
-    Err(Error::NotTableOwner { table: encoding::lossy(&name) })
-}
-
-/// Compiles an expression as a batch will, and throws it away.
-pub fn check_context(relation: Oid, expression: &[u8]) -> Result<(), Error> {
-    let guard = TemporarySettings::begin(TemporarySettings::QUIET);
-    let Some(table) = Table::open(relation, Purpose::Update) else {
-        return Err(Error::NotScannable { problem: "gone" });
-    };
-    session::as_table_owner(table.owner(), || Expression::check(&table, expression))?;
-    table.close();
-    guard.end();
-    Ok(())
-}
-
 /// Which keys are fresh and which are stale, as of this batch. A key that is deactivated meanwhile is
 /// the next pass's.
 struct Verdicts {
@@ -358,10 +357,10 @@ impl Verdicts {
         if let Some(is_stale) = self.is_stale.borrow().get(&key_id) {
             return Ok(*is_stale);
         }
-        let is_stale = match keyring::standing(key_id) {
-            Ok((Standing::Active, _)) => false,
-            Ok((Standing::Compromised, _)) => true,
-            Ok((Standing::Deactivated, _)) => !self.only_compromised,
+        let is_stale = match fields::standing(key_id) {
+            Ok(Standing::Active) => false,
+            Ok(Standing::Compromised) => true,
+            Ok(Standing::Deactivated) => !self.only_compromised,
             // What can't be moved is told of in the pass that moves everything.
             Err(error) if self.only_compromised && error.is_of_one_value() => false,
             Err(error) => return Err(error),

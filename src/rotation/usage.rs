@@ -11,7 +11,7 @@ use super::column::{Holder, holders};
 use crate::error::Error;
 use crate::pg::heap::{self, Glimpse, Purpose, RowId, Scan, Stop, Table};
 use crate::pg::memory::Scratch;
-use crate::pg::{encoding, session};
+use crate::pg::{encoding, transaction};
 
 /// No block is beyond it: where the table ends is looked up after the snapshot is taken, so that no row
 /// that the snapshot sees lies behind the end.
@@ -50,7 +50,7 @@ pub fn count(relation: Oid) -> Result<Value, Error> {
             });
             match stop {
                 Stop::End => break,
-                Stop::Pause => session::check_for_interrupts(),
+                Stop::Pause => transaction::check_for_interrupts(),
                 Stop::Row(_) => scratch.run(|| {
                     let row = scan.row();
                     for (holder, counts) in holders.iter().zip(&mut counts) {

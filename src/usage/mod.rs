@@ -5,9 +5,8 @@
 //! does not come to its end: then the callbacks of its transaction tell, for which everything that needs
 //! catalogs is looked up when the statement first uses a key.
 
-pub mod settings;
-mod statistics;
-mod tally;
+mod failures;
+mod settings;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -16,15 +15,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fieldcrypt_envelope::KeyId;
 
-pub use tally::{Stopwatch, Tally, nanoseconds_since};
+pub use failures::decrypt_failed;
 
-use crate::audit::Event;
-use crate::audit::queue::{self, Surviving};
 use crate::error::Error;
-use crate::keyring;
+use crate::events::{self, Event, Surviving};
+use crate::keyring::{self, Tally, UseListener};
+use crate::pg::callbacks::{self, Listener};
 use crate::pg::client::Client;
 use crate::pg::statistics_memory::{self, Counters};
-use crate::pg::{executor, session};
+use crate::pg::{clock, executor};
 use settings::AuditDecrypt;
 
 /// Keys that an event names; that there were more is said in words.
@@ -81,15 +80,29 @@ struct Keys {
     are_more: bool,
 }
 
-/// Defines the settings, asks for shared memory and hooks into the executor.
+/// Defines the settings, asks for shared memory, hooks into the executor and is told of the use of keys. At the
+/// end of a transaction it tells before the keys are gone: the keyring listens after it.
 pub fn init() {
     settings::init();
     statistics_memory::init(settings::stats_max());
-    executor::init();
+    executor::init(executor::Listener { begins: statement_begins, ends: statement_ends });
+    callbacks::listen(Listener {
+        before_commit: statement_ends,
+        committed: transaction_ends,
+        gone: transaction_ends,
+        sub_gone: |_| {
+            // A statement that failed in a savepoint, not in a block with EXCEPTION inside of it.
+            if executor::is_between_statements() {
+                transaction_ends();
+            }
+        },
+        ..Listener::DEAF
+    });
+    keyring::init(UseListener { first_use: note_first_use, is_much: tell_early });
 }
 
 /// A key is used that no other use since the last telling was counted for.
-pub fn note_first_use() {
+fn note_first_use() {
     if !IS_OPEN.load(Ordering::Relaxed) {
         open();
     }
@@ -99,7 +112,7 @@ fn open() {
     IS_OPEN.store(true, Ordering::Relaxed);
     let _ = STATEMENT.try_with(|statement| {
         if let Ok(mut statement) = statement.try_borrow_mut() {
-            statement.began = session::statement_start();
+            statement.began = clock::statement_start();
         }
     });
 }
@@ -132,7 +145,7 @@ pub fn before_decryption() -> Record {
 
 /// Records one decryption.
 pub fn record_call(tenant: &[u8], key_id: KeyId) -> Result<(), Error> {
-    queue::push(
+    events::push(
         Event::ValuesDecrypted,
         &Surviving {
             tenant: Some(tenant),
@@ -144,7 +157,7 @@ pub fn record_call(tenant: &[u8], key_id: KeyId) -> Result<(), Error> {
 }
 
 /// A decryption failed and gave NULL. The statement's failures of a kind are recorded together.
-pub fn note_null(error: Error, key_id: Option<KeyId>) -> Result<(), Error> {
+pub fn note_null(error: &Error, key_id: Option<KeyId>) -> Result<(), Error> {
     let tenant: Option<Rc<[u8]>> = key_id.and_then(|key_id| {
         keyring::cached_tenant(key_id).or_else(|| keyring::tenant_of_key(key_id).map(Rc::from))
     });
@@ -154,7 +167,7 @@ pub fn note_null(error: Error, key_id: Option<KeyId>) -> Result<(), Error> {
     }
     client();
     let report = error.report();
-    let error_code = report.code();
+    let error_code = report.sqlstate.as_str();
     let is_much = STATEMENT.with_borrow_mut(|statement| {
         let failures = &mut statement.failures;
         let known = failures
@@ -164,9 +177,9 @@ pub fn note_null(error: Error, key_id: Option<KeyId>) -> Result<(), Error> {
         let known = match known {
             Some(known) => known,
             None => {
-                let reason = format!("try_decrypt_field gave NULL: {}", report.message());
+                let reason = format!("try_decrypt_field gave NULL: {}", report.message);
                 failures.push(Failures {
-                    error_code,
+                    error_code: error_code.to_owned(),
                     reason,
                     tenant,
                     keys: Keys::default(),
@@ -186,12 +199,12 @@ pub fn note_null(error: Error, key_id: Option<KeyId>) -> Result<(), Error> {
 }
 
 /// Whether failed decryptions are recorded.
-pub fn records_failures() -> bool {
+fn records_failures() -> bool {
     settings::audit_decrypt() != AuditDecrypt::Off
 }
 
 /// A decryption failed with an error, which is recorded where it is raised: here it is counted.
-pub fn note_failure(tenant: Option<&[u8]>) {
+fn note_failure(tenant: Option<&[u8]>) {
     count_failure(tenant.map(Rc::from));
 }
 
@@ -219,9 +232,9 @@ pub fn note_key_made(tenant: &[u8]) {
 
 /// The client's statement begins: what the last one left is told. It is left where the executor does
 /// not come to its end: by a cursor of the protocol, by a call that is no statement.
-pub fn statement_begins() -> Result<(), Error> {
+fn statement_begins() -> Result<(), Error> {
     if IS_OPEN.load(Ordering::Relaxed)
-        && STATEMENT.with_borrow(|statement| statement.began != session::statement_start())
+        && STATEMENT.with_borrow(|statement| statement.began != clock::statement_start())
     {
         return statement_ends();
     }
@@ -230,7 +243,7 @@ pub fn statement_begins() -> Result<(), Error> {
 
 /// The client's statement, or its transaction, ends: tells what was counted. What finds no room in the
 /// audit queue may be an error; what is left then is told when the transaction aborts.
-pub fn statement_ends() -> Result<(), Error> {
+fn statement_ends() -> Result<(), Error> {
     if !IS_OPEN.load(Ordering::Relaxed) {
         return Ok(());
     }
@@ -241,19 +254,19 @@ pub fn statement_ends() -> Result<(), Error> {
 }
 
 /// The same where nothing may fail. What finds no room is in the server log.
-pub fn transaction_ends() {
+fn transaction_ends() {
     if !IS_OPEN.load(Ordering::Relaxed) {
         return;
     }
     gather();
     while let Some(event) = next_event() {
-        let _ = queue::push(event.event, &event.surviving());
+        let _ = events::push(event.event, &event.surviving());
     }
     close();
 }
 
 /// Tells what was counted while the statement goes on, so that it takes no more memory.
-pub fn tell_early() -> Result<(), Error> {
+fn tell_early() -> Result<(), Error> {
     gather();
     push_events()
 }
@@ -270,7 +283,7 @@ fn close() {
 
 fn push_events() -> Result<(), Error> {
     while let Some(event) = next_event() {
-        queue::push(event.event, &event.surviving())?;
+        events::push(event.event, &event.surviving())?;
     }
     Ok(())
 }
@@ -304,13 +317,33 @@ struct TenantUse {
 fn gather() {
     let uses = by_tenant();
     for used in &uses {
-        statistics_memory::add(Some(&used.tenant), &Counters::of(&used.tally));
+        statistics_memory::add(Some(&used.tenant), &counters_of(&used.tally));
     }
     let _ = STATEMENT.try_with(|statement| {
         if let Ok(mut statement) = statement.try_borrow_mut() {
             statement.take(uses);
         }
     });
+}
+
+/// What a statement did with a tenant's keys.
+fn counters_of(tally: &Tally) -> Counters {
+    Counters {
+        encrypt_statements: u64::from(tally.encrypted > 0),
+        encrypt_values: tally.encrypted,
+        encrypt_bytes: tally.encrypted_bytes,
+        encrypt_time: tally.encrypt_time,
+        decrypt_statements: u64::from(tally.decrypted > 0),
+        decrypt_values: tally.decrypted,
+        decrypt_bytes: tally.decrypted_bytes,
+        decrypt_time: tally.decrypt_time,
+        reencrypt_values: tally.reencrypted,
+        failures: 0,
+        cache_hits: tally.look_ups.saturating_sub(tally.misses),
+        cache_misses: tally.misses,
+        load_time: tally.load_time,
+        keys_made: 0,
+    }
 }
 
 fn by_tenant() -> Vec<TenantUse> {

@@ -2,7 +2,8 @@
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
-use crate::pg::{self, session, shared_memory};
+use crate::pg;
+use crate::pg::{setting, shared_memory};
 
 /// Which decryptions the audit log tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -38,7 +39,7 @@ static STATS_MAX: GucSetting<i32> = GucSetting::<i32>::new(5000);
 /// Defines the settings.
 pub fn init() {
     // As the other settings are: the library may be loaded in a parallel query.
-    session::outside_parallel_mode(define);
+    setting::outside_parallel_mode(define);
 }
 
 fn define() {

@@ -1,13 +1,17 @@
 //! Every error of the extension, and the one place that gives it SQLSTATE, message and hint.
 //!
 //! No variant holds a key or a plaintext. `docs/errors.md` lists the codes.
+#![forbid(unsafe_code)]
+
+mod report;
 
 use fieldcrypt_envelope::{Fingerprint, KeyId, Malformed, NotAuthentic, RandomnessUnavailable};
 
-use crate::pg::report::Report;
+pub use report::{Report, SqlState};
 
 /// What can go wrong.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "fields say in their names what the message tells")]
 pub enum Error {
     /// Not the form of an encrypted value.
     Malformed(Malformed),
@@ -200,9 +204,9 @@ impl Error {
     }
 
     /// SQLSTATE, message and hint. Own codes are of class KF.
-    pub fn report(self) -> Report {
+    pub fn report(&self) -> Report {
         let (sqlstate, message, hint): (&[u8; 5], String, &str) = match self {
-            Self::Postgres(report) => return *report,
+            Self::Postgres(report) => return Report::clone(report),
             Self::Malformed(_) => return self.malformed().without_context(),
             Self::NotAuthentic => (
                 b"KF002",
@@ -239,13 +243,13 @@ impl Error {
                 "no master key is configured".into(),
                 "Set fieldcrypt.master_key_file in postgresql.conf to a file with 64 hex digits (for instance from: openssl rand -hex 32), mode 0600, and reload.",
             ),
-            Self::MasterKeySource { problem, hint } => (b"KF009", problem, hint),
+            Self::MasterKeySource { problem, hint } => (b"KF009", problem.clone(), hint),
             Self::WrongMasterKey { needed, loaded } => (
                 b"KF010",
                 format!(
                     "keys in this database are wrapped by master key {}; loaded: {}",
-                    fingerprints(&needed),
-                    fingerprints(&loaded)
+                    fingerprints(needed),
+                    fingerprints(loaded)
                 ),
                 "Load the master key that this database was used with; a second line in the key file adds it beside another.",
             ),
@@ -256,7 +260,7 @@ impl Error {
             ),
             Self::KeyTable(problem) => (
                 b"KF012",
-                problem,
+                problem.clone(),
                 "The table was edited by hand or damaged: restore it from a backup.",
             ),
             Self::CannotCreateKey(reason) => (
@@ -285,7 +289,7 @@ impl Error {
                 "refused inside a security-restricted operation".into(),
                 "Index expressions, constraints, triggers and contexts can't do this in the name of the user who has them computed.",
             ),
-            Self::BorrowedHands { problem, hint } => (b"42501", problem.into(), hint),
+            Self::BorrowedHands { problem, hint } => (b"42501", (*problem).into(), hint),
             Self::NotTableOwner { table } => (
                 b"42501",
                 format!("must be owner of table {table}"),
@@ -311,7 +315,7 @@ impl Error {
                 format!("this database already has rows in {table}: nothing is restored over them"),
                 "Restore into a new database, or one where CREATE EXTENSION pg_fieldcrypt has just been run.",
             ),
-            Self::WrongState { problem, hint } => (b"KF018", problem, hint),
+            Self::WrongState { problem, hint } => (b"KF018", problem.clone(), hint),
             Self::NotAKeyId => (
                 b"22023",
                 "a key id is a positive number".into(),
@@ -322,22 +326,22 @@ impl Error {
                 "there is no such operation to approve".into(),
                 "Operations are: rotate_master_key, shred_tenant, destroy_key.",
             ),
-            Self::MasterKeyRotation { problem, hint } => (b"KF020", problem, hint),
+            Self::MasterKeyRotation { problem, hint } => (b"KF020", problem.clone(), hint),
             Self::KeyExport { problem } => (
                 b"KF021",
                 format!("the key export can't be used: {problem}"),
                 "Pass the document as fieldcrypt.export_keys() gave it. If it was changed, trust nothing in it: take an older one.",
             ),
             Self::KeyImportConflict { problem, hint } => {
-                return Report::new(b"KF022", problem, &hint);
+                return Report::new(b"KF022", problem.clone(), hint);
             }
             Self::AuditFull => (
                 b"KF026",
                 "the audit queue is full: what can't be recorded is refused".into(),
                 "The worker that empties it is busy or can't run: SELECT * FROM fieldcrypt.audit_status(). fieldcrypt.audit_on_overflow and audit_queue_size are settings of the administrator.",
             ),
-            Self::AuditVerification { problem, hint } => (b"KF027", problem, hint),
-            Self::AuditSeal { problem, hint } => (b"KF028", problem, hint),
+            Self::AuditVerification { problem, hint } => (b"KF027", problem.clone(), hint),
+            Self::AuditSeal { problem, hint } => (b"KF028", problem.clone(), hint),
             Self::NeedsReadCommitted => (
                 b"25001",
                 "this is done in a READ COMMITTED transaction only: it has to see what others commit".into(),
@@ -347,8 +351,8 @@ impl Error {
                 b"KF010",
                 format!(
                     "the key export belongs to master key {}; loaded: {}",
-                    fingerprints(&needed),
-                    fingerprints(&loaded)
+                    fingerprints(needed),
+                    fingerprints(loaded)
                 ),
                 "Load the master keys that wrap its keys, one a line in the key file, and reload.",
             ),
@@ -425,7 +429,7 @@ impl Error {
                 "the key was made after this transaction's snapshot was taken".into(),
                 "Try again in a new transaction, or in READ COMMITTED.",
             ),
-            Self::Internal(problem) => (b"XX000", problem, ""),
+            Self::Internal(problem) => (b"XX000", problem.clone(), ""),
         };
         Report::new(sqlstate, message, hint)
     }

@@ -3,7 +3,7 @@
 use pgrx::pg_sys::{self, BuiltinOid, Datum, Oid};
 
 use super::values::{Varlena, detoasted};
-use crate::error::Error;
+use fieldcrypt_error::Error;
 
 /// How the elements of an array are stored.
 #[derive(Clone, Copy)]

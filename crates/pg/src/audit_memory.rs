@@ -108,6 +108,7 @@ pub fn init(queues: usize, ring_bytes: usize) {
     RING_BYTES.set(ring_bytes);
     let bytes = size_of::<Header>().next_multiple_of(64) + queues * stride();
     shared_memory::register(NAME, bytes, 1 + queues);
+    shared_memory::when_made(begin);
 }
 
 fn stride() -> usize {

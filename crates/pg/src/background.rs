@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::ffi::{CStr, c_int};
 use std::panic::{AssertUnwindSafe, UnwindSafe};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use pgrx::bgworkers::{
@@ -13,11 +14,19 @@ use pgrx::pg_sys::{self, Datum};
 use pgrx::prelude::*;
 
 use super::audit_memory::{self, Queue};
-use super::report::Report;
-use super::{session, shared_memory, version};
-use crate::audit::{launcher, worker};
+use super::{clock, report, session, shared_memory, version};
 
 const LIBRARY: &str = "pg_fieldcrypt";
+
+/// What the processes do.
+pub struct Work {
+    /// The launcher, until the server stops.
+    pub launcher: fn(),
+    /// The worker of a queue, until it has nothing to do.
+    pub worker: fn(Queue),
+}
+
+static WORK: OnceLock<Work> = OnceLock::new();
 
 thread_local! {
     static QUEUE: Cell<Option<Queue>> = const { Cell::new(None) };
@@ -27,7 +36,8 @@ thread_local! {
 
 /// Registers the launcher, if the library is being preloaded. It is not started on a standby before the
 /// standby is promoted.
-pub fn init() {
+pub fn init(work: Work) {
+    WORK.get_or_init(|| work);
     // pg_upgrade wants nobody in its databases but itself.
     // SAFETY: a variable of the postmaster.
     let is_upgrade = unsafe { pg_sys::IsBinaryUpgrade };
@@ -43,9 +53,12 @@ pub fn init() {
     }
 }
 
-/// Whether this process is the launcher or one of the workers.
-pub fn is_audit_process() -> bool {
-    IS_AUDIT_PROCESS.get()
+/// Whether this process works for somebody, and not for another process: no helper of a parallel query, no
+/// worker of the audit log.
+pub fn is_session() -> bool {
+    // SAFETY: reads a variable of the process.
+    let is_helper = unsafe { pg_sys::ParallelWorkerNumber >= 0 };
+    !is_helper && !IS_AUDIT_PROCESS.get()
 }
 
 /// A worker that was asked for.
@@ -77,6 +90,7 @@ pub fn start_worker(queue: Queue) -> Option<Started> {
         .map(Started)
 }
 
+#[doc(hidden)]
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn fieldcrypt_audit_launcher(_argument: Datum) {
@@ -85,7 +99,9 @@ pub extern "C-unwind" fn fieldcrypt_audit_launcher(_argument: Datum) {
     audit_memory::enter_launcher();
     // SAFETY: the callback lives as long as the library.
     unsafe { pg_sys::before_shmem_exit(Some(launcher_exits), Datum::null()) };
-    launcher::run();
+    if let Some(work) = WORK.get() {
+        (work.launcher)();
+    }
     // With 0 the postmaster would never start it again, should somebody have terminated it.
     // SAFETY: the end of the process.
     unsafe { pg_sys::proc_exit(1) }
@@ -95,6 +111,7 @@ unsafe extern "C-unwind" fn launcher_exits(_: c_int, _: Datum) {
     audit_memory::leave_launcher();
 }
 
+#[doc(hidden)]
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn fieldcrypt_audit_worker(argument: Datum) {
@@ -110,7 +127,9 @@ pub extern "C-unwind" fn fieldcrypt_audit_worker(argument: Datum) {
     let database = pg_sys::Oid::from(queue.database());
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
     take_own_settings();
-    worker::run(queue);
+    if let Some(work) = WORK.get() {
+        (work.worker)(queue);
+    }
     HAS_FAILED.set(false);
 }
 
@@ -145,7 +164,7 @@ fn take_own_settings() {
 /// However it ends; an error ends it, too.
 unsafe extern "C-unwind" fn worker_exits(_: c_int, _: Datum) {
     if let Some(queue) = QUEUE.take() {
-        queue.leave_worker(HAS_FAILED.get(), session::now());
+        queue.leave_worker(HAS_FAILED.get(), clock::now());
     }
 }
 
@@ -198,7 +217,7 @@ pub fn is_stopping() -> bool {
 /// seen its message.
 pub fn in_transaction<R>(
     on_error: impl Fn(&str) + UnwindSafe + std::panic::RefUnwindSafe,
-    work: impl FnOnce() -> Result<R, crate::error::Error>,
+    work: impl FnOnce() -> Result<R, fieldcrypt_error::Error>,
 ) -> R {
     let work = AssertUnwindSafe(work);
     let result = BackgroundWorker::transaction(AssertUnwindSafe(|| {
@@ -208,12 +227,12 @@ pub fn in_transaction<R>(
                 Ok(result) => result,
                 Err(error) => {
                     let report = error.report();
-                    pgrx::error!("{}", report.message());
+                    pgrx::error!("{}", report.message);
                 }
             }
         }))
         .catch_others(|caught| {
-            on_error(&Report::of(&caught).message());
+            on_error(&report::of_caught(&caught).message);
             caught.rethrow()
         })
         .execute()

@@ -1,15 +1,14 @@
 //! The edge: SQL functions in, `Result`s inside, errors out.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::OnceLock;
 
-use fieldcrypt_envelope::KeyId;
 use pgrx::pg_sys::{self, Datum};
 
-use super::report;
-use super::values;
-use crate::audit::failures;
-use crate::error::Error;
-use crate::redaction;
+use super::json::Jsonb;
+use super::{clock, report, values};
+use fieldcrypt_error::Error;
 
 /// The arguments of a call.
 pub struct Call(pg_sys::FunctionCallInfo);
@@ -29,35 +28,44 @@ impl Call {
         }
     }
 
-    /// A varlena argument (`text`, `bytea`, `encrypted`): its bytes, detoasted.
+    /// A varlena argument: its bytes, detoasted.
+    ///
+    /// # Safety
+    ///
+    /// The SQL declaration of the function gives this argument a varlena type; so for the types below.
     #[inline]
-    pub fn bytes(&self, index: usize) -> Option<&[u8]> {
-        // SAFETY: the SQL declaration of the function gives this argument a varlena type.
+    pub(super) unsafe fn bytes(&self, index: usize) -> Option<&[u8]> {
+        // SAFETY: by the contract.
         self.datum(index).map(|datum| unsafe { values::detoasted(datum) })
     }
 
-    /// A `cstring` argument.
-    pub fn c_string(&self, index: usize) -> Option<&[u8]> {
-        // SAFETY: the SQL declaration of the function gives this argument the type cstring.
+    /// # Safety
+    ///
+    /// The argument is a `cstring`.
+    pub(super) unsafe fn c_string(&self, index: usize) -> Option<&[u8]> {
+        // SAFETY: by the contract.
         self.datum(index).map(|datum| unsafe {
             std::ffi::CStr::from_ptr(datum.cast_mut_ptr::<std::ffi::c_char>()).to_bytes()
         })
     }
 
-    /// A `name` argument.
-    pub fn name(&self, index: usize) -> Option<&[u8]> {
-        // SAFETY: the SQL declaration of the function gives this argument the type name, which ends
-        // with a zero byte.
+    /// # Safety
+    ///
+    /// The argument is a `name`, which ends with a zero byte.
+    pub(super) unsafe fn name(&self, index: usize) -> Option<&[u8]> {
+        // SAFETY: by the contract.
         self.datum(index).map(|datum| unsafe {
             let name = datum.cast_mut_ptr::<pg_sys::NameData>();
             std::ffi::CStr::from_ptr((*name).data.as_ptr()).to_bytes()
         })
     }
 
-    /// What is left of a binary message, the argument of a receive function.
-    pub fn message_rest(&self, index: usize) -> Option<&[u8]> {
-        // SAFETY: the SQL declaration gives this argument the type internal, of which only the
-        // protocol code makes values: a StringInfo. All of it is taken, as receive functions must.
+    /// # Safety
+    ///
+    /// The argument is `internal`, of which only the protocol code makes values: a StringInfo. All of it is
+    /// taken, as receive functions must.
+    pub(super) unsafe fn message_rest(&self, index: usize) -> Option<&[u8]> {
+        // SAFETY: by the contract.
         self.datum(index).map(|datum| unsafe {
             let message = &mut *datum.cast_mut_ptr::<pg_sys::StringInfoData>();
             let rest = (message.len - message.cursor).max(0);
@@ -66,41 +74,72 @@ impl Call {
         })
     }
 
-    /// A `bigint` or `timestamptz` argument.
-    pub fn bigint(&self, index: usize) -> Option<i64> {
+    /// # Safety
+    ///
+    /// The argument is a `jsonb`.
+    pub(super) unsafe fn jsonb(&self, index: usize) -> Option<Jsonb> {
+        // SAFETY: by the contract.
+        self.datum(index).map(|datum| unsafe { Jsonb::new(datum) })
+    }
+
+    // What stands in the datum itself can be misread, and no more: these are unsafe for the sake of the others.
+
+    pub(super) unsafe fn bigint(&self, index: usize) -> Option<i64> {
         self.datum(index).map(|datum| datum.value() as i64)
     }
 
-    /// A `bigint` argument that is the id of a key; `None` also if it can't be one.
-    pub fn key_id(&self, index: usize) -> Option<KeyId> {
-        self.bigint(index).and_then(KeyId::new)
+    pub(super) unsafe fn integer(&self, index: usize) -> Option<i32> {
+        self.datum(index).map(|datum| datum.value() as i32)
     }
 
-    /// A `boolean` argument.
-    pub fn boolean(&self, index: usize) -> Option<bool> {
+    pub(super) unsafe fn boolean(&self, index: usize) -> Option<bool> {
         self.datum(index).map(|datum| datum.value() & 1 == 1)
     }
 
-    /// The type that an argument has in this call, for polymorphic functions.
-    pub fn argument_type(&self, index: i32) -> pg_sys::Oid {
-        // SAFETY: `flinfo` belongs to the call; the function answers InvalidOid if it can't tell.
-        unsafe { pg_sys::get_fn_expr_argtype((*self.0).flinfo, index) }
+    pub(super) unsafe fn oid(&self, index: usize) -> Option<pg_sys::Oid> {
+        self.datum(index).map(|datum| pg_sys::Oid::from(datum.value() as u32))
     }
 
-    /// The raw call, for the other files of this folder.
+    /// The type that an argument has in this call, for polymorphic functions.
+    pub fn argument_type(&self, index: usize) -> pg_sys::Oid {
+        // SAFETY: `flinfo` belongs to the call; the function answers InvalidOid if it can't tell.
+        unsafe { pg_sys::get_fn_expr_argtype((*self.0).flinfo, index as i32) }
+    }
+
+    /// The raw call, for the other files of this crate.
     pub(super) fn raw(&self) -> pg_sys::FunctionCallInfo {
         self.0
     }
+}
+
+/// Is told that a function of the extension gives an error, and says which one is raised.
+pub type OnError = fn(pg_sys::Oid, Error) -> Error;
+
+static ON_ERROR: OnceLock<OnError> = OnceLock::new();
+
+/// Registers who is told of errors.
+pub fn on_error(told: OnError) {
+    ON_ERROR.get_or_init(|| told);
+}
+
+thread_local! {
+    static MARKED_STATEMENT: Cell<i64> = const { Cell::new(i64::MIN) };
+}
+
+/// Whether the client's statement has called the extension: whatever its text says, it concerns encrypted
+/// values.
+pub fn is_statement_marked() -> bool {
+    MARKED_STATEMENT.get() == clock::statement_start()
 }
 
 /// Runs a body and turns its `Result` into what Postgres expects.
 ///
 /// # Safety
 ///
-/// Only Postgres calls it, through a function made by `sql_functions!`.
+/// Only Postgres calls it, through a function made by the macro `sql_functions!`.
 #[inline]
 pub unsafe fn edge(fcinfo: pg_sys::FunctionCallInfo, body: Body) -> Datum {
-    redaction::mark_statement();
+    MARKED_STATEMENT.set(clock::statement_start());
     // SAFETY: no panic leaves the guard; whatever it would raise is caught inside and comes back as
     // a report.
     let outcome = unsafe { pgrx::pgrx_extern_c_guard(|| caught(|| told(fcinfo, body))) };
@@ -119,13 +158,16 @@ pub unsafe fn edge(fcinfo: pg_sys::FunctionCallInfo, body: Body) -> Datum {
     }
 }
 
-/// Refusals are recorded.
+/// Whoever listens is told of errors.
 #[inline]
 fn told(fcinfo: pg_sys::FunctionCallInfo, body: Body) -> Result<Option<Datum>, Error> {
     body(&Call(fcinfo)).map_err(|error| {
         // SAFETY: Postgres's own call structure; functions that are called directly have no `flinfo`.
         let function = unsafe { (*fcinfo).flinfo.as_ref() }.map(|info| info.fn_oid);
-        failures::called(function.unwrap_or(pg_sys::InvalidOid), error)
+        match ON_ERROR.get() {
+            Some(told) => told(function.unwrap_or(pg_sys::InvalidOid), error),
+            None => error,
+        }
     })
 }
 
@@ -142,34 +184,12 @@ pub fn raising(work: fn() -> Result<(), Error>) {
 
 /// Errors of the extension and of Postgres alike, as reports.
 #[inline]
-fn caught<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Box<report::Report>> {
+fn caught<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Box<report::Ready>> {
     match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|error| Box::new(error.report())),
+        Ok(result) => result.map_err(|error| Box::new(report::Ready::new(&error.report()))),
         // Only pgrx can read what its guards panic with.
         Err(panic) => pgrx::PgTryBuilder::new(AssertUnwindSafe(|| resume_unwind(panic)))
-            .catch_others(|error| Err(Box::new(report::Report::of(&error))))
+            .catch_others(|error| Err(Box::new(report::Ready::new(&report::of_caught(&error)))))
             .execute(),
     }
 }
-
-/// Defines the C symbols of SQL functions: `symbol, info symbol => body`.
-macro_rules! sql_functions {
-    ($($symbol:ident, $info:ident => $body:path;)*) => {$(
-        #[doc(hidden)]
-        #[unsafe(no_mangle)]
-        pub extern "C-unwind" fn $info() -> &'static pgrx::pg_sys::Pg_finfo_record {
-            const V1: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
-            &V1
-        }
-
-        #[doc(hidden)]
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C-unwind" fn $symbol(
-            fcinfo: pgrx::pg_sys::FunctionCallInfo,
-        ) -> pgrx::pg_sys::Datum {
-            // SAFETY: Postgres calls this symbol as a version-1 function, with a valid call.
-            unsafe { $crate::pg::call::edge(fcinfo, $body) }
-        }
-    )*};
-}
-pub(crate) use sql_functions;

@@ -5,7 +5,8 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Datum};
 
-use super::{encoding, network, session};
+use super::network::Inet;
+use super::{encoding, roles};
 
 /// Who did something. Made where catalogs can be read; afterwards good anywhere, also in the callbacks
 /// of a transaction that failed. Names are in the database's encoding.
@@ -27,8 +28,8 @@ impl Client {
     /// Of this session, now. Reads catalogs.
     pub fn now() -> Self {
         Self {
-            actor: session::session_user(),
-            role: session::outer_role(),
+            actor: roles::session_user(),
+            role: roles::outer_role(),
             address: address(),
             application: application(),
             process: process(),
@@ -67,7 +68,7 @@ fn address() -> Option<String> {
                 unsafe {
                     let address =
                         pgrx::direct_function_call::<Datum>(pg_sys::inet_client_addr, &[])?;
-                    Some(network::address_text(address))
+                    Some(Inet::new(address).to_text())
                 }
             })
             .clone()

@@ -7,7 +7,8 @@ use std::ffi::{CStr, c_char};
 
 use pgrx::pg_sys;
 
-use super::{audit_memory, session, statistics_memory, version};
+use super::callbacks::{self, Listener};
+use super::{audit_memory, clock, session, statistics_memory, version};
 
 /// How long workers stay away at most, should the session that asked for it die.
 const LONGEST: i64 = 60_000_000;
@@ -23,7 +24,7 @@ pub unsafe fn before(node: *mut pg_sys::Node) -> About {
     let about = unsafe { About::of(node) };
     if let About::Database { number, .. } = about {
         ASKED.set(number);
-        audit_memory::yield_until(number, session::now() + LONGEST);
+        audit_memory::yield_until(number, clock::now() + LONGEST);
     }
     about
 }
@@ -47,9 +48,18 @@ pub fn after(about: About) {
     }
 }
 
+/// Sees to it that workers come back.
+pub fn init() {
+    callbacks::listen(Listener {
+        ended: transaction_ended,
+        sub_gone: |_| transaction_ended(),
+        ..Listener::DEAF
+    });
+}
+
 /// A transaction, or a part of it, ends: workers may come back if it was this session that sent them away.
 /// Called where nothing may fail.
-pub fn transaction_ended() {
+fn transaction_ended() {
     let database = ASKED.replace(0);
     if database != 0 {
         audit_memory::yield_until(database, 0);
@@ -64,6 +74,7 @@ thread_local! {
 #[derive(Clone, Copy)]
 pub enum About {
     /// Nobody may be connected to this database.
+    #[expect(missing_docs, reason = "said by the names")]
     Database { number: u32, is_dropped: bool },
     /// The end of a prepared transaction.
     CommitPrepared,

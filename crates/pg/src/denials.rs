@@ -3,12 +3,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
+use std::sync::OnceLock;
 
 use pgrx::pg_sys;
 
+use super::callbacks::{self, Listener};
 use super::client::Client;
 use super::{log_hook, shared_memory};
-use crate::audit::failures;
 
 thread_local! {
     static NEXT_LOG: Cell<pg_sys::emit_log_hook_type> = const { Cell::new(None) };
@@ -21,8 +22,15 @@ thread_local! {
 
 type Roles = (pg_sys::Oid, pg_sys::Oid);
 
+/// Is told Postgres's message, and whom it refused what. Called in a transaction that has failed.
+pub type OnDenial = fn(&[u8], &Client);
+
+static ON_DENIAL: OnceLock<OnDenial> = OnceLock::new();
+
 /// Takes its place, if the library is being preloaded: otherwise there is no queue.
-pub fn init() {
+pub fn init(told: OnDenial) {
+    ON_DENIAL.get_or_init(|| told);
+    callbacks::listen(Listener { ended: transaction_ended, ..Listener::DEAF });
     if !shared_memory::is_preloading() {
         return;
     }
@@ -36,7 +44,7 @@ pub fn init() {
 }
 
 /// A transaction ends, maybe by an error in the midst of a hook. Called where nothing may fail.
-pub fn transaction_ended() {
+fn transaction_ended() {
     IS_INSIDE.set(false);
 }
 
@@ -77,10 +85,11 @@ unsafe extern "C-unwind" fn at_log(record: *mut pg_sys::ErrorData) {
             if is_of_call(kind) {
                 pgrx::pgrx_extern_c_guard(|| {
                     let _ = log_hook::without_panic(|| {
+                        let Some(told) = ON_DENIAL.get() else { return };
                         CLIENT.with_borrow(|known| match known {
-                            Some((_, client)) => failures::denied(message, client),
+                            Some((_, client)) => told(message, client),
                             // The first statement of a session, refused before it is analyzed.
-                            None => failures::denied(message, &Client::logged_in()),
+                            None => told(message, &Client::logged_in()),
                         });
                     });
                 });

@@ -7,7 +7,7 @@ use std::cell::OnceCell;
 
 use pgrx::pg_sys;
 
-use crate::error::Error;
+use fieldcrypt_error::Error;
 
 const UTF8: i32 = pg_sys::pg_enc::PG_UTF8 as i32;
 const SQL_ASCII: i32 = pg_sys::pg_enc::PG_SQL_ASCII as i32;

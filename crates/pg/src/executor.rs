@@ -3,12 +3,23 @@
 //! Every error of every statement passes through here: see [`super::finally`].
 
 use std::cell::Cell;
+use std::sync::OnceLock;
 
+use fieldcrypt_error::Error;
 use pgrx::pg_sys;
 
 use super::finally::finally;
-use super::{call, database_statements, session, version};
-use crate::usage;
+use super::{call, clock, database_statements, version};
+
+/// Who is told of the client's statements.
+pub struct Listener {
+    /// One begins.
+    pub begins: fn() -> Result<(), Error>,
+    /// One has come to its end.
+    pub ends: fn() -> Result<(), Error>,
+}
+
+static LISTENER: OnceLock<Listener> = OnceLock::new();
 
 thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
@@ -20,12 +31,14 @@ static mut PREVIOUS_END: pg_sys::ExecutorEnd_hook_type = None;
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 
 /// Hooks into the executor.
-pub fn init() {
+pub fn init(listener: Listener) {
+    LISTENER.get_or_init(|| listener);
+    database_statements::init();
     version::around_executor_runs(around_statement);
     // SAFETY: hooks are variables of the process, which has one thread; the library is never unloaded.
     unsafe {
         if !pg_sys::process_shared_preload_libraries_in_progress {
-            LOADED_IN.set(session::statement_start());
+            LOADED_IN.set(clock::statement_start());
         }
         PREVIOUS_FINISH = pg_sys::ExecutorFinish_hook;
         pg_sys::ExecutorFinish_hook = Some(finish);
@@ -39,12 +52,12 @@ pub fn init() {
 /// Whether no statement is being executed, as far as that is known: not in the statement that loaded the
 /// library, of which the hooks have seen only what lies inside.
 pub fn is_between_statements() -> bool {
-    DEPTH.get() == 0 && LOADED_IN.get() != session::statement_start()
+    DEPTH.get() == 0 && LOADED_IN.get() != clock::statement_start()
 }
 
 fn around_statement(run: &mut dyn FnMut()) {
     if is_between_statements() {
-        call::raising(usage::statement_begins);
+        call::raising(|| LISTENER.get().map_or(Ok(()), |one| (one.begins)()));
     }
     nested(run);
 }
@@ -58,7 +71,7 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     // SAFETY: the hook that was there before, or what Postgres does without hooks.
     unsafe { PREVIOUS_END.unwrap_or(unguarded::standard_ExecutorEnd)(query) };
     if is_between_statements() {
-        call::raising(usage::statement_ends);
+        call::raising(|| LISTENER.get().map_or(Ok(()), |one| (one.ends)()));
     }
 }
 
@@ -90,7 +103,7 @@ unsafe extern "C-unwind" fn utility(
         );
     });
     if is_between_statements() {
-        call::raising(usage::statement_ends);
+        call::raising(|| LISTENER.get().map_or(Ok(()), |one| (one.ends)()));
     }
     database_statements::after(about);
 }

@@ -4,9 +4,9 @@
 use pgrx::pg_sys;
 
 use super::heap::{Scan, Table};
-use super::session::owners_code;
+use super::owners_code::owners_code;
 use super::values;
-use crate::error::Error;
+use fieldcrypt_error::Error;
 
 /// An expression that gives a text for each row.
 pub struct Expression {

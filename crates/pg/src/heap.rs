@@ -10,7 +10,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::varlena;
 
 use super::version;
-use crate::error::Error;
+use fieldcrypt_error::Error;
 
 /// What a scan calls for each row, without pgrx's guard: all of it runs inside one.
 mod unguarded {

@@ -7,30 +7,48 @@ use serde_json::Value;
 
 use super::encoding;
 use super::values::{self, Varlena};
-use crate::error::Error;
+use fieldcrypt_error::Error;
 
-/// What `jsonb_out` writes, in the current memory context.
-pub fn to_text<'a>(document: Datum) -> &'a [u8] {
-    // SAFETY: called for arguments that the SQL declaration gives the type jsonb; the string lives as
-    // long as the memory context of the call.
-    unsafe {
-        let text = pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(pg_sys::F_JSONB_OUT), document);
-        CStr::from_ptr(text).to_bytes()
+/// A value of type `jsonb`.
+#[derive(Clone, Copy)]
+pub struct Jsonb(Datum);
+
+impl Jsonb {
+    /// # Safety
+    ///
+    /// The datum is a non-null `jsonb`.
+    pub(super) unsafe fn new(datum: Datum) -> Self {
+        Self(datum)
     }
-}
 
-/// A text as a datum of type `jsonb`, in the current memory context.
-pub fn to_jsonb(text: &[u8]) -> Result<Datum, Error> {
-    let text = values::c_string(text)?;
-    // SAFETY: the arguments that every input function takes.
-    Ok(unsafe {
-        pg_sys::OidInputFunctionCall(
-            pg_sys::F_JSONB_IN.into(),
-            text.cast_mut_ptr(),
-            pg_sys::InvalidOid,
-            -1,
-        )
-    })
+    /// Parses a text, in the current memory context.
+    pub fn parse(text: &[u8]) -> Result<Self, Error> {
+        let text = values::c_string(text)?;
+        // SAFETY: the arguments that every input function takes.
+        Ok(Self(unsafe {
+            pg_sys::OidInputFunctionCall(
+                pg_sys::F_JSONB_IN.into(),
+                text.cast_mut_ptr(),
+                pg_sys::InvalidOid,
+                -1,
+            )
+        }))
+    }
+
+    /// What `jsonb_out` writes, in the current memory context.
+    pub fn to_text<'a>(self) -> &'a [u8] {
+        // SAFETY: a jsonb; the string lives as long as the memory context of the call.
+        unsafe {
+            let text =
+                pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(pg_sys::F_JSONB_OUT), self.0);
+            CStr::from_ptr(text).to_bytes()
+        }
+    }
+
+    /// The datum.
+    pub fn datum(self) -> Datum {
+        self.0
+    }
 }
 
 /// A document in the database's encoding.
@@ -38,7 +56,7 @@ pub fn in_database_encoding(document: &Value) -> Result<Vec<u8>, Error> {
     Ok(encoding::from_utf8(document.to_string().as_bytes())?.into_owned())
 }
 
-/// A document as a datum of type `text`.
-pub fn to_datum(document: &Value) -> Result<Datum, Error> {
-    Ok(Varlena::of(&in_database_encoding(document)?)?.into_datum())
+/// A document as a `text`.
+pub fn to_text(document: &Value) -> Result<Varlena, Error> {
+    Varlena::of(&in_database_encoding(document)?)
 }

@@ -1,13 +1,14 @@
-//! The unsafe wall: everything that touches Postgres's C interfaces. One concern a file; what
-//! leaves this folder is safe to call.
+//! The unsafe wall: everything that touches Postgres's C interfaces. One concern a file; what leaves this
+//! crate is safe to call. It names nothing of the extension but its errors: who wants to be told of
+//! something registers.
 
 pub mod arrays;
 pub mod audit_memory;
 pub mod background;
 pub mod call;
 pub mod callbacks;
-pub mod catalog;
 pub mod client;
+pub mod clock;
 pub mod database_statements;
 pub mod denials;
 pub mod dependents;
@@ -17,22 +18,43 @@ pub mod exit;
 pub mod expression;
 pub mod finally;
 pub mod heap;
+pub mod invalidations;
 pub mod json;
+pub mod key_locks;
+pub mod key_table;
 pub mod locks;
 pub mod log_hook;
+pub mod log_table;
 pub mod memory;
 pub mod network;
+pub mod owners_code;
+pub mod relations;
 pub mod report;
+pub mod roles;
 pub mod row_update;
+pub mod scan;
+pub mod security;
 pub mod session;
 pub mod set;
 pub mod setting;
 pub mod shape;
 pub mod shared_memory;
 pub mod spi;
+pub mod sql;
 pub mod statements;
 pub mod statistics_memory;
+pub mod transaction;
 pub mod triggers;
 pub mod tuple;
 pub mod values;
 pub mod version;
+
+/// Registers with Postgres. After all rooms have registered here: the last settings are defined, and all of
+/// shared memory was asked for.
+pub fn init() {
+    version::reserve_setting_prefix();
+    shared_memory::init();
+    security::init();
+    callbacks::init();
+    invalidations::init();
+}

@@ -7,8 +7,9 @@ use std::cell::Cell;
 
 use pgrx::pg_sys;
 
-use super::catalog;
-use crate::error::Error;
+use super::callbacks::{self, Listener};
+use super::relations;
+use fieldcrypt_error::Error;
 
 thread_local! {
     static HELD: Cell<Option<pg_sys::LOCKTAG>> = const { Cell::new(None) };
@@ -22,13 +23,15 @@ pub fn hold(number: u32) -> Result<(), Error> {
     let tag = pg_sys::LOCKTAG {
         // SAFETY: a variable of the backend.
         locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
-        locktag_field2: catalog::runs_relation()?.to_u32(),
+        locktag_field2: relations::runs_relation()?.to_u32(),
         locktag_field3: number,
         locktag_field4: 0,
         locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
         locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
     };
     if !IS_REGISTERED.replace(true) {
+        // In an abort Postgres releases session locks of this kind with the others.
+        callbacks::listen(Listener { aborted: || HELD.set(None), ..Listener::DEAF });
         // SAFETY: the callback lives as long as the library, which is never unloaded.
         unsafe { pg_sys::on_shmem_exit(Some(at_exit), pg_sys::Datum::null()) };
     }
@@ -44,11 +47,6 @@ pub fn release() {
         // SAFETY: releases what `hold` took.
         unsafe { pg_sys::LockRelease(&tag, pg_sys::ExclusiveLock as i32, true) };
     }
-}
-
-/// A transaction aborts: Postgres releases session locks of this kind with the others.
-pub fn forget_in_abort() {
-    HELD.set(None);
 }
 
 /// A session that ends outside of a transaction aborts nothing, and Postgres itself releases only

@@ -15,12 +15,80 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Oid};
 
 use super::version;
-use crate::redaction::{self, Line, Masked, Redaction};
+
+/// A record as Postgres is about to write it. Texts are in the database's encoding.
+pub struct Line<'r> {
+    /// The message.
+    pub message: &'r [u8],
+    /// The message before values were put in and it was translated.
+    pub message_format: Option<&'r [u8]>,
+    /// DETAIL for log and client.
+    pub detail: Option<&'r [u8]>,
+    /// DETAIL for the log alone.
+    pub detail_log: Option<&'r [u8]>,
+    /// HINT.
+    pub hint: Option<&'r [u8]>,
+    /// CONTEXT, if it is to be written.
+    pub context: Option<&'r [u8]>,
+    /// QUERY.
+    pub internal_query: Option<&'r [u8]>,
+    /// STATEMENT, if it is to be written.
+    pub statement: Option<&'r [u8]>,
+    /// The client's statement, whether it is to be written or not.
+    pub running: &'r [u8],
+    /// Whether its level is LOG.
+    pub is_log: bool,
+    /// The source file that it comes from.
+    pub file: &'r [u8],
+    /// Whether it is in another language than English.
+    pub is_translated: bool,
+    /// Names that it carries: of the table, then others.
+    pub names: [&'r [u8]; 5],
+}
+
+/// What is to be written instead. Each text ends with a zero byte.
+#[derive(Default)]
+pub struct Masked {
+    /// The message.
+    pub message: Option<Text>,
+    /// DETAIL.
+    pub detail: Option<Text>,
+    /// DETAIL for the log alone.
+    pub detail_log: Option<Text>,
+    /// HINT.
+    pub hint: Option<Text>,
+    /// CONTEXT.
+    pub context: Option<Text>,
+    /// QUERY.
+    pub internal_query: Option<Text>,
+    /// STATEMENT.
+    pub statement: Option<Text>,
+}
+
+/// Who says what is masked, and how.
+pub struct Masker {
+    /// Whether lines are looked at at all.
+    pub is_on: fn() -> bool,
+    /// Whether a line is to be masked.
+    pub concerns: fn(&Line<'_>) -> bool,
+    /// What is to be written instead.
+    pub masked: fn(&Line<'_>) -> Result<Masked, OutOfMemory>,
+    /// Brings what is known of the catalogs up to date, where they may be read.
+    pub refresh: fn(),
+    /// Whether the log asked for that before, or will at the end of the statement, as it does if the
+    /// argument says so.
+    pub is_refresh_wanted: fn(bool) -> bool,
+    /// A relation changed, or with `None` any may have. Nothing in it can fail.
+    pub relation_changed: fn(Option<Oid>),
+    /// A constraint changed. Nothing in it can fail.
+    pub constraint_changed: fn(),
+}
 
 const HIDDEN: &CStr = c"(hidden by fieldcrypt.redact_logs)";
 
 /// Not of the thread: lines are written at the exit of a process, too, when what a thread owns is gone.
 static DOMAIN: OnceLock<CString> = OnceLock::new();
+static MASKER: OnceLock<Masker> = OnceLock::new();
 
 thread_local! {
     static IS_ACTIVE: Cell<bool> = const { Cell::new(false) };
@@ -31,12 +99,13 @@ thread_local! {
 }
 
 /// Takes its place, if the postmaster is loading the library: only then does nothing go past it.
-pub fn init() -> bool {
+pub fn init(masker: Masker) {
+    MASKER.get_or_init(|| masker);
     // SAFETY: hooks are set as Postgres says: keep what was there, and call it. They are functions that
     // live as long as the library.
     unsafe {
         if !pg_sys::process_shared_preload_libraries_in_progress {
-            return false;
+            return;
         }
         NEXT_LOG.set(pg_sys::emit_log_hook);
         pg_sys::emit_log_hook = Some(at_log);
@@ -48,7 +117,7 @@ pub fn init() -> bool {
     IS_ACTIVE.set(true);
     let domain = format!("postgres-{}", pg_sys::PG_VERSION_NUM / 10_000);
     DOMAIN.get_or_init(|| CString::new(domain).unwrap_or_default());
-    true
+    watch_catalogs();
 }
 
 /// Whether lines pass here. Backends inherit it from the postmaster.
@@ -57,7 +126,7 @@ pub fn is_active() -> bool {
 }
 
 /// Asks to be told of changes.
-pub fn watch_catalogs() {
+fn watch_catalogs() {
     // SAFETY: the callbacks live as long as the library, which is never unloaded.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(at_relation_change), pg_sys::Datum::null());
@@ -99,16 +168,24 @@ pub fn may_read_catalogs() -> bool {
 }
 
 unsafe extern "C-unwind" fn at_relation_change(_: pg_sys::Datum, relation: Oid) {
-    redaction::relation_changed((relation != pg_sys::InvalidOid).then_some(relation));
+    relation_changed((relation != pg_sys::InvalidOid).then_some(relation));
 }
 
 unsafe extern "C-unwind" fn at_object_change(_: pg_sys::Datum, _: c_int, _: u32) {
-    redaction::relation_changed(None);
+    relation_changed(None);
 }
 
 // Every table with a primary key has one, also a temporary table: not each may cost reading all.
 unsafe extern "C-unwind" fn at_constraint_change(_: pg_sys::Datum, _: c_int, _: u32) {
-    redaction::constraint_changed();
+    if let Some(masker) = MASKER.get() {
+        (masker.constraint_changed)();
+    }
+}
+
+fn relation_changed(relation: Option<Oid>) {
+    if let Some(masker) = MASKER.get() {
+        (masker.relation_changed)(relation);
+    }
 }
 
 // In these two an error of what comes next passes through by `longjmp`, as if they were not there: a guard
@@ -142,9 +219,11 @@ mod unguarded {
 
 /// Brings what is known of the catalogs up to date if the log will need it.
 fn refresh() {
-    if redaction::is_refresh_wanted(is_logging()) {
+    if let Some(masker) = MASKER.get()
+        && (masker.is_refresh_wanted)(is_logging())
+    {
         // SAFETY: no panic leaves the guard, and an error of Postgres's leaves it as one.
-        unsafe { pgrx::pgrx_extern_c_guard(redaction::refresh) }
+        unsafe { pgrx::pgrx_extern_c_guard(masker.refresh) }
     }
 }
 
@@ -158,9 +237,12 @@ unsafe extern "C-unwind" fn at_log(record: *mut pg_sys::ErrorData) {
     // SAFETY: Postgres passes the record that it is about to write. An error of Postgres's leaves the guard
     // as one.
     unsafe {
-        if !IS_WRITING.get() && redaction::setting() != Redaction::Off {
+        if !IS_WRITING.get()
+            && let Some(masker) = MASKER.get()
+            && (masker.is_on)()
+        {
             pgrx::pgrx_extern_c_guard(|| {
-                if without_panic(|| write_masked(record)).is_err() {
+                if without_panic(|| write_masked(masker, record)).is_err() {
                     // Neither shown nor lost.
                     let hidden = Texts::hidden(record);
                     if without_panic(|| write(record, hidden)).is_err() {
@@ -195,20 +277,15 @@ pub(super) fn without_panic(work: impl FnOnce()) -> Result<(), ()> {
 /// # Safety
 ///
 /// The record is the one that Postgres is about to write.
-unsafe fn write_masked(record: *mut pg_sys::ErrorData) {
+unsafe fn write_masked(masker: &Masker, record: *mut pg_sys::ErrorData) {
     // SAFETY: by the contract; what the line borrows is put back before this ends.
     let line = unsafe { line(record) };
-    if !line.may_hold_literals() || is_replication_command(line.running) {
-        return;
-    }
-    if line.is_begin_of_statement() {
-        redaction::refresh();
-    }
-    if !line.concerns() {
+    if is_replication_command(line.running) || !(masker.concerns)(&line) {
         return;
     }
     // Not a single byte if anything goes wrong.
-    let masked = catch_unwind(AssertUnwindSafe(|| line.masked())).unwrap_or(Err(OutOfMemory));
+    let masked = catch_unwind(AssertUnwindSafe(|| (masker.masked)(&line)));
+    let masked = masked.unwrap_or(Err(OutOfMemory));
     let texts = match &masked {
         Ok(masked) => Texts::of(masked),
         // SAFETY: by the contract.

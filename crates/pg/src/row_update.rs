@@ -11,9 +11,9 @@ use std::ffi::c_int;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::heap::{RowId, Scan, Table};
-use super::session::owners_code;
+use super::owners_code::owners_code;
 use super::{expression, version};
-use crate::error::Error;
+use fieldcrypt_error::Error;
 
 /// What became of an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

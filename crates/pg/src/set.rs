@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 
 use super::call::Call;
 use super::values::Varlena;
-use crate::error::Error;
+use fieldcrypt_error::Error;
 
 /// The rows that a call returns, in a store that goes to disk when it grows.
 pub struct TextSet {

@@ -1,9 +1,106 @@
-//! Settings, read where every nanosecond counts or before they are defined.
+//! Settings: defined with checks, read where every nanosecond counts or before they are defined, and changed
+//! for a while.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
-use pgrx::guc::{GucEnum, GucSetting};
-use pgrx::pg_sys;
+use pgrx::guc::{GucContext, GucEnum, GucFlags, GucRegistry, GucSetting};
+use pgrx::pg_sys::{self, GucSource};
+
+/// A setting that is a text.
+pub struct Text {
+    /// Its name.
+    pub name: &'static CStr,
+    /// One sentence.
+    pub about: &'static CStr,
+    /// What else there is to know.
+    pub details: &'static CStr,
+    /// Where Postgres keeps it.
+    pub value: &'static GucSetting<Option<CString>>,
+    /// Who may set it.
+    pub context: GucContext,
+}
+
+/// What a value may be.
+pub trait Check {
+    /// What a value must be, as DETAIL.
+    const DETAIL: &'static CStr;
+
+    /// Whether this is one.
+    fn is_valid(value: &[u8]) -> bool;
+}
+
+/// Defines a text that is checked.
+pub fn define_checked<C: Check>(text: Text) {
+    // SAFETY: the hook is a C function that lives as long as the library and never raises.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            text.name,
+            text.about,
+            text.details,
+            text.value,
+            text.context,
+            GucFlags::default(),
+            Some(check::<C>),
+            None,
+            None,
+        );
+    }
+}
+
+unsafe extern "C-unwind" fn check<C: Check>(
+    value: *mut *mut c_char,
+    _: *mut *mut c_void,
+    _: GucSource::Type,
+) -> bool {
+    // SAFETY: Postgres passes a pointer to a C string or to NULL.
+    unsafe {
+        let is_valid = (*value).is_null() || C::is_valid(CStr::from_ptr(*value).to_bytes());
+        if !is_valid {
+            pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(C::DETAIL.as_ptr());
+        }
+        is_valid
+    }
+}
+
+/// A text that is never shown.
+pub trait Secret {
+    /// Whether there is anything to hide.
+    fn is_set() -> bool;
+}
+
+/// Defines a text that is never shown. The name's prefix is that of no placeholder: see [`is_placeholder`].
+pub fn define_secret<S: Secret>(text: Text) {
+    // SAFETY: the hook is a C function that lives as long as the library and never raises.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            text.name,
+            text.about,
+            text.details,
+            text.value,
+            text.context,
+            GucFlags::SUPERUSER_ONLY | GucFlags::DISALLOW_IN_AUTO_FILE | GucFlags::NO_SHOW_ALL,
+            None,
+            None,
+            Some(show_masked::<S>),
+        );
+    }
+}
+
+unsafe extern "C-unwind" fn show_masked<S: Secret>() -> *const c_char {
+    if S::is_set() { c"********".as_ptr() } else { c"".as_ptr() }
+}
+
+/// The value of a text, `None` if it is empty.
+///
+/// The bytes are Postgres's and change with the setting: use them before anything else runs.
+#[inline]
+pub fn text<'a>(setting: &GucSetting<Option<CString>>) -> Option<&'a [u8]> {
+    // SAFETY: Postgres keeps a valid C string, or NULL, in the variable; backends have one thread.
+    unsafe {
+        let value = *setting.as_ptr();
+        if value.is_null() || *value == 0 { None } else { Some(CStr::from_ptr(value).to_bytes()) }
+    }
+}
 
 /// The place of a setting's value among those it may have.
 #[inline]
@@ -18,5 +115,66 @@ pub fn is_placeholder(name: &'static CStr) -> bool {
     unsafe {
         !pg_sys::process_shared_preload_libraries_in_progress
             && !pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null()
+    }
+}
+
+/// Runs `work`, which concerns this process alone, as if no parallel query were under way.
+pub fn outside_parallel_mode(work: impl FnOnce()) {
+    let mut levels = 0;
+    // SAFETY: as many levels are entered again as were left. If `work` raises an error the
+    // transaction is over, and its parallel mode with it.
+    unsafe {
+        while pg_sys::IsTransactionState() && pg_sys::IsInParallelMode() && levels < 100 {
+            pg_sys::ExitParallelMode();
+            levels += 1;
+        }
+        work();
+        for _ in 0..levels {
+            pg_sys::EnterParallelMode();
+        }
+    }
+}
+
+/// When the configuration was last read: changes with every reload, whatever it changed.
+#[inline]
+pub fn configuration_time() -> i64 {
+    // SAFETY: a plain variable of the backend.
+    unsafe { pg_sys::PgReloadTime }
+}
+
+/// Settings for a while. An error puts the old ones back too, since it aborts the (sub)transaction.
+pub struct TemporarySettings(c_int);
+
+impl TemporarySettings {
+    /// For running code of a table's owner: a search_path that nobody can plant things in, and no long wait
+    /// for locks, below deadlock_timeout, so that a deadlock ends here and not in an application.
+    pub const QUIET: &[(&CStr, &CStr)] =
+        &[(c"search_path", c"pg_catalog, pg_temp"), (c"lock_timeout", c"200ms")];
+
+    /// Begins a level of settings of its own.
+    pub fn begin(settings: &[(&'static CStr, &'static CStr)]) -> Self {
+        // SAFETY: names and values are static C strings.
+        unsafe {
+            let level = pg_sys::NewGUCNestLevel();
+            for (name, value) in settings {
+                pg_sys::set_config_option(
+                    name.as_ptr(),
+                    value.as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
+            Self(level)
+        }
+    }
+
+    /// Puts the settings back, whatever was changed meanwhile.
+    pub fn end(self) {
+        // SAFETY: the level that `begin` opened.
+        unsafe { pg_sys::AtEOXact_GUC(false, self.0) }
     }
 }

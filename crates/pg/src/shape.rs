@@ -5,9 +5,9 @@ use std::ffi::c_int;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::session::owners_code;
-use super::{catalog, values, version};
-use crate::error::Error;
+use super::owners_code::owners_code;
+use super::{relations, values, version};
+use fieldcrypt_error::Error;
 
 /// How a type holds encrypted values.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ const MAX_DEPTH: usize = 16;
 impl Shape {
     /// How a type holds encrypted values; `None` if it does not.
     pub fn of(type_oid: Oid) -> Result<Option<Self>, Error> {
-        Self::at_depth(type_oid, catalog::encrypted_type()?, 0)
+        Self::at_depth(type_oid, relations::encrypted_type()?, 0)
     }
 
     fn at_depth(type_oid: Oid, encrypted: Oid, depth: usize) -> Result<Option<Self>, Error> {

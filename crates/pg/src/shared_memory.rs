@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{CStr, c_int};
+use std::sync::OnceLock;
 
 use pgrx::pg_sys;
 
@@ -29,6 +30,19 @@ struct Registered {
 
 thread_local! {
     static REGIONS: RefCell<Vec<Registered>> = const { RefCell::new(Vec::new()) };
+}
+
+static WHEN_MADE: OnceLock<fn()> = OnceLock::new();
+static BEFORE_LOSS: OnceLock<fn()> = OnceLock::new();
+
+/// Registers what the postmaster does when the memory was made, anew after a crash too.
+pub fn when_made(work: fn()) {
+    WHEN_MADE.get_or_init(|| work);
+}
+
+/// Registers what the postmaster does before the memory goes.
+pub fn before_loss(work: fn()) {
+    BEFORE_LOSS.get_or_init(|| work);
 }
 
 /// Whether the postmaster is loading the library: the only moment at which memory can be asked for.
@@ -104,7 +118,9 @@ unsafe extern "C-unwind" fn startup() {
             }
         });
         pg_sys::LWLockRelease(init_lock);
-        super::audit_memory::begin();
+        if let Some(made) = WHEN_MADE.get() {
+            made();
+        }
         pg_sys::on_shmem_exit(Some(at_exit), pg_sys::Datum::null());
     }
 }
@@ -122,7 +138,9 @@ unsafe extern "C-unwind" fn at_exit(_: c_int, _: pg_sys::Datum) {
     // SAFETY: a variable of the process.
     if !unsafe { pg_sys::IsUnderPostmaster } {
         // Whoever crashed may have damaged the memory. That must not end the postmaster, too.
-        let _ = std::panic::catch_unwind(crate::audit::queue::memory_goes);
+        if let Some(goes) = BEFORE_LOSS.get() {
+            let _ = std::panic::catch_unwind(goes);
+        }
     }
 }
 

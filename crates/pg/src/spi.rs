@@ -7,10 +7,10 @@ use pgrx::pg_sys::{self, BuiltinOid, Datum, PgOid};
 use pgrx::spi::{OwnedPreparedStatement, Spi, SpiClient, SpiTupleTable};
 
 use super::memory::Scratch;
-use super::session;
+use super::transaction;
 use super::tuple::Row;
 use super::values::Varlena;
-use crate::error::Error;
+use fieldcrypt_error::Error;
 
 /// A parameter of a statement. Texts are bytes in the database's encoding.
 pub enum Parameter<'a> {
@@ -96,7 +96,7 @@ pub fn each_row(
     let arguments = parameters.iter().map(Parameter::argument).collect::<Result<Vec<_>, _>>()?;
     // A standby takes statements that only read. Elsewhere they are run as if they wrote, so that each sees
     // what is committed now.
-    let only_reads = session::is_standby();
+    let only_reads = transaction::is_standby();
     Spi::connect_mut(|client| {
         let plan = planned(client, statement, parameters, only_reads).map_err(internal)?;
         let mut cursor = if only_reads {
@@ -126,7 +126,7 @@ pub fn each_row(
             if count < BATCH {
                 break;
             }
-            session::check_for_interrupts();
+            transaction::check_for_interrupts();
         }
         scratch.end();
         Ok(())

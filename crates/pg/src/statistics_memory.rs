@@ -8,14 +8,14 @@ use std::cell::Cell;
 use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::session;
 use super::shared_memory::{self, Region};
-use crate::settings::MAX_TENANT_BYTES;
-use crate::usage::Tally;
+use super::{clock, session};
 
 const NAME: &std::ffi::CStr = c"pg_fieldcrypt statistics";
 /// Entries beside those of tenants: one for the rest of each database.
 const RESTS: usize = 256;
+/// Bytes of a name that an entry has room for; a longer one counts to the rest.
+pub const MAX_NAME_BYTES: usize = 1024;
 /// The name length of an entry for the rest.
 const NO_NAME: u32 = u32::MAX;
 
@@ -97,7 +97,7 @@ struct Entry {
     name_length: u32,
     since: i64,
     figures: [AtomicU64; FIGURES],
-    name: [u8; MAX_TENANT_BYTES],
+    name: [u8; MAX_NAME_BYTES],
 }
 
 thread_local! {
@@ -130,12 +130,12 @@ static TENANTS: AtomicU32 = AtomicU32::new(0);
 pub fn add(tenant: Option<&[u8]>, counters: &Counters) {
     let Some(memory) = memory() else { return };
     let database = session::database();
-    let tenant = tenant.filter(|name| name.len() <= MAX_TENANT_BYTES);
+    let tenant = tenant.filter(|name| name.len() <= MAX_NAME_BYTES);
     let is_added = memory.region.locked(0, false, || {
         memory.find(database, tenant).map(|entry| entry.add(counters)).is_some()
     });
     if !is_added {
-        let now = session::now();
+        let now = clock::now();
         memory.region.locked(0, true, || {
             let entry = memory
                 .find(database, tenant)
@@ -179,28 +179,6 @@ pub fn reset() {
 pub fn forget(database: u32) {
     if let Some(memory) = memory() {
         memory.region.locked(0, true, || memory.remove(database));
-    }
-}
-
-impl Counters {
-    /// What a statement did with a tenant's keys.
-    pub fn of(tally: &Tally) -> Self {
-        Self {
-            encrypt_statements: u64::from(tally.encrypted > 0),
-            encrypt_values: tally.encrypted,
-            encrypt_bytes: tally.encrypted_bytes,
-            encrypt_time: tally.encrypt_time,
-            decrypt_statements: u64::from(tally.decrypted > 0),
-            decrypt_values: tally.decrypted,
-            decrypt_bytes: tally.decrypted_bytes,
-            decrypt_time: tally.decrypt_time,
-            reencrypt_values: tally.reencrypted,
-            failures: 0,
-            cache_hits: tally.look_ups.saturating_sub(tally.misses),
-            cache_misses: tally.misses,
-            load_time: tally.load_time,
-            keys_made: 0,
-        }
     }
 }
 

@@ -5,10 +5,10 @@ use std::ffi::{CStr, c_int};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::call::Call;
-use super::session::TemporarySettings;
+use super::setting::TemporarySettings;
 use super::tuple::Row;
-use super::{catalog, values, version};
-use crate::error::Error;
+use super::{relations, values, version};
+use fieldcrypt_error::Error;
 
 /// A call by the trigger manager.
 pub struct TriggerCall {
@@ -29,13 +29,14 @@ pub enum Operation {
 }
 
 impl TriggerCall {
-    /// `None` if the function was called as an ordinary one.
-    pub fn from(call: &Call) -> Option<Self> {
+    /// Refuses if the function was called as an ordinary one.
+    pub fn from(call: &Call) -> Result<Self, Error> {
         // SAFETY: `context` is null or a node; a TriggerData node means the trigger manager.
         unsafe {
             let context = (*call.raw()).context;
             (!context.is_null() && (*context).type_ == pg_sys::NodeTag::T_TriggerData)
                 .then_some(Self { data: context.cast() })
+                .ok_or(Error::NotATrigger)
         }
     }
 
@@ -169,7 +170,7 @@ pub(super) unsafe fn primary_key(relation: pg_sys::Relation) -> Vec<i16> {
 
 /// Whether a type is `encrypted`, a domain over it, or an array of either.
 pub fn is_encrypted(type_oid: Oid) -> Result<bool, Error> {
-    let encrypted = catalog::encrypted_type()?;
+    let encrypted = relations::encrypted_type()?;
     // SAFETY: catalog look-ups; for a type that is no array the element type is InvalidOid.
     unsafe {
         let base = pg_sys::getBaseType(type_oid);

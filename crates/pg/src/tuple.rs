@@ -4,14 +4,17 @@ use std::marker::PhantomData;
 
 use pgrx::pg_sys::{self, Datum};
 
-use super::{arrays, values};
-use crate::error::Error;
+use super::json::Jsonb;
+use super::network::Inet;
+use super::{arrays, values, version};
+use fieldcrypt_error::Error;
 
 /// The columns of a tuple, by attribute number (the first is 1).
 pub struct Row<'t> {
     tuple: pg_sys::HeapTuple,
     values: Vec<Datum>,
     nulls: Vec<bool>,
+    descriptor: pg_sys::TupleDesc,
     of: PhantomData<&'t ()>,
 }
 
@@ -28,7 +31,7 @@ impl Row<'_> {
             let mut values = vec![Datum::null(); columns];
             let mut nulls = vec![true; columns];
             pg_sys::heap_deform_tuple(tuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
-            Self { tuple, values, nulls, of: PhantomData }
+            Self { tuple, values, nulls, descriptor, of: PhantomData }
         }
     }
 
@@ -39,10 +42,21 @@ impl Row<'_> {
         if is_null { None } else { self.values.get(index).copied() }
     }
 
-    /// A varlena column, detoasted; the caller knows that it is one.
+    /// A column of the extension's own tables, or of a query over them, which has one of these types.
+    fn typed(&self, column: i16, types: &[pg_sys::Oid]) -> Option<Datum> {
+        let datum = self.datum(column)?;
+        // SAFETY: `datum` has found the column; the descriptor outlives the row.
+        let type_oid =
+            unsafe { (*version::attribute(self.descriptor, column as usize - 1)).atttypid };
+        assert!(types.contains(&type_oid), "column {column} has the type that it was made with");
+        Some(datum)
+    }
+
+    /// A `text` or `bytea` column, detoasted.
     pub fn optional_bytes(&self, column: i16) -> Option<&[u8]> {
-        // SAFETY: called for columns of type text and bytea only; the tuple outlives the row.
-        self.datum(column).map(|datum| unsafe { values::detoasted(datum) })
+        let datum = self.typed(column, &[pg_sys::TEXTOID, pg_sys::BYTEAOID])?;
+        // SAFETY: a varlena; the tuple outlives the row.
+        Some(unsafe { values::detoasted(datum) })
     }
 
     /// A varlena column that is never NULL.
@@ -52,14 +66,28 @@ impl Row<'_> {
 
     /// A `text[]` column.
     pub fn texts(&self, column: i16) -> Option<Vec<&[u8]>> {
-        // SAFETY: called for columns of type text[] only; the tuple outlives the row.
-        self.datum(column).map(|datum| unsafe { arrays::texts(datum) })
+        let datum = self.typed(column, &[pg_sys::TEXTARRAYOID])?;
+        // SAFETY: of that type; the tuple outlives the row.
+        Some(unsafe { arrays::texts(datum) })
     }
 
     /// A `bigint[]` column.
     pub fn bigints(&self, column: i16) -> Option<Vec<i64>> {
-        // SAFETY: called for columns of type bigint[] only.
-        self.datum(column).map(|datum| unsafe { arrays::bigints(datum) })
+        let datum = self.typed(column, &[pg_sys::INT8ARRAYOID])?;
+        // SAFETY: of that type.
+        Some(unsafe { arrays::bigints(datum) })
+    }
+
+    /// A `jsonb` column.
+    pub fn jsonb(&self, column: i16) -> Option<Jsonb> {
+        // SAFETY: of that type.
+        self.typed(column, &[pg_sys::JSONBOID]).map(|datum| unsafe { Jsonb::new(datum) })
+    }
+
+    /// An `inet` column.
+    pub fn inet(&self, column: i16) -> Option<Inet> {
+        // SAFETY: of that type.
+        self.typed(column, &[pg_sys::INETOID]).map(|datum| unsafe { Inet::new(datum) })
     }
 
     /// A `bytea` column of 16 bytes.
@@ -69,7 +97,7 @@ impl Row<'_> {
             .map_err(|_| Error::KeyTable("a fingerprint or check value is not 16 bytes".into()))
     }
 
-    /// A `bigint` column.
+    /// A `bigint`, `timestamptz` or `xid8` column.
     pub fn bigint(&self, column: i16) -> Result<i64, Error> {
         self.datum(column).map(|datum| datum.value() as i64).ok_or_else(unexpected_null)
     }

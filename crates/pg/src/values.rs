@@ -6,9 +6,8 @@ use std::ptr;
 use pgrx::pg_sys::{self, Datum};
 use pgrx::{set_varsize_4b, varlena};
 
-use super::encoding;
-use super::report::Report;
-use crate::error::Error;
+use super::{encoding, report};
+use fieldcrypt_error::Error;
 
 /// The bytes of a varlena datum. What was compressed or stored out of line is fetched into the
 /// current memory context, which Postgres empties after the row.
@@ -96,20 +95,30 @@ impl Varlena {
 }
 
 /// A NUL-terminated string in the current memory context, for calls into input functions.
-pub fn c_string(text: &[u8]) -> Result<Datum, Error> {
-    c_string_with(text.len(), |out| out.copy_from_slice(text))
+pub(super) fn c_string(text: &[u8]) -> Result<Datum, Error> {
+    CText::filled(text.len(), |out| out.copy_from_slice(text)).map(CText::into_datum)
 }
 
-/// A NUL-terminated string of `length` bytes that `fill` writes, for output functions.
-pub fn c_string_with(length: usize, fill: impl FnOnce(&mut [u8])) -> Result<Datum, Error> {
-    if length >= Varlena::MAX {
-        return Err(Error::TooLarge { bytes: length });
+/// A NUL-terminated string in the current memory context, what output functions give.
+pub struct CText(*mut u8);
+
+impl CText {
+    /// Of `length` bytes that `fill` writes.
+    pub fn filled(length: usize, fill: impl FnOnce(&mut [u8])) -> Result<Self, Error> {
+        if length >= Varlena::MAX {
+            return Err(Error::TooLarge { bytes: length });
+        }
+        // SAFETY: one byte more than the text, all of them zero before `fill` sees them.
+        unsafe {
+            let memory = pg_sys::palloc0(length + 1).cast::<u8>();
+            fill(std::slice::from_raw_parts_mut(memory, length));
+            Ok(Self(memory))
+        }
     }
-    // SAFETY: one byte more than the text, all of them zero before `fill` sees them.
-    unsafe {
-        let memory = pg_sys::palloc0(length + 1).cast::<u8>();
-        fill(std::slice::from_raw_parts_mut(memory, length));
-        Ok(Datum::from(memory.cast::<c_void>()))
+
+    /// The finished datum.
+    pub fn into_datum(self) -> Datum {
+        Datum::from(self.0.cast::<c_void>())
     }
 }
 
@@ -139,30 +148,12 @@ pub fn text_in_type(text: &[u8], type_oid: pg_sys::Oid) -> Result<Datum, Error> 
         })
         .catch_others(|caught| {
             let type_name = encoding::lossy(&type_name);
-            match Report::of_the_system(&caught, "the conversion of a decrypted value was stopped")
+            match report::of_the_system(&caught, "the conversion of a decrypted value was stopped")
             {
                 Some(report) => Err(Error::Postgres(Box::new(report))),
                 None => Err(Error::Conversion { type_name }),
             }
         })
         .execute()
-    }
-}
-
-/// A composite of the row type that the call must return.
-pub fn composite(call: &super::call::Call, values: &mut [Datum]) -> Result<Datum, Error> {
-    // SAFETY: the descriptor comes from the call; its length is compared before it is filled.
-    unsafe {
-        let mut descriptor: pg_sys::TupleDesc = ptr::null_mut();
-        let class = pg_sys::get_call_result_type(call.raw(), ptr::null_mut(), &mut descriptor);
-        if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE
-            || (*descriptor).natts as usize != values.len()
-        {
-            return Err(Error::Internal("the function's row type is not the library's".into()));
-        }
-        let descriptor = pg_sys::BlessTupleDesc(descriptor);
-        let mut nulls = vec![false; values.len()];
-        let tuple = pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
-        Ok(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data))
     }
 }

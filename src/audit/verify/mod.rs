@@ -12,39 +12,28 @@ use fieldcrypt_audit::verify::{
 };
 use fieldcrypt_audit::{InclusionProof, LogRow, ProofBuilder};
 use fieldcrypt_envelope::KeyId;
-use pgrx::pg_sys::Datum;
 use serde_json::{Value, json};
 
 use super::row::{self, columns, since_1970};
-use super::{notes, seal};
+use super::{notes, tree};
 use crate::error::Error;
 use crate::keyring;
-use crate::pg::audit_memory;
-use crate::pg::call::{Call, sql_functions};
 use crate::pg::set::TextSet;
 use crate::pg::spi::{self, Parameter};
 use crate::pg::tuple::Row;
-use crate::pg::values::Varlena;
-use crate::pg::{encoding, session};
+use crate::pg::{audit_memory, clock, security, session, transaction};
 
 use tables::{
     Checkpoints, checkpoint_before, edge_before, last_checkpoint, origins, retired_edge,
     sealed_row, signer_key, signers,
 };
 
-sql_functions! {
-    fieldcrypt_verify_audit_log, pg_finfo_fieldcrypt_verify_audit_log => verify_called;
-    fieldcrypt_audit_export, pg_finfo_fieldcrypt_audit_export => export_called;
-    fieldcrypt_audit_proof, pg_finfo_fieldcrypt_audit_proof => proof_called;
-}
-
-/// `_verify_audit_log(from_time, to_time, anchor)`: findings as JSON, the summary first.
-fn verify_called(call: &Call) -> Result<Option<Datum>, Error> {
-    let anchors = anchors(call.bytes(2).ok_or(Error::NullArgument("anchor"))?)?;
-    let period = Period { from: call.bigint(0), to: call.bigint(1) };
+/// Findings as JSON, the summary first.
+pub fn verify(period: Period, anchor: &[u8]) -> Result<Value, Error> {
+    let anchors = anchors(anchor)?;
     let signed = last_signed_size();
     let mut keys = Keyring;
-    let (mut findings, mut summary) = session::as_owner(|| {
+    let (mut findings, mut summary) = security::as_owner(|| {
         let extent = Extent::find(&period, &anchors)?;
         let mut verifier = Verifier::new(origins()?, &signers()?, anchors.clone(), &mut keys);
         extent.begin(&mut verifier)?;
@@ -78,8 +67,7 @@ fn verify_called(call: &Call) -> Result<Option<Datum>, Error> {
     })];
     findings.sort_by_key(|one| std::cmp::Reverse(one.status()));
     lines.extend(findings.iter().map(told));
-    let text = Value::Array(lines).to_string();
-    Ok(Some(Varlena::of(&encoding::from_utf8(text.as_bytes())?)?.into_datum()))
+    Ok(Value::Array(lines))
 }
 
 fn summarized(summary: &Summary) -> String {
@@ -111,11 +99,9 @@ fn told(finding: &Finding) -> Value {
     })
 }
 
-/// `audit_export(from_time, to_time)`: the log as lines of JSON.
-fn export_called(call: &Call) -> Result<Option<Datum>, Error> {
-    let lines = TextSet::begin(call)?;
-    let period = Period { from: call.bigint(0), to: call.bigint(1) };
-    session::as_owner(|| {
+/// The log as lines of JSON.
+pub fn export(period: Period, lines: &TextSet) -> Result<(), Error> {
+    security::as_owner(|| {
         let extent = Extent::find(&period, &[])?;
         let mut writer = Writer::default();
         let push = |line: String| lines.push(line.as_bytes());
@@ -135,14 +121,12 @@ fn export_called(call: &Call) -> Result<Option<Datum>, Error> {
             }),
         })?;
         push(writer.end())
-    })?;
-    Ok(None)
+    })
 }
 
-/// `audit_proof(log_id)`: that a row is in the log, for who does not trust this database.
-fn proof_called(call: &Call) -> Result<Option<Datum>, Error> {
-    let id = call.bigint(0).ok_or(Error::NullArgument("log_id"))?;
-    let proof = session::as_owner(|| {
+/// That a row is in the log, as JSON, for who does not trust this database.
+pub fn proof(id: i64) -> Result<String, Error> {
+    security::as_owner(|| {
         let row = sealed_row(id)?;
         let leaf = row.leaf.and_then(|leaf| u64::try_from(leaf).ok());
         let checkpoint = last_checkpoint(&Period::default())?;
@@ -161,7 +145,7 @@ fn proof_called(call: &Call) -> Result<Option<Datum>, Error> {
                 row.encode(&mut encoded);
                 let leaf = row.leaf.unwrap_or_default().max(0).cast_unsigned();
                 // No number that somebody forged is counted up to.
-                if leaf.saturating_sub(builder.seen()) > seal::LARGEST_GAP {
+                if leaf.saturating_sub(builder.seen()) > tree::LARGEST_GAP {
                     return Err(not_provable(id));
                 }
                 while builder.seen() < leaf {
@@ -175,9 +159,8 @@ fn proof_called(call: &Call) -> Result<Option<Datum>, Error> {
         let key = signer_key(checkpoint.signer_id)?;
         let proof = InclusionProof::new(&row, &path, &checkpoint.note, &key);
         let proves = proof.public_key().is_ok_and(|key| proof.verify(&key).is_ok());
-        if proves { Ok(proof) } else { Err(not_provable(id)) }
-    })?;
-    Ok(Some(Varlena::of(proof.to_json().as_bytes())?.into_datum()))
+        if proves { Ok(proof.to_json()) } else { Err(not_provable(id)) }
+    })
 }
 
 fn not_sealed(id: i64) -> Error {
@@ -215,21 +198,23 @@ impl AuditKeys for Keyring {
 
 /// How many leaves checkpoints stated since the server started. A snapshot from before may see fewer.
 fn last_signed_size() -> Option<u64> {
-    if session::has_one_snapshot() {
+    if transaction::has_one_snapshot() {
         return None;
     }
     Some(audit_memory::of_database(session::database())?.sealed_until())
 }
 
 fn now() -> i64 {
-    since_1970(session::now())
+    since_1970(clock::now())
 }
 
 /// What was asked for, in Postgres's time.
 #[derive(Debug, Clone, Copy, Default)]
-struct Period {
-    from: Option<i64>,
-    to: Option<i64>,
+pub struct Period {
+    /// From the last checkpoint before it.
+    pub from: Option<i64>,
+    /// Up to the first checkpoint after it.
+    pub to: Option<i64>,
 }
 
 /// What is looked at.

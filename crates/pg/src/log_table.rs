@@ -1,0 +1,62 @@
+//! The audit log as a table: its ids, and the lock of those who seal it.
+
+use std::ffi::c_int;
+
+use fieldcrypt_error::Error;
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::relations::Relations;
+use super::scan::scan;
+
+/// The first id that this database's own sequence dealt to the audit log: restored rows have lower ones.
+pub fn first_own_log_id() -> Result<i64, Error> {
+    /// `Anum_pg_sequence_seqstart`, a bigint that is never NULL.
+    const SEQSTART: pg_sys::AttrNumber = 3;
+    let sequence = Relations::resolve()?.log_sequence;
+    // SAFETY: a row of pg_sequence, used until it is released.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::SEQRELID as c_int,
+            Datum::from(sequence),
+        );
+        if row.is_null() {
+            return Err(Error::NotInstalled);
+        }
+        let mut is_null = false;
+        let cache = pg_sys::SysCacheIdentifier::SEQRELID as c_int;
+        let start = pg_sys::SysCacheGetAttr(cache, row, SEQSTART, &mut is_null);
+        pg_sys::ReleaseSysCache(row);
+        Ok(start.value() as i64)
+    }
+}
+
+/// The next id of the audit log.
+pub fn next_log_id() -> Result<i64, Error> {
+    unsafe extern "C-unwind" {
+        fn nextval_internal(sequence: Oid, check_permissions: bool) -> i64;
+    }
+    let sequence = Relations::resolve()?.log_sequence;
+    // SAFETY: nextval without a check of rights, which whoever is recorded has not; the guard turns what
+    // Postgres raises into a panic, and its closure holds nothing that needs dropping.
+    Ok(unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| nextval_internal(sequence, false)) })
+}
+
+/// Whether a partition of the audit log has rows with lower ids than this.
+pub fn has_log_rows_before(partition: Oid, id: i64) -> Result<bool, Error> {
+    const ID: i16 = 1;
+    let mut found = false;
+    scan(partition, pg_sys::InvalidOid, &mut [], |row| {
+        found = row.bigint(ID)? < id;
+        Ok(!found)
+    })?;
+    Ok(found)
+}
+
+/// Waits until nobody else seals the audit log, or empties parts of it, until the end of the transaction.
+pub fn lock_sealing() -> Result<(), Error> {
+    let relation = Relations::resolve()?.checkpoints;
+    let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: takes a lock and processes invalidation messages, both allowed in a transaction.
+    unsafe { pg_sys::LockDatabaseObject(relation, pg_sys::InvalidOid, 0, mode) };
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! The extension's own relations and types, looked up by name once.
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_int};
+
+use fieldcrypt_error::Error;
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::invalidations;
+
+/// The role that owns the key table, and with it the extension.
+pub fn owner_of_keys() -> Result<Oid, Error> {
+    let relations = Relations::resolve()?;
+    // SAFETY: opens the relation with a lock, reads its catalog row, closes it.
+    unsafe {
+        let relation =
+            pg_sys::table_open(relations.keys, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let owner = (*(*relation).rd_rel).relowner;
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        Ok(owner)
+    }
+}
+
+/// The table whose object locks tell which runs of re-encryption are under way.
+pub fn runs_relation() -> Result<Oid, Error> {
+    Ok(Relations::resolve()?.runs)
+}
+
+/// The type `fieldcrypt.encrypted`.
+pub fn encrypted_type() -> Result<Oid, Error> {
+    Ok(Relations::resolve()?.encrypted_type)
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Relations {
+    pub(super) keys: Oid,
+    pub(super) keys_by_id: Oid,
+    pub(super) active_keys: Oid,
+    pub(super) keys_by_version: Oid,
+    pub(super) master_keys: Oid,
+    pub(super) encrypted_type: Oid,
+    pub(super) log_sequence: Oid,
+    pub(super) runs: Oid,
+    pub(super) checkpoints: Oid,
+}
+
+impl Relations {
+    /// Looks the names up once, and again after every invalidation of `encryption_keys` (DROP
+    /// EXTENSION and REINDEX CONCURRENTLY give new ids).
+    pub(super) fn resolve() -> Result<Self, Error> {
+        thread_local! { static KNOWN: Cell<Option<(u64, Relations)>> = const { Cell::new(None) } }
+        invalidations::accept_invalidations();
+        if let Some((generation, relations)) = KNOWN.get()
+            && generation == invalidations::generation()
+        {
+            return Ok(relations);
+        }
+        let relations = Self::look_up().ok_or(Error::NotInstalled)?;
+        invalidations::watch_relation(relations.keys);
+        KNOWN.set(Some((invalidations::generation(), relations)));
+        Ok(relations)
+    }
+
+    fn look_up() -> Option<Self> {
+        // SAFETY: catalog look-ups by name that answer InvalidOid if there is none.
+        let schema = valid(unsafe { pg_sys::get_namespace_oid(c"fieldcrypt".as_ptr(), true) })?;
+        // SAFETY: as above.
+        let oid = |name: &CStr| unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
+        let relation = |name| valid(oid(name));
+        let type_oid = {
+            // SAFETY: as above; the syscache key is a name and a schema.
+            let oid = unsafe {
+                pg_sys::GetSysCacheOid(
+                    pg_sys::SysCacheIdentifier::TYPENAMENSP as c_int,
+                    pg_sys::Anum_pg_type_oid as pg_sys::AttrNumber,
+                    Datum::from(c"encrypted".as_ptr()),
+                    Datum::from(schema),
+                    Datum::null(),
+                    Datum::null(),
+                )
+            };
+            valid(oid)?
+        };
+        Some(Self {
+            keys: relation(c"encryption_keys")?,
+            keys_by_id: relation(c"encryption_keys_pkey")?,
+            active_keys: relation(c"encryption_keys_active")?,
+            keys_by_version: relation(c"encryption_keys_version")?,
+            master_keys: relation(c"master_keys")?,
+            encrypted_type: type_oid,
+            log_sequence: relation(c"audit_log_id_seq")?,
+            runs: relation(c"reencryption_chunks")?,
+            checkpoints: relation(c"audit_checkpoints")?,
+        })
+    }
+}
+
+fn valid(oid: Oid) -> Option<Oid> {
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}

@@ -1,0 +1,44 @@
+//! Roles of the session, by name.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+use super::encoding;
+
+/// session_user: the role that logged in, or what a superuser's SET SESSION AUTHORIZATION made of it.
+pub fn session_user() -> Vec<u8> {
+    // SAFETY: reads a variable of the backend.
+    role_name(unsafe { pg_sys::GetSessionUserId() })
+}
+
+/// The role that the user has chosen with SET ROLE, whatever SECURITY DEFINER functions are running.
+pub fn outer_role() -> Vec<u8> {
+    // SAFETY: reads a variable of the backend.
+    role_name(unsafe { pg_sys::GetOuterUserId() })
+}
+
+/// The role that logged in, whatever SET SESSION AUTHORIZATION a superuser ran since.
+pub fn login_role() -> Vec<u8> {
+    // SAFETY: reads a variable of the backend.
+    role_name(unsafe { pg_sys::GetAuthenticatedUserId() })
+}
+
+/// Whether the role whose rights count now has those of another.
+pub fn has_rights_of(role: pg_sys::Oid) -> bool {
+    // SAFETY: reads a variable of the backend, and catalogs.
+    unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
+}
+
+/// A role's name, in the database's encoding; empty if there is none.
+fn role_name(role: pg_sys::Oid) -> Vec<u8> {
+    // SAFETY: looks a role up by oid; the name is copied out of the palloc'd string.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        if name.is_null() {
+            Vec::new()
+        } else {
+            encoding::storable(CStr::from_ptr(name).to_bytes())
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The transaction: what it is, what it may, who waits for it.
+
+use std::ffi::c_int;
+
+use fieldcrypt_envelope::BlockScope;
+use fieldcrypt_error::{Error, KeyCreationRefused};
+use pgrx::pg_sys;
+
+use super::{callbacks, clock};
+
+/// The process, transaction and client statement that a nonce block belongs to.
+#[inline]
+pub fn block_scope() -> BlockScope {
+    // SAFETY: reads variables of the backend.
+    let (process, statement) = unsafe { (pg_sys::MyProcPid, clock::statement_start()) };
+    BlockScope { process: process as u32, transaction: callbacks::transaction_serial(), statement }
+}
+
+/// The innermost subtransaction in progress.
+pub fn current_subtransaction() -> pg_sys::SubTransactionId {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
+/// The id of the transaction, which it gets now if it had none.
+pub fn transaction_id() -> u64 {
+    // SAFETY: allowed in every transaction that may write.
+    unsafe { pg_sys::GetTopFullTransactionId() }.value
+}
+
+/// Whether the transaction sees the database as it was when it began (REPEATABLE READ, SERIALIZABLE).
+pub fn has_one_snapshot() -> bool {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as c_int }
+}
+
+/// Whether the server is a standby, or still recovers.
+pub fn is_standby() -> bool {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// Refuses to make a key where its row could not be written, or would be without having been allowed.
+pub fn refuse_unless_writable() -> Result<(), Error> {
+    // SAFETY: reads variables of the backend. `RecoveryInProgress` first: a standby's transactions
+    // are read only as well, and the standby is the clearer reason.
+    unsafe {
+        if pg_sys::RecoveryInProgress() {
+            return Err(Error::CannotCreateKey(KeyCreationRefused::Standby));
+        }
+        if pg_sys::IsInParallelMode() {
+            return Err(Error::CannotCreateKey(KeyCreationRefused::ParallelMode));
+        }
+        if pg_sys::XactReadOnly {
+            return Err(Error::CannotCreateKey(KeyCreationRefused::ReadOnlyTransaction));
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a transaction has ended; deadlocks are detected.
+pub fn wait_for(transaction: pg_sys::TransactionId) {
+    // SAFETY: waits for a transaction of another session, without naming a row for the message.
+    unsafe {
+        pg_sys::XactLockTableWait(
+            transaction,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            pg_sys::XLTW_Oper::XLTW_None,
+        );
+    }
+}
+
+/// Whether a transaction, or a subtransaction, is in progress.
+pub fn is_in_progress(transaction: pg_sys::TransactionId) -> bool {
+    // SAFETY: looks into shared memory.
+    unsafe { pg_sys::TransactionIdIsInProgress(transaction) }
+}
+
+/// Lets a cancel or a shutdown through while waiting.
+pub fn check_for_interrupts() {
+    pgrx::check_for_interrupts!();
+}

@@ -1,0 +1,12 @@
+//! Whether the server log is redacted.
+
+use crate::error::Error;
+use crate::{pg, redaction};
+
+pg::sql_functions! {
+    redaction_is_active() -> boolean;
+}
+
+fn redaction_is_active() -> Result<bool, Error> {
+    Ok(redaction::is_active())
+}

@@ -1,0 +1,230 @@
+//! Rows of the log are written here: one with the transaction that it tells of, or many whose transactions
+//! are over. Each has its id, its time, and a MAC if a key for that can be had.
+
+use fieldcrypt_audit::tree::Hash;
+use fieldcrypt_envelope::KeyId;
+use pgrx::pg_sys::{BuiltinOid, Datum};
+
+use super::seal::Sealed;
+use super::{Details, mac_key, row, tree};
+use crate::error::Error;
+use crate::events::{Event, QueuedEvent};
+use crate::keyring;
+use crate::pg::client::Client;
+use crate::pg::json::Jsonb;
+use crate::pg::network::Inet;
+use crate::pg::spi::{self, Parameter};
+use crate::pg::values::Varlena;
+use crate::pg::{arrays, clock, log_table, security, transaction};
+
+/// Writes a row, authenticated if a key for that can be had, as the log's owner: whoever did it needs no
+/// right on the log.
+pub fn record(event: Event, details: &Details<'_>) -> Result<(), Error> {
+    super::HAS_RECORDED.set(true);
+    // First, since a key that is made now is recorded too.
+    let mac_key = mac_key::active();
+    let client = Client::now();
+    let id = log_table::next_log_id()?;
+    let at = clock::now();
+    let transaction_id = transaction::transaction_id();
+    // As the table gives them back.
+    let row_key = details.row_key.map(Jsonb::parse).transpose()?;
+    let old_row_key = details.old_row_key.map(Jsonb::parse).transpose()?;
+    let mut row = row::of(id, at, event, &client, details);
+    row.transaction_id = Some(transaction_id);
+    row.row_key = row_key.map(row::document);
+    row.old_row_key = old_row_key.map(row::document);
+    let mut encoded = Vec::with_capacity(512);
+    row.encode(&mut encoded);
+    let mac = authenticate(mac_key, &encoded);
+    let bytea = |bytes: [u8; 32]| Varlena::of(&bytes).map(Varlena::into_datum);
+    let texts = |list: &[Vec<u8>]| {
+        arrays::of_bytes(BuiltinOid::TEXTOID, list.iter().map(|one| Some(one.as_slice())))
+    };
+    let bigints =
+        |list: &[i64]| arrays::of_numbers(BuiltinOid::INT8OID, list.iter().copied().map(Some));
+    let address = client.address.as_deref().map(Inet::parse).transpose()?;
+    let written = security::as_owner(|| {
+        spi::execute(
+            "INSERT INTO fieldcrypt.audit_log
+                    (id, at, event, actor, role, client_address, application, backend_pid,
+                     transaction_id, tenant, key_id, reason, table_name, partition_name, row_key,
+                     old_row_key, changed_columns, error_code, value_count, key_ids, mac, mac_key_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
+                     $19, $20, $21, $22)",
+            &[
+                Parameter::BigInt(Some(id)),
+                Parameter::Time(Some(at)),
+                Parameter::Text(Some(event.name().as_bytes())),
+                Parameter::Text(Some(&client.actor)),
+                Parameter::Text(Some(&client.role)),
+                Parameter::Made(BuiltinOid::INETOID, address.map(Inet::datum)),
+                Parameter::Text(Some(&client.application)),
+                Parameter::Integer(client.process),
+                Parameter::Made(BuiltinOid::XID8OID, Some(Datum::from(transaction_id))),
+                Parameter::Text(details.tenant),
+                Parameter::BigInt(details.key_id.map(KeyId::as_i64)),
+                Parameter::Text(details.reason),
+                Parameter::Text(details.table_name),
+                Parameter::Text(details.partition_name),
+                Parameter::Made(BuiltinOid::JSONBOID, row_key.map(Jsonb::datum)),
+                Parameter::Made(BuiltinOid::JSONBOID, old_row_key.map(Jsonb::datum)),
+                Parameter::Made(
+                    BuiltinOid::TEXTARRAYOID,
+                    details.changed_columns.map(texts).transpose()?,
+                ),
+                Parameter::Text(details.error_code.map(str::as_bytes)),
+                Parameter::BigInt(details.value_count),
+                Parameter::Made(
+                    BuiltinOid::INT8ARRAYOID,
+                    details.key_ids.map(bigints).transpose()?,
+                ),
+                Parameter::Made(
+                    BuiltinOid::BYTEAOID,
+                    mac.map(|(_, mac)| bytea(mac)).transpose()?,
+                ),
+                Parameter::BigInt(mac.map(|(key_id, _)| key_id.as_i64())),
+            ],
+        )
+    })?;
+    if written == 1 {
+        Ok(())
+    } else {
+        // A trigger that somebody put on the log.
+        Err(Error::KeyTable("the audit log did not take a row".into()))
+    }
+}
+
+/// Writes events that outlived their transactions: with id, MAC and, where the log is sealed, leaf.
+pub fn write_events(events: &[QueuedEvent]) -> Result<Sealed, Error> {
+    if events.is_empty() {
+        return Ok(Sealed::default());
+    }
+    let sealed = tree::with_tree(|tree| {
+        let first = tree.frontier.size();
+        let ids = insert(events, Some(first), |hash| tree.push(hash))?;
+        tree.highest_id = ids.into_iter().fold(tree.highest_id, i64::max);
+        Ok(tree.sealed(events.len(), false))
+    })?;
+    match sealed {
+        Some(sealed) => Ok(sealed),
+        None => security::as_owner(|| insert(events, None, |_| ())).map(|_| Sealed::default()),
+    }
+}
+
+fn insert(
+    events: &[QueuedEvent],
+    first_leaf: Option<u64>,
+    mut leaf: impl FnMut(Hash),
+) -> Result<Vec<i64>, Error> {
+    let mac_key = mac_key::active();
+    let mut ids = Vec::with_capacity(events.len());
+    let mut macs: Vec<Option<[u8; 32]>> = Vec::with_capacity(events.len());
+    let mut encoded = Vec::new();
+    for event in events {
+        let id = log_table::next_log_id()?;
+        let details = Details {
+            tenant: event.tenant.as_deref(),
+            key_id: event.key_id().and_then(KeyId::new),
+            reason: event.reason.as_deref(),
+            error_code: event.error_code.as_deref(),
+            value_count: event.value_count,
+            key_ids: (event.key_ids.len() > 1).then_some(event.key_ids.as_slice()),
+            ..Details::default()
+        };
+        let mut row = row::of(id, event.at, event.event, &event.client, &details);
+        row.encode(&mut encoded);
+        let mac = authenticate(mac_key, &encoded);
+        row.mac = mac.map(|(_, mac)| mac.to_vec());
+        row.mac_key_id = mac.map(|(key_id, _)| key_id.as_i64());
+        leaf(row.leaf_hash(&encoded));
+        ids.push(id);
+        macs.push(mac.map(|(_, mac)| mac));
+    }
+    store(events, &ids, &macs, mac_key.map(|key_id| key_id.as_i64()), first_leaf)?;
+    Ok(ids)
+}
+
+fn store(
+    events: &[QueuedEvent],
+    ids: &[i64],
+    macs: &[Option<[u8; 32]>],
+    mac_key_id: Option<i64>,
+    first_leaf: Option<u64>,
+) -> Result<(), Error> {
+    fn texts<'a>(
+        events: &'a [QueuedEvent],
+        of: impl Fn(&'a QueuedEvent) -> Option<&'a [u8]>,
+    ) -> Result<Parameter<'static>, Error> {
+        let array = arrays::of_bytes(BuiltinOid::TEXTOID, events.iter().map(of))?;
+        Ok(Parameter::Made(BuiltinOid::TEXTARRAYOID, Some(array)))
+    }
+    let bigints = |list: &mut dyn Iterator<Item = Option<i64>>| {
+        arrays::of_numbers(BuiltinOid::INT8OID, list)
+            .map(|array| Parameter::Made(BuiltinOid::INT8ARRAYOID, Some(array)))
+    };
+    let times =
+        arrays::of_numbers(BuiltinOid::TIMESTAMPTZOID, events.iter().map(|one| Some(one.at)))?;
+    let processes = events.iter().map(|one| Some(i64::from(one.client.process)));
+    let processes = arrays::of_numbers(BuiltinOid::INT4OID, processes)?;
+    let macs = arrays::of_bytes(
+        BuiltinOid::BYTEAOID,
+        macs.iter().map(|mac| mac.as_ref().map(|mac| &mac[..])),
+    )?;
+    // An array of arrays is not taken apart by unnest.
+    let lists: Vec<Option<String>> = events
+        .iter()
+        .map(|one| {
+            let list: Vec<String> = one.key_ids.iter().map(i64::to_string).collect();
+            (list.len() > 1).then(|| format!("{{{}}}", list.join(",")))
+        })
+        .collect();
+    let lists = arrays::of_bytes(
+        BuiltinOid::TEXTOID,
+        lists.iter().map(|list| list.as_ref().map(String::as_bytes)),
+    )?;
+    let written = spi::execute(
+        "INSERT INTO fieldcrypt.audit_log
+                (id, at, event, actor, role, client_address, application, backend_pid, tenant, key_id,
+                 reason, error_code, value_count, key_ids, mac, mac_key_id, leaf)
+         SELECT u.id, u.at, u.event, u.actor, u.role, u.client_address::pg_catalog.inet, u.application,
+                u.backend_pid, u.tenant, u.key_id, u.reason, u.error_code, u.value_count,
+                u.key_ids::pg_catalog.int8[], u.mac, CASE WHEN u.mac IS NOT NULL THEN $15 END,
+                $16 OPERATOR(pg_catalog.+) u.place OPERATOR(pg_catalog.-) 1
+           FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7),
+                           pg_catalog.unnest($8), pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11), pg_catalog.unnest($12), pg_catalog.unnest($13), pg_catalog.unnest($14), pg_catalog.unnest($17))
+                WITH ORDINALITY
+                AS u (id, at, event, actor, role, client_address, application, backend_pid, tenant, key_id,
+                      reason, error_code, value_count, key_ids, mac, place)",
+        &[
+            bigints(&mut ids.iter().copied().map(Some))?,
+            Parameter::Made(BuiltinOid::TIMESTAMPTZARRAYOID, Some(times)),
+            texts(events, |one| Some(one.event.name().as_bytes()))?,
+            texts(events, |one| Some(&one.client.actor))?,
+            texts(events, |one| Some(&one.client.role))?,
+            texts(events, |one| one.client.address.as_deref().map(str::as_bytes))?,
+            texts(events, |one| Some(&one.client.application))?,
+            Parameter::Made(BuiltinOid::INT4ARRAYOID, Some(processes)),
+            texts(events, |one| one.tenant.as_deref())?,
+            bigints(&mut events.iter().map(QueuedEvent::key_id))?,
+            texts(events, |one| one.reason.as_deref())?,
+            texts(events, |one| one.error_code.as_deref().map(str::as_bytes))?,
+            bigints(&mut events.iter().map(|one| one.value_count))?,
+            Parameter::Made(BuiltinOid::TEXTARRAYOID, Some(lists)),
+            Parameter::BigInt(mac_key_id),
+            Parameter::BigInt(first_leaf.map(|leaf| leaf as i64)),
+            Parameter::Made(BuiltinOid::BYTEAARRAYOID, Some(macs)),
+        ],
+    )?;
+    if written == ids.len() as u64 {
+        Ok(())
+    } else {
+        Err(Error::Internal("not every event was written".into()))
+    }
+}
+
+/// The MAC of an encoded row under this key, if it can be used.
+fn authenticate(key_id: Option<KeyId>, encoded: &[u8]) -> Option<(KeyId, [u8; 32])> {
+    let key_id = key_id?;
+    Some((key_id, keyring::with_audit_key(key_id, |key| key.mac(encoded)).ok()?))
+}

@@ -1,0 +1,11 @@
+//! Values: sealed, opened, and moved to the active key. They follow the keys, and change none.
+
+mod context;
+mod open;
+mod reencrypt;
+mod seal;
+
+pub use context::with_context;
+pub use open::open;
+pub use reencrypt::{Standing, reencrypt, standing};
+pub use seal::{seal, tenant_of_call};

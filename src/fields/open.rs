@@ -1,0 +1,50 @@
+//! Decryption.
+
+use std::rc::Rc;
+
+use fieldcrypt_envelope::{Ciphertext, Context};
+
+use crate::error::Error;
+use crate::keyring::{self, Ring, Slot};
+use crate::settings;
+use crate::usage::{self, Record};
+
+/// Opens a value in place: `buffer` holds a copy of its body, and the plaintext afterwards.
+#[inline]
+pub fn open(value: &Ciphertext<'_>, context: &Context<'_>, buffer: &mut [u8]) -> Result<(), Error> {
+    let record = usage::before_decryption();
+    let alone = keyring::with_key(value.key_id(), |ring, slot| {
+        let stopwatch = ring.stopwatch();
+        open_with(ring, slot, value, context, buffer)?;
+        let tally = ring.tally(slot);
+        tally.decrypted += 1;
+        tally.decrypted_bytes += value.plaintext_length() as u64;
+        tally.decrypt_time += stopwatch.nanoseconds();
+        tally.recorded += u64::from(record == Record::InStatement);
+        Ok((record == Record::Alone).then(|| Rc::clone(&ring.facts(slot).tenant)))
+    })?;
+    match alone {
+        Some(tenant) => usage::record_call(&tenant, value.key_id()),
+        None => Ok(()),
+    }
+}
+
+#[inline]
+pub(super) fn open_with(
+    ring: &mut Ring,
+    slot: Slot,
+    value: &Ciphertext<'_>,
+    context: &Context<'_>,
+    buffer: &mut [u8],
+) -> Result<(), Error> {
+    refuse_other_tenant(&ring.facts(slot).tenant)?;
+    let key = ring.message_key(slot, value.nonce())?;
+    Ok(value.open_in_place(key, context, buffer)?)
+}
+
+fn refuse_other_tenant(tenant: &[u8]) -> Result<(), Error> {
+    match settings::tenant() {
+        Some(session_tenant) if session_tenant != tenant => Err(Error::OtherTenant),
+        _ => Ok(()),
+    }
+}

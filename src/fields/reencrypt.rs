@@ -1,0 +1,57 @@
+//! Values to the active key.
+
+use std::rc::Rc;
+
+use fieldcrypt_envelope::ciphertext::PLAINTEXT_OFFSET;
+use fieldcrypt_envelope::{Ciphertext, Context, KeyId, KeyState};
+
+use super::open::open_with;
+use super::seal::seal_and_count;
+use crate::error::Error;
+use crate::keyring::{self, Ring, Slot, Tally};
+use crate::pg::values::Varlena;
+
+/// The same plaintext under the active key of the value's own tenant. It goes from the old value's key
+/// to the new one's without leaving the result's own memory. A value that is on the active key already
+/// is checked and given back as it is.
+pub fn reencrypt(bytes: &[u8], context: &Context<'_>) -> Result<Varlena, Error> {
+    let value = Ciphertext::parse(bytes)?;
+    let mut fresh = Varlena::around(bytes.len(), 0, bytes)?;
+    let plaintext = PLAINTEXT_OFFSET..PLAINTEXT_OFFSET + value.plaintext_length();
+    let buffer = &mut fresh.bytes_mut()[plaintext];
+    let (standing, tenant) = keyring::with_key(value.key_id(), |ring, slot| {
+        open_with(ring, slot, &value, context, buffer)?;
+        Ok((standing_of(ring, slot), Rc::clone(&ring.facts(slot).tenant)))
+    })?;
+    if standing == Standing::Active {
+        fresh.bytes_mut().copy_from_slice(bytes);
+    } else {
+        let count = |tally: &mut Tally, _, _| tally.reencrypted += 1;
+        seal_and_count(&tenant, context, fresh.bytes_mut(), count)?;
+    }
+    Ok(fresh)
+}
+
+/// How a key stands that may decrypt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Values are where they belong.
+    Active,
+    /// Values are to be re-encrypted some day.
+    Deactivated,
+    /// Values are to be re-encrypted first.
+    Compromised,
+}
+
+/// How a key stands. A key that may not decrypt is an error.
+pub fn standing(key_id: KeyId) -> Result<Standing, Error> {
+    keyring::with_key(key_id, |ring, slot| Ok(standing_of(ring, slot)))
+}
+
+fn standing_of(ring: &Ring, slot: Slot) -> Standing {
+    match ring.facts(slot).state {
+        KeyState::Active => Standing::Active,
+        KeyState::Compromised => Standing::Compromised,
+        KeyState::Deactivated | KeyState::Suspended | KeyState::Destroyed => Standing::Deactivated,
+    }
+}

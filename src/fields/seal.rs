@@ -1,0 +1,66 @@
+//! Encryption.
+
+use fieldcrypt_envelope::Context;
+use fieldcrypt_envelope::ciphertext::{self, PLAINTEXT_OFFSET};
+
+use crate::error::Error;
+use crate::keyring::{self, DEFAULT_TENANT, Ring, Slot, Tally};
+use crate::lifecycle;
+use crate::pg::transaction;
+use crate::settings;
+
+/// The tenant of a call: what it names, else the session's, else `default`.
+pub fn tenant_of_call(named: &[u8]) -> Result<&[u8], Error> {
+    let tenant = match named {
+        b"" => settings::tenant().unwrap_or(DEFAULT_TENANT),
+        named => named,
+    };
+    if tenant.len() > settings::MAX_TENANT_BYTES {
+        return Err(Error::TenantName);
+    }
+    Ok(tenant)
+}
+
+/// Seals `buffer`, which holds the plaintext at [`PLAINTEXT_OFFSET`], with the tenant's active key,
+/// which is made if the tenant never had one.
+#[inline]
+pub fn seal(tenant: &[u8], context: &Context<'_>, buffer: &mut [u8]) -> Result<(), Error> {
+    seal_and_count(tenant, context, buffer, |tally, bytes, nanoseconds| {
+        tally.encrypted += 1;
+        tally.encrypted_bytes += bytes;
+        tally.encrypt_time += nanoseconds;
+    })
+}
+
+/// The same, counted as the caller says: one more, so many bytes of plaintext, nanoseconds.
+#[inline]
+pub(super) fn seal_and_count(
+    tenant: &[u8],
+    context: &Context<'_>,
+    buffer: &mut [u8],
+    count: impl Fn(&mut Tally, u64, u64),
+) -> Result<(), Error> {
+    keyring::with_active_key(tenant, lifecycle::first_key, |ring, slot| {
+        let stopwatch = ring.stopwatch();
+        seal_with(ring, slot, context, buffer)?;
+        let bytes = buffer.len().saturating_sub(ciphertext::OVERHEAD) as u64;
+        count(ring.tally(slot), bytes, stopwatch.nanoseconds());
+        Ok(())
+    })
+}
+
+fn seal_with(
+    ring: &mut Ring,
+    slot: Slot,
+    context: &Context<'_>,
+    buffer: &mut [u8],
+) -> Result<(), Error> {
+    let length = buffer.len().saturating_sub(ciphertext::OVERHEAD) as u64;
+    let key_id = ring.facts(slot).key_id;
+    let nonce = ring.next_nonce(slot, transaction::block_scope(), length)?;
+    let key = ring.message_key(slot, &nonce)?;
+    ciphertext::seal_in_place(key, key_id, &nonce, context, buffer)
+        .map_err(|_| Error::TooLarge { bytes: buffer.len() })
+}
+
+const _: () = assert!(PLAINTEXT_OFFSET == 26, "docs/format.md says so");

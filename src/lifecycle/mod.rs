@@ -1,0 +1,8 @@
+//! The life of keys: made, rotated, suspended, exported, wrapped anew, destroyed; each step recorded.
+
+mod create;
+pub mod export;
+pub mod rewrap;
+pub mod states;
+
+pub use create::{Rotation, ensure_active, first_key, rotate, rotate_if_active};
