@@ -2,7 +2,7 @@
 
 -- When the whole log was verified: append-only, as a fact that an auditor asks for.
 CREATE TABLE fieldcrypt.audit_verifications (
-    id bigint PRIMARY KEY DEFAULT pg_catalog.nextval('fieldcrypt.audit_log_id_seq'),
+    id bigint PRIMARY KEY DEFAULT pg_catalog.nextval('fieldcrypt_internal.audit_log_id_seq'),
     started_at timestamptz NOT NULL,
     ended_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     status text COLLATE "C" NOT NULL CHECK (status IN ('ok', 'warning', 'critical')),
@@ -11,11 +11,11 @@ CREATE TABLE fieldcrypt.audit_verifications (
     actor text NOT NULL DEFAULT session_user
 );
 CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.audit_verifications
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.audit_verifications
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.audit_verifications
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_restore_over();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over();
 SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.audit_verifications', '');
 COMMENT ON TABLE fieldcrypt.audit_verifications IS 'when check_audit_log verified the whole log, and with what result';
 COMMENT ON COLUMN fieldcrypt.audit_verifications.id IS 'in the order of writing; shares its numbers with audit_log';
@@ -26,11 +26,11 @@ COMMENT ON COLUMN fieldcrypt.audit_verifications.findings IS 'how many findings 
 COMMENT ON COLUMN fieldcrypt.audit_verifications.detail IS 'the summary, and the first findings';
 COMMENT ON COLUMN fieldcrypt.audit_verifications.actor IS 'session_user: who had it verified';
 
-CREATE FUNCTION fieldcrypt._store_verification(started_at timestamptz, status text, findings bigint, detail text) RETURNS void
+CREATE FUNCTION fieldcrypt_internal.store_verification(started_at timestamptz, status text, findings bigint, detail text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_store_verification';
-COMMENT ON FUNCTION fieldcrypt._store_verification(timestamptz, text, bigint, text) IS 'writes a row of audit_verifications; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.store_verification(timestamptz, text, bigint, text) IS 'writes a row of audit_verifications; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._check_audit_key_age(
+CREATE FUNCTION fieldcrypt_internal.check_audit_key_age(
         used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -47,23 +47,23 @@ BEGIN
         detail := 'there is no audit key yet: rows of the audit log are not authenticated';
         RETURN;
     END IF;
-    detail := format('the key that authenticates the audit log was made %s; the default policy is %s', fieldcrypt._ago(key.created_at), every);
-    IF key.created_at <= clock_timestamp() - every - fieldcrypt._threshold('due_grace') THEN
+    detail := format('the key that authenticates the audit log was made %s; the default policy is %s', fieldcrypt_internal.time_ago(key.created_at), every);
+    IF key.created_at <= clock_timestamp() - every - fieldcrypt_internal.health_threshold('due_grace') THEN
         status := 'warning';
         hint := 'CALL fieldcrypt.rotate_keys(), which rotates it by the default policy; SELECT fieldcrypt.schedule_rotation() lets pg_cron do it.';
         identity := ARRAY[key.key_id::text];
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._check_audit_key_age(jsonb) IS 'check: the age of the key that authenticates the audit log';
+COMMENT ON FUNCTION fieldcrypt_internal.check_audit_key_age(jsonb) IS 'check: the age of the key that authenticates the audit log';
 
 -- Numbers and roots are others each time; what was found is not.
-CREATE FUNCTION fieldcrypt._without_figures(detail text) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.without_figures(detail text) RETURNS text
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$ SELECT md5(regexp_replace($1, '[0-9a-f]*[0-9][0-9a-f]*', '', 'g')) $$;
-COMMENT ON FUNCTION fieldcrypt._without_figures(text) IS 'the identity of what a verification says; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.without_figures(text) IS 'the identity of what a verification says; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._check_audit_verification(
+CREATE FUNCTION fieldcrypt_internal.check_audit_verification(
         used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -73,35 +73,35 @@ BEGIN
     SELECT v.* INTO latest FROM fieldcrypt.audit_verifications AS v ORDER BY v.id DESC LIMIT 1;
     IF latest.status = 'critical' THEN
         status := 'critical';
-        detail := format('the last verification (%s) found the audit log changed: %s', fieldcrypt._ago(latest.ended_at), latest.detail);
+        detail := format('the last verification (%s) found the audit log changed: %s', fieldcrypt_internal.time_ago(latest.ended_at), latest.detail);
         hint := 'SELECT * FROM fieldcrypt.verify_audit_log(); keep a copy of the database as evidence before anything else.';
-        identity := ARRAY[fieldcrypt._without_figures(latest.detail)];
+        identity := ARRAY[fieldcrypt_internal.without_figures(latest.detail)];
     ELSIF latest.status IS NULL THEN
         status := 'warning';
         detail := 'the audit log was never verified';
         hint := 'CALL fieldcrypt.check_audit_log(), every night.';
-    ELSIF latest.ended_at <= clock_timestamp() - fieldcrypt._threshold('verification_age') THEN
+    ELSIF latest.ended_at <= clock_timestamp() - fieldcrypt_internal.health_threshold('verification_age') THEN
         status := 'warning';
-        detail := format('the audit log was last verified %s', fieldcrypt._ago(latest.ended_at));
+        detail := format('the audit log was last verified %s', fieldcrypt_internal.time_ago(latest.ended_at));
         hint := 'CALL fieldcrypt.check_audit_log(), every night.';
     ELSE
         status := latest.status;
-        detail := format('the audit log was verified %s: %s', fieldcrypt._ago(latest.ended_at), latest.detail);
+        detail := format('the audit log was verified %s: %s', fieldcrypt_internal.time_ago(latest.ended_at), latest.detail);
         IF status <> 'ok' THEN
             hint := 'SELECT * FROM fieldcrypt.verify_audit_log() shows all findings.';
-            identity := ARRAY[fieldcrypt._without_figures(latest.detail)];
+            identity := ARRAY[fieldcrypt_internal.without_figures(latest.detail)];
         END IF;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._check_audit_verification(jsonb) IS 'check: when the audit log was last verified, and how that ended';
+COMMENT ON FUNCTION fieldcrypt_internal.check_audit_verification(jsonb) IS 'check: when the audit log was last verified, and how that ended';
 
-CREATE FUNCTION fieldcrypt._check_audit_gaps(
+CREATE FUNCTION fieldcrypt_internal.check_audit_gaps(
         used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    memory interval := fieldcrypt._threshold('event_memory');
+    memory interval := fieldcrypt_internal.health_threshold('event_memory');
     since timestamptz := clock_timestamp() - memory;
     gaps record;
 BEGIN
@@ -118,21 +118,21 @@ BEGIN
     END IF;
     status := 'warning';
     detail := format('%s events were left out of the audit log in the last %s, last %s: %s', gaps.events, memory,
-        fieldcrypt._ago(gaps.latest), coalesce(gaps.reason, 'they are in the server log'));
+        fieldcrypt_internal.time_ago(gaps.latest), coalesce(gaps.reason, 'they are in the server log'));
     hint := 'They are lines "fieldcrypt audit:" of the server log: keep it. A larger queue, or fieldcrypt.audit_on_overflow = error, leaves none out.';
-    identity := fieldcrypt._identity(gaps.items, gaps.total);
+    identity := fieldcrypt_internal.finding_identity(gaps.items, gaps.total);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._check_audit_gaps(jsonb) IS 'check: events that are not in the audit log but in the server log';
+COMMENT ON FUNCTION fieldcrypt_internal.check_audit_gaps(jsonb) IS 'check: events that are not in the audit log but in the server log';
 
-CREATE FUNCTION fieldcrypt._check_audit_sealing(
+CREATE FUNCTION fieldcrypt_internal.check_audit_sealing(
         used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    delay interval := fieldcrypt._threshold('seal_delay');
+    delay interval := fieldcrypt_internal.health_threshold('seal_delay');
     since timestamptz := clock_timestamp() - delay;
-    log jsonb := fieldcrypt._audit_status()::jsonb;
+    log jsonb := fieldcrypt_internal.audit_queue_status()::jsonb;
     checkpoint record;
     waiting record;
 BEGIN
@@ -156,18 +156,18 @@ BEGIN
         hint := 'Until then they can be changed without a trace. The server log says why; the worker needs one of max_worker_processes.';
         identity := ARRAY[coalesce(log ->> 'last_problem', '')];
     ELSE
-        detail := 'the audit log is sealed' || coalesce('; the last checkpoint was made ' || fieldcrypt._ago(checkpoint.at), '');
+        detail := 'the audit log is sealed' || coalesce('; the last checkpoint was made ' || fieldcrypt_internal.time_ago(checkpoint.at), '');
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._check_audit_sealing(jsonb) IS 'check: rows of the audit log that wait too long for their seal';
+COMMENT ON FUNCTION fieldcrypt_internal.check_audit_sealing(jsonb) IS 'check: rows of the audit log that wait too long for their seal';
 
-CREATE FUNCTION fieldcrypt._check_audit_handover(
+CREATE FUNCTION fieldcrypt_internal.check_audit_handover(
         used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    memory interval := fieldcrypt._threshold('event_memory');
+    memory interval := fieldcrypt_internal.health_threshold('event_memory');
     since timestamptz := clock_timestamp() - memory;
     unclean record;
 BEGIN
@@ -184,14 +184,14 @@ BEGIN
     END IF;
     status := 'warning';
     detail := format('in the last %s the sealing of the audit log was interrupted %s time(s), last %s, and went on with a key that the one before did not sign%s',
-        memory, unclean.total, fieldcrypt._ago(unclean.latest), CASE WHEN unclean.is_unproven THEN ', nor a master key' END);
+        memory, unclean.total, fieldcrypt_internal.time_ago(unclean.latest), CASE WHEN unclean.is_unproven THEN ', nor a master key' END);
     hint := 'After a crash or an immediate stop this is to be expected: compare with when those were. Rows that were written shortly before are as trustworthy as who could write the tables then.';
-    identity := fieldcrypt._identity(unclean.items, unclean.total);
+    identity := fieldcrypt_internal.finding_identity(unclean.items, unclean.total);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._check_audit_handover(jsonb) IS 'check: signing keys of the audit log that do not follow from the one before';
+COMMENT ON FUNCTION fieldcrypt_internal.check_audit_handover(jsonb) IS 'check: signing keys of the audit log that do not follow from the one before';
 
-CREATE FUNCTION fieldcrypt._check_audit_fork(
+CREATE FUNCTION fieldcrypt_internal.check_audit_fork(
         used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -214,14 +214,14 @@ BEGIN
     identity := ARRAY[fork.id::text];
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._check_audit_fork(jsonb) IS 'check: a fork of the audit log that nobody has acknowledged';
+COMMENT ON FUNCTION fieldcrypt_internal.check_audit_fork(jsonb) IS 'check: a fork of the audit log that nobody has acknowledged';
 
-CREATE FUNCTION fieldcrypt._check_audit_anchor(
+CREATE FUNCTION fieldcrypt_internal.check_audit_anchor(
         used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    log jsonb := fieldcrypt._audit_status()::jsonb;
+    log jsonb := fieldcrypt_internal.audit_queue_status()::jsonb;
 BEGIN
     IF NOT (log ->> 'is_preloaded')::boolean THEN
         status := 'ok';
@@ -240,4 +240,4 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._check_audit_anchor(jsonb) IS 'check: whether checkpoints of the audit log are kept outside';
+COMMENT ON FUNCTION fieldcrypt_internal.check_audit_anchor(jsonb) IS 'check: whether checkpoints of the audit log are kept outside';

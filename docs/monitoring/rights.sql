@@ -7,8 +7,8 @@
 
 GRANT USAGE ON SCHEMA fieldcrypt TO :"exporter";
 GRANT SELECT ON fieldcrypt.fieldcrypt_stats TO :"exporter";
-GRANT EXECUTE ON FUNCTION fieldcrypt._statistics() TO :"exporter";
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.tenant_statistics() TO :"exporter";
 GRANT SELECT ON fieldcrypt.reencryption_progress TO :"exporter";
-GRANT EXECUTE ON FUNCTION fieldcrypt._live_runs() TO :"exporter";
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.live_runs() TO :"exporter";
 GRANT EXECUTE ON FUNCTION fieldcrypt.audit_status() TO :"exporter";
 GRANT EXECUTE ON FUNCTION fieldcrypt.health(boolean) TO :"exporter";

@@ -308,7 +308,7 @@ fn authenticate(key_id: Option<KeyId>, encoded: &[u8]) -> Option<(KeyId, [u8; 32
     Some((key_id, keyring::with_audit_key(key_id, |key| key.mac(encoded)).ok()?))
 }
 
-/// `_record`, for the functions of `sql/`.
+/// `record_event`, for the functions of `sql/`.
 fn record_called(call: &Call) -> Result<Option<Datum>, Error> {
     session::refuse_for_planted_code()?;
     let event = call.bytes(0).ok_or(Error::NullArgument("event"))?;

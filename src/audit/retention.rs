@@ -18,7 +18,7 @@ sql_functions! {
     fieldcrypt_retire_audit_partition, pg_finfo_fieldcrypt_retire_audit_partition => retire_called;
 }
 
-/// `_audit_retention()`: the setting. Only the postmaster's own is one that no client can have replaced.
+/// `audit_retention()`: the setting. Only the postmaster's own is one that no client can have replaced.
 fn retention(_: &Call) -> Result<Option<Datum>, Error> {
     if !audit_memory::exists() {
         return Err(Error::AuditSeal {
@@ -29,7 +29,7 @@ fn retention(_: &Call) -> Result<Option<Datum>, Error> {
     Ok(Some(Varlena::of(&settings::retention())?.into_datum()))
 }
 
-/// `_retire_audit_partition(partition)`: empties it, and gives the number of its rows.
+/// `retire_audit_partition(partition)`: empties it, and gives the number of its rows.
 fn retire_called(call: &Call) -> Result<Option<Datum>, Error> {
     let partition = call.bytes(0).ok_or(Error::NullArgument("partition"))?;
     if session::has_one_snapshot() {
@@ -43,7 +43,7 @@ fn retire(partition: &[u8]) -> Result<i64, Error> {
     catalog::lock_sealing()?;
     let mut found = None;
     spi::each_row(
-        "SELECT p.row_count, p.unsealed, p.size FROM fieldcrypt._lock_audit_partition($1) AS p",
+        "SELECT p.row_count, p.unsealed, p.size FROM fieldcrypt_internal.lock_audit_partition($1) AS p",
         &[Parameter::Text(Some(partition))],
         |row| {
             found = Some((row.bigint(1)?, row.bigint(2)?, row.bigint(3)?));
@@ -93,7 +93,7 @@ fn retire(partition: &[u8]) -> Result<i64, Error> {
         ],
     )?;
     spi::execute(
-        "SELECT fieldcrypt._empty_audit_partition($1)",
+        "SELECT fieldcrypt_internal.empty_audit_partition($1)",
         &[Parameter::Text(Some(partition))],
     )?;
     let root = crate::keyring::hexadecimal(&frontier.root());

@@ -27,7 +27,7 @@ sql_functions! {
     fieldcrypt_key_problem, pg_finfo_fieldcrypt_key_problem => key_problem;
 }
 
-/// `_seal_export(contents)`: the document, authenticated by every master key that wraps one of its keys.
+/// `seal_export(contents)`: the document, authenticated by every master key that wraps one of its keys.
 fn seal_export(call: &Call) -> Result<Option<Datum>, Error> {
     let text = document(call)?;
     let contents = Contents::parse(&text).map_err(|problem| {
@@ -52,13 +52,13 @@ fn seal_export(call: &Call) -> Result<Option<Datum>, Error> {
     Ok(Some(Varlena::of(sealed.as_bytes())?.into_datum()))
 }
 
-/// `_read_export(document)`: what an authentic document says. No key of it is opened.
+/// `read_export(document)`: what an authentic document says. No key of it is opened.
 fn read_export(call: &Call) -> Result<Option<Datum>, Error> {
     let contents = authentic(&document(call)?)?;
     Ok(Some(Varlena::of(contents.to_json().as_bytes())?.into_datum()))
 }
 
-/// `_import_keys(document, apply_states, renumber)`: takes the keys of a document over, all or none, and gives the
+/// `import_document(document, apply_states, renumber)`: takes the keys of a document over, all or none, and gives the
 /// counts as JSON.
 fn import_keys(call: &Call) -> Result<Option<Datum>, Error> {
     session::refuse_unless_writable()?;
@@ -72,7 +72,7 @@ fn import_keys(call: &Call) -> Result<Option<Datum>, Error> {
     let json = contents.to_json();
     let outcome = session::as_owner(|| {
         spi::text(
-            "SELECT fieldcrypt._import_contents($1::pg_catalog.json, $2, $3)::pg_catalog.text",
+            "SELECT fieldcrypt_internal.import_contents($1::pg_catalog.json, $2, $3)::pg_catalog.text",
             &[Parameter::Text(Some(json.as_bytes())), flag(1), flag(2)],
         )
     })?;
@@ -83,7 +83,7 @@ fn import_keys(call: &Call) -> Result<Option<Datum>, Error> {
     Ok(Some(Varlena::of(outcome.as_bytes())?.into_datum()))
 }
 
-/// Raises what `_import_contents` gives back instead of counts, which takes back what it did.
+/// Raises what `import_contents` gives back instead of counts, which takes back what it did.
 fn refuse_if_refused(outcome: &str) -> Result<(), Error> {
     let outcome: Value = serde_json::from_str(outcome)
         .map_err(|_| Error::Internal("an import has no outcome".into()))?;
@@ -99,7 +99,7 @@ fn refuse_if_refused(outcome: &str) -> Result<(), Error> {
     }
 }
 
-/// `_key_problem(key_id)`: why a key can't be used by this session, NULL if it can or is destroyed.
+/// `key_problem(key_id)`: why a key can't be used by this session, NULL if it can or is destroyed.
 fn key_problem(call: &Call) -> Result<Option<Datum>, Error> {
     let key_id = call.key_id(0);
     let outcome =
@@ -116,7 +116,7 @@ fn key_problem(call: &Call) -> Result<Option<Datum>, Error> {
     }
 }
 
-/// `_renumber_key(key_id, version)`: gives a key another version. Its wrapping authenticates the version,
+/// `renumber_key(key_id, version)`: gives a key another version. Its wrapping authenticates the version,
 /// so it is wrapped again.
 fn renumber_key(call: &Call) -> Result<Option<Datum>, Error> {
     let key_id = call.key_id(0);
@@ -145,13 +145,13 @@ fn renumber_key(call: &Call) -> Result<Option<Datum>, Error> {
     Ok(Some(Datum::null()))
 }
 
-/// `_record_origin(is_confirmed, reason)`: notes where the keys are.
+/// `record_origin(is_confirmed, reason)`: notes where the keys are.
 fn record_origin(call: &Call) -> Result<Option<Datum>, Error> {
     let is_confirmed = i32::from(call.boolean(0).unwrap_or(false));
     let reason = call.bytes(1).ok_or(Error::NullArgument("reason"))?;
     session::as_owner(|| {
         spi::execute(
-            "SELECT fieldcrypt._write_origin($1 OPERATOR(pg_catalog.=) 1, $2)",
+            "SELECT fieldcrypt_internal.write_origin($1 OPERATOR(pg_catalog.=) 1, $2)",
             &[Parameter::Integer(is_confirmed), Parameter::Text(Some(reason))],
         )
     })?;

@@ -33,7 +33,7 @@ thread_local! {
     static ROW_KEY: RefCell<Option<serde_json::Value>> = const { RefCell::new(None) };
 }
 
-/// `_reencrypt_batch`: one batch of one table, in the transaction of the caller.
+/// `reencrypt_batch`: one batch of one table, in the transaction of the caller.
 fn reencrypt_batch(call: &Call) -> Result<Option<Datum>, Error> {
     POSITION.set(None);
     ROW_KEY.set(None);
@@ -55,7 +55,7 @@ fn reencrypt_batch(call: &Call) -> Result<Option<Datum>, Error> {
     json::to_datum(&report::catchable(|| batch.run())?).map(Some)
 }
 
-/// `_reencrypt_position`: the row that a failed batch was at, and whether the error is of the owner's code.
+/// `reencrypt_position`: the row that a failed batch was at, and whether the error is of the owner's code.
 fn reencrypt_position(_: &Call) -> Result<Option<Datum>, Error> {
     let row = POSITION.get();
     let position = serde_json::json!({
@@ -81,7 +81,7 @@ fn set_column_context(call: &Call) -> Result<Option<Datum>, Error> {
     }
     session::as_owner(|| {
         spi::execute(
-            "SELECT fieldcrypt._remember_column_context($1::pg_catalog.oid, $2, $3, $4)",
+            "SELECT fieldcrypt_internal.remember_column_context($1::pg_catalog.oid, $2, $3, $4)",
             &[
                 Parameter::BigInt(Some(i64::from(relation.to_u32()))),
                 Parameter::Text(Some(column)),
@@ -93,7 +93,7 @@ fn set_column_context(call: &Call) -> Result<Option<Datum>, Error> {
     Ok(Some(Datum::null()))
 }
 
-/// `_set_column_context`: remembers, or forgets, what a column is bound to.
+/// `store_column_context`: remembers, or forgets, what a column is bound to.
 fn store_column_context(call: &Call) -> Result<Option<Datum>, Error> {
     let (table, column) = (Parameter::Text(call.bytes(0)), Parameter::Text(call.bytes(1)));
     let (constant, expression) = (call.bytes(2), call.bytes(3));
@@ -123,19 +123,19 @@ fn store_column_context(call: &Call) -> Result<Option<Datum>, Error> {
     Ok(Some(Datum::null()))
 }
 
-/// `_hold_run`: shows to others that this session runs a re-encryption, until it ends or fails.
+/// `hold_run`: shows to others that this session runs a re-encryption, until it ends or fails.
 fn hold_run(call: &Call) -> Result<Option<Datum>, Error> {
     locks::hold(number(call, 0)? as u32)?;
     Ok(Some(Datum::null()))
 }
 
-/// `_release_run`: the run is over.
+/// `release_run`: the run is over.
 fn release_run(_: &Call) -> Result<Option<Datum>, Error> {
     locks::release();
     Ok(Some(Datum::null()))
 }
 
-/// `_count_keys`: how many values of each column are on which key.
+/// `count_keys`: how many values of each column are on which key.
 fn count_keys(call: &Call) -> Result<Option<Datum>, Error> {
     json::to_datum(&usage::count(relation(call)?)?).map(Some)
 }

@@ -38,7 +38,7 @@ sql_functions! {
     fieldcrypt_audit_proof, pg_finfo_fieldcrypt_audit_proof => proof_called;
 }
 
-/// `_verify_audit_log(from_time, to_time, anchor)`: findings as JSON, the summary first.
+/// `audit_log_findings(from_time, to_time, anchor)`: findings as JSON, the summary first.
 fn verify_called(call: &Call) -> Result<Option<Datum>, Error> {
     let anchors = anchors(call.bytes(2).ok_or(Error::NullArgument("anchor"))?)?;
     let period = Period { from: call.bigint(0), to: call.bigint(1) };

@@ -49,7 +49,7 @@ SQL
 my $other_years = <<'SQL';
 SET session_replication_role = replica;
 INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, backend_pid, tenant)
-SELECT nextval('fieldcrypt.audit_log_id_seq'), make_timestamptz(year, 7, 1, 0, 0, 0, 'UTC'), 'key_created', 'x', 'x', 1, 'of ' || year FROM unnest('{1999, 2025, 2027, 2031, 2055, 2056, 2099}'::int[]) AS year;
+SELECT nextval('fieldcrypt_internal.audit_log_id_seq'), make_timestamptz(year, 7, 1, 0, 0, 0, 'UTC'), 'key_created', 'x', 'x', 1, 'of ' || year FROM unnest('{1999, 2025, 2027, 2031, 2055, 2056, 2099}'::int[]) AS year;
 SQL
 value($source, $other_years, db => 'app');
 
@@ -101,7 +101,7 @@ sub is_restored
 	refused($node, 'SELECT wrapped_key FROM fieldcrypt.encryption_keys', '42501', "$name: clerk sees no wrapped key", db => $db, user => 'clerk');
 	refused($node, q{SELECT fieldcrypt.encrypt_field('x')}, '42501', "$name: clerk may not encrypt", db => $db, user => 'clerk');
 	refused($node, $_, 'KF015', "$name: guarded against $_", db => $db)
-	  foreach 'UPDATE fieldcrypt.encryption_keys SET version = 9', 'DELETE FROM fieldcrypt.audit_log', 'TRUNCATE fieldcrypt.audit_log_2031';
+	  foreach 'UPDATE fieldcrypt.encryption_keys SET version = 9', 'DELETE FROM fieldcrypt.audit_log', 'TRUNCATE fieldcrypt_internal.audit_log_2031';
 }
 
 # The next key, the next rotation, the next audited row: no clash.

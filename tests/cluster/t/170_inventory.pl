@@ -25,189 +25,189 @@ value($node, 'CREATE EXTENSION pg_fieldcrypt');
 
 # volatility, parallel safety, then: s strict, d SECURITY DEFINER, p its search_path is set, l leakproof.
 my @expected = split /\n/, <<'EXPECTED';
-function _add_result(reencryption_chunks,jsonb) v u p
-function _ago(timestamp with time zone) v u p
-function _alert_jobs(text,text) s u p
-function _alert_payload(text,text,text,text,text,timestamp with time zone) v u p
-function _alert_step() v u d p
-function _approve_step(bigint) v u d p
-function _audit_change() v u trigger
-function _audit_retention() s u
-function _audit_status() v s
-function _begin_master_key_rotation(bytea) v u d p
-function _blocks(oid) v u p
-function _by_own_hand() v u
-function _change_access(regrole,text[],boolean) v u p
-function _check_audit_anchor(jsonb) v u p
-function _check_audit_fork(jsonb) v u p
-function _check_audit_gaps(jsonb) v u p
-function _check_audit_handover(jsonb) v u p
-function _check_audit_key_age(jsonb) v u p
-function _check_audit_sealing(jsonb) v u p
-function _check_audit_verification(jsonb) v u p
-function _check_compromised_keys(jsonb) v u p
-function _check_deactivated_keys(jsonb) v u p
-function _check_failed_decrypts(jsonb) v u p
-function _check_key_age(jsonb) v u p
-function _check_key_destruction(jsonb) v u p
-function _check_key_export(jsonb) v u p
-function _check_key_states(jsonb) v u p
-function _check_master_key(jsonb) v u p
-function _check_master_key_age(jsonb) v u p
-function _check_master_key_rotation(jsonb) v u p
-function _check_master_key_source(jsonb) v u p
-function _check_preload(jsonb) v u p
-function _check_reencryption(jsonb) v u p
-function _check_server_file_roles(jsonb) v u p
-function _check_statement_logging(jsonb) v u p
-function _check_statement_visibility(jsonb) v u p
-function _check_suspended_keys(jsonb) v u p
-function _check_unusual_addresses(jsonb) v u p
-function _check_unusual_hours(jsonb) v u p
-function _claim_chunk(integer,oid[]) v u d p
-function _contexts_of(oid) s u d p
-function _count_active_tenants() s u d p
-function _count_in(oid,bigint[]) v u p
-function _count_keys(oid) v u
-function _count_use(bigint[]) v u p
-function _decrypted_from(inet,timestamp with time zone,timestamp with time zone,integer) v u p
-function _decrypting_addresses(timestamp with time zone) v u p
-function _destroy_step(bigint[],boolean) v u d p
-function _due_audit_key(boolean,timestamp with time zone) s u d p
-function _empty_audit_partition(text) v u p
-function _encrypted_columns() s u d p
-function _erase_key(bigint,text) v u
-function _exported_keys(json) s u p
-function _fail_table(oid,text,text) v u p
-function _finish_master_key_rotation(bytea,bigint,bigint) v u d p
-function _forget_alert(text) v u
-function _forget_table(oid) v u p
-function _has_audit_trigger(regclass,name) s u p
-function _health(boolean) v u p
-function _health_hours() v u
-function _held_privileges(regrole) s u p
-function _here() v u p
-function _hold_run(bigint) v u
-function _identity(text[],bigint) s u p
-function _import_contents(json,integer,integer) v u p
-function _import_keys(text,boolean,boolean) v u
-function _insert_approval(bigint,text,text,text,bigint) v u
-function _invalidate_keys() v u trigger
-function _is_being_restored() v u p
-function _is_preloaded() v u p
-function _is_reencrypting() v u p
-function _is_use_recorded() s u p
-function _key_problem(bigint) v u
-function _keys_to_rewrap(bytea) v u d p
-function _keys_with_values(text,jsonb) v u p
-function _lagging_tables(timestamp with time zone,bigint) v u p
-function _lets_values_out(text,text) i u p
-function _list_failures(oid,jsonb) v u p
-function _live_runs() s u d p
-function _loaded_master_keys() v r
-function _lock_audit_partition(text) v u p
-function _lock_holders(regclass) v u d p
-function _lock_master_keys() v u
-function _log_rotation(timestamp with time zone,timestamp with time zone,text,text,bigint,bigint,text,text,text) v u
-function _logged_states() s u p
-function _login_role() s r
-function _make_current(bytea) v u
-function _mark_approved(bigint) v u
-function _mark_used(bigint) v u
-function _mark_withdrawn(bigint) v u
-function _master_key_source() v u
-function _needs_approval(text) s u
-function _next_audit_partition(text) v u d p
-function _next_tenant(text,boolean,timestamp with time zone) s u d p
-function _origin_checks() v u p
-function _outer_role() s s
-function _privilege_objects(text) s u p
-function _quiet_step(bigint) v u d p
-function _quoted(text) s u p
-function _read_export(text) v u
-function _record(text,text,bigint,text,text) v u
-function _record_approval(text,text,text,text) v u p
-function _record_origin(boolean,text) v u
-function _record_table_audit(regclass,boolean) v u d p
-function _redaction_is_active() v u
-function _reencrypt_batch(oid,bigint,bigint,bigint,bigint,bigint,boolean,text,boolean) v u
-function _reencrypt_begin(regclass) v u d p
-function _reencrypt_end(integer,oid[],bigint) v u d p
-function _reencrypt_position() v u
-function _reencrypt_step(integer,oid[],bigint) v u d p
-function _refuse_change() v u trigger
-function _refuse_destruction(bigint,interval) v u p
-function _refuse_restore_over() v u trigger
-function _refuse_restore_over_log() v u trigger
-function _refuse_unless_own_hand() v u
-function _refuse_unless_recordable(text) s u p
-function _refuse_unless_writable() v u
-function _refuse_without_cron(jsonb) v u p
-function _relations_to_count() v u p
-function _release_run() v u
-function _remember_column_context(oid,text,text,text) v u p
-function _renumber_key(bigint,integer) v u
-function _report_access(timestamp with time zone,timestamp with time zone,integer) s u p
-function _report_approvals(text,timestamp with time zone,timestamp with time zone,integer) s u p
-function _report_buckets(timestamp with time zone,timestamp with time zone,integer) s u p
-function _report_cryptography() s u p
-function _report_destruction(text,timestamp with time zone,timestamp with time zone,integer) s u p
-function _report_events(text[],text,timestamp with time zone,timestamp with time zone,integer) s u p
-function _report_exports(timestamp with time zone,timestamp with time zone,integer) v u p
-function _report_health(text) v u p
-function _report_key_list(text,text[],integer) s u p
-function _report_keys(text,timestamp with time zone,timestamp with time zone,integer) s u p
-function _report_limits() s u p
-function _report_log(text,timestamp with time zone,timestamp with time zone,integer) v u p
-function _report_master_keys(text,timestamp with time zone,timestamp with time zone,integer) v u p
-function _report_page(jsonb) i s
-function _report_reencryption(text,boolean,integer) v u p
-function _report_requirements() s u p
-function _report_rotation(text,timestamp with time zone,timestamp with time zone,integer) s u p
-function _report_usage(boolean) v u p
-function _report_use(text,timestamp with time zone,timestamp with time zone,integer) s u p
-function _report_verification(text,timestamp with time zone,timestamp with time zone,timestamp with time zone,timestamp with time zone,boolean,integer) v u p
-function _report_verified(text,timestamp with time zone,timestamp with time zone,boolean,integer) v u p
-function _retire_audit_partition(text) v u
-function _retire_audit_step(text) v u d p
-function _retire_master_keys() v u
-function _rewrap_keys(bytea,text) v u
-function _rewrap_step(bytea,bigint,integer,boolean) v u d p
-function _rotate_key(text,text,boolean,bigint) v u
-function _rotate_step(text,text,boolean,bigint,timestamp with time zone) v u d p
-function _schedule_destruction(bigint,bigint,text) v u
-function _schedule_jobs(jsonb) v u p
-function _schedule_step(bigint,interval,text) v u d p
-function _schedule_unused(bigint,interval,text,jsonb) v u p
-function _scheduled_jobs(text,text,text) s u p
-function _scheduled_keys() v u d p
-function _seal_export(text) v u
-function _set_column_context(text,text,text,text,text) v u
-function _set_destroy_horizon(bigint,text) v u
-function _set_key_state(bigint,text,text) v u
-function _settings_that_hold(text[]) v u p
-function _short_fingerprint(bytea) i u p
-function _shred_step(text,text) v u d p
-function _shred_tenant(text,text) v u
-function _some(text[],bigint,text,bigint) s u p
-function _spend_approval(text,text) v u p
-function _state_rank(text) i u p
-function _states_confirmed() v u d p
-function _statistics() v r
-function _store_alert(text,text,text,text,text,boolean) v u
-function _store_rotation_policy(text,text) v u
-function _store_verification(timestamp with time zone,text,bigint,text) v u
-function _target_master_key() v u
-function _threshold(text) s u p
-function _uncountable(timestamp with time zone) v u p
-function _unschedule_jobs(jsonb) v u p
-function _use_of_key(jsonb,bigint) s u p
-function _utc(timestamp with time zone) s u p
-function _verification_step() v u d p
-function _verify_audit_log(timestamp with time zone,timestamp with time zone,text) v u
-function _with_descendants(oid) s u p
-function _without_figures(text) i u p
-function _write_origin(boolean,text) v u p
+function add_result(reencryption_chunks,jsonb) v u p
+function time_ago(timestamp with time zone) v u p
+function alert_jobs(text,text) s u p
+function alert_payload(text,text,text,text,text,timestamp with time zone) v u p
+function alert_step() v u d p
+function approve_step(bigint) v u d p
+function audit_change() v u trigger
+function audit_retention() s u
+function audit_queue_status() v s
+function begin_master_key_rotation(bytea) v u d p
+function table_blocks(oid) v u p
+function by_own_hand() v u
+function change_access(regrole,text[],boolean) v u p
+function check_audit_anchor(jsonb) v u p
+function check_audit_fork(jsonb) v u p
+function check_audit_gaps(jsonb) v u p
+function check_audit_handover(jsonb) v u p
+function check_audit_key_age(jsonb) v u p
+function check_audit_sealing(jsonb) v u p
+function check_audit_verification(jsonb) v u p
+function check_compromised_keys(jsonb) v u p
+function check_deactivated_keys(jsonb) v u p
+function check_failed_decrypts(jsonb) v u p
+function check_key_age(jsonb) v u p
+function check_key_destruction(jsonb) v u p
+function check_key_export(jsonb) v u p
+function check_key_states(jsonb) v u p
+function check_master_key(jsonb) v u p
+function check_master_key_age(jsonb) v u p
+function check_master_key_rotation(jsonb) v u p
+function check_master_key_source(jsonb) v u p
+function check_preload(jsonb) v u p
+function check_reencryption(jsonb) v u p
+function check_server_file_roles(jsonb) v u p
+function check_statement_logging(jsonb) v u p
+function check_statement_visibility(jsonb) v u p
+function check_suspended_keys(jsonb) v u p
+function check_unusual_addresses(jsonb) v u p
+function check_unusual_hours(jsonb) v u p
+function claim_chunk(integer,oid[]) v u d p
+function contexts_of(oid) s u d p
+function count_active_tenants() s u d p
+function count_in(oid,bigint[]) v u p
+function count_keys(oid) v u
+function count_use(bigint[]) v u p
+function decrypted_from(inet,timestamp with time zone,timestamp with time zone,integer) v u p
+function decrypting_addresses(timestamp with time zone) v u p
+function destroy_step(bigint[],boolean) v u d p
+function due_audit_key(boolean,timestamp with time zone) s u d p
+function empty_audit_partition(text) v u p
+function encrypted_columns() s u d p
+function erase_key(bigint,text) v u
+function exported_keys(json) s u p
+function fail_table(oid,text,text) v u p
+function finish_master_key_rotation(bytea,bigint,bigint) v u d p
+function forget_alert(text) v u
+function forget_table(oid) v u p
+function has_audit_trigger(regclass,name) s u p
+function health_findings(boolean) v u p
+function health_hours() v u
+function held_privileges(regrole) s u p
+function origin_here() v u p
+function hold_run(bigint) v u
+function finding_identity(text[],bigint) s u p
+function import_contents(json,integer,integer) v u p
+function import_document(text,boolean,boolean) v u
+function insert_approval(bigint,text,text,text,bigint) v u
+function invalidate_keys() v u trigger
+function is_being_restored() v u p
+function is_preloaded() v u p
+function is_reencrypting() v u p
+function is_use_recorded() s u p
+function key_problem(bigint) v u
+function keys_to_rewrap(bytea) v u d p
+function keys_with_values(text,jsonb) v u p
+function lagging_tables(timestamp with time zone,bigint) v u p
+function lets_values_out(text,text) i u p
+function list_failures(oid,jsonb) v u p
+function live_runs() s u d p
+function loaded_master_keys() v r
+function lock_audit_partition(text) v u p
+function lock_holders(regclass) v u d p
+function lock_master_keys() v u
+function log_rotation(timestamp with time zone,timestamp with time zone,text,text,bigint,bigint,text,text,text) v u
+function logged_states() s u p
+function login_role() s r
+function make_current(bytea) v u
+function mark_approved(bigint) v u
+function mark_used(bigint) v u
+function mark_withdrawn(bigint) v u
+function master_key_source() v u
+function needs_approval(text) s u
+function next_audit_partition(text) v u d p
+function next_tenant(text,boolean,timestamp with time zone) s u d p
+function origin_checks() v u p
+function outer_role() s s
+function privilege_objects(text) s u p
+function quiet_step(bigint) v u d p
+function quoted_name(text) s u p
+function read_export(text) v u
+function record_event(text,text,bigint,text,text) v u
+function record_approval(text,text,text,text) v u p
+function record_origin(boolean,text) v u
+function record_table_audit(regclass,boolean) v u d p
+function redaction_is_active() v u
+function reencrypt_batch(oid,bigint,bigint,bigint,bigint,bigint,boolean,text,boolean) v u
+function reencrypt_begin(regclass) v u d p
+function reencrypt_end(integer,oid[],bigint) v u d p
+function reencrypt_position() v u
+function reencrypt_step(integer,oid[],bigint) v u d p
+function refuse_change() v u trigger
+function refuse_destruction(bigint,interval) v u p
+function refuse_restore_over() v u trigger
+function refuse_restore_over_log() v u trigger
+function refuse_unless_own_hand() v u
+function refuse_unless_recordable(text) s u p
+function refuse_unless_writable() v u
+function refuse_without_cron(jsonb) v u p
+function relations_to_count() v u p
+function release_run() v u
+function remember_column_context(oid,text,text,text) v u p
+function renumber_key(bigint,integer) v u
+function report_access(timestamp with time zone,timestamp with time zone,integer) s u p
+function report_approvals(text,timestamp with time zone,timestamp with time zone,integer) s u p
+function report_buckets(timestamp with time zone,timestamp with time zone,integer) s u p
+function report_cryptography() s u p
+function report_destruction(text,timestamp with time zone,timestamp with time zone,integer) s u p
+function report_events(text[],text,timestamp with time zone,timestamp with time zone,integer) s u p
+function report_exports(timestamp with time zone,timestamp with time zone,integer) v u p
+function report_health(text) v u p
+function report_key_list(text,text[],integer) s u p
+function report_keys(text,timestamp with time zone,timestamp with time zone,integer) s u p
+function report_limits() s u p
+function report_log(text,timestamp with time zone,timestamp with time zone,integer) v u p
+function report_master_keys(text,timestamp with time zone,timestamp with time zone,integer) v u p
+function report_page(jsonb) i s
+function report_reencryption(text,boolean,integer) v u p
+function report_requirements() s u p
+function report_rotation(text,timestamp with time zone,timestamp with time zone,integer) s u p
+function report_usage(boolean) v u p
+function report_use(text,timestamp with time zone,timestamp with time zone,integer) s u p
+function report_verification(text,timestamp with time zone,timestamp with time zone,timestamp with time zone,timestamp with time zone,boolean,integer) v u p
+function report_verified(text,timestamp with time zone,timestamp with time zone,boolean,integer) v u p
+function retire_audit_partition(text) v u
+function retire_audit_step(text) v u d p
+function retire_master_keys() v u
+function rewrap_keys(bytea,text) v u
+function rewrap_step(bytea,bigint,integer,boolean) v u d p
+function rotate_key(text,text,boolean,bigint) v u
+function rotate_step(text,text,boolean,bigint,timestamp with time zone) v u d p
+function schedule_destruction(bigint,bigint,text) v u
+function schedule_jobs(jsonb) v u p
+function schedule_step(bigint,interval,text) v u d p
+function schedule_unused(bigint,interval,text,jsonb) v u p
+function scheduled_jobs(text,text,text) s u p
+function scheduled_keys() v u d p
+function seal_export(text) v u
+function store_column_context(text,text,text,text,text) v u
+function set_destroy_horizon(bigint,text) v u
+function set_key_state(bigint,text,text) v u
+function settings_that_hold(text[]) v u p
+function short_fingerprint(bytea) i u p
+function shred_step(text,text) v u d p
+function erase_tenant_keys(text,text) v u
+function counted_names(text[],bigint,text,bigint) s u p
+function spend_approval(text,text) v u p
+function state_rank(text) i u p
+function states_confirmed() v u d p
+function tenant_statistics() v r
+function store_alert(text,text,text,text,text,boolean) v u
+function store_rotation_policy(text,text) v u
+function store_verification(timestamp with time zone,text,bigint,text) v u
+function target_master_key() v u
+function health_threshold(text) s u p
+function uncountable(timestamp with time zone) v u p
+function unschedule_jobs(jsonb) v u p
+function use_of_key(jsonb,bigint) s u p
+function utc_text(timestamp with time zone) s u p
+function verification_step() v u d p
+function audit_log_findings(timestamp with time zone,timestamp with time zone,text) v u
+function with_descendants(oid) s u p
+function without_figures(text) i u p
+function write_origin(boolean,text) v u p
 function acknowledge_audit_fork(text) v u
 function audit_export(timestamp with time zone,timestamp with time zone) v u
 function audit_proof(bigint) v u
@@ -408,7 +408,7 @@ SQL
 SELECT c.oid::regclass, t.kind FROM pg_class AS c, (VALUES ('UPDATE', 16), ('DELETE', 8), ('TRUNCATE', 32)) AS t (kind, bit)
  WHERE relnamespace = 'fieldcrypt'::regnamespace AND relkind IN ('r', 'p')
    AND NOT (relname ~ '^reencryption' AND t.kind <> 'TRUNCATE')
-   AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgfoid = 'fieldcrypt._refuse_change'::regproc AND tgtype & t.bit <> 0 AND tgtype & 2 <> 0 AND tgenabled IN ('O', 'A'))
+   AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgfoid = 'fieldcrypt_internal.refuse_change'::regproc AND tgtype & t.bit <> 0 AND tgtype & 2 <> 0 AND tgenabled IN ('O', 'A'))
 SQL
 	'row level security is off, which pg_dump would stumble over' => q{SELECT oid::regclass FROM pg_class WHERE relnamespace = 'fieldcrypt'::regnamespace AND (relrowsecurity OR relforcerowsecurity)},
 	'encryption_keys tells of every change, also of replicated ones' => <<'SQL');

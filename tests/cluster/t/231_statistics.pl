@@ -154,7 +154,7 @@ refused($node, 'SELECT fieldcrypt.fieldcrypt_stats_reset()', '42501', qr/permiss
 foreach my $role ('reader', 'stranger', 'monitor')
 {
 	refused($node, 'SELECT * FROM fieldcrypt.fieldcrypt_stats', '42501', qr/permission denied for view fieldcrypt_stats/, "$role does not see them", user => $role);
-	refused($node, 'SELECT fieldcrypt._statistics()', '42501', qr/permission denied for function _statistics/, "$role: nor below the view", user => $role);
+	refused($node, 'SELECT fieldcrypt_internal.tenant_statistics()', '42501', qr/permission denied for function tenant_statistics/, "$role: nor below the view", user => $role);
 	refused($node, 'SELECT fieldcrypt.fieldcrypt_stats_reset()', '42501', qr/permission denied for function fieldcrypt_stats_reset/, "$role: nor resets them", user => $role);
 }
 

@@ -66,7 +66,7 @@ UPDATE fieldcrypt.encryption_keys SET created_at = created_at - interval '45 day
 CREATE FUNCTION pg_temp.logged(at timestamptz, event text, actor text, role text, tenant text, value_count bigint, error_code text DEFAULT NULL, reason text DEFAULT NULL,
     client_address inet DEFAULT NULL) RETURNS void LANGUAGE sql AS \$\$
     INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, tenant, value_count, error_code, reason, client_address, backend_pid)
-    VALUES (nextval('fieldcrypt.audit_log_id_seq'), \$1, \$2, \$3, \$4, \$5, \$6, \$7, \$8, \$9, 1) \$\$;
+    VALUES (nextval('fieldcrypt_internal.audit_log_id_seq'), \$1, \$2, \$3, \$4, \$5, \$6, \$7, \$8, \$9, 1) \$\$;
 SELECT pg_temp.logged(now() - d * interval '1 day', 'values_decrypted', CASE d % 2 WHEN 0 THEN 'reader' ELSE 'member' END, CASE d % 2 WHEN 0 THEN 'reader' ELSE 'support' END, 'tenant ' || d % 5, 100 + d)
   FROM generate_series(1, 300) AS d;
 SELECT pg_temp.logged(now() - d * interval '1 day', 'decrypt_failed', 'reader', 'reader', 'tenant ' || d % 5, 1 + d % 3, CASE d % 2 WHEN 0 THEN 'KF002' ELSE 'KF004' END, 'why')
@@ -287,7 +287,7 @@ INSERT INTO fieldcrypt.encryption_keys (key_id, tenant, purpose, version, state,
 SELECT i, 'tenant ' || i, 'field', 1, 'active', 'XAES-256-GCM', decode(repeat('00', 73), 'hex'), m.fingerprint, decode(repeat('00', 16), 'hex'), now() - i * interval '1 minute'
   FROM generate_series(1, 100000) AS i, fieldcrypt.master_keys AS m;
 INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, tenant, value_count, backend_pid)
-SELECT nextval('fieldcrypt.audit_log_id_seq'), now() - i % 300 * interval '1 day', 'values_decrypted', 'reader', 'reader', 'tenant ' || i, 3, 1 FROM generate_series(1, 5000) AS i;
+SELECT nextval('fieldcrypt_internal.audit_log_id_seq'), now() - i % 300 * interval '1 day', 'values_decrypted', 'reader', 'reader', 'tenant ' || i, 3, 1 FROM generate_series(1, 5000) AS i;
 SQL
 my $began = time;
 my $many = page($no_check, db => 'many');

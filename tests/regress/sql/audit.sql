@@ -219,8 +219,8 @@ SELECT statement, e.code, e.message FROM (VALUES
     ('DELETE FROM fieldcrypt.audit_log'),
     ('DELETE FROM fieldcrypt.audit_log WHERE event = ''key_created'''),
     ('TRUNCATE fieldcrypt.audit_log'),
-    ('TRUNCATE fieldcrypt.audit_log_default'),
-    ('TRUNCATE fieldcrypt.audit_log_2030'),
+    ('TRUNCATE fieldcrypt_internal.audit_log_default'),
+    ('TRUNCATE fieldcrypt_internal.audit_log_2030'),
     ('INSERT INTO fieldcrypt.audit_log (event) VALUES (''forged'')'),
     ('COPY fieldcrypt.audit_log FROM ''/dev/null'''),
     ('MERGE INTO fieldcrypt.audit_log AS l USING one ON true WHEN MATCHED THEN DELETE')) AS v (statement), test.error(statement) AS e;

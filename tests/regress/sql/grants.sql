@@ -62,19 +62,19 @@ INSERT INTO attempt (statement) VALUES
     ('SELECT * FROM sample, fieldcrypt.ciphertext_info(v)'), ('SELECT DISTINCT v FROM sample'),
     ('SELECT v::bytea::fieldcrypt.encrypted FROM sample'), ('SELECT v::text FROM sample'),
     ('CREATE TABLE mine (v fieldcrypt.encrypted)'),
-    ('SELECT fieldcrypt.create_key(''another'')'), ('SELECT fieldcrypt._rotate_key(''default'', NULL, false, NULL)'),
-    ('SELECT * FROM fieldcrypt._rotate_step(''default'', NULL, false, NULL, now())'), ('SELECT * FROM fieldcrypt.master_key_status()'),
-    ('SELECT fieldcrypt._loaded_master_keys()'), ('SELECT fieldcrypt._record(''forged'', NULL, NULL, NULL, NULL)'),
+    ('SELECT fieldcrypt.create_key(''another'')'), ('SELECT fieldcrypt_internal.rotate_key(''default'', NULL, false, NULL)'),
+    ('SELECT * FROM fieldcrypt_internal.rotate_step(''default'', NULL, false, NULL, now())'), ('SELECT * FROM fieldcrypt.master_key_status()'),
+    ('SELECT fieldcrypt_internal.loaded_master_keys()'), ('SELECT fieldcrypt_internal.record_event(''forged'', NULL, NULL, NULL, NULL)'),
     ('SELECT fieldcrypt.audit_table(''owned'')'), ('SELECT fieldcrypt.audit_table(''sample'')'), ('SELECT fieldcrypt.unaudit_table(''sample'')'),
     ('SELECT wrapped_key FROM fieldcrypt.encryption_keys'), ('SELECT * FROM fieldcrypt.encryption_keys'),
     ('SELECT tenant, version, state FROM fieldcrypt.encryption_keys'), ('SELECT * FROM fieldcrypt.master_keys'),
-    ('SELECT * FROM fieldcrypt.audit_log'), ('SELECT * FROM fieldcrypt.audit_log_2026'),
-    ('SELECT last_value FROM fieldcrypt.audit_log_id_seq'), ('SELECT nextval(''fieldcrypt.audit_log_id_seq'')'),
+    ('SELECT * FROM fieldcrypt.audit_log'), ('SELECT * FROM fieldcrypt_internal.audit_log_2026'),
+    ('SELECT last_value FROM fieldcrypt_internal.audit_log_id_seq'), ('SELECT nextval(''fieldcrypt_internal.audit_log_id_seq'')'),
     ('INSERT INTO fieldcrypt.audit_log (event) VALUES (''forged'')'), ('UPDATE fieldcrypt.encryption_keys SET state = ''active'''),
     ('DELETE FROM fieldcrypt.audit_log'), ('TRUNCATE fieldcrypt.encryption_keys'), ('ALTER TABLE fieldcrypt.encryption_keys DISABLE TRIGGER ALL'),
-    ('DROP TABLE fieldcrypt.audit_log_2030'), ('CREATE TABLE fieldcrypt.mine (id int)'),
+    ('DROP TABLE fieldcrypt_internal.audit_log_2030'), ('CREATE TABLE fieldcrypt.mine (id int)'),
     ('SELECT fieldcrypt.grant_access(current_user::regrole, ''decrypt'')'), ('SELECT fieldcrypt.revoke_access(''regress_fc_audit'', ''audit'')'),
-    ('SELECT fieldcrypt._change_access(current_user::regrole, ''{decrypt}'', true)'), ('SET LOCAL session_replication_role = replica');
+    ('SELECT fieldcrypt_internal.change_access(current_user::regrole, ''{decrypt}'', true)'), ('SET LOCAL session_replication_role = replica');
 \pset null '.'
 SELECT statement,
        nullif(outcome_as('regress_fc_nobody', statement), '42501') AS nobody,
@@ -115,7 +115,7 @@ SELECT call, e.code, e.message, e.hint FROM (VALUES
 SELECT count(*) AS granted FROM pg_proc AS p, aclexplode(p.proacl) AS a WHERE a.grantee = 'regress_fc_nobody'::regrole;
 SELECT count(*) FROM test.new_log();
 GRANT USAGE ON SCHEMA fieldcrypt TO regress_fc_nobody;
-GRANT EXECUTE ON FUNCTION fieldcrypt.grant_access(regrole, text[]), fieldcrypt._change_access(regrole, text[], boolean) TO regress_fc_nobody;
+GRANT EXECUTE ON FUNCTION fieldcrypt.grant_access(regrole, text[]), fieldcrypt_internal.change_access(regrole, text[], boolean) TO regress_fc_nobody;
 SET ROLE regress_fc_nobody;
 \set VERBOSITY default
 SELECT fieldcrypt.grant_access('regress_fc_nobody', 'decrypt');
@@ -136,11 +136,11 @@ CREATE FUNCTION rights(role regrole) RETURNS text LANGUAGE sql AS $$
         (6, 'reencrypt', has_function_privilege(role, 'fieldcrypt.reencrypt_field(fieldcrypt.encrypted, text)', 'EXECUTE')),
         (7, 'manage', has_function_privilege(role, 'fieldcrypt.rotate_keys(text, text, boolean)', 'EXECUTE')),
         (8, 'log', has_table_privilege(role, 'fieldcrypt.audit_log', 'SELECT')),
-        (9, 'partition', has_table_privilege(role, 'fieldcrypt.audit_log_2026', 'SELECT')),
+        (9, 'partition', has_table_privilege(role, 'fieldcrypt_internal.audit_log_2026', 'SELECT')),
         (10, 'keys', has_table_privilege(role, 'fieldcrypt.encryption_keys', 'SELECT')),
         (11, 'some of keys', has_any_column_privilege(role, 'fieldcrypt.encryption_keys', 'SELECT')),
         (12, 'master keys', has_table_privilege(role, 'fieldcrypt.master_keys', 'SELECT')),
-        (13, 'sequence', has_sequence_privilege(role, 'fieldcrypt.audit_log_id_seq', 'SELECT'))) AS r (number, what, has) WHERE has
+        (13, 'sequence', has_sequence_privilege(role, 'fieldcrypt_internal.audit_log_id_seq', 'SELECT'))) AS r (number, what, has) WHERE has
 $$;
 SELECT fieldcrypt.grant_access('regress_fc_nobody', 'encrypt', 'decrypt', 'reencrypt', 'manage', 'audit', 'backup');
 SELECT rights('regress_fc_nobody');
