@@ -24,6 +24,7 @@ pub mod memory;
 pub mod network;
 pub mod report;
 pub mod row_update;
+pub mod schemas;
 pub mod session;
 pub mod set;
 pub mod setting;
