@@ -45,7 +45,7 @@ BEGIN
             MESSAGE = format('%s is not a table', coalesce(target::text, 'NULL')),
             HINT = 'Only tables and partitioned tables can be audited.';
     END IF;
-    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = target AND c.relnamespace = 'fieldcrypt'::regnamespace) THEN
+    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = target AND c.relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[])) THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s belongs to pg_fieldcrypt', target),
             HINT = 'Its own tables are recorded already.';

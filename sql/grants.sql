@@ -1,6 +1,6 @@
 -- Rights: nothing for PUBLIC; the rest by name.
 
-REVOKE ALL ON SCHEMA fieldcrypt FROM PUBLIC;
+REVOKE ALL ON SCHEMA fieldcrypt, fieldcrypt_internal FROM PUBLIC;
 REVOKE ALL ON TYPE fieldcrypt.encrypted FROM PUBLIC;
 
 CREATE FUNCTION fieldcrypt_internal.privilege_objects(privilege text)
@@ -162,7 +162,11 @@ AS $$
         ('value', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_hash_extended(fieldcrypt.encrypted, bigint)'),
         ('value', 'EXECUTE', 'FUNCTION fieldcrypt.key_id(fieldcrypt.encrypted)'),
         ('value', 'EXECUTE', 'FUNCTION fieldcrypt.ciphertext_info(fieldcrypt.encrypted)'),
-        ('schema', 'USAGE', 'SCHEMA fieldcrypt')
+        ('schema', 'USAGE', 'SCHEMA fieldcrypt'),
+        -- What procedures call and pg_dump reads is looked up by name, with the rights of who does it.
+        ('manage', 'USAGE', 'SCHEMA fieldcrypt_internal'),
+        ('audit', 'USAGE', 'SCHEMA fieldcrypt_internal'),
+        ('backup', 'USAGE', 'SCHEMA fieldcrypt_internal')
     )
     SELECT l.rights, l.object FROM listed AS l WHERE l.privilege = $1
     UNION ALL
@@ -268,27 +272,28 @@ END
 $$;
 COMMENT ON FUNCTION fieldcrypt.revoke_access(regrole, text[]) IS 'takes privileges of grant_access away from a role';
 
-REVOKE ALL ON ALL TABLES IN SCHEMA fieldcrypt FROM PUBLIC;
-REVOKE ALL ON ALL SEQUENCES IN SCHEMA fieldcrypt FROM PUBLIC;
-REVOKE ALL ON ALL ROUTINES IN SCHEMA fieldcrypt FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA fieldcrypt, fieldcrypt_internal FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA fieldcrypt, fieldcrypt_internal FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA fieldcrypt, fieldcrypt_internal FROM PUBLIC;
 
 -- ALTER DEFAULT PRIVILEGES of whoever creates the extension may have given roles rights on all this.
 DO $default_privileges$
 DECLARE
+    schemas oid[] := '{fieldcrypt,fieldcrypt_internal}'::regnamespace[];
     item record;
 BEGIN
     FOR item IN
         SELECT o.object, a.grantee::regrole AS grantee
           FROM (
-            SELECT 'SCHEMA fieldcrypt', n.nspacl, n.nspowner
-              FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'fieldcrypt'
+            SELECT 'SCHEMA ' || n.oid::regnamespace, n.nspacl, n.nspowner
+              FROM pg_catalog.pg_namespace AS n WHERE n.oid = ANY (schemas)
             UNION ALL
             SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass, c.relacl, c.relowner
               FROM pg_catalog.pg_class AS c
-             WHERE c.relnamespace = 'fieldcrypt'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
+             WHERE c.relnamespace = ANY (schemas) AND c.relkind IN ('r', 'p', 'v', 'S')
             UNION ALL
             SELECT 'ROUTINE ' || p.oid::regprocedure, p.proacl, p.proowner
-              FROM pg_catalog.pg_proc AS p WHERE p.pronamespace = 'fieldcrypt'::regnamespace
+              FROM pg_catalog.pg_proc AS p WHERE p.pronamespace = ANY (schemas)
             UNION ALL
             SELECT 'TYPE ' || t.oid::regtype, t.typacl, t.typowner
               FROM pg_catalog.pg_type AS t

@@ -1,6 +1,6 @@
 -- Health: is everything all right, and if not, what is to be done?
 --
--- Each check is a function _check_NAME, which always gives one row. It is cheap: it reads what the extension
+-- Each check is a function check_NAME, which always gives one row. It is cheap: it reads what the extension
 -- keeps about keys, re-encryption and the audit log, never the values of users' tables, unless it is given
 -- a count of them. A status of NULL is "can't be told now": ok for who looks, and what alerts know stays as it
 -- is. identity is what a finding is about, without ages and counts that change by themselves: an alert is
@@ -101,7 +101,7 @@ BEGIN
             audit_key_age,audit_verification,audit_gaps,audit_sealing,audit_handover,audit_fork,audit_anchor}'::text[]
     LOOP
         BEGIN
-            EXECUTE format('SELECT c.status, c.detail, c.hint, c.identity FROM fieldcrypt.%I($1) AS c', '_check_' || "check")
+            EXECUTE format('SELECT c.status, c.detail, c.hint, c.identity FROM fieldcrypt_internal.%I($1) AS c', 'check_' || "check")
                INTO status, detail, hint, identity USING used;
         EXCEPTION WHEN OTHERS THEN
             status := 'critical';

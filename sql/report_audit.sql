@@ -4,29 +4,31 @@
 CREATE FUNCTION fieldcrypt_internal.report_access(from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH owner AS (
+    WITH schemas AS MATERIALIZED (
+        SELECT n.oid, n.nspacl FROM pg_namespace AS n WHERE n.nspname IN ('fieldcrypt', 'fieldcrypt_internal')
+    ), owner AS (
         SELECT n.nspowner AS oid FROM pg_namespace AS n WHERE n.nspname = 'fieldcrypt'
     ), held AS MATERIALIZED (
         SELECT g.grantee, fieldcrypt_internal.held_privileges(g.grantee) AS privileges
-          FROM (SELECT DISTINCT a.grantee FROM pg_namespace AS n, aclexplode(n.nspacl) AS a WHERE n.nspname = 'fieldcrypt'
+          FROM (SELECT DISTINCT a.grantee FROM schemas AS s, aclexplode(s.nspacl) AS a
                 UNION
-                SELECT a.grantee FROM pg_proc AS p, aclexplode(p.proacl) AS a WHERE p.pronamespace = 'fieldcrypt'::regnamespace
+                SELECT a.grantee FROM pg_proc AS p, aclexplode(p.proacl) AS a WHERE p.pronamespace IN (SELECT s.oid FROM schemas AS s)
                 UNION
-                SELECT a.grantee FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relnamespace = 'fieldcrypt'::regnamespace
+                SELECT a.grantee FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relnamespace IN (SELECT s.oid FROM schemas AS s)
                 UNION
                 SELECT a.grantee FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid, aclexplode(t.attacl) AS a
-                 WHERE c.relnamespace = 'fieldcrypt'::regnamespace) AS g
+                 WHERE c.relnamespace IN (SELECT s.oid FROM schemas AS s)) AS g
          WHERE g.grantee <> (SELECT o.oid FROM owner AS o)
     ), granted (grantee, class, object, rights, name) AS (
         SELECT a.grantee, 'pg_proc'::regclass, p.oid, a.privilege_type, p.oid::regprocedure::text
-          FROM pg_proc AS p, aclexplode(p.proacl) AS a WHERE p.pronamespace = 'fieldcrypt'::regnamespace
+          FROM pg_proc AS p, aclexplode(p.proacl) AS a WHERE p.pronamespace IN (SELECT s.oid FROM schemas AS s)
         UNION ALL
         SELECT a.grantee, 'pg_class'::regclass, c.oid, a.privilege_type, c.oid::regclass::text
-          FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relnamespace = 'fieldcrypt'::regnamespace
+          FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relnamespace IN (SELECT s.oid FROM schemas AS s)
         UNION ALL
         SELECT a.grantee, 'pg_attribute'::regclass, c.oid, a.privilege_type, format('%s (%I)', c.oid::regclass, t.attname)
           FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid, aclexplode(t.attacl) AS a
-         WHERE c.relnamespace = 'fieldcrypt'::regnamespace
+         WHERE c.relnamespace IN (SELECT s.oid FROM schemas AS s)
            AND NOT (c.oid = 'fieldcrypt.encryption_keys'::regclass AND t.attname <> 'wrapped_key' AND a.privilege_type = 'SELECT')
     ), objects AS MATERIALIZED (
         -- One look-up of each name, whatever the number of roles.

@@ -3,6 +3,8 @@
 --
 --     psql -d DATABASE -v exporter=ROLE -f rights.sql
 --
+-- The two functions of fieldcrypt_internal are called by views: the exporter needs no right to that schema.
+--
 -- The role is yours to create: CREATE ROLE fieldcrypt_exporter LOGIN CONNECTION LIMIT 3 PASSWORD '...';
 
 GRANT USAGE ON SCHEMA fieldcrypt TO :"exporter";

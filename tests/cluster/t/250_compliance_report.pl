@@ -34,6 +34,7 @@ SELECT fieldcrypt.grant_access('auditor', 'audit'), fieldcrypt.grant_access('man
        fieldcrypt.grant_access('"<script>document.title=''pwned''</script>"', 'decrypt', 'encrypt');
 SELECT fieldcrypt.grant_access('outsider', 'decrypt'), fieldcrypt.revoke_access('outsider', 'decrypt');
 GRANT SELECT (wrapped_key) ON fieldcrypt.encryption_keys TO sneaky;
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.count_keys(oid) TO sneaky;
 GRANT USAGE ON SCHEMA fieldcrypt TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fieldcrypt.decrypt_field(fieldcrypt.encrypted, text) TO PUBLIC;
 CREATE TABLE people (id int PRIMARY KEY, ssn fieldcrypt.encrypted, notes fieldcrypt.encrypted[]);
@@ -178,7 +179,7 @@ is_deeply([ $roles{member}{privileges}, $roles{member}{granted}, $roles{member}{
 ok(!exists $roles{outsider}, 'a revoked one is gone');
 is_deeply($roles{PUBLIC}{privileges}, ['decrypt'], 'what everybody may is shown');
 is($report->{access}{roles}{rows}[0]{role}, 'PUBLIC', 'first of all');
-is_deeply($roles{sneaky}{other_rights}, ['SELECT fieldcrypt.encryption_keys (wrapped_key)'], 'rights on single objects are shown');
+is_deeply($roles{sneaky}{other_rights}, ['SELECT fieldcrypt.encryption_keys (wrapped_key)', 'EXECUTE fieldcrypt_internal.count_keys(oid)'], 'rights on single objects are shown, of internals too');
 is_deeply($roles{$_}{other_rights}, [], "$_ has no others") foreach 'auditor', 'manager', 'reader', 'writer', 'dumper', 'mover';
 my %powerful = map { ($_->{role} => join ', ', @{ $_->{why} }) } @{ $report->{access}{powerful}{rows} };
 is($powerful{files}, 'pg_read_server_files', 'who can read files');
