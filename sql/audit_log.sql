@@ -70,26 +70,26 @@ BEGIN
         IF year < 2056 THEN
             part := pg_catalog.format('audit_log_%s', year);
             EXECUTE pg_catalog.format(
-                'CREATE TABLE fieldcrypt.%I PARTITION OF fieldcrypt.audit_log FOR VALUES FROM (%L) TO (%L)',
+                'CREATE TABLE fieldcrypt_internal.%I PARTITION OF fieldcrypt.audit_log FOR VALUES FROM (%L) TO (%L)',
                 part, year || '-01-01 00:00:00+00', year + 1 || '-01-01 00:00:00+00');
         ELSE
             part := 'audit_log_default';
             EXECUTE pg_catalog.format(
-                'CREATE TABLE fieldcrypt.%I PARTITION OF fieldcrypt.audit_log DEFAULT', part);
+                'CREATE TABLE fieldcrypt_internal.%I PARTITION OF fieldcrypt.audit_log DEFAULT', part);
         END IF;
-        EXECUTE pg_catalog.format('ALTER TABLE fieldcrypt.%I ADD PRIMARY KEY (id)', part);
-        EXECUTE pg_catalog.format('CREATE UNIQUE INDEX ON fieldcrypt.%I (leaf) WHERE leaf IS NOT NULL', part);
-        EXECUTE pg_catalog.format('CREATE INDEX ON fieldcrypt.%I (id) WHERE leaf IS NULL', part);
+        EXECUTE pg_catalog.format('ALTER TABLE fieldcrypt_internal.%I ADD PRIMARY KEY (id)', part);
+        EXECUTE pg_catalog.format('CREATE UNIQUE INDEX ON fieldcrypt_internal.%I (leaf) WHERE leaf IS NOT NULL', part);
+        EXECUTE pg_catalog.format('CREATE INDEX ON fieldcrypt_internal.%I (id) WHERE leaf IS NULL', part);
         EXECUTE pg_catalog.format(
-            'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.%I
+            'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt_internal.%I
                 FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change()', part);
         EXECUTE pg_catalog.format(
-            'CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.%I
+            'CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt_internal.%I
                 FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over_log()', part);
         EXECUTE pg_catalog.format(
-            'COMMENT ON TABLE fieldcrypt.%I IS %L', part, 'partition of fieldcrypt.audit_log; read that');
+            'COMMENT ON TABLE fieldcrypt_internal.%I IS %L', part, 'partition of fieldcrypt.audit_log; read that');
         PERFORM pg_catalog.pg_extension_config_dump(
-            pg_catalog.format('fieldcrypt.%I', part)::pg_catalog.regclass, '');
+            pg_catalog.format('fieldcrypt_internal.%I', part)::pg_catalog.regclass, '');
     END LOOP;
 END
 $partitions$;

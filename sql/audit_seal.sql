@@ -121,7 +121,7 @@ CREATE FUNCTION fieldcrypt_internal.is_being_restored() RETURNS boolean
 AS $$
     SELECT EXISTS (SELECT FROM pg_stat_activity AS a
                     WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
-                      AND (a.application_name = 'pg_restore' OR a.state <> 'idle' AND a.query ~ '^\s*COPY fieldcrypt\.'))
+                      AND (a.application_name = 'pg_restore' OR a.state <> 'idle' AND a.query ~ '^\s*COPY fieldcrypt(_internal)?\.'))
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.is_being_restored() IS 'whether a dump seems to be coming in; granted to nobody';
 
@@ -145,8 +145,8 @@ CREATE FUNCTION fieldcrypt_internal.lock_audit_partition(partition text, OUT row
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    EXECUTE format('LOCK TABLE fieldcrypt.%I IN ACCESS EXCLUSIVE MODE', partition);
-    EXECUTE format('SELECT count(*), count(*) FILTER (WHERE l.leaf IS NULL), coalesce(max(l.leaf) + 1, 0) FROM fieldcrypt.%I AS l', partition)
+    EXECUTE format('LOCK TABLE fieldcrypt_internal.%I IN ACCESS EXCLUSIVE MODE', partition);
+    EXECUTE format('SELECT count(*), count(*) FILTER (WHERE l.leaf IS NULL), coalesce(max(l.leaf) + 1, 0) FROM fieldcrypt_internal.%I AS l', partition)
        INTO row_count, unsealed, size;
 END
 $$;
@@ -157,7 +157,7 @@ CREATE FUNCTION fieldcrypt_internal.empty_audit_partition(partition text) RETURN
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    EXECUTE format('TRUNCATE fieldcrypt.%I', partition);
+    EXECUTE format('TRUNCATE fieldcrypt_internal.%I', partition);
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.empty_audit_partition(text) IS
@@ -190,7 +190,7 @@ BEGIN
            AND make_timestamptz(right(c.relname, 4)::integer + 1, 1, 1, 0, 0, 0, 'UTC') <= now() - retention
          ORDER BY c.relname
     LOOP
-        EXECUTE format('SELECT EXISTS (SELECT FROM fieldcrypt.%I)', part) INTO has_rows;
+        EXECUTE format('SELECT EXISTS (SELECT FROM fieldcrypt_internal.%I)', part) INTO has_rows;
         IF has_rows THEN
             RETURN part;
         END IF;
