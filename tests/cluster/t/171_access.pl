@@ -130,6 +130,31 @@ foreach my $privilege (@privileges)
 }
 is(breaches(role_with(@privileges), @privileges), '', 'all six at once');
 
+# Of the internals, each privilege has the steps of its own procedures: what it lists, and the schema if that is
+# looked up by name.
+foreach my $privilege (@privileges)
+{
+	my $role = role_with($privilege);
+	gives($node, <<SQL, '', "$privilege: no internal of another privilege");
+WITH listed AS (
+    SELECT CASE WHEN o.object LIKE 'FUNCTION %' THEN to_regprocedure(substr(o.object, 10))::text ELSE regexp_replace(o.object, '^[A-Z]+ ', '') END AS name
+      FROM unnest(ARRAY['$privilege', CASE WHEN '$privilege' IN ('encrypt', 'decrypt', 'reencrypt', 'manage') THEN 'value' END]) AS p(name),
+           fieldcrypt_internal.privilege_objects(p.name) AS o
+     WHERE o.object LIKE '% fieldcrypt_internal%'
+), held AS (
+    SELECT p.oid::regprocedure::text AS name FROM pg_proc AS p WHERE p.pronamespace = 'fieldcrypt_internal'::regnamespace AND has_function_privilege('$role', p.oid, 'EXECUTE')
+    UNION ALL SELECT c.oid::regclass::text FROM pg_class AS c WHERE c.relnamespace = 'fieldcrypt_internal'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
+        AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege('$role', c.oid, 'USAGE, SELECT, UPDATE')
+            ELSE has_table_privilege('$role', c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER') OR has_any_column_privilege('$role', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES') END
+    UNION ALL SELECT 'fieldcrypt_internal' WHERE has_schema_privilege('$role', 'fieldcrypt_internal', 'USAGE')
+)
+(SELECT 'not listed: ' || h.name FROM held AS h EXCEPT SELECT 'not listed: ' || l.name FROM listed AS l)
+UNION ALL (SELECT 'not held: ' || l.name FROM listed AS l EXCEPT SELECT 'not held: ' || h.name FROM held AS h)
+SQL
+	gives($node, "SELECT has_schema_privilege('$role', 'fieldcrypt_internal', 'CREATE')", 'f', "$privilege: nothing is made there");
+}
+gives($node, q{SELECT count(*) FROM pg_proc WHERE pronamespace = 'fieldcrypt_internal'::regnamespace AND has_function_privilege('} . role_with() . q{', oid, 'EXECUTE')}, '0', 'without a grant: no internal');
+
 # Of every two: granted in one call or in two, one taken away, what is left is exactly the other.
 foreach my $keep (@privileges)
 {

@@ -36,11 +36,12 @@ SELECT count(*) > 0 AS some FROM test.new_log();
 
 -- Nothing for PUBLIC.
 SELECT count(*) AS open_functions FROM pg_proc AS p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
- WHERE p.pronamespace = 'fieldcrypt'::regnamespace AND a.grantee = 0;
-SELECT count(*) AS open_relations FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relnamespace = 'fieldcrypt'::regnamespace AND a.grantee = 0;
+ WHERE p.pronamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND a.grantee = 0;
+SELECT count(*) AS open_relations FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND a.grantee = 0;
 SELECT count(*) AS open_types FROM pg_type AS t, aclexplode(coalesce(t.typacl, acldefault('T', t.typowner))) AS a
  WHERE t.oid = 'fieldcrypt.encrypted'::regtype AND a.grantee = 0;
-SELECT has_schema_privilege('regress_fc_nobody', 'fieldcrypt', 'USAGE') AS schema_is_open;
+SELECT has_schema_privilege('regress_fc_nobody', 'fieldcrypt', 'USAGE') AS schema_is_open,
+       has_schema_privilege('regress_fc_nobody', 'fieldcrypt_internal', 'USAGE') AS internals_are_open;
 
 SELECT fieldcrypt.grant_access('regress_fc_encrypt', 'encrypt');
 SELECT fieldcrypt.grant_access('regress_fc_decrypt', 'decrypt');
@@ -114,7 +115,7 @@ SELECT call, e.code, e.message, e.hint FROM (VALUES
     test.error('SELECT fieldcrypt.' || call) AS e;
 SELECT count(*) AS granted FROM pg_proc AS p, aclexplode(p.proacl) AS a WHERE a.grantee = 'regress_fc_nobody'::regrole;
 SELECT count(*) FROM test.new_log();
-GRANT USAGE ON SCHEMA fieldcrypt TO regress_fc_nobody;
+GRANT USAGE ON SCHEMA fieldcrypt, fieldcrypt_internal TO regress_fc_nobody;
 GRANT EXECUTE ON FUNCTION fieldcrypt.grant_access(regrole, text[]), fieldcrypt_internal.change_access(regrole, text[], boolean) TO regress_fc_nobody;
 SET ROLE regress_fc_nobody;
 \set VERBOSITY default
@@ -122,8 +123,8 @@ SELECT fieldcrypt.grant_access('regress_fc_nobody', 'decrypt');
 \echo :LAST_ERROR_SQLSTATE
 \set VERBOSITY terse
 RESET ROLE;
-REVOKE ALL ON ALL ROUTINES IN SCHEMA fieldcrypt FROM regress_fc_nobody;
-REVOKE ALL ON SCHEMA fieldcrypt FROM regress_fc_nobody;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA fieldcrypt, fieldcrypt_internal FROM regress_fc_nobody;
+REVOKE ALL ON SCHEMA fieldcrypt, fieldcrypt_internal FROM regress_fc_nobody;
 
 -- Several at once, taken away one by one: what they share goes with the last.
 CREATE FUNCTION rights(role regrole) RETURNS text LANGUAGE sql AS $$
@@ -140,7 +141,8 @@ CREATE FUNCTION rights(role regrole) RETURNS text LANGUAGE sql AS $$
         (10, 'keys', has_table_privilege(role, 'fieldcrypt.encryption_keys', 'SELECT')),
         (11, 'some of keys', has_any_column_privilege(role, 'fieldcrypt.encryption_keys', 'SELECT')),
         (12, 'master keys', has_table_privilege(role, 'fieldcrypt.master_keys', 'SELECT')),
-        (13, 'sequence', has_sequence_privilege(role, 'fieldcrypt_internal.audit_log_id_seq', 'SELECT'))) AS r (number, what, has) WHERE has
+        (13, 'sequence', has_sequence_privilege(role, 'fieldcrypt_internal.audit_log_id_seq', 'SELECT')),
+        (14, 'internal', has_schema_privilege(role, 'fieldcrypt_internal', 'USAGE'))) AS r (number, what, has) WHERE has
 $$;
 SELECT fieldcrypt.grant_access('regress_fc_nobody', 'encrypt', 'decrypt', 'reencrypt', 'manage', 'audit', 'backup');
 SELECT rights('regress_fc_nobody');
