@@ -117,7 +117,7 @@ foreach my $call ("mark_approved($id)", "mark_used($id)", "spend_approval('shred
 	"insert_approval(99, 'shred_tenant', 'acme', 'r', 60)", "mark_withdrawn($id)", "erase_tenant_keys('acme', 'r')",
 	"record_approval('approval_given', 'shred_tenant', 'acme', 'r')")
 {
-	refused($node, "SELECT fieldcrypt.$call", '42501', qr/permission denied/, "$call by who may manage", @alice);
+	refused($node, "SELECT fieldcrypt_internal.$call", '42501', qr/permission denied/, "$call by who may manage", @alice);
 }
 my $own = value($node, q{SELECT fieldcrypt.request_approval('shred_tenant', 'acme', 'r')});
 refused($node, "SELECT fieldcrypt_internal.mark_approved($own)", '42501', qr/by a CALL of its own only/, 'the owner of the extension approves nothing of their own, also by the inner function');

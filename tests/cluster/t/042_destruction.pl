@@ -306,7 +306,7 @@ foreach my $isolation ('READ COMMITTED', 'REPEATABLE READ')
 	value($node, "INSERT INTO plain VALUES ('$value')");
 	gives($node, $step, qr/^waits\|it is in use/, 'the step by hand: in use', user => 'manager');
 	refused($node, "BEGIN ISOLATION LEVEL REPEATABLE READ; $step", '25000', qr/READ COMMITTED only/, 'the step by hand: in an old snapshot', user => 'manager');
-	refused($node, "SELECT fieldcrypt.$_", '42501', "$_ by who may manage", user => 'manager') foreach
+	refused($node, "SELECT fieldcrypt_internal.$_", '42501', "$_ by who may manage", user => 'manager') foreach
 	  "erase_key($key, 'r')", "schedule_destruction($key, 1, 'r')", "set_destroy_horizon($key, '3')", "count_use(ARRAY[$key])", "schedule_unused($key, '7 days', 'r', '[]')";
 	refused($node, "SELECT fieldcrypt_internal.schedule_step($key, '7 days', 'r')", 'KF018', qr/scheduled already/, 'the step that schedules, by hand', user => 'manager');
 	refused($node, 'CALL fieldcrypt.destroy_due_keys()', '42501', 'destroying without the right', user => 'other');

@@ -91,7 +91,7 @@ foreach my $interval ('59 minutes 59.999 seconds', '0', '-1 day', '-1 month', '1
 refused($node, q{SELECT fieldcrypt.set_rotation_policy('', '1 day')}, '22023', qr/1 to 1024 bytes/, 'a tenant without a name');
 refused($node, q{SELECT fieldcrypt.set_rotation_policy(repeat('t', 1025), '1 day')}, '22023', 'a tenant with a long name');
 refused($node, q{SELECT fieldcrypt.set_rotation_policy('tenant 1', '1 day')}, '42501', 'a role without manage', user => 'nobody');
-refused($node, "SELECT fieldcrypt.$_", '42501', "nobody is granted $_", user => 'manager')
+refused($node, "SELECT fieldcrypt_internal.$_", '42501', "nobody is granted $_", user => 'manager')
   foreach q{store_rotation_policy('', '1 second')}, q{log_rotation(now(), now(), 'x', 'rotated', 1, 2, NULL, NULL, NULL)}, q{rotate_key('tenant 1', NULL, true, NULL)};
 refused($node, $_, 'KF015', qr/written by the functions/, "by hand: $_") foreach
   q{UPDATE fieldcrypt.rotation_log SET outcome = 'failed'}, 'DELETE FROM fieldcrypt.rotation_log', 'TRUNCATE fieldcrypt.rotation_log', 'TRUNCATE fieldcrypt.rotation_policies';

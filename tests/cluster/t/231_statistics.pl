@@ -23,7 +23,7 @@ SELECT fieldcrypt.grant_access('auditor', 'audit');
 SELECT fieldcrypt.grant_access('manager', 'manage');
 SELECT fieldcrypt.grant_access('reader', 'encrypt', 'decrypt', 'reencrypt', 'backup');
 GRANT pg_monitor TO monitor;
-GRANT USAGE ON SCHEMA fieldcrypt TO stranger, monitor;
+GRANT USAGE ON SCHEMA fieldcrypt, fieldcrypt_internal TO stranger, monitor;
 SQL
 
 my @figures = qw(encrypt_statements encrypt_values encrypt_bytes decrypt_statements decrypt_values decrypt_bytes reencrypt_values failures keys_made);

@@ -251,7 +251,7 @@ refused($node, 'SELECT * FROM fieldcrypt.health()', '42501', 'health: not to who
 gives($node, 'SELECT count(*) > 20 FROM fieldcrypt.health(thorough => true)', 't', "health: to the $_", user => $_) foreach 'manager', 'auditor';
 gives($node, 'SELECT count(*) >= 0 FROM fieldcrypt.alerts', 't', "alerts: readable to the $_", user => $_) foreach 'manager', 'auditor';
 refused($node, 'SELECT FROM fieldcrypt.alerts', '42501', 'alerts: not to others', user => 'app');
-refused($node, "SELECT fieldcrypt.$_", '42501', "nobody is granted $_", user => 'manager') foreach
+refused($node, "SELECT fieldcrypt_internal.$_", '42501', "nobody is granted $_", user => 'manager') foreach
   'health_findings(false)', q{store_alert('key_age', 'ok', '', '', '[]', true)}, q{forget_alert('key_age')}, q{alert_payload('', '', '', '', '', now())},
   q{store_verification(now(), 'ok', 0, 'forged')}, 'check_key_age(NULL)', 'master_key_source()', q{keys_with_values('compromised', NULL)}, q{settings_that_hold('{ssl_key_file}')};
 foreach my $who ('manager', 'auditor')

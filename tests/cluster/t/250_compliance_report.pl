@@ -96,8 +96,8 @@ foreach my $role ('outsider', 'reader', 'writer', 'mover', 'dumper', 'member', '
 	refused($node, 'SELECT fieldcrypt.compliance_report_html()', '42501', qr/permission denied/, "$role gets no page", user => $role);
 }
 gives($node, "SELECT fieldcrypt.compliance_report($no_check) ->> 'format'", 'pg_fieldcrypt compliance report', "$_ gets it", user => $_) foreach 'auditor', 'manager';
-my @steps = split /\n/, value($node, q{SELECT format('SELECT fieldcrypt.%I(%s)', proname, array_to_string(ARRAY(SELECT 'NULL' FROM generate_series(1, pronargs)), ', '))
-    FROM pg_proc WHERE pronamespace = 'fieldcrypt'::regnamespace AND proname ~ '^_report_'});
+my @steps = split /\n/, value($node, q{SELECT format('SELECT fieldcrypt_internal.%I(%s)', proname, array_to_string(ARRAY(SELECT 'NULL' FROM generate_series(1, pronargs)), ', '))
+    FROM pg_proc WHERE pronamespace = 'fieldcrypt_internal'::regnamespace AND proname ~ '^report_'});
 cmp_ok(scalar @steps, '>', 15, 'it has steps');
 refused($node, $_, '42501', qr/permission denied/, "the auditor has no step of it: $_", user => 'auditor') foreach @steps;
 
