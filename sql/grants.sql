@@ -1,7 +1,7 @@
 -- Rights: nothing for PUBLIC; the rest by name.
 
 REVOKE ALL ON SCHEMA fieldcrypt, fieldcrypt_internal FROM PUBLIC;
-REVOKE ALL ON TYPE fieldcrypt.encrypted FROM PUBLIC;
+REVOKE ALL ON TYPE fieldcrypt.encrypted, fieldcrypt_internal.health_finding FROM PUBLIC;
 
 CREATE FUNCTION fieldcrypt_internal.privilege_objects(privilege text)
     RETURNS TABLE (rights text, object text)
@@ -297,7 +297,7 @@ BEGIN
             UNION ALL
             SELECT 'TYPE ' || t.oid::regtype, t.typacl, t.typowner
               FROM pg_catalog.pg_type AS t
-             WHERE t.typnamespace = 'fieldcrypt'::regnamespace AND t.typname = 'encrypted'
+             WHERE t.typnamespace = ANY (schemas) AND t.typname IN ('encrypted', 'health_finding')
           ) AS o (object, acl, owner), pg_catalog.aclexplode(o.acl) AS a
          WHERE a.grantee <> o.owner AND a.grantee <> 0
     LOOP

@@ -1,6 +1,6 @@
 -- Health: is everything all right, and if not, what is to be done?
 --
--- Each check is a function check_NAME, which always gives one row. It is cheap: it reads what the extension
+-- Each check is a function check_NAME, which always gives one finding. It is cheap: it reads what the extension
 -- keeps about keys, re-encryption and the audit log, never the values of users' tables, unless it is given
 -- a count of them. A status of NULL is "can't be told now": ok for who looks, and what alerts know stays as it
 -- is. identity is what a finding is about, without ages and counts that change by themselves: an alert is
@@ -66,6 +66,19 @@ AS $$
                 ELSE ARRAY(SELECT format('more than %s', 10 << power) FROM generate_series(1, 20) AS power WHERE $2 > 10 << power) END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.finding_identity(text[], bigint) IS 'what a finding is about: the things themselves, or how many they are about';
+
+CREATE TYPE fieldcrypt_internal.health_finding AS (status text, detail text, hint text, identity text[]);
+COMMENT ON TYPE fieldcrypt_internal.health_finding IS 'what a check of health found';
+COMMENT ON COLUMN fieldcrypt_internal.health_finding.status IS 'ok, warning or critical; NULL: can''t be told now';
+COMMENT ON COLUMN fieldcrypt_internal.health_finding.detail IS 'what is so';
+COMMENT ON COLUMN fieldcrypt_internal.health_finding.hint IS 'what to do';
+COMMENT ON COLUMN fieldcrypt_internal.health_finding.identity IS 'what it is about';
+
+CREATE FUNCTION fieldcrypt_internal.finding_of(status text, detail text, hint text DEFAULT NULL, identity text[] DEFAULT NULL)
+    RETURNS fieldcrypt_internal.health_finding
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$ SELECT $1, $2, $3, $4 $$;
+COMMENT ON FUNCTION fieldcrypt_internal.finding_of(text, text, text, text[]) IS 'a finding of these parts';
 
 CREATE FUNCTION fieldcrypt_internal.time_ago(moment timestamptz) RETURNS text
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp

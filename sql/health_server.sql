@@ -5,18 +5,16 @@ CREATE FUNCTION fieldcrypt_internal.is_preloaded() RETURNS boolean
 AS $$ SELECT (fieldcrypt_internal.audit_queue_status()::jsonb ->> 'is_preloaded')::boolean $$;
 COMMENT ON FUNCTION fieldcrypt_internal.is_preloaded() IS 'whether the server was started with the library; granted to nobody';
 
-CREATE FUNCTION fieldcrypt_internal.check_preload(
-        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+CREATE FUNCTION fieldcrypt_internal.check_preload(used jsonb) RETURNS fieldcrypt_internal.health_finding
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF fieldcrypt_internal.is_preloaded() THEN
-        status := 'ok';
-        detail := 'the server was started with pg_fieldcrypt';
+        RETURN fieldcrypt_internal.finding_of('ok', 'the server was started with pg_fieldcrypt');
     ELSE
-        status := 'warning';
-        detail := 'pg_fieldcrypt is not in shared_preload_libraries: failed decryptions are only in the server log, the audit log is not sealed, and statements are not redacted';
-        hint := 'Add pg_fieldcrypt to shared_preload_libraries, and restart the server.';
+        RETURN fieldcrypt_internal.finding_of('warning',
+            'pg_fieldcrypt is not in shared_preload_libraries: failed decryptions are only in the server log, the audit log is not sealed, and statements are not redacted',
+            'Add pg_fieldcrypt to shared_preload_libraries, and restart the server.');
     END IF;
 END
 $$;
@@ -63,8 +61,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.lets_values_out(text, text) IS 'whether a setting with this value writes literals or parameters to the server log';
 
-CREATE FUNCTION fieldcrypt_internal.check_statement_logging(
-        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+CREATE FUNCTION fieldcrypt_internal.check_statement_logging(used jsonb) RETURNS fieldcrypt_internal.health_finding
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
 DECLARE
@@ -77,36 +74,30 @@ BEGIN
          WHERE fieldcrypt_internal.lets_values_out(s.name, s.value)
          ORDER BY 1);
     IF fieldcrypt_internal.redaction_is_active() THEN
-        status := 'ok';
-        detail := 'statements that call the extension or touch encrypted columns are redacted in the server log';
-        RETURN;
+        RETURN fieldcrypt_internal.finding_of('ok', 'statements that call the extension or touch encrypted columns are redacted in the server log');
     END IF;
-    identity := leaks;
     IF cardinality(leaks) = 0 THEN
-        status := 'ok';
-        detail := 'statements that succeed are not logged; those that fail are, with their text, unless log_min_error_statement forbids it';
-        hint := 'With preload, fieldcrypt.redact_logs takes the values out of those too.';
-        RETURN;
+        RETURN fieldcrypt_internal.finding_of('ok',
+            'statements that succeed are not logged; those that fail are, with their text, unless log_min_error_statement forbids it',
+            'With preload, fieldcrypt.redact_logs takes the values out of those too.');
     END IF;
     parameters := EXISTS (SELECT FROM pg_settings AS s WHERE s.name = 'log_parameter_max_length' AND s.reset_val <> '0');
-    status := 'warning';
-    detail := format('plaintext values get into the server log as literals%s: %s', CASE WHEN parameters THEN ' and parameters' END, array_to_string(leaks[1:6], ', '));
-    hint := 'Put pg_fieldcrypt into shared_preload_libraries and leave fieldcrypt.redact_logs on, or take these settings back, also with log_parameter_max_length = 0.';
+    RETURN fieldcrypt_internal.finding_of('warning',
+        format('plaintext values get into the server log as literals%s: %s', CASE WHEN parameters THEN ' and parameters' END, array_to_string(leaks[1:6], ', ')),
+        'Put pg_fieldcrypt into shared_preload_libraries and leave fieldcrypt.redact_logs on, or take these settings back, also with log_parameter_max_length = 0.',
+        leaks);
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.check_statement_logging(jsonb) IS 'check: settings that write the literals of statements to the server log';
 
-CREATE FUNCTION fieldcrypt_internal.check_statement_visibility(
-        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+CREATE FUNCTION fieldcrypt_internal.check_statement_visibility(used jsonb) RETURNS fieldcrypt_internal.health_finding
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
 DECLARE
     roles text[];
 BEGIN
-    status := 'ok';
     IF NOT EXISTS (SELECT FROM fieldcrypt_internal.settings_that_hold('{track_activities}') AS s WHERE lower(btrim(s.value)) NOT IN ('off', 'false', 'no', '0')) THEN
-        detail := 'track_activities is off: running statements are not shown to others';
-        RETURN;
+        RETURN fieldcrypt_internal.finding_of('ok', 'track_activities is off: running statements are not shown to others');
     END IF;
     roles := ARRAY(
         SELECT r.rolname::text
@@ -114,28 +105,33 @@ BEGIN
          WHERE NOT r.rolsuper AND r.rolname NOT LIKE 'pg\_%' AND pg_has_role(r.oid, 'pg_read_all_stats', 'MEMBER')
          ORDER BY r.rolname);
     IF cardinality(roles) = 0 THEN
-        detail := 'the text of running statements, with its literals, is shown in pg_stat_activity to its role and to superusers only';
-        RETURN;
+        RETURN fieldcrypt_internal.finding_of('ok', 'the text of running statements, with its literals, is shown in pg_stat_activity to its role and to superusers only');
     END IF;
-    status := 'warning';
-    detail := format('the text of all running statements, with its literals, is shown in pg_stat_activity to %s',
-        fieldcrypt_internal.counted_names(ARRAY(SELECT fieldcrypt_internal.quoted_name(r.name) FROM unnest(roles) AS r(name)), cardinality(roles), 'role'));
-    hint := 'Pass values as parameters, which are not shown; REVOKE pg_read_all_stats or pg_monitor from who does not need it; or ALTER ROLE ... SET track_activities = off for the application''s roles.';
-    identity := fieldcrypt_internal.finding_identity(roles, cardinality(roles));
+    RETURN fieldcrypt_internal.finding_of('warning',
+        format('the text of all running statements, with its literals, is shown in pg_stat_activity to %s',
+            fieldcrypt_internal.counted_names(ARRAY(SELECT fieldcrypt_internal.quoted_name(r.name) FROM unnest(roles) AS r(name)), cardinality(roles), 'role')),
+        'Pass values as parameters, which are not shown; REVOKE pg_read_all_stats or pg_monitor from who does not need it; or ALTER ROLE ... SET track_activities = off for the application''s roles.',
+        fieldcrypt_internal.finding_identity(roles, cardinality(roles)));
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.check_statement_visibility(jsonb) IS 'check: roles that see the statements of others in pg_stat_activity';
 
 -- The newest rows are enough to judge: an attack that fails a million times is not counted to its end.
-CREATE FUNCTION fieldcrypt_internal.check_failed_decrypts(
-        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+CREATE FUNCTION fieldcrypt_internal.check_failed_decrypts(used jsonb) RETURNS fieldcrypt_internal.health_finding
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     span interval := fieldcrypt_internal.health_threshold('failed_decrypts_window');
     since timestamptz := clock_timestamp() - span;
+    status text;
+    detail text;
     found record;
 BEGIN
+    IF current_setting('fieldcrypt.audit_decrypt', true) = 'off' THEN
+        RETURN fieldcrypt_internal.finding_of('warning',
+            'not recorded: fieldcrypt.audit_decrypt is off',
+            'Set fieldcrypt.audit_decrypt to failures or more: values that do not decrypt are how an attack and damage show.');
+    END IF;
     WITH recent AS MATERIALIZED (
         SELECT l.actor, coalesce(l.value_count, 1) AS failed
           FROM fieldcrypt.audit_log AS l
@@ -153,22 +149,19 @@ BEGIN
     status := CASE WHEN found.total >= current_setting('fieldcrypt.health_failed_decrypts_critical')::integer THEN 'critical'
                    WHEN found.total >= current_setting('fieldcrypt.health_failed_decrypts')::integer THEN 'warning'
                    ELSE 'ok' END;
-    IF current_setting('fieldcrypt.audit_decrypt', true) = 'off' THEN
-        status := 'warning';
-        detail := 'not recorded: fieldcrypt.audit_decrypt is off';
-        hint := 'Set fieldcrypt.audit_decrypt to failures or more: values that do not decrypt are how an attack and damage show.';
-        RETURN;
-    END IF;
     detail := format('%s%s values did not decrypt in the last %s', CASE WHEN found.is_more THEN 'more than ' END, found.total, span);
     IF found.actors > 0 THEN
         detail := format('%s: %s', detail, fieldcrypt_internal.counted_names(found.names, found.actors, 'login role'));
     ELSIF NOT fieldcrypt_internal.is_preloaded() THEN
         detail := detail || '; without preload they are only in the server log';
     END IF;
-    IF status <> 'ok' THEN
-        hint := 'SELECT * FROM fieldcrypt.audit_log WHERE event = ''decrypt_failed'' ORDER BY id DESC LIMIT 20 tells who, from where and why. Wrong contexts after a change of the application look like this, and so do damage and attacks.';
-        identity := fieldcrypt_internal.finding_identity(found.items, found.actors);
+    IF status = 'ok' THEN
+        RETURN fieldcrypt_internal.finding_of('ok', detail);
     END IF;
+    RETURN fieldcrypt_internal.finding_of(status,
+        detail,
+        'SELECT * FROM fieldcrypt.audit_log WHERE event = ''decrypt_failed'' ORDER BY id DESC LIMIT 20 tells who, from where and why. Wrong contexts after a change of the application look like this, and so do damage and attacks.',
+        fieldcrypt_internal.finding_identity(found.items, found.actors));
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.check_failed_decrypts(jsonb) IS 'check: values that did not decrypt lately';
@@ -218,8 +211,7 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.decrypted_from(inet, timestamptz, timestamptz, integer) IS
     'who decrypted how many values from an address in some time: at most so many rows of the log; granted to nobody';
 
-CREATE FUNCTION fieldcrypt_internal.check_unusual_hours(
-        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+CREATE FUNCTION fieldcrypt_internal.check_unusual_hours(used jsonb) RETURNS fieldcrypt_internal.health_finding
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -227,15 +219,13 @@ DECLARE
     zone text := coalesce(hours ->> 'zone', current_setting('log_timezone'));
     span interval := fieldcrypt_internal.health_threshold('use_window');
     upto timestamptz := clock_timestamp();
+    detail text;
     found record;
 BEGIN
-    status := 'ok';
     IF hours IS NULL THEN
-        detail := 'not judged: fieldcrypt.health_hours is empty';
-        RETURN;
+        RETURN fieldcrypt_internal.finding_of('ok', 'not judged: fieldcrypt.health_hours is empty');
     ELSIF NOT fieldcrypt_internal.is_use_recorded() THEN
-        detail := 'not recorded: fieldcrypt.audit_decrypt is neither statements nor all';
-        RETURN;
+        RETURN fieldcrypt_internal.finding_of('ok', 'not recorded: fieldcrypt.audit_decrypt is neither statements nor all');
     END IF;
     SELECT count(*) AS rows, coalesce(sum(d.total), 0) AS total, count(DISTINCT d.actor) AS actors,
            array_agg(DISTINCT fieldcrypt_internal.quoted_name(d.actor)) AS names, array_agg(DISTINCT d.actor) AS items, max(d.at) AS latest
@@ -251,18 +241,18 @@ BEGIN
            fieldcrypt_internal.decrypting_addresses(upto - span) AS a,
            LATERAL fieldcrypt_internal.decrypted_from(a.address, lower(outside.part), upper(outside.part), 1000) AS d;
     detail := format('%s values were decrypted outside of %s in the last %s', found.total, current_setting('fieldcrypt.health_hours'), span);
-    IF found.rows > 0 THEN
-        status := 'warning';
-        detail := format('%s: %s, last at %s', detail, fieldcrypt_internal.counted_names(found.names, found.actors, 'login role'), date_trunc('second', found.latest));
-        hint := 'SELECT * FROM fieldcrypt.audit_log WHERE event = ''values_decrypted'' tells who, from where and which keys.';
-        identity := fieldcrypt_internal.finding_identity(found.items, found.actors);
+    IF found.rows = 0 THEN
+        RETURN fieldcrypt_internal.finding_of('ok', detail);
     END IF;
+    RETURN fieldcrypt_internal.finding_of('warning',
+        format('%s: %s, last at %s', detail, fieldcrypt_internal.counted_names(found.names, found.actors, 'login role'), date_trunc('second', found.latest)),
+        'SELECT * FROM fieldcrypt.audit_log WHERE event = ''values_decrypted'' tells who, from where and which keys.',
+        fieldcrypt_internal.finding_identity(found.items, found.actors));
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.check_unusual_hours(jsonb) IS 'check: values decrypted outside of the usual hours';
 
-CREATE FUNCTION fieldcrypt_internal.check_unusual_addresses(
-        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+CREATE FUNCTION fieldcrypt_internal.check_unusual_addresses(used jsonb) RETURNS fieldcrypt_internal.health_finding
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -271,10 +261,8 @@ DECLARE
     upto timestamptz := clock_timestamp();
     found record;
 BEGIN
-    status := 'ok';
     IF NOT fieldcrypt_internal.is_use_recorded() THEN
-        detail := 'not recorded: fieldcrypt.audit_decrypt is neither statements nor all';
-        RETURN;
+        RETURN fieldcrypt_internal.finding_of('ok', 'not recorded: fieldcrypt.audit_decrypt is neither statements nor all');
     END IF;
     SELECT count(*) FILTER (WHERE a.is_recent AND NOT a.is_known) AS total,
            array_agg(a.name ORDER BY a.address) FILTER (WHERE a.is_recent AND NOT a.is_known) AS names,
@@ -285,15 +273,15 @@ BEGIN
                    EXISTS (SELECT FROM fieldcrypt_internal.decrypted_from(d.address, upto - memory, upto - span, 1)) AS is_known
               FROM fieldcrypt_internal.decrypting_addresses(upto - memory) AS d) AS a;
     IF NOT found.has_history THEN
-        detail := format('no address is unusual yet: nothing was recorded before the last %s', span);
+        RETURN fieldcrypt_internal.finding_of('ok', format('no address is unusual yet: nothing was recorded before the last %s', span));
     ELSIF found.total = 0 THEN
-        detail := format('values were decrypted only from addresses that did so before, in the last %s', memory);
+        RETURN fieldcrypt_internal.finding_of('ok', format('values were decrypted only from addresses that did so before, in the last %s', memory));
     ELSE
-        status := 'warning';
-        detail := format('values were decrypted in the last %s from %s that never did so in the %s before', span,
-            fieldcrypt_internal.counted_names(found.names, found.total, 'host'), memory);
-        hint := 'SELECT * FROM fieldcrypt.audit_log WHERE event = ''values_decrypted'' tells who and which keys. An address that is all right becomes known by itself.';
-        identity := fieldcrypt_internal.finding_identity(found.names, found.total);
+        RETURN fieldcrypt_internal.finding_of('warning',
+            format('values were decrypted in the last %s from %s that never did so in the %s before', span,
+                fieldcrypt_internal.counted_names(found.names, found.total, 'host'), memory),
+            'SELECT * FROM fieldcrypt.audit_log WHERE event = ''values_decrypted'' tells who and which keys. An address that is all right becomes known by itself.',
+            fieldcrypt_internal.finding_identity(found.names, found.total));
     END IF;
 END
 $$;

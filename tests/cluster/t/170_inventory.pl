@@ -168,6 +168,7 @@ function erase_tenant_keys(text,text) v u
 function exported_keys(json) s u p
 function fail_table(oid,text,text) v u p
 function finding_identity(text[],bigint) s u p
+function finding_of(text,text,text,text[]) i u p
 function finish_master_key_rotation(bytea,bigint,bigint) v u d p
 function forget_alert(text) v u
 function forget_table(oid) v u p
@@ -302,6 +303,7 @@ table audit_log_20
 table audit_log_default
 table reencryption_chunks
 table reencryptions
+type health_finding
 EXPECTED
 
 my $inventory = <<'SQL';
@@ -343,7 +345,9 @@ SQL
 	'every object of the schemas belongs to the extension' => <<'SQL',
 SELECT format('%s', o.name) FROM (
     SELECT 'pg_proc'::regclass AS class, oid, oid::regprocedure::text AS name FROM pg_proc WHERE pronamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[])
-    UNION ALL SELECT 'pg_class'::regclass, oid, oid::regclass::text FROM pg_class WHERE relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND relkind NOT IN ('i', 'I')
+    UNION ALL SELECT 'pg_class'::regclass, oid, oid::regclass::text FROM pg_class WHERE relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND relkind NOT IN ('i', 'I', 'c')
+    UNION ALL SELECT 'pg_type'::regclass, t.oid, t.oid::regtype::text FROM pg_type AS t WHERE typnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[])
+        AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind <> 'c') AND NOT EXISTS (SELECT FROM pg_type AS e WHERE e.typarray = t.oid)
     UNION ALL SELECT 'pg_operator'::regclass, oid, oid::regoperator::text FROM pg_operator WHERE oprnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[])
 ) AS o WHERE NOT EXISTS (SELECT FROM pg_depend WHERE classid = o.class AND objid = o.oid AND deptype = 'e')
 SQL
@@ -369,7 +373,7 @@ SELECT format('%s: %s to %s', x.name, a.privilege_type, a.grantee::regrole) FROM
                 FROM pg_class WHERE relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND relkind NOT IN ('i', 'I')
     UNION ALL SELECT attrelid::regclass::text || '.' || attname, attacl, relowner FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid WHERE relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[])
     UNION ALL SELECT oid::regtype::text, coalesce(typacl, acldefault('T', typowner)), typowner FROM pg_type
-               WHERE typnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND typelem = 0 AND typtype <> 'c'
+               WHERE typnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND typelem = 0 AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = typrelid AND c.relkind <> 'c')
     UNION ALL SELECT nspname::text, coalesce(nspacl, acldefault('n', nspowner)), nspowner FROM pg_namespace WHERE nspname IN ('fieldcrypt', 'fieldcrypt_internal')
 ) AS x (name, acl, owner), aclexplode(x.acl) AS a WHERE a.grantee <> x.owner
 SQL
