@@ -115,7 +115,7 @@ BEGIN
     IF key.state IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'KF003',
             MESSAGE = format('encryption key %s does not exist in this database', key_id),
-            HINT = 'SELECT key_id, tenant, version, state FROM fieldcrypt.encryption_keys shows all.';
+            HINT = 'A value of it comes from another database, or fieldcrypt.encryption_keys was not restored with it. That table lists the keys that are here.';
     ELSIF key.purpose = 'audit' THEN
         RAISE EXCEPTION USING ERRCODE = 'KF018',
             MESSAGE = format('encryption key %s authenticates the audit log: it can''t be destroyed', key_id),

@@ -76,7 +76,7 @@ DECLARE
 BEGIN
     IF tenant = '' OR octet_length(tenant) > 1024 THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = 'a tenant''s name has 1 to 1024 bytes',
+            MESSAGE = 'a policy is for a tenant, whose name has 1 to 1024 bytes',
             HINT = 'NULL sets the default for all tenants.';
     END IF;
     -- First by itself: a date can't be moved by any interval.
