@@ -52,7 +52,7 @@ fuzz: ## fuzz the parsers (FUZZ_SECONDS=60)
 bench: install ## measure against the competitors, write the table and the picture
 	@bench/run.sh
 
-lint: setup ## rustfmt, clippy, cargo-deny, shellcheck
+lint: setup ## rustfmt, clippy, table of errors, cargo-deny, shellcheck
 	@tests/run/lint.sh
 
 fmt: ## format the code

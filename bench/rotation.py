@@ -142,7 +142,7 @@ def reencryption(sessions, source):
 
 
 def check_moved(session, table, answers):
-    state = session.run(f"SELECT state FROM fieldcrypt.reencryptions WHERE relation = '{table}'::regclass")
+    state = session.run(f"SELECT state FROM fieldcrypt_internal.reencryptions WHERE relation = '{table}'::regclass")
     left = session.run(f"SELECT count(*) FROM {table} WHERE fieldcrypt.key_id(x) <> {ACTIVE}")
     assert (state, left) == ("done", "0"), f"re-encryption is {state}, {left} rows are left: {answers}"
 

@@ -3,38 +3,38 @@
 -- The setting fieldcrypt.require_approval says what needs it. Who is who is session_user, and the role
 -- that logged in beside it: SET ROLE changes neither.
 
-CREATE FUNCTION fieldcrypt._needs_approval(operation text) RETURNS boolean
+CREATE FUNCTION fieldcrypt_internal.needs_approval(operation text) RETURNS boolean
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'fieldcrypt_needs_approval';
-COMMENT ON FUNCTION fieldcrypt._needs_approval(text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.needs_approval(text) IS
     'whether the configuration demands an approval for an operation (the setting itself could be shown wrong before the library is loaded)';
 
-CREATE FUNCTION fieldcrypt._login_role() RETURNS text
+CREATE FUNCTION fieldcrypt_internal.login_role() RETURNS text
     LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'fieldcrypt_login_role';
-COMMENT ON FUNCTION fieldcrypt._login_role() IS 'the role that logged in, whatever SET SESSION AUTHORIZATION says';
+COMMENT ON FUNCTION fieldcrypt_internal.login_role() IS 'the role that logged in, whatever SET SESSION AUTHORIZATION says';
 
 -- Who approves must mean it: a trigger or a function of somebody else, run in the approver's session,
 -- has the approver's name too.
-CREATE FUNCTION fieldcrypt._by_own_hand() RETURNS void
+CREATE FUNCTION fieldcrypt_internal.by_own_hand() RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_by_own_hand';
-CREATE FUNCTION fieldcrypt._refuse_unless_own_hand() RETURNS void
+CREATE FUNCTION fieldcrypt_internal.refuse_unless_own_hand() RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_refuse_unless_own_hand';
-COMMENT ON FUNCTION fieldcrypt._by_own_hand() IS
+COMMENT ON FUNCTION fieldcrypt_internal.by_own_hand() IS
     'notes, for the rest of the transaction, that a CALL of the session itself does this; an error in functions and triggers';
-COMMENT ON FUNCTION fieldcrypt._refuse_unless_own_hand() IS
-    'an error unless _by_own_hand was called in this transaction; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.refuse_unless_own_hand() IS
+    'an error unless by_own_hand was called in this transaction; granted to nobody';
 
-CREATE SEQUENCE fieldcrypt.approvals_id_seq AS bigint;
+CREATE SEQUENCE fieldcrypt_internal.approvals_id_seq AS bigint;
 
 -- Not in a dump: an approval lasts for days, and one that a restore could bring could be forged. What
 -- was asked, approved and done stays in the audit log.
 CREATE TABLE fieldcrypt.approvals (
-    id bigint PRIMARY KEY DEFAULT pg_catalog.nextval('fieldcrypt.approvals_id_seq'),
+    id bigint PRIMARY KEY DEFAULT pg_catalog.nextval('fieldcrypt_internal.approvals_id_seq'),
     operation text COLLATE "C" NOT NULL CHECK (operation IN ('rotate_master_key', 'shred_tenant', 'destroy_key')),
     subject text COLLATE "C" NOT NULL,
     reason text NOT NULL,
     requested_by text COLLATE "C" NOT NULL DEFAULT session_user,
-    requested_role text COLLATE "C" NOT NULL DEFAULT fieldcrypt._outer_role(),
-    requested_login text COLLATE "C" NOT NULL DEFAULT fieldcrypt._login_role(),
+    requested_role text COLLATE "C" NOT NULL DEFAULT fieldcrypt_internal.outer_role(),
+    requested_login text COLLATE "C" NOT NULL DEFAULT fieldcrypt_internal.login_role(),
     requested_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     expires_at timestamptz NOT NULL,
     approved_by text COLLATE "C",
@@ -54,13 +54,13 @@ CREATE INDEX approvals_subject ON fieldcrypt.approvals (operation, subject);
 
 -- ALWAYS: session_replication_role leaves them on.
 CREATE TRIGGER refuse_change BEFORE INSERT OR UPDATE OR DELETE ON fieldcrypt.approvals
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.approvals
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 ALTER TABLE fieldcrypt.approvals ENABLE ALWAYS TRIGGER refuse_change;
 ALTER TABLE fieldcrypt.approvals ENABLE ALWAYS TRIGGER refuse_truncate;
 
-COMMENT ON SEQUENCE fieldcrypt.approvals_id_seq IS 'ids of fieldcrypt.approvals';
+COMMENT ON SEQUENCE fieldcrypt_internal.approvals_id_seq IS 'ids of fieldcrypt.approvals';
 COMMENT ON TABLE fieldcrypt.approvals IS 'who asked for what, and who approved it: written by the extension only';
 COMMENT ON COLUMN fieldcrypt.approvals.id IS 'what approve and withdraw_approval take';
 COMMENT ON COLUMN fieldcrypt.approvals.operation IS 'rotate_master_key, shred_tenant or destroy_key';
@@ -81,29 +81,29 @@ COMMENT ON COLUMN fieldcrypt.approvals.used_at IS 'when it was done: an approval
 COMMENT ON COLUMN fieldcrypt.approvals.withdrawn_by IS 'who took it back';
 COMMENT ON COLUMN fieldcrypt.approvals.withdrawn_at IS 'when it was taken back';
 
-CREATE FUNCTION fieldcrypt._insert_approval(id bigint, operation text, subject text, reason text, seconds bigint) RETURNS boolean
+CREATE FUNCTION fieldcrypt_internal.insert_approval(id bigint, operation text, subject text, reason text, seconds bigint) RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_insert_approval';
-CREATE FUNCTION fieldcrypt._mark_approved(id bigint) RETURNS boolean
+CREATE FUNCTION fieldcrypt_internal.mark_approved(id bigint) RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_mark_approved';
-CREATE FUNCTION fieldcrypt._mark_used(id bigint) RETURNS boolean
+CREATE FUNCTION fieldcrypt_internal.mark_used(id bigint) RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_mark_used';
-CREATE FUNCTION fieldcrypt._mark_withdrawn(id bigint) RETURNS boolean
+CREATE FUNCTION fieldcrypt_internal.mark_withdrawn(id bigint) RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_mark_withdrawn';
-COMMENT ON FUNCTION fieldcrypt._insert_approval(bigint, text, text, text, bigint) IS 'writes a request of session_user; granted to nobody';
-COMMENT ON FUNCTION fieldcrypt._mark_approved(bigint) IS 'approves as session_user what another asked for and is open; granted to nobody';
-COMMENT ON FUNCTION fieldcrypt._mark_used(bigint) IS 'spends an approval of session_user; granted to nobody';
-COMMENT ON FUNCTION fieldcrypt._mark_withdrawn(bigint) IS 'takes an unused approval back; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.insert_approval(bigint, text, text, text, bigint) IS 'writes a request of session_user; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.mark_approved(bigint) IS 'approves as session_user what another asked for and is open; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.mark_used(bigint) IS 'spends an approval of session_user; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.mark_withdrawn(bigint) IS 'takes an unused approval back; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._record_approval(event text, operation text, subject text, reason text) RETURNS void
+CREATE FUNCTION fieldcrypt_internal.record_approval(event text, operation text, subject text, reason text) RETURNS void
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT fieldcrypt._record($1,
+    SELECT fieldcrypt_internal.record_event($1,
         CASE $2 WHEN 'shred_tenant' THEN $3
                 WHEN 'destroy_key' THEN (SELECT k.tenant FROM fieldcrypt.encryption_keys AS k WHERE k.key_id::text = $3) END,
         CASE WHEN $2 = 'destroy_key' THEN (SELECT k.key_id FROM fieldcrypt.encryption_keys AS k WHERE k.key_id::text = $3) END,
         format('%s %s: %s', $2, $3, $4), NULL)
 $$;
-COMMENT ON FUNCTION fieldcrypt._record_approval(text, text, text, text) IS 'an audit row about an approval; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.record_approval(text, text, text, text) IS 'an audit row about an approval; granted to nobody';
 
 CREATE FUNCTION fieldcrypt.request_approval(
         operation text, subject text, reason text, expires_in interval DEFAULT '24 hours') RETURNS bigint
@@ -117,7 +117,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
             MESSAGE = 'operation, subject, reason and expires_in must not be NULL';
     END IF;
-    PERFORM fieldcrypt._needs_approval(operation);
+    PERFORM fieldcrypt_internal.needs_approval(operation);
     IF NOT (CASE operation
             WHEN 'rotate_master_key' THEN subject ~ '^[0-9a-f]{32}$'
             WHEN 'destroy_key' THEN subject ~ '^[1-9][0-9]{0,18}$'
@@ -136,10 +136,10 @@ BEGIN
             MESSAGE = 'a request expires after 7 days at most',
             HINT = 'Leave expires_in out for 24 hours.';
     END IF;
-    new_id := nextval('fieldcrypt.approvals_id_seq');
-    PERFORM fieldcrypt._insert_approval(new_id, operation, subject, reason,
+    new_id := nextval('fieldcrypt_internal.approvals_id_seq');
+    PERFORM fieldcrypt_internal.insert_approval(new_id, operation, subject, reason,
         ceil(EXTRACT(epoch FROM expires_in))::bigint);
-    PERFORM fieldcrypt._record_approval('approval_requested', operation, subject,
+    PERFORM fieldcrypt_internal.record_approval('approval_requested', operation, subject,
         format('request %s: %s', new_id, reason));
     RETURN new_id;
 END
@@ -155,18 +155,18 @@ DECLARE
     request fieldcrypt.approvals;
 BEGIN
     SELECT a.* INTO request FROM fieldcrypt.approvals AS a WHERE a.id = id;
-    IF NOT coalesce(fieldcrypt._mark_withdrawn(id), false) THEN
+    IF NOT coalesce(fieldcrypt_internal.mark_withdrawn(id), false) THEN
         RAISE EXCEPTION USING ERRCODE = 'KF019',
             MESSAGE = format('there is no request %s that could be withdrawn', id),
             HINT = 'SELECT * FROM fieldcrypt.approvals shows all: used and withdrawn ones stay as they are.';
     END IF;
-    PERFORM fieldcrypt._record_approval('approval_withdrawn', request.operation, request.subject, format('request %s', id));
+    PERFORM fieldcrypt_internal.record_approval('approval_withdrawn', request.operation, request.subject, format('request %s', id));
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt.withdraw_approval(bigint) IS 'takes a request, approved or not, back: anybody with manage can';
 
 -- A refusal is given back, not raised: so the record of it stays.
-CREATE FUNCTION fieldcrypt._approve_step(id bigint, OUT message text, OUT hint text)
+CREATE FUNCTION fieldcrypt_internal.approve_step(id bigint, OUT message text, OUT hint text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
@@ -174,8 +174,8 @@ DECLARE
     request fieldcrypt.approvals;
 BEGIN
     SELECT a.* INTO request FROM fieldcrypt.approvals AS a WHERE a.id = id;
-    IF fieldcrypt._mark_approved(id) THEN
-        PERFORM fieldcrypt._record_approval('approval_given', request.operation, request.subject,
+    IF fieldcrypt_internal.mark_approved(id) THEN
+        PERFORM fieldcrypt_internal.record_approval('approval_given', request.operation, request.subject,
             format('request %s of %s: %s', id, request.requested_by, request.reason));
         RETURN;
     END IF;
@@ -196,11 +196,11 @@ BEGIN
         message := format('request %s is your own', id);
         hint := 'Another person approves it, who logs in with a role of their own: SET ROLE and SET SESSION AUTHORIZATION don''t count.';
     END IF;
-    PERFORM fieldcrypt._record_approval('approval_refused', coalesce(request.operation, 'approve'),
+    PERFORM fieldcrypt_internal.record_approval('approval_refused', coalesce(request.operation, 'approve'),
         coalesce(request.subject, '?'), message);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._approve_step(bigint) IS
+COMMENT ON FUNCTION fieldcrypt_internal.approve_step(bigint) IS
     'approves a request; a refusal is recorded and given back, not raised';
 
 CREATE PROCEDURE fieldcrypt.approve(id bigint)
@@ -214,9 +214,9 @@ BEGIN
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    PERFORM fieldcrypt._refuse_unless_writable();
-    PERFORM fieldcrypt._by_own_hand();
-    SELECT s.message, s.hint INTO step FROM fieldcrypt._approve_step(id) AS s;
+    PERFORM fieldcrypt_internal.refuse_unless_writable();
+    PERFORM fieldcrypt_internal.by_own_hand();
+    SELECT s.message, s.hint INTO step FROM fieldcrypt_internal.approve_step(id) AS s;
     COMMIT;
     IF step.message IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'KF019', MESSAGE = step.message, HINT = step.hint;
@@ -227,19 +227,19 @@ COMMENT ON PROCEDURE fieldcrypt.approve(bigint) IS
     'approves what another role asked for with request_approval; a refusal is an error and a row of the audit log';
 
 -- For procedures: what is refused is recorded and given back, and they commit before they raise it.
-CREATE FUNCTION fieldcrypt._spend_approval(operation text, subject text, OUT message text, OUT hint text)
+CREATE FUNCTION fieldcrypt_internal.spend_approval(operation text, subject text, OUT message text, OUT hint text)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
     request fieldcrypt.approvals;
 BEGIN
-    IF NOT fieldcrypt._needs_approval(operation) THEN
+    IF NOT fieldcrypt_internal.needs_approval(operation) THEN
         RETURN;
     END IF;
     -- destroy_key is only scheduled, and retire_keys is a function.
     IF operation <> 'destroy_key' THEN
-        PERFORM fieldcrypt._refuse_unless_own_hand();
+        PERFORM fieldcrypt_internal.refuse_unless_own_hand();
     END IF;
     FOR request IN
         SELECT a.* FROM fieldcrypt.approvals AS a
@@ -249,8 +249,8 @@ BEGIN
          ORDER BY a.expires_at, a.id
     LOOP
         -- Holds the same conditions: another session may have been faster.
-        IF fieldcrypt._mark_used(request.id) THEN
-            PERFORM fieldcrypt._record_approval('approval_used', operation, subject,
+        IF fieldcrypt_internal.mark_used(request.id) THEN
+            PERFORM fieldcrypt_internal.record_approval('approval_used', operation, subject,
                 format('request %s, approved by %s: %s', request.id, request.approved_by, request.reason));
             RETURN;
         END IF;
@@ -273,8 +273,8 @@ BEGIN
     hint := format(
         'SELECT fieldcrypt.request_approval(%L, %L, reason); then another role: CALL fieldcrypt.approve(id). What needs it is in fieldcrypt.require_approval.',
         operation, subject);
-    PERFORM fieldcrypt._record_approval('approval_refused', operation, subject, message);
+    PERFORM fieldcrypt_internal.record_approval('approval_refused', operation, subject, message);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._spend_approval(text, text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.spend_approval(text, text) IS
     'spends the approval that an operation needs by the configuration; without one, records and gives back why; granted to nobody';

@@ -1,24 +1,24 @@
 -- The audit log: append-only, partitioned by year from the start.
 
-CREATE FUNCTION fieldcrypt._refuse_change() RETURNS trigger
+CREATE FUNCTION fieldcrypt_internal.refuse_change() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'fieldcrypt_refuse_change';
-CREATE FUNCTION fieldcrypt._refuse_restore_over() RETURNS trigger
+CREATE FUNCTION fieldcrypt_internal.refuse_restore_over() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'fieldcrypt_refuse_restore_over';
-CREATE FUNCTION fieldcrypt._refuse_restore_over_log() RETURNS trigger
+CREATE FUNCTION fieldcrypt_internal.refuse_restore_over_log() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'fieldcrypt_refuse_restore_over_log';
-CREATE FUNCTION fieldcrypt._outer_role() RETURNS text
+CREATE FUNCTION fieldcrypt_internal.outer_role() RETURNS text
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'fieldcrypt_outer_role';
-COMMENT ON FUNCTION fieldcrypt._refuse_change() IS 'trigger: only the extension itself changes its tables';
-COMMENT ON FUNCTION fieldcrypt._refuse_restore_over() IS 'trigger: nothing is restored over existing keys';
-COMMENT ON FUNCTION fieldcrypt._refuse_restore_over_log() IS 'trigger: nothing is restored over an existing log';
-COMMENT ON FUNCTION fieldcrypt._outer_role() IS 'the role chosen with SET ROLE, whatever SECURITY DEFINER function runs';
+COMMENT ON FUNCTION fieldcrypt_internal.refuse_change() IS 'trigger: only the extension itself changes its tables';
+COMMENT ON FUNCTION fieldcrypt_internal.refuse_restore_over() IS 'trigger: nothing is restored over existing keys';
+COMMENT ON FUNCTION fieldcrypt_internal.refuse_restore_over_log() IS 'trigger: nothing is restored over an existing log';
+COMMENT ON FUNCTION fieldcrypt_internal.outer_role() IS 'the role chosen with SET ROLE, whatever SECURITY DEFINER function runs';
 
 -- Ids start at the clock, in microseconds, and are spent more slowly than it runs. So the sequence of a
 -- restored database begins above all the ids that it receives, and it needs no place in the dump: there
 -- a setval that comes after a refused restore would make an existing database deal out ids again.
 DO $sequence$
 BEGIN
-    EXECUTE pg_catalog.format('CREATE SEQUENCE fieldcrypt.audit_log_id_seq AS bigint START WITH %s',
+    EXECUTE pg_catalog.format('CREATE SEQUENCE fieldcrypt_internal.audit_log_id_seq AS bigint START WITH %s',
         pg_catalog.floor(EXTRACT(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint);
 END
 $sequence$;
@@ -53,11 +53,11 @@ CREATE TABLE fieldcrypt.audit_log (
 ) PARTITION BY RANGE (at);
 
 CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.audit_log
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.audit_log
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.audit_log
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_restore_over_log();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over_log();
 
 -- A partition is found by pg_dump only if it is registered, and it can be registered only here: so
 -- the years to come are made now. What lies outside them goes into the default partition.
@@ -70,31 +70,31 @@ BEGIN
         IF year < 2056 THEN
             part := pg_catalog.format('audit_log_%s', year);
             EXECUTE pg_catalog.format(
-                'CREATE TABLE fieldcrypt.%I PARTITION OF fieldcrypt.audit_log FOR VALUES FROM (%L) TO (%L)',
+                'CREATE TABLE fieldcrypt_internal.%I PARTITION OF fieldcrypt.audit_log FOR VALUES FROM (%L) TO (%L)',
                 part, year || '-01-01 00:00:00+00', year + 1 || '-01-01 00:00:00+00');
         ELSE
             part := 'audit_log_default';
             EXECUTE pg_catalog.format(
-                'CREATE TABLE fieldcrypt.%I PARTITION OF fieldcrypt.audit_log DEFAULT', part);
+                'CREATE TABLE fieldcrypt_internal.%I PARTITION OF fieldcrypt.audit_log DEFAULT', part);
         END IF;
-        EXECUTE pg_catalog.format('ALTER TABLE fieldcrypt.%I ADD PRIMARY KEY (id)', part);
-        EXECUTE pg_catalog.format('CREATE UNIQUE INDEX ON fieldcrypt.%I (leaf) WHERE leaf IS NOT NULL', part);
-        EXECUTE pg_catalog.format('CREATE INDEX ON fieldcrypt.%I (id) WHERE leaf IS NULL', part);
+        EXECUTE pg_catalog.format('ALTER TABLE fieldcrypt_internal.%I ADD PRIMARY KEY (id)', part);
+        EXECUTE pg_catalog.format('CREATE UNIQUE INDEX ON fieldcrypt_internal.%I (leaf) WHERE leaf IS NOT NULL', part);
+        EXECUTE pg_catalog.format('CREATE INDEX ON fieldcrypt_internal.%I (id) WHERE leaf IS NULL', part);
         EXECUTE pg_catalog.format(
-            'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.%I
-                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change()', part);
+            'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt_internal.%I
+                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change()', part);
         EXECUTE pg_catalog.format(
-            'CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.%I
-                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_restore_over_log()', part);
+            'CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt_internal.%I
+                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over_log()', part);
         EXECUTE pg_catalog.format(
-            'COMMENT ON TABLE fieldcrypt.%I IS %L', part, 'partition of fieldcrypt.audit_log; read that');
+            'COMMENT ON TABLE fieldcrypt_internal.%I IS %L', part, 'partition of fieldcrypt.audit_log; read that');
         PERFORM pg_catalog.pg_extension_config_dump(
-            pg_catalog.format('fieldcrypt.%I', part)::pg_catalog.regclass, '');
+            pg_catalog.format('fieldcrypt_internal.%I', part)::pg_catalog.regclass, '');
     END LOOP;
 END
 $partitions$;
 
-COMMENT ON SEQUENCE fieldcrypt.audit_log_id_seq IS 'ids of fieldcrypt.audit_log; gaps are rolled-back transactions';
+COMMENT ON SEQUENCE fieldcrypt_internal.audit_log_id_seq IS 'ids of fieldcrypt.audit_log; gaps are rolled-back transactions';
 COMMENT ON TABLE fieldcrypt.audit_log IS 'who did what with which key and which row: append-only, never a value';
 COMMENT ON COLUMN fieldcrypt.audit_log.id IS 'in the order of writing; gaps are rolled-back transactions';
 COMMENT ON COLUMN fieldcrypt.audit_log.at IS 'when it happened, by the clock';
@@ -120,8 +120,8 @@ COMMENT ON COLUMN fieldcrypt.audit_log.mac_key_id IS 'the key of that HMAC';
 COMMENT ON COLUMN fieldcrypt.audit_log.leaf IS 'number of the row in the Merkle tree that seals the log; NULL until it is sealed';
 COMMENT ON COLUMN fieldcrypt.audit_log.changed_columns IS 'encrypted columns whose stored value changed';
 
-CREATE FUNCTION fieldcrypt._record(
+CREATE FUNCTION fieldcrypt_internal.record_event(
         event text, tenant text, key_id bigint, reason text, table_name text) RETURNS void
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'fieldcrypt_record';
-COMMENT ON FUNCTION fieldcrypt._record(text, text, bigint, text, text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.record_event(text, text, bigint, text, text) IS
     'writes a row of the audit log; granted to nobody, called by functions of the extension';

@@ -102,13 +102,13 @@ BEGIN
     FOREACH part IN ARRAY '{audit_origins,audit_signers,audit_checkpoints,audit_retirements}'::text[] LOOP
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.%I
-                FOR EACH ROW EXECUTE FUNCTION fieldcrypt._refuse_change()', part);
+                FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change()', part);
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.%I
-                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change()', part);
+                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change()', part);
         EXECUTE pg_catalog.format(
             'CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.%I
-                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_restore_over_log()', part);
+                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over_log()', part);
         PERFORM pg_catalog.pg_extension_config_dump(
             pg_catalog.format('fieldcrypt.%I', part)::pg_catalog.regclass, '');
     END LOOP;
@@ -116,14 +116,14 @@ END
 $guards$;
 
 -- Whether somebody seems to be restoring a dump into this database, whose rows bring leaves with them.
-CREATE FUNCTION fieldcrypt._is_being_restored() RETURNS boolean
+CREATE FUNCTION fieldcrypt_internal.is_being_restored() RETURNS boolean
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
     SELECT EXISTS (SELECT FROM pg_stat_activity AS a
                     WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
-                      AND (a.application_name = 'pg_restore' OR a.state <> 'idle' AND a.query ~ '^\s*COPY fieldcrypt\.'))
+                      AND (a.application_name = 'pg_restore' OR a.state <> 'idle' AND a.query ~ '^\s*COPY fieldcrypt(_internal)?\.'))
 $$;
-COMMENT ON FUNCTION fieldcrypt._is_being_restored() IS 'whether a dump seems to be coming in; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.is_being_restored() IS 'whether a dump seems to be coming in; granted to nobody';
 
 CREATE FUNCTION fieldcrypt.acknowledge_audit_fork(reason text) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_acknowledge_audit_fork';
@@ -132,43 +132,43 @@ COMMENT ON FUNCTION fieldcrypt.acknowledge_audit_fork(text) IS
 
 -- Retention. The procedure loops and commits; what it does is done by steps with the owner's rights.
 
-CREATE FUNCTION fieldcrypt._audit_retention() RETURNS text
+CREATE FUNCTION fieldcrypt_internal.audit_retention() RETURNS text
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'fieldcrypt_audit_retention';
-COMMENT ON FUNCTION fieldcrypt._audit_retention() IS
+COMMENT ON FUNCTION fieldcrypt_internal.audit_retention() IS
     'the setting fieldcrypt.audit_retention (which itself could be shown wrong before the library is loaded)';
-CREATE FUNCTION fieldcrypt._retire_audit_partition(partition text) RETURNS bigint
+CREATE FUNCTION fieldcrypt_internal.retire_audit_partition(partition text) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_retire_audit_partition';
-COMMENT ON FUNCTION fieldcrypt._retire_audit_partition(text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.retire_audit_partition(text) IS
     'empties a partition of the audit log, if a checkpoint keeps what follows provable; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._lock_audit_partition(partition text, OUT row_count bigint, OUT unsealed bigint, OUT size bigint)
+CREATE FUNCTION fieldcrypt_internal.lock_audit_partition(partition text, OUT row_count bigint, OUT unsealed bigint, OUT size bigint)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    EXECUTE format('LOCK TABLE fieldcrypt.%I IN ACCESS EXCLUSIVE MODE', partition);
-    EXECUTE format('SELECT count(*), count(*) FILTER (WHERE l.leaf IS NULL), coalesce(max(l.leaf) + 1, 0) FROM fieldcrypt.%I AS l', partition)
+    EXECUTE format('LOCK TABLE fieldcrypt_internal.%I IN ACCESS EXCLUSIVE MODE', partition);
+    EXECUTE format('SELECT count(*), count(*) FILTER (WHERE l.leaf IS NULL), coalesce(max(l.leaf) + 1, 0) FROM fieldcrypt_internal.%I AS l', partition)
        INTO row_count, unsealed, size;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._lock_audit_partition(text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.lock_audit_partition(text) IS
     'how many rows a partition of the audit log has, how many of them have no leaf, and the number behind the last leaf; locks it; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._empty_audit_partition(partition text) RETURNS void
+CREATE FUNCTION fieldcrypt_internal.empty_audit_partition(partition text) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    EXECUTE format('TRUNCATE fieldcrypt.%I', partition);
+    EXECUTE format('TRUNCATE fieldcrypt_internal.%I', partition);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._empty_audit_partition(text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.empty_audit_partition(text) IS
     'empties a partition of the audit log; granted to nobody, passes only from the library';
 
-CREATE FUNCTION fieldcrypt._next_audit_partition(after_partition text) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.next_audit_partition(after_partition text) RETURNS text
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET timezone = 'UTC' SET intervalstyle = 'postgres'
 AS $$
 DECLARE
-    setting text := fieldcrypt._audit_retention();
+    setting text := fieldcrypt_internal.audit_retention();
     retention interval;
     part text;
     has_rows boolean;
@@ -190,7 +190,7 @@ BEGIN
            AND make_timestamptz(right(c.relname, 4)::integer + 1, 1, 1, 0, 0, 0, 'UTC') <= now() - retention
          ORDER BY c.relname
     LOOP
-        EXECUTE format('SELECT EXISTS (SELECT FROM fieldcrypt.%I)', part) INTO has_rows;
+        EXECUTE format('SELECT EXISTS (SELECT FROM fieldcrypt_internal.%I)', part) INTO has_rows;
         IF has_rows THEN
             RETURN part;
         END IF;
@@ -198,22 +198,22 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._next_audit_partition(text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.next_audit_partition(text) IS
     'the next partition of the audit log, in the order of years, that has rows and is older than fieldcrypt.audit_retention';
 
-CREATE FUNCTION fieldcrypt._retire_audit_step(partition text) RETURNS bigint
+CREATE FUNCTION fieldcrypt_internal.retire_audit_step(partition text) RETURNS bigint
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     -- Whoever calls it by hand retires nothing that is not due.
-    IF partition IS DISTINCT FROM fieldcrypt._next_audit_partition(NULL) THEN
+    IF partition IS DISTINCT FROM fieldcrypt_internal.next_audit_partition(NULL) THEN
         RAISE EXCEPTION USING ERRCODE = 'KF028', MESSAGE = 'this partition of the audit log is not the next one to be retired',
             HINT = 'CALL fieldcrypt.apply_audit_retention()';
     END IF;
-    RETURN fieldcrypt._retire_audit_partition(partition);
+    RETURN fieldcrypt_internal.retire_audit_partition(partition);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._retire_audit_step(text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.retire_audit_step(text) IS
     'empties the oldest partition of the audit log that is older than fieldcrypt.audit_retention';
 
 CREATE PROCEDURE fieldcrypt.apply_audit_retention()
@@ -230,10 +230,10 @@ BEGIN
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     LOOP
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-        PERFORM fieldcrypt._refuse_unless_writable();
-        part := fieldcrypt._next_audit_partition(part);
+        PERFORM fieldcrypt_internal.refuse_unless_writable();
+        part := fieldcrypt_internal.next_audit_partition(part);
         EXIT WHEN part IS NULL;
-        rows_retired := fieldcrypt._retire_audit_step(part);
+        rows_retired := fieldcrypt_internal.retire_audit_step(part);
         COMMIT;
         -- At once: any expression after a COMMIT takes a snapshot, and then it is too late.
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;

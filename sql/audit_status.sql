@@ -1,8 +1,8 @@
 -- How the queue, the worker and the seals of the audit log stand.
 
-CREATE FUNCTION fieldcrypt._audit_status() RETURNS text
+CREATE FUNCTION fieldcrypt_internal.audit_queue_status() RETURNS text
     LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'fieldcrypt_audit_status';
-COMMENT ON FUNCTION fieldcrypt._audit_status() IS 'what shared memory tells of this database''s audit queue';
+COMMENT ON FUNCTION fieldcrypt_internal.audit_queue_status() IS 'what shared memory tells of this database''s audit queue';
 
 CREATE FUNCTION fieldcrypt.audit_status(
         OUT is_preloaded boolean, OUT is_standby boolean, OUT ring_bytes bigint, OUT ring_used bigint,
@@ -15,7 +15,7 @@ AS $$
            s.last_written_at,
            (SELECT count(*) FROM fieldcrypt.audit_log AS l WHERE l.leaf IS NULL),
            s.last_checkpoint_at, s.last_checkpoint_size, s.last_problem
-      FROM jsonb_to_record(fieldcrypt._audit_status()::jsonb) AS s (
+      FROM jsonb_to_record(fieldcrypt_internal.audit_queue_status()::jsonb) AS s (
            is_preloaded boolean, ring_bytes bigint, ring_used bigint, queued_events bigint, gap_events bigint,
            worker_pid integer, last_written_at timestamptz, last_checkpoint_at timestamptz,
            last_checkpoint_size bigint, last_problem text)

@@ -1,35 +1,35 @@
 -- The triggers that write the audit log for a user's tables.
 
-CREATE FUNCTION fieldcrypt._audit_change() RETURNS trigger
+CREATE FUNCTION fieldcrypt_internal.audit_change() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'fieldcrypt_audit_change';
-COMMENT ON FUNCTION fieldcrypt._audit_change() IS 'trigger: records who changed which row and which encrypted columns';
+COMMENT ON FUNCTION fieldcrypt_internal.audit_change() IS 'trigger: records who changed which row and which encrypted columns';
 
 -- Whether a table has the triggers, enabled and of this extension: a name alone proves nothing.
-CREATE FUNCTION fieldcrypt._has_audit_trigger(target regclass, trigger_name name) RETURNS boolean
+CREATE FUNCTION fieldcrypt_internal.has_audit_trigger(target regclass, trigger_name name) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT EXISTS (SELECT FROM pg_trigger AS t
                     WHERE t.tgrelid = $1 AND t.tgname = $2 AND t.tgenabled IN ('O', 'A')
-                      AND t.tgfoid = 'fieldcrypt._audit_change()'::regprocedure)
+                      AND t.tgfoid = 'fieldcrypt_internal.audit_change()'::regprocedure)
 $$;
-COMMENT ON FUNCTION fieldcrypt._has_audit_trigger(regclass, name) IS 'whether a table has that trigger of audit_table, enabled';
+COMMENT ON FUNCTION fieldcrypt_internal.has_audit_trigger(regclass, name) IS 'whether a table has that trigger of audit_table, enabled';
 
 -- Records what is so, not what the caller says: whoever may call this can't forge an entry.
-CREATE FUNCTION fieldcrypt._record_table_audit(target regclass, audited boolean) RETURNS void
+CREATE FUNCTION fieldcrypt_internal.record_table_audit(target regclass, audited boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = target)
-       OR audited IS DISTINCT FROM fieldcrypt._has_audit_trigger(target, 'fieldcrypt_audit_change')
-       OR NOT has_table_privilege(fieldcrypt._outer_role()::name, target, 'TRIGGER') THEN
+       OR audited IS DISTINCT FROM fieldcrypt_internal.has_audit_trigger(target, 'fieldcrypt_audit_change')
+       OR NOT has_table_privilege(fieldcrypt_internal.outer_role()::name, target, 'TRIGGER') THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
             MESSAGE = 'only what audit_table and unaudit_table have done to a table of yours is recorded';
     END IF;
-    PERFORM fieldcrypt._record(
+    PERFORM fieldcrypt_internal.record_event(
         CASE WHEN audited THEN 'table_audited' ELSE 'table_unaudited' END, NULL, NULL, NULL, target::text);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._record_table_audit(regclass, boolean) IS 'records that a table''s audit triggers were made or dropped';
+COMMENT ON FUNCTION fieldcrypt_internal.record_table_audit(regclass, boolean) IS 'records that a table''s audit triggers were made or dropped';
 
 -- With the caller's rights: whoever may not put a trigger on the table may not audit it.
 CREATE FUNCTION fieldcrypt.audit_table(target regclass) RETURNS void
@@ -45,12 +45,12 @@ BEGIN
             MESSAGE = format('%s is not a table', coalesce(target::text, 'NULL')),
             HINT = 'Only tables and partitioned tables can be audited.';
     END IF;
-    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = target AND c.relnamespace = 'fieldcrypt'::regnamespace) THEN
+    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = target AND c.relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[])) THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s belongs to pg_fieldcrypt', target),
             HINT = 'Its own tables are recorded already.';
     END IF;
-    IF NOT fieldcrypt._has_audit_trigger(target, 'fieldcrypt_audit_change') THEN
+    IF NOT fieldcrypt_internal.has_audit_trigger(target, 'fieldcrypt_audit_change') THEN
         -- Partitions that were audited on their own get the trigger of the whole instead; one that
         -- only has the name, or is disabled, is made anew.
         FOR member IN
@@ -62,24 +62,24 @@ BEGIN
         END LOOP;
         EXECUTE format(
             'CREATE TRIGGER fieldcrypt_audit_change AFTER INSERT OR UPDATE OR DELETE ON %s
-                FOR EACH ROW EXECUTE FUNCTION fieldcrypt._audit_change()', target);
+                FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.audit_change()', target);
         changed := true;
     END IF;
     FOR member IN
         SELECT m.relid FROM (SELECT target AS relid UNION SELECT relid FROM pg_partition_tree(target)) AS m
           JOIN pg_class AS c ON c.oid = m.relid AND c.relkind IN ('r', 'p')
-         WHERE NOT fieldcrypt._has_audit_trigger(m.relid, 'fieldcrypt_audit_truncate')
+         WHERE NOT fieldcrypt_internal.has_audit_trigger(m.relid, 'fieldcrypt_audit_truncate')
     LOOP
         IF EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgrelid = member AND t.tgname = 'fieldcrypt_audit_truncate') THEN
             EXECUTE format('DROP TRIGGER fieldcrypt_audit_truncate ON %s', member);
         END IF;
         EXECUTE format(
             'CREATE TRIGGER fieldcrypt_audit_truncate AFTER TRUNCATE ON %s
-                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._audit_change()', member);
+                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.audit_change()', member);
         changed := true;
     END LOOP;
     IF changed THEN
-        PERFORM fieldcrypt._record_table_audit(target, true);
+        PERFORM fieldcrypt_internal.record_table_audit(target, true);
     END IF;
 END
 $$;
@@ -104,7 +104,7 @@ BEGIN
         changed := true;
     END LOOP;
     IF changed THEN
-        PERFORM fieldcrypt._record_table_audit(target, false);
+        PERFORM fieldcrypt_internal.record_table_audit(target, false);
     END IF;
 END
 $$;

@@ -1,8 +1,8 @@
 -- Verification of the sealed audit log. What is judged, and how, is in crates/audit.
 
-CREATE FUNCTION fieldcrypt._verify_audit_log(from_time timestamptz, to_time timestamptz, anchor text) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.audit_log_findings(from_time timestamptz, to_time timestamptz, anchor text) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_verify_audit_log';
-COMMENT ON FUNCTION fieldcrypt._verify_audit_log(timestamptz, timestamptz, text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.audit_log_findings(timestamptz, timestamptz, text) IS
     'the findings of verify_audit_log as JSON; granted to nobody';
 
 CREATE FUNCTION fieldcrypt.verify_audit_log(
@@ -12,7 +12,7 @@ CREATE FUNCTION fieldcrypt.verify_audit_log(
 AS $$
     SELECT f.status, f.finding, f.leaf, f.log_id, f.detail
       FROM ROWS FROM (
-           jsonb_to_recordset(fieldcrypt._verify_audit_log($1, $2, $3)::jsonb)
+           jsonb_to_recordset(fieldcrypt_internal.audit_log_findings($1, $2, $3)::jsonb)
            AS (status text, finding text, leaf bigint, log_id bigint, detail text)
            ) WITH ORDINALITY AS f (status, finding, leaf, log_id, detail, place)
      ORDER BY f.place

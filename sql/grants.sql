@@ -1,9 +1,9 @@
 -- Rights: nothing for PUBLIC; the rest by name.
 
-REVOKE ALL ON SCHEMA fieldcrypt FROM PUBLIC;
-REVOKE ALL ON TYPE fieldcrypt.encrypted FROM PUBLIC;
+REVOKE ALL ON SCHEMA fieldcrypt, fieldcrypt_internal FROM PUBLIC;
+REVOKE ALL ON TYPE fieldcrypt.encrypted, fieldcrypt_internal.health_finding FROM PUBLIC;
 
-CREATE FUNCTION fieldcrypt._privilege_objects(privilege text)
+CREATE FUNCTION fieldcrypt_internal.privilege_objects(privilege text)
     RETURNS TABLE (rights text, object text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -20,26 +20,26 @@ AS $$
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.create_key(text)'),
         ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.rotate_keys(text, text, boolean)'),
         -- Rotation of keys and of the master key, and their schedule.
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._rotate_step(text, text, boolean, bigint, timestamptz)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._refuse_unless_writable()'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._next_tenant(text, boolean, timestamptz)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._due_audit_key(boolean, timestamptz)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._count_active_tenants()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.rotate_step(text, text, boolean, bigint, timestamptz)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.refuse_unless_writable()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.next_tenant(text, boolean, timestamptz)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.due_audit_key(boolean, timestamptz)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.count_active_tenants()'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.set_rotation_policy(text, interval)'),
         ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.rotate_master_key(integer, interval)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._target_master_key()'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._begin_master_key_rotation(bytea)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._keys_to_rewrap(bytea)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._rewrap_step(bytea, bigint, integer, boolean)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._finish_master_key_rotation(bytea, bigint, bigint)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._lock_holders(regclass)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._short_fingerprint(bytea)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.target_master_key()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.begin_master_key_rotation(bytea)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.keys_to_rewrap(bytea)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.rewrap_step(bytea, bigint, integer, boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.finish_master_key_rotation(bytea, bigint, bigint)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.lock_holders(regclass)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.short_fingerprint(bytea)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.schedule_rotation(text, text, text)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.unschedule_rotation()'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._scheduled_jobs(text, text, text)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._refuse_without_cron(jsonb)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._schedule_jobs(jsonb)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._unschedule_jobs(jsonb)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.scheduled_jobs(text, text, text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.refuse_without_cron(jsonb)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.schedule_jobs(jsonb)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.unschedule_jobs(jsonb)'),
         ('manage', 'SELECT', 'TABLE fieldcrypt.rotation_policies'),
         ('manage', 'SELECT', 'TABLE fieldcrypt.rotation_log'),
         ('audit', 'SELECT', 'TABLE fieldcrypt.rotation_policies'),
@@ -49,12 +49,12 @@ AS $$
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.master_key_status()'),
         -- Re-encryption.
         ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.reencrypt(regclass, integer, integer, bigint, interval, interval)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._reencrypt_begin(regclass)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._reencrypt_step(integer, oid[], bigint)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._reencrypt_end(integer, oid[], bigint)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.reencrypt_begin(regclass)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.reencrypt_step(integer, oid[], bigint)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.reencrypt_end(integer, oid[], bigint)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.set_column_context(regclass, name, text, text)'),
         ('reencrypt', 'EXECUTE', 'FUNCTION fieldcrypt.set_column_context(regclass, name, text, text)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._live_runs()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.live_runs()'),
         ('manage', 'SELECT', 'TABLE fieldcrypt.reencryption_progress'),
         ('manage', 'SELECT', 'TABLE fieldcrypt.reencryption_failures'),
         ('manage', 'SELECT', 'TABLE fieldcrypt.column_contexts'),
@@ -65,8 +65,8 @@ AS $$
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.request_approval(text, text, text, interval)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.withdraw_approval(bigint)'),
         ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.approve(bigint)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._approve_step(bigint)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._by_own_hand()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.approve_step(bigint)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.by_own_hand()'),
         -- The compliance report.
         ('audit', 'EXECUTE', 'FUNCTION fieldcrypt.compliance_report(text, timestamptz, timestamptz, boolean, boolean)'),
         ('audit', 'EXECUTE', 'FUNCTION fieldcrypt.compliance_report_html(text, timestamptz, timestamptz, boolean, boolean)'),
@@ -77,17 +77,17 @@ AS $$
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.suspend_key(bigint, text)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.resume_key(bigint, text)'),
         ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.shred_tenant(text, text)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._shred_step(text, text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.shred_step(text, text)'),
         -- Key usage and destruction.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.key_usage(boolean)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.cancel_destroy_key(bigint, text)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.retire_keys(integer, text, interval, text)'),
         ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.destroy_key(bigint, interval, text)'),
         ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.destroy_due_keys(boolean)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._schedule_step(bigint, interval, text)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._scheduled_keys()'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._quiet_step(bigint)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._destroy_step(bigint[], boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.schedule_step(bigint, interval, text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.scheduled_keys()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.quiet_step(bigint)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.destroy_step(bigint[], boolean)'),
         -- Backup of keys.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.import_keys(text, boolean, boolean)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.verify_keys()'),
@@ -104,8 +104,8 @@ AS $$
         -- What seals the audit log.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.acknowledge_audit_fork(text)'),
         ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.apply_audit_retention()'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._next_audit_partition(text)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._retire_audit_step(text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.next_audit_partition(text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.retire_audit_step(text)'),
         ('audit', 'SELECT', 'TABLE fieldcrypt.audit_origins'),
         ('audit', 'SELECT', 'TABLE fieldcrypt.audit_signers'),
         ('audit', 'SELECT', 'TABLE fieldcrypt.audit_checkpoints'),
@@ -121,16 +121,16 @@ AS $$
         ('audit', 'SELECT', 'TABLE fieldcrypt.audit_verifications'),
         ('backup', 'SELECT', 'TABLE fieldcrypt.audit_verifications'),
         ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.check_alerts()'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._alert_step()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.alert_step()'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.schedule_alerts(text, text)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.unschedule_alerts()'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._alert_jobs(text, text)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.alert_jobs(text, text)'),
         ('manage', 'SELECT', 'TABLE fieldcrypt.alerts'),
         ('audit', 'SELECT', 'TABLE fieldcrypt.alerts'),
         ('manage', 'EXECUTE', 'PROCEDURE fieldcrypt.check_audit_log()'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._verification_step()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.verification_step()'),
         ('audit', 'EXECUTE', 'PROCEDURE fieldcrypt.check_audit_log()'),
-        ('audit', 'EXECUTE', 'FUNCTION fieldcrypt._verification_step()'),
+        ('audit', 'EXECUTE', 'FUNCTION fieldcrypt_internal.verification_step()'),
         -- Verification of the audit log.
         ('audit', 'EXECUTE', 'FUNCTION fieldcrypt.verify_audit_log(timestamptz, timestamptz, text)'),
         ('audit', 'EXECUTE', 'FUNCTION fieldcrypt.audit_export(timestamptz, timestamptz)'),
@@ -138,9 +138,9 @@ AS $$
         -- Audited tables.
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.audit_table(regclass)'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.unaudit_table(regclass)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._audit_change()'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._has_audit_trigger(regclass, name)'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._record_table_audit(regclass, boolean)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.audit_change()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.has_audit_trigger(regclass, name)'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.record_table_audit(regclass, boolean)'),
         ('manage', 'SELECT', 'TABLE fieldcrypt.master_keys'),
         ('manage', 'SELECT (key_id, tenant, purpose, version, state, algorithm, master_key_fingerprint, key_check, created_at, deactivated_at, destroyed_at, suspended_from, destroy_scheduled_at, destroy_after, destroy_horizon)',
             'TABLE fieldcrypt.encryption_keys'),
@@ -149,20 +149,24 @@ AS $$
         ('backup', 'SELECT', 'TABLE fieldcrypt.master_keys'),
         -- Statistics. Tenants' names may tell of persons: not for pg_monitor.
         ('manage', 'SELECT', 'TABLE fieldcrypt.fieldcrypt_stats'),
-        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt._statistics()'),
+        ('manage', 'EXECUTE', 'FUNCTION fieldcrypt_internal.tenant_statistics()'),
         ('manage', 'EXECUTE', 'FUNCTION fieldcrypt.fieldcrypt_stats_reset()'),
         ('audit', 'SELECT', 'TABLE fieldcrypt.fieldcrypt_stats'),
-        ('audit', 'EXECUTE', 'FUNCTION fieldcrypt._statistics()'),
+        ('audit', 'EXECUTE', 'FUNCTION fieldcrypt_internal.tenant_statistics()'),
         -- What every use of a value needs: the type, its casts and its comparison.
         ('value', 'USAGE', 'TYPE fieldcrypt.encrypted'),
-        ('value', 'EXECUTE', 'FUNCTION fieldcrypt.encrypted_from_bytea(bytea)'),
-        ('value', 'EXECUTE', 'FUNCTION fieldcrypt.encrypted_same(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
-        ('value', 'EXECUTE', 'FUNCTION fieldcrypt.encrypted_not_same(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
-        ('value', 'EXECUTE', 'FUNCTION fieldcrypt.encrypted_hash(fieldcrypt.encrypted)'),
-        ('value', 'EXECUTE', 'FUNCTION fieldcrypt.encrypted_hash_extended(fieldcrypt.encrypted, bigint)'),
+        ('value', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_from_bytea(bytea)'),
+        ('value', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_same(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
+        ('value', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_not_same(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
+        ('value', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_hash(fieldcrypt.encrypted)'),
+        ('value', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_hash_extended(fieldcrypt.encrypted, bigint)'),
         ('value', 'EXECUTE', 'FUNCTION fieldcrypt.key_id(fieldcrypt.encrypted)'),
         ('value', 'EXECUTE', 'FUNCTION fieldcrypt.ciphertext_info(fieldcrypt.encrypted)'),
-        ('schema', 'USAGE', 'SCHEMA fieldcrypt')
+        ('schema', 'USAGE', 'SCHEMA fieldcrypt'),
+        -- What procedures call and pg_dump reads is looked up by name, with the rights of who does it.
+        ('manage', 'USAGE', 'SCHEMA fieldcrypt_internal'),
+        ('audit', 'USAGE', 'SCHEMA fieldcrypt_internal'),
+        ('backup', 'USAGE', 'SCHEMA fieldcrypt_internal')
     )
     SELECT l.rights, l.object FROM listed AS l WHERE l.privilege = $1
     UNION ALL
@@ -170,9 +174,9 @@ AS $$
       FROM pg_inherits AS i
      WHERE $1 = 'backup' AND i.inhparent = 'fieldcrypt.audit_log'::regclass
 $$;
-COMMENT ON FUNCTION fieldcrypt._privilege_objects(text) IS 'what each privilege of grant_access is made of';
+COMMENT ON FUNCTION fieldcrypt_internal.privilege_objects(text) IS 'what each privilege of grant_access is made of';
 
-CREATE FUNCTION fieldcrypt._held_privileges(grantee regrole) RETURNS text[]
+CREATE FUNCTION fieldcrypt_internal.held_privileges(grantee regrole) RETURNS text[]
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce(array_agg(m.privilege ORDER BY m.privilege), '{}')
@@ -191,9 +195,9 @@ AS $$
       ) AS m (privilege, acl)
      WHERE EXISTS (SELECT FROM aclexplode(m.acl) AS a WHERE a.grantee = $1)
 $$;
-COMMENT ON FUNCTION fieldcrypt._held_privileges(regrole) IS 'the privileges that were granted to a role itself';
+COMMENT ON FUNCTION fieldcrypt_internal.held_privileges(regrole) IS 'the privileges that were granted to a role itself';
 
-CREATE FUNCTION fieldcrypt._change_access(target regrole, privileges text[], granting boolean) RETURNS void
+CREATE FUNCTION fieldcrypt_internal.change_access(target regrole, privileges text[], granting boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -221,36 +225,36 @@ BEGIN
             bundles := bundles || 'value'::text;
         END IF;
     END IF;
-    held := ARRAY(SELECT unnest(fieldcrypt._held_privileges(target)) EXCEPT SELECT unnest(privileges));
+    held := ARRAY(SELECT unnest(fieldcrypt_internal.held_privileges(target)) EXCEPT SELECT unnest(privileges));
     FOR item IN
-        SELECT o.rights, o.object FROM unnest(bundles) AS b(name), fieldcrypt._privilege_objects(b.name) AS o
+        SELECT o.rights, o.object FROM unnest(bundles) AS b(name), fieldcrypt_internal.privilege_objects(b.name) AS o
     LOOP
         EXECUTE format('%s %s ON %s %s %s', verb, item.rights, item.object, direction, target);
     END LOOP;
     IF NOT granting THEN
         -- What privileges share goes with the last of them, and comes back with those that stay.
         IF cardinality(held) > 0 THEN
-            PERFORM fieldcrypt._change_access(target, held, true);
+            PERFORM fieldcrypt_internal.change_access(target, held, true);
         END IF;
         bundles := CASE WHEN cardinality(held) = 0 THEN '{value,schema}'
                         WHEN NOT held && '{encrypt,decrypt,reencrypt,manage}' THEN '{value}'
                         ELSE '{}' END;
         FOR item IN
-            SELECT o.rights, o.object FROM unnest(bundles) AS b(name), fieldcrypt._privilege_objects(b.name) AS o
+            SELECT o.rights, o.object FROM unnest(bundles) AS b(name), fieldcrypt_internal.privilege_objects(b.name) AS o
         LOOP
             EXECUTE format('REVOKE %s ON %s FROM %s', item.rights, item.object, target);
         END LOOP;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._change_access(regrole, text[], boolean) IS 'what grant_access and revoke_access share';
+COMMENT ON FUNCTION fieldcrypt_internal.change_access(regrole, text[], boolean) IS 'what grant_access and revoke_access share';
 
 CREATE FUNCTION fieldcrypt.grant_access(target regrole, VARIADIC privileges text[]) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM fieldcrypt._change_access(target, privileges, true);
-    PERFORM fieldcrypt._record('access_granted', NULL, NULL,
+    PERFORM fieldcrypt_internal.change_access(target, privileges, true);
+    PERFORM fieldcrypt_internal.record_event('access_granted', NULL, NULL,
         format('%s to %s', array_to_string(privileges, ', '), target), NULL);
 END
 $$;
@@ -261,38 +265,39 @@ CREATE FUNCTION fieldcrypt.revoke_access(target regrole, VARIADIC privileges tex
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM fieldcrypt._change_access(target, privileges, false);
-    PERFORM fieldcrypt._record('access_revoked', NULL, NULL,
+    PERFORM fieldcrypt_internal.change_access(target, privileges, false);
+    PERFORM fieldcrypt_internal.record_event('access_revoked', NULL, NULL,
         format('%s from %s', array_to_string(privileges, ', '), target), NULL);
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt.revoke_access(regrole, text[]) IS 'takes privileges of grant_access away from a role';
 
-REVOKE ALL ON ALL TABLES IN SCHEMA fieldcrypt FROM PUBLIC;
-REVOKE ALL ON ALL SEQUENCES IN SCHEMA fieldcrypt FROM PUBLIC;
-REVOKE ALL ON ALL ROUTINES IN SCHEMA fieldcrypt FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA fieldcrypt, fieldcrypt_internal FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA fieldcrypt, fieldcrypt_internal FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA fieldcrypt, fieldcrypt_internal FROM PUBLIC;
 
 -- ALTER DEFAULT PRIVILEGES of whoever creates the extension may have given roles rights on all this.
 DO $default_privileges$
 DECLARE
+    schemas oid[] := '{fieldcrypt,fieldcrypt_internal}'::regnamespace[];
     item record;
 BEGIN
     FOR item IN
         SELECT o.object, a.grantee::regrole AS grantee
           FROM (
-            SELECT 'SCHEMA fieldcrypt', n.nspacl, n.nspowner
-              FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'fieldcrypt'
+            SELECT 'SCHEMA ' || n.oid::regnamespace, n.nspacl, n.nspowner
+              FROM pg_catalog.pg_namespace AS n WHERE n.oid = ANY (schemas)
             UNION ALL
             SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass, c.relacl, c.relowner
               FROM pg_catalog.pg_class AS c
-             WHERE c.relnamespace = 'fieldcrypt'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
+             WHERE c.relnamespace = ANY (schemas) AND c.relkind IN ('r', 'p', 'v', 'S')
             UNION ALL
             SELECT 'ROUTINE ' || p.oid::regprocedure, p.proacl, p.proowner
-              FROM pg_catalog.pg_proc AS p WHERE p.pronamespace = 'fieldcrypt'::regnamespace
+              FROM pg_catalog.pg_proc AS p WHERE p.pronamespace = ANY (schemas)
             UNION ALL
             SELECT 'TYPE ' || t.oid::regtype, t.typacl, t.typowner
               FROM pg_catalog.pg_type AS t
-             WHERE t.typnamespace = 'fieldcrypt'::regnamespace AND t.typname = 'encrypted'
+             WHERE t.typnamespace = ANY (schemas) AND t.typname IN ('encrypted', 'health_finding')
           ) AS o (object, acl, owner), pg_catalog.aclexplode(o.acl) AS a
          WHERE a.grantee <> o.owner AND a.grantee <> 0
     LOOP

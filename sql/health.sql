@@ -1,6 +1,6 @@
 -- Health: is everything all right, and if not, what is to be done?
 --
--- Each check is a function _check_NAME, which always gives one row. It is cheap: it reads what the extension
+-- Each check is a function check_NAME, which always gives one finding. It is cheap: it reads what the extension
 -- keeps about keys, re-encryption and the audit log, never the values of users' tables, unless it is given
 -- a count of them. A status of NULL is "can't be told now": ok for who looks, and what alerts know stays as it
 -- is. identity is what a finding is about, without ages and counts that change by themselves: an alert is
@@ -21,31 +21,31 @@ CREATE INDEX encryption_keys_exposed ON fieldcrypt.encryption_keys (state, tenan
 CREATE INDEX encryption_keys_due ON fieldcrypt.encryption_keys (destroy_after)
     WHERE destroy_after IS NOT NULL AND state OPERATOR(pg_catalog.<>) 'destroyed';
 
-CREATE FUNCTION fieldcrypt._master_key_source() RETURNS text
+CREATE FUNCTION fieldcrypt_internal.master_key_source() RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_master_key_source';
-COMMENT ON FUNCTION fieldcrypt._master_key_source() IS
+COMMENT ON FUNCTION fieldcrypt_internal.master_key_source() IS
     'the setting that gives the master key, and who else could reach the key there, as JSON; granted to nobody';
-CREATE FUNCTION fieldcrypt._health_hours() RETURNS text
+CREATE FUNCTION fieldcrypt_internal.health_hours() RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_health_hours';
-COMMENT ON FUNCTION fieldcrypt._health_hours() IS 'fieldcrypt.health_hours as JSON; NULL if it is empty; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.health_hours() IS 'fieldcrypt.health_hours as JSON; NULL if it is empty; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._threshold(name text) RETURNS interval
+CREATE FUNCTION fieldcrypt_internal.health_threshold(name text) RETURNS interval
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$ SELECT current_setting('fieldcrypt.health_' || $1)::interval $$;
-COMMENT ON FUNCTION fieldcrypt._threshold(text) IS 'a setting fieldcrypt.health_... that is a time';
+COMMENT ON FUNCTION fieldcrypt_internal.health_threshold(text) IS 'a setting fieldcrypt.health_... that is a time';
 
 -- Names are anybody's text: quoted as JSON, cut, and without what moves a terminal's cursor or turns the
 -- direction of writing.
-CREATE FUNCTION fieldcrypt._quoted(name text) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.quoted_name(name text) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
     SELECT regexp_replace(
         to_json(CASE WHEN length($1) > 60 THEN left($1, 60) || '...' ELSE $1 END)::text,
         '[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]', '?', 'g')
 $$;
-COMMENT ON FUNCTION fieldcrypt._quoted(text) IS 'a name as health shows it: in double quotes, on one line, at most 60 characters';
+COMMENT ON FUNCTION fieldcrypt_internal.quoted_name(text) IS 'a name as health shows it: in double quotes, on one line, at most 60 characters';
 
-CREATE FUNCTION fieldcrypt._some(names text[], total bigint, noun text, cap bigint DEFAULT 10000) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.counted_names(names text[], total bigint, noun text, cap bigint DEFAULT 10000) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE WHEN $2 = 0 THEN NULL
@@ -55,19 +55,32 @@ AS $$
                 ELSE format('%s %ss: %s', $2, $3, listed.names) END
       FROM (SELECT array_to_string($1[1:3], ', ') AS names) AS listed
 $$;
-COMMENT ON FUNCTION fieldcrypt._some(text[], bigint, text, bigint) IS
+COMMENT ON FUNCTION fieldcrypt_internal.counted_names(text[], bigint, text, bigint) IS
     'how many of something, and the names of at most three; cap: what was counted at most; granted to nobody';
 
 -- Of many, only the magnitude: it includes the lower ones, so that nothing is added when they get fewer.
-CREATE FUNCTION fieldcrypt._identity(items text[], total bigint) RETURNS text[]
+CREATE FUNCTION fieldcrypt_internal.finding_identity(items text[], total bigint) RETURNS text[]
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE WHEN $2 <= 20 THEN $1
                 ELSE ARRAY(SELECT format('more than %s', 10 << power) FROM generate_series(1, 20) AS power WHERE $2 > 10 << power) END
 $$;
-COMMENT ON FUNCTION fieldcrypt._identity(text[], bigint) IS 'what a finding is about: the things themselves, or how many they are about';
+COMMENT ON FUNCTION fieldcrypt_internal.finding_identity(text[], bigint) IS 'what a finding is about: the things themselves, or how many they are about';
 
-CREATE FUNCTION fieldcrypt._ago(moment timestamptz) RETURNS text
+CREATE TYPE fieldcrypt_internal.health_finding AS (status text, detail text, hint text, identity text[]);
+COMMENT ON TYPE fieldcrypt_internal.health_finding IS 'what a check of health found';
+COMMENT ON COLUMN fieldcrypt_internal.health_finding.status IS 'ok, warning or critical; NULL: can''t be told now';
+COMMENT ON COLUMN fieldcrypt_internal.health_finding.detail IS 'what is so';
+COMMENT ON COLUMN fieldcrypt_internal.health_finding.hint IS 'what to do';
+COMMENT ON COLUMN fieldcrypt_internal.health_finding.identity IS 'what it is about';
+
+CREATE FUNCTION fieldcrypt_internal.finding_of(status text, detail text, hint text DEFAULT NULL, identity text[] DEFAULT NULL)
+    RETURNS fieldcrypt_internal.health_finding
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$ SELECT $1, $2, $3, $4 $$;
+COMMENT ON FUNCTION fieldcrypt_internal.finding_of(text, text, text, text[]) IS 'a finding of these parts';
+
+CREATE FUNCTION fieldcrypt_internal.time_ago(moment timestamptz) RETURNS text
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE WHEN age.seconds >= 2 * 86400 THEN format('%s days ago', floor(age.seconds / 86400))
@@ -76,10 +89,10 @@ AS $$
                 ELSE 'just now' END
       FROM (SELECT EXTRACT(epoch FROM clock_timestamp() - $1) AS seconds) AS age
 $$;
-COMMENT ON FUNCTION fieldcrypt._ago(timestamptz) IS 'how long ago that was, for people';
+COMMENT ON FUNCTION fieldcrypt_internal.time_ago(timestamptz) IS 'how long ago that was, for people';
 
 -- A check that fails is a finding too, and keeps no other from being made.
-CREATE FUNCTION fieldcrypt._health(
+CREATE FUNCTION fieldcrypt_internal.health_findings(
         thorough boolean, OUT "check" text, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
     RETURNS SETOF record
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET row_security = off SET jit = off
@@ -89,10 +102,10 @@ DECLARE
     used jsonb;
 BEGIN
     -- Loads the library, which has the thresholds.
-    PERFORM fieldcrypt._health_hours();
+    PERFORM fieldcrypt_internal.health_hours();
     accepted := regexp_split_to_array(btrim(current_setting('fieldcrypt.health_accepted')), '\s*,\s*');
     IF thorough THEN
-        used := fieldcrypt._count_use(NULL);
+        used := fieldcrypt_internal.count_use(NULL);
     END IF;
     FOREACH "check" IN ARRAY '{key_age,master_key,master_key_age,master_key_rotation,master_key_source,server_file_roles,
             compromised_keys,suspended_keys,deactivated_keys,key_destruction,reencryption,key_states,key_export,
@@ -101,7 +114,7 @@ BEGIN
             audit_key_age,audit_verification,audit_gaps,audit_sealing,audit_handover,audit_fork,audit_anchor}'::text[]
     LOOP
         BEGIN
-            EXECUTE format('SELECT c.status, c.detail, c.hint, c.identity FROM fieldcrypt.%I($1) AS c', '_check_' || "check")
+            EXECUTE format('SELECT c.status, c.detail, c.hint, c.identity FROM fieldcrypt_internal.%I($1) AS c', 'check_' || "check")
                INTO status, detail, hint, identity USING used;
         EXCEPTION WHEN OTHERS THEN
             status := 'critical';
@@ -120,7 +133,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._health(boolean) IS 'all checks, with what their findings are about; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.health_findings(boolean) IS 'all checks, with what their findings are about; granted to nobody';
 
 CREATE FUNCTION fieldcrypt.health(thorough boolean DEFAULT false)
     RETURNS TABLE ("check" text, status text, detail text, hint text)
@@ -133,7 +146,7 @@ BEGIN
     END IF;
     RETURN QUERY
         SELECT h."check", coalesce(h.status, 'ok'), h.detail, h.hint
-          FROM fieldcrypt._health(thorough) AS h
+          FROM fieldcrypt_internal.health_findings(thorough) AS h
          ORDER BY array_position('{critical,warning,ok}'::text[], coalesce(h.status, 'ok')), h."check" COLLATE "C";
 END
 $$;

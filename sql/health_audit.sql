@@ -2,7 +2,7 @@
 
 -- When the whole log was verified: append-only, as a fact that an auditor asks for.
 CREATE TABLE fieldcrypt.audit_verifications (
-    id bigint PRIMARY KEY DEFAULT pg_catalog.nextval('fieldcrypt.audit_log_id_seq'),
+    id bigint PRIMARY KEY DEFAULT pg_catalog.nextval('fieldcrypt_internal.audit_log_id_seq'),
     started_at timestamptz NOT NULL,
     ended_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     status text COLLATE "C" NOT NULL CHECK (status IN ('ok', 'warning', 'critical')),
@@ -11,11 +11,11 @@ CREATE TABLE fieldcrypt.audit_verifications (
     actor text NOT NULL DEFAULT session_user
 );
 CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.audit_verifications
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.audit_verifications
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.audit_verifications
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_restore_over();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over();
 SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.audit_verifications', '');
 COMMENT ON TABLE fieldcrypt.audit_verifications IS 'when check_audit_log verified the whole log, and with what result';
 COMMENT ON COLUMN fieldcrypt.audit_verifications.id IS 'in the order of writing; shares its numbers with audit_log';
@@ -26,82 +26,82 @@ COMMENT ON COLUMN fieldcrypt.audit_verifications.findings IS 'how many findings 
 COMMENT ON COLUMN fieldcrypt.audit_verifications.detail IS 'the summary, and the first findings';
 COMMENT ON COLUMN fieldcrypt.audit_verifications.actor IS 'session_user: who had it verified';
 
-CREATE FUNCTION fieldcrypt._store_verification(started_at timestamptz, status text, findings bigint, detail text) RETURNS void
+CREATE FUNCTION fieldcrypt_internal.store_verification(started_at timestamptz, status text, findings bigint, detail text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_store_verification';
-COMMENT ON FUNCTION fieldcrypt._store_verification(timestamptz, text, bigint, text) IS 'writes a row of audit_verifications; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.store_verification(timestamptz, text, bigint, text) IS 'writes a row of audit_verifications; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._check_audit_key_age(
-        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+CREATE FUNCTION fieldcrypt_internal.check_audit_key_age(used jsonb) RETURNS fieldcrypt_internal.health_finding
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     every interval := coalesce(
         (SELECT p.rotate_every FROM fieldcrypt.rotation_policies AS p WHERE p.tenant = ''), interval '90 days');
     key record;
+    detail text;
 BEGIN
     SELECT k.key_id, k.created_at INTO key
       FROM fieldcrypt.encryption_keys AS k WHERE k.purpose = 'audit' AND k.state = 'active'
      ORDER BY k.created_at LIMIT 1;
-    status := 'ok';
     IF key.key_id IS NULL THEN
-        detail := 'there is no audit key yet: rows of the audit log are not authenticated';
-        RETURN;
+        RETURN fieldcrypt_internal.finding_of('ok', 'there is no audit key yet: rows of the audit log are not authenticated');
     END IF;
-    detail := format('the key that authenticates the audit log was made %s; the default policy is %s', fieldcrypt._ago(key.created_at), every);
-    IF key.created_at <= clock_timestamp() - every - fieldcrypt._threshold('due_grace') THEN
-        status := 'warning';
-        hint := 'CALL fieldcrypt.rotate_keys(), which rotates it by the default policy; SELECT fieldcrypt.schedule_rotation() lets pg_cron do it.';
-        identity := ARRAY[key.key_id::text];
+    detail := format('the key that authenticates the audit log was made %s; the default policy is %s', fieldcrypt_internal.time_ago(key.created_at), every);
+    IF key.created_at > clock_timestamp() - every - fieldcrypt_internal.health_threshold('due_grace') THEN
+        RETURN fieldcrypt_internal.finding_of('ok', detail);
     END IF;
+    RETURN fieldcrypt_internal.finding_of('warning',
+        detail,
+        'CALL fieldcrypt.rotate_keys(), which rotates it by the default policy; SELECT fieldcrypt.schedule_rotation() lets pg_cron do it.',
+        ARRAY[key.key_id::text]);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._check_audit_key_age(jsonb) IS 'check: the age of the key that authenticates the audit log';
+COMMENT ON FUNCTION fieldcrypt_internal.check_audit_key_age(jsonb) IS 'check: the age of the key that authenticates the audit log';
 
 -- Numbers and roots are others each time; what was found is not.
-CREATE FUNCTION fieldcrypt._without_figures(detail text) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.without_figures(detail text) RETURNS text
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$ SELECT md5(regexp_replace($1, '[0-9a-f]*[0-9][0-9a-f]*', '', 'g')) $$;
-COMMENT ON FUNCTION fieldcrypt._without_figures(text) IS 'the identity of what a verification says; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.without_figures(text) IS 'the identity of what a verification says; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._check_audit_verification(
-        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+CREATE FUNCTION fieldcrypt_internal.check_audit_verification(used jsonb) RETURNS fieldcrypt_internal.health_finding
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     latest record;
+    detail text;
 BEGIN
     SELECT v.* INTO latest FROM fieldcrypt.audit_verifications AS v ORDER BY v.id DESC LIMIT 1;
     IF latest.status = 'critical' THEN
-        status := 'critical';
-        detail := format('the last verification (%s) found the audit log changed: %s', fieldcrypt._ago(latest.ended_at), latest.detail);
-        hint := 'SELECT * FROM fieldcrypt.verify_audit_log(); keep a copy of the database as evidence before anything else.';
-        identity := ARRAY[fieldcrypt._without_figures(latest.detail)];
+        RETURN fieldcrypt_internal.finding_of('critical',
+            format('the last verification (%s) found the audit log changed: %s', fieldcrypt_internal.time_ago(latest.ended_at), latest.detail),
+            'SELECT * FROM fieldcrypt.verify_audit_log(); keep a copy of the database as evidence before anything else.',
+            ARRAY[fieldcrypt_internal.without_figures(latest.detail)]);
     ELSIF latest.status IS NULL THEN
-        status := 'warning';
-        detail := 'the audit log was never verified';
-        hint := 'CALL fieldcrypt.check_audit_log(), every night.';
-    ELSIF latest.ended_at <= clock_timestamp() - fieldcrypt._threshold('verification_age') THEN
-        status := 'warning';
-        detail := format('the audit log was last verified %s', fieldcrypt._ago(latest.ended_at));
-        hint := 'CALL fieldcrypt.check_audit_log(), every night.';
-    ELSE
-        status := latest.status;
-        detail := format('the audit log was verified %s: %s', fieldcrypt._ago(latest.ended_at), latest.detail);
-        IF status <> 'ok' THEN
-            hint := 'SELECT * FROM fieldcrypt.verify_audit_log() shows all findings.';
-            identity := ARRAY[fieldcrypt._without_figures(latest.detail)];
-        END IF;
+        RETURN fieldcrypt_internal.finding_of('warning',
+            'the audit log was never verified',
+            'CALL fieldcrypt.check_audit_log(), every night.');
+    ELSIF latest.ended_at <= clock_timestamp() - fieldcrypt_internal.health_threshold('verification_age') THEN
+        RETURN fieldcrypt_internal.finding_of('warning',
+            format('the audit log was last verified %s', fieldcrypt_internal.time_ago(latest.ended_at)),
+            'CALL fieldcrypt.check_audit_log(), every night.');
     END IF;
+    detail := format('the audit log was verified %s: %s', fieldcrypt_internal.time_ago(latest.ended_at), latest.detail);
+    IF latest.status = 'ok' THEN
+        RETURN fieldcrypt_internal.finding_of('ok', detail);
+    END IF;
+    RETURN fieldcrypt_internal.finding_of(latest.status,
+        detail,
+        'SELECT * FROM fieldcrypt.verify_audit_log() shows all findings.',
+        ARRAY[fieldcrypt_internal.without_figures(latest.detail)]);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._check_audit_verification(jsonb) IS 'check: when the audit log was last verified, and how that ended';
+COMMENT ON FUNCTION fieldcrypt_internal.check_audit_verification(jsonb) IS 'check: when the audit log was last verified, and how that ended';
 
-CREATE FUNCTION fieldcrypt._check_audit_gaps(
-        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+CREATE FUNCTION fieldcrypt_internal.check_audit_gaps(used jsonb) RETURNS fieldcrypt_internal.health_finding
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    memory interval := fieldcrypt._threshold('event_memory');
+    memory interval := fieldcrypt_internal.health_threshold('event_memory');
     since timestamptz := clock_timestamp() - memory;
     gaps record;
 BEGIN
@@ -112,37 +112,31 @@ BEGIN
               FROM fieldcrypt.audit_log AS a WHERE a.event = 'audit_gap' AND a.at > since
              ORDER BY a.at DESC LIMIT 10001) AS l;
     IF gaps.total = 0 THEN
-        status := 'ok';
-        detail := format('no event was left out of the audit log in the last %s', memory);
-        RETURN;
+        RETURN fieldcrypt_internal.finding_of('ok', format('no event was left out of the audit log in the last %s', memory));
     END IF;
-    status := 'warning';
-    detail := format('%s events were left out of the audit log in the last %s, last %s: %s', gaps.events, memory,
-        fieldcrypt._ago(gaps.latest), coalesce(gaps.reason, 'they are in the server log'));
-    hint := 'They are lines "fieldcrypt audit:" of the server log: keep it. A larger queue, or fieldcrypt.audit_on_overflow = error, leaves none out.';
-    identity := fieldcrypt._identity(gaps.items, gaps.total);
+    RETURN fieldcrypt_internal.finding_of('warning',
+        format('%s events were left out of the audit log in the last %s, last %s: %s', gaps.events, memory,
+            fieldcrypt_internal.time_ago(gaps.latest), coalesce(gaps.reason, 'they are in the server log')),
+        'They are lines "fieldcrypt audit:" of the server log: keep it. A larger queue, or fieldcrypt.audit_on_overflow = error, leaves none out.',
+        fieldcrypt_internal.finding_identity(gaps.items, gaps.total));
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._check_audit_gaps(jsonb) IS 'check: events that are not in the audit log but in the server log';
+COMMENT ON FUNCTION fieldcrypt_internal.check_audit_gaps(jsonb) IS 'check: events that are not in the audit log but in the server log';
 
-CREATE FUNCTION fieldcrypt._check_audit_sealing(
-        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+CREATE FUNCTION fieldcrypt_internal.check_audit_sealing(used jsonb) RETURNS fieldcrypt_internal.health_finding
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    delay interval := fieldcrypt._threshold('seal_delay');
+    delay interval := fieldcrypt_internal.health_threshold('seal_delay');
     since timestamptz := clock_timestamp() - delay;
-    log jsonb := fieldcrypt._audit_status()::jsonb;
+    log jsonb := fieldcrypt_internal.audit_queue_status()::jsonb;
     checkpoint record;
     waiting record;
 BEGIN
-    status := 'ok';
     IF NOT (log ->> 'is_preloaded')::boolean THEN
-        detail := 'not judged: without preload nothing seals the audit log';
-        RETURN;
+        RETURN fieldcrypt_internal.finding_of('ok', 'not judged: without preload nothing seals the audit log');
     ELSIF pg_is_in_recovery() THEN
-        detail := 'not judged on a standby: the primary seals the audit log';
-        RETURN;
+        RETURN fieldcrypt_internal.finding_of('ok', 'not judged on a standby: the primary seals the audit log');
     END IF;
     SELECT c.size, c.at INTO checkpoint FROM fieldcrypt.audit_checkpoints AS c ORDER BY c.id DESC LIMIT 1;
     SELECT count(*) AS total INTO waiting
@@ -150,24 +144,22 @@ BEGIN
             UNION ALL
             (SELECT FROM fieldcrypt.audit_log AS a WHERE a.leaf >= coalesce(checkpoint.size, 0) AND a.at < since LIMIT 10001)) AS l;
     IF waiting.total > 0 THEN
-        status := 'warning';
-        detail := format('%s%s rows of the audit log are in no checkpoint, though older than %s%s', CASE WHEN waiting.total > 10000 THEN 'more than ' END,
-            least(waiting.total, 10000), delay, ': ' || (log ->> 'last_problem'));
-        hint := 'Until then they can be changed without a trace. The server log says why; the worker needs one of max_worker_processes.';
-        identity := ARRAY[coalesce(log ->> 'last_problem', '')];
-    ELSE
-        detail := 'the audit log is sealed' || coalesce('; the last checkpoint was made ' || fieldcrypt._ago(checkpoint.at), '');
+        RETURN fieldcrypt_internal.finding_of('warning',
+            format('%s%s rows of the audit log are in no checkpoint, though older than %s%s', CASE WHEN waiting.total > 10000 THEN 'more than ' END,
+                least(waiting.total, 10000), delay, ': ' || (log ->> 'last_problem')),
+            'Until then they can be changed without a trace. The server log says why; the worker needs one of max_worker_processes.',
+            ARRAY[coalesce(log ->> 'last_problem', '')]);
     END IF;
+    RETURN fieldcrypt_internal.finding_of('ok', 'the audit log is sealed' || coalesce('; the last checkpoint was made ' || fieldcrypt_internal.time_ago(checkpoint.at), ''));
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._check_audit_sealing(jsonb) IS 'check: rows of the audit log that wait too long for their seal';
+COMMENT ON FUNCTION fieldcrypt_internal.check_audit_sealing(jsonb) IS 'check: rows of the audit log that wait too long for their seal';
 
-CREATE FUNCTION fieldcrypt._check_audit_handover(
-        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+CREATE FUNCTION fieldcrypt_internal.check_audit_handover(used jsonb) RETURNS fieldcrypt_internal.health_finding
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    memory interval := fieldcrypt._threshold('event_memory');
+    memory interval := fieldcrypt_internal.health_threshold('event_memory');
     since timestamptz := clock_timestamp() - memory;
     unclean record;
 BEGIN
@@ -178,21 +170,18 @@ BEGIN
              WHERE NOT a.is_clean AND a.from_size > 0 AND a.introduced_at > since
              ORDER BY a.introduced_at DESC LIMIT 10001) AS s;
     IF unclean.total = 0 THEN
-        status := 'ok';
-        detail := format('all keys that signed the audit log in the last %s follow each other', memory);
-        RETURN;
+        RETURN fieldcrypt_internal.finding_of('ok', format('all keys that signed the audit log in the last %s follow each other', memory));
     END IF;
-    status := 'warning';
-    detail := format('in the last %s the sealing of the audit log was interrupted %s time(s), last %s, and went on with a key that the one before did not sign%s',
-        memory, unclean.total, fieldcrypt._ago(unclean.latest), CASE WHEN unclean.is_unproven THEN ', nor a master key' END);
-    hint := 'After a crash or an immediate stop this is to be expected: compare with when those were. Rows that were written shortly before are as trustworthy as who could write the tables then.';
-    identity := fieldcrypt._identity(unclean.items, unclean.total);
+    RETURN fieldcrypt_internal.finding_of('warning',
+        format('in the last %s the sealing of the audit log was interrupted %s time(s), last %s, and went on with a key that the one before did not sign%s',
+            memory, unclean.total, fieldcrypt_internal.time_ago(unclean.latest), CASE WHEN unclean.is_unproven THEN ', nor a master key' END),
+        'After a crash or an immediate stop this is to be expected: compare with when those were. Rows that were written shortly before are as trustworthy as who could write the tables then.',
+        fieldcrypt_internal.finding_identity(unclean.items, unclean.total));
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._check_audit_handover(jsonb) IS 'check: signing keys of the audit log that do not follow from the one before';
+COMMENT ON FUNCTION fieldcrypt_internal.check_audit_handover(jsonb) IS 'check: signing keys of the audit log that do not follow from the one before';
 
-CREATE FUNCTION fieldcrypt._check_audit_fork(
-        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+CREATE FUNCTION fieldcrypt_internal.check_audit_fork(used jsonb) RETURNS fieldcrypt_internal.health_finding
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -203,41 +192,36 @@ BEGIN
      WHERE o.acknowledged_at IS NULL AND o.old_log_id IS NOT NULL
      ORDER BY o.id DESC LIMIT 1;
     IF fork.id IS NULL THEN
-        status := 'ok';
-        detail := 'the audit log goes on where it began, or somebody has said why not';
-        RETURN;
+        RETURN fieldcrypt_internal.finding_of('ok', 'the audit log goes on where it began, or somebody has said why not');
     END IF;
-    status := 'warning';
-    detail := format('since %s the audit log goes on elsewhere than where it began (%s, after %s rows), and nobody has said why',
-        date_trunc('second', fork.at), fork.cause, fork.old_size);
-    hint := 'After a restore, a copy or a promotion: compare with the newest checkpoint that is kept outside, then SELECT fieldcrypt.acknowledge_audit_fork(reason).';
-    identity := ARRAY[fork.id::text];
+    RETURN fieldcrypt_internal.finding_of('warning',
+        format('since %s the audit log goes on elsewhere than where it began (%s, after %s rows), and nobody has said why',
+            date_trunc('second', fork.at), fork.cause, fork.old_size),
+        'After a restore, a copy or a promotion: compare with the newest checkpoint that is kept outside, then SELECT fieldcrypt.acknowledge_audit_fork(reason).',
+        ARRAY[fork.id::text]);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._check_audit_fork(jsonb) IS 'check: a fork of the audit log that nobody has acknowledged';
+COMMENT ON FUNCTION fieldcrypt_internal.check_audit_fork(jsonb) IS 'check: a fork of the audit log that nobody has acknowledged';
 
-CREATE FUNCTION fieldcrypt._check_audit_anchor(
-        used jsonb, OUT status text, OUT detail text, OUT hint text, OUT identity text[])
+CREATE FUNCTION fieldcrypt_internal.check_audit_anchor(used jsonb) RETURNS fieldcrypt_internal.health_finding
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    log jsonb := fieldcrypt._audit_status()::jsonb;
+    log jsonb := fieldcrypt_internal.audit_queue_status()::jsonb;
 BEGIN
     IF NOT (log ->> 'is_preloaded')::boolean THEN
-        status := 'ok';
-        detail := 'not judged: without preload the audit log has no checkpoints';
+        RETURN fieldcrypt_internal.finding_of('ok', 'not judged: without preload the audit log has no checkpoints');
     ELSIF coalesce(current_setting('fieldcrypt.audit_checkpoint_command', true), '') = '' THEN
-        status := 'warning';
-        detail := 'checkpoints of the audit log are kept in this database only: a superuser who can read the master key could rewrite it without a trace';
-        hint := 'Set fieldcrypt.audit_checkpoint_command to one that takes each checkpoint to another machine. See docs/health.md.';
+        RETURN fieldcrypt_internal.finding_of('warning',
+            'checkpoints of the audit log are kept in this database only: a superuser who can read the master key could rewrite it without a trace',
+            'Set fieldcrypt.audit_checkpoint_command to one that takes each checkpoint to another machine. See docs/health.md.');
     ELSIF log ->> 'last_problem' LIKE 'fieldcrypt.audit_checkpoint_command%' THEN
-        status := 'warning';
-        detail := format('checkpoints of the audit log do not get outside: %s', log ->> 'last_problem');
-        hint := 'Run it by hand as the server''s user, with a row of fieldcrypt.audit_checkpoints as its input.';
+        RETURN fieldcrypt_internal.finding_of('warning',
+            format('checkpoints of the audit log do not get outside: %s', log ->> 'last_problem'),
+            'Run it by hand as the server''s user, with a row of fieldcrypt.audit_checkpoints as its input.');
     ELSE
-        status := 'ok';
-        detail := 'checkpoints of the audit log are passed on to fieldcrypt.audit_checkpoint_command';
+        RETURN fieldcrypt_internal.finding_of('ok', 'checkpoints of the audit log are passed on to fieldcrypt.audit_checkpoint_command');
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._check_audit_anchor(jsonb) IS 'check: whether checkpoints of the audit log are kept outside';
+COMMENT ON FUNCTION fieldcrypt_internal.check_audit_anchor(jsonb) IS 'check: whether checkpoints of the audit log are kept outside';

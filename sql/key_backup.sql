@@ -1,194 +1,57 @@
--- Backup of the keys: export, import, verification, and key states that a restore took back in time.
-
--- Where the key states were last known to be the newest. It is in dumps, so that a restored one shows.
-CREATE TABLE fieldcrypt.origins (
-    id integer PRIMARY KEY,
-    at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    actor text COLLATE "C" NOT NULL DEFAULT session_user,
-    is_confirmed boolean NOT NULL,
-    reason text NOT NULL,
-    system_identifier bigint NOT NULL,
-    database_oid bigint NOT NULL,
-    timeline bigint NOT NULL
-);
-CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.origins
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt._refuse_change();
-CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.origins
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
-CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.origins
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_restore_over();
-SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.origins', '');
-
-COMMENT ON TABLE fieldcrypt.origins IS 'where the key states were confirmed to be the newest: the last row counts; another cluster or timeline means a restore';
-COMMENT ON COLUMN fieldcrypt.origins.id IS 'in the order of writing';
-COMMENT ON COLUMN fieldcrypt.origins.at IS 'when it was written';
-COMMENT ON COLUMN fieldcrypt.origins.actor IS 'session_user: who confirmed, made the first key or imported';
-COMMENT ON COLUMN fieldcrypt.origins.is_confirmed IS 'false after an import of keys: their states are as old as the export';
-COMMENT ON COLUMN fieldcrypt.origins.reason IS 'why, in the words of confirm_key_states';
-COMMENT ON COLUMN fieldcrypt.origins.system_identifier IS 'the cluster';
-COMMENT ON COLUMN fieldcrypt.origins.database_oid IS 'the database';
-COMMENT ON COLUMN fieldcrypt.origins.timeline IS 'the timeline: a new one begins with a promotion and a point-in-time recovery';
-
-CREATE FUNCTION fieldcrypt._here(
-        OUT system_identifier bigint, OUT database_oid bigint, OUT timeline bigint, OUT is_standby boolean)
-    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
-AS $$
-    -- The control file tells the timeline of the last checkpoint, which a promotion does not wait for.
-    SELECT s.system_identifier, d.oid::bigint,
-           CASE WHEN r.is_standby THEN greatest(c.timeline_id, m.min_recovery_end_timeline)
-                ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint END,
-           r.is_standby
-      FROM pg_is_in_recovery() AS r(is_standby), pg_control_system() AS s, pg_control_checkpoint() AS c,
-           pg_control_recovery() AS m, pg_database AS d
-     WHERE d.datname = current_database()
-$$;
-COMMENT ON FUNCTION fieldcrypt._here() IS 'which cluster, database and timeline this is';
-
-CREATE FUNCTION fieldcrypt._write_origin(is_confirmed boolean, reason text) RETURNS void
-    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
-AS $$
-    INSERT INTO fieldcrypt.origins (id, is_confirmed, reason, system_identifier, database_oid, timeline)
-    SELECT coalesce((SELECT max(o.id) FROM fieldcrypt.origins AS o), 0) + 1, $1, $2,
-           h.system_identifier, h.database_oid, h.timeline
-      FROM fieldcrypt._here() AS h
-$$;
-COMMENT ON FUNCTION fieldcrypt._write_origin(boolean, text) IS
-    'notes where the keys are, confirmed or not; granted to nobody, passes only from the library';
-
-CREATE FUNCTION fieldcrypt._record_origin(is_confirmed boolean, reason text) RETURNS void
-    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_record_origin';
-COMMENT ON FUNCTION fieldcrypt._record_origin(boolean, text) IS '_write_origin past the guard; granted to nobody';
-
-CREATE FUNCTION fieldcrypt._origin_checks(OUT item text, OUT ok boolean, OUT detail text, OUT hint text)
-    RETURNS SETOF record
-    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
-AS $$
-    WITH here AS MATERIALIZED (
-        SELECT * FROM fieldcrypt._here()
-    ), latest AS MATERIALIZED (
-        SELECT o.* FROM fieldcrypt.origins AS o ORDER BY o.id DESC LIMIT 1
-    ), has_keys AS MATERIALIZED (
-        SELECT EXISTS (SELECT FROM fieldcrypt.encryption_keys) AS has_keys
-    )
-    SELECT c.item, c.ok, c.detail,
-           CASE WHEN NOT c.ok THEN 'Compare with the newest export: key_states_status(document). Then SELECT fieldcrypt.confirm_key_states(reason). See docs/disaster-recovery.md.' END
-      FROM has_keys AS k CROSS JOIN here AS h LEFT JOIN latest AS l ON true
-     CROSS JOIN LATERAL (VALUES
-        ('confirmation', l.is_confirmed IS TRUE OR NOT k.has_keys,
-            CASE WHEN NOT k.has_keys THEN 'no keys'
-                 WHEN l.id IS NULL THEN 'the keys came from elsewhere, and nobody has confirmed their states'
-                 WHEN l.is_confirmed THEN format('confirmed at %s by %s: %s', l.at, l.actor, l.reason)
-                 ELSE format('keys were imported at %s by %s, and their states not confirmed since: %s', l.at, l.actor, l.reason) END),
-        ('system identifier', l.id IS NULL OR l.system_identifier = h.system_identifier,
-            CASE WHEN l.id IS NULL THEN 'not known'
-                 WHEN l.system_identifier = h.system_identifier THEN 'the same cluster'
-                 ELSE format('another cluster than at the confirmation (%s, now %s): a restored dump, or pg_upgrade', l.system_identifier, h.system_identifier) END),
-        ('database', l.id IS NULL OR l.database_oid = h.database_oid,
-            CASE WHEN l.id IS NULL THEN 'not known'
-                 WHEN l.database_oid = h.database_oid THEN 'the same database'
-                 ELSE 'another database than at the confirmation: a restored dump, or a copy by CREATE DATABASE' END),
-        -- A standby may know a new timeline later than the row that was replicated to it.
-        ('timeline', l.id IS NULL OR l.timeline = h.timeline OR h.is_standby AND h.timeline < l.timeline,
-            CASE WHEN l.id IS NULL THEN 'not known'
-                 WHEN l.timeline = h.timeline OR h.is_standby AND h.timeline < l.timeline THEN format('the same timeline, %s', h.timeline)
-                 ELSE format('another timeline than at the confirmation (%s, now %s): a point-in-time recovery, or a promoted standby', l.timeline, h.timeline) END)
-     ) AS c (item, ok, detail)
-$$;
-COMMENT ON FUNCTION fieldcrypt._origin_checks() IS 'whether this is where the key states were last confirmed';
-
-CREATE FUNCTION fieldcrypt._states_confirmed() RETURNS boolean
-    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS 'SELECT bool_and(c.ok) FROM fieldcrypt._origin_checks() AS c';
-COMMENT ON FUNCTION fieldcrypt._states_confirmed() IS
-    'false after a restore, recovery, promotion or import, until confirm_key_states';
-
-CREATE FUNCTION fieldcrypt._state_rank(state text) RETURNS integer
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-AS $$ SELECT array_position('{active,deactivated,compromised,suspended,destroyed}'::text[], $1) $$;
-COMMENT ON FUNCTION fieldcrypt._state_rank(text) IS
-    'states from permissive to restrictive: who may do less with the key ranks higher';
-
-CREATE FUNCTION fieldcrypt._logged_states()
-    RETURNS TABLE (key_id bigint, state text)
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT l.key_id,
-           CASE WHEN bool_or(l.event = 'key_destroyed') THEN 'destroyed'
-                WHEN (array_agg(l.event ORDER BY l.id DESC) FILTER (WHERE l.event IN ('key_suspended', 'key_resumed')))[1] = 'key_suspended' THEN 'suspended'
-                WHEN bool_or(l.event = 'key_compromised') THEN 'compromised'
-                WHEN bool_or(l.event = 'key_deactivated') THEN 'deactivated' END
-      FROM fieldcrypt.audit_log AS l
-     WHERE l.key_id IS NOT NULL
-       AND l.event IN ('key_destroyed', 'key_suspended', 'key_resumed', 'key_compromised', 'key_deactivated')
-     GROUP BY l.key_id
-$$;
-COMMENT ON FUNCTION fieldcrypt._logged_states() IS 'the state that each key must at least have by the audit log';
-
-CREATE FUNCTION fieldcrypt._refuse_unless_recordable(what text) RETURNS void
-    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    IF pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' THEN
-        RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction',
-            MESSAGE = format('%s is recorded, and a standby or a READ ONLY transaction can''t write', what),
-            HINT = 'Do it on the primary.';
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION fieldcrypt._refuse_unless_recordable(text) IS 'a clear error where nothing can be written';
+-- Backup of the keys: export, verification, import.
 
 -- Export.
 
-CREATE FUNCTION fieldcrypt._seal_export(contents text) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.seal_export(contents text) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_seal_export';
-COMMENT ON FUNCTION fieldcrypt._seal_export(text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.seal_export(text) IS
     'authenticates an export by every master key that wraps one of its keys; granted to nobody';
-CREATE FUNCTION fieldcrypt._read_export(document text) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.read_export(document text) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_read_export';
-COMMENT ON FUNCTION fieldcrypt._read_export(text) IS 'what an authentic export says; granted to nobody';
-CREATE FUNCTION fieldcrypt._import_keys(document text, apply_states boolean, renumber boolean) RETURNS text
+COMMENT ON FUNCTION fieldcrypt_internal.read_export(text) IS 'what an authentic export says; granted to nobody';
+CREATE FUNCTION fieldcrypt_internal.import_document(document text, apply_states boolean, renumber boolean) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_import_keys';
-COMMENT ON FUNCTION fieldcrypt._import_keys(text, boolean, boolean) IS
+COMMENT ON FUNCTION fieldcrypt_internal.import_document(text, boolean, boolean) IS
     'checks an export, opens its keys, and takes them over; granted to nobody';
-CREATE FUNCTION fieldcrypt._renumber_key(key_id bigint, version integer) RETURNS void
+CREATE FUNCTION fieldcrypt_internal.renumber_key(key_id bigint, version integer) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_renumber_key';
-COMMENT ON FUNCTION fieldcrypt._renumber_key(bigint, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.renumber_key(bigint, integer) IS
     'gives a key another version, and wraps it again for it; granted to nobody';
-CREATE FUNCTION fieldcrypt._key_problem(key_id bigint) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.key_problem(key_id bigint) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_key_problem';
-COMMENT ON FUNCTION fieldcrypt._key_problem(bigint) IS
+COMMENT ON FUNCTION fieldcrypt_internal.key_problem(bigint) IS
     'why a wrapped key does not open; NULL if it does, or is destroyed; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._utc(moment timestamptz) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.utc_text(moment timestamptz) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$ SELECT to_char($1 AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') $$;
-COMMENT ON FUNCTION fieldcrypt._utc(timestamptz) IS 'a time as exports write it';
+COMMENT ON FUNCTION fieldcrypt_internal.utc_text(timestamptz) IS 'a time as exports write it';
 
 CREATE FUNCTION fieldcrypt.export_keys() RETURNS text
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    confirmed boolean := fieldcrypt._states_confirmed();
+    confirmed boolean := fieldcrypt_internal.states_confirmed();
     number_of_keys bigint;
     contents text;
     document text;
 BEGIN
-    PERFORM fieldcrypt._refuse_unless_recordable('an export of keys');
+    PERFORM fieldcrypt_internal.refuse_unless_recordable('an export of keys');
     SELECT k.number_of_keys,
            json_build_object(
                'format', 'pg_fieldcrypt key export',
                'version', 1,
-               'created_at', fieldcrypt._utc(clock_timestamp()),
+               'created_at', fieldcrypt_internal.utc_text(clock_timestamp()),
                'states_confirmed', confirmed,
                'database', json_build_object('system_identifier', (h.system_identifier)::text, 'name', current_database()),
                'master_keys', m.list,
                'keys', k.list)
       INTO number_of_keys, contents
-      FROM fieldcrypt._here() AS h,
+      FROM fieldcrypt_internal.origin_here() AS h,
            (SELECT coalesce(json_agg(json_build_object(
                        'fingerprint', encode(m.fingerprint, 'hex'),
                        'is_current', m.is_current,
-                       'first_used_at', fieldcrypt._utc(m.first_used_at)) ORDER BY m.fingerprint), '[]') AS list
+                       'first_used_at', fieldcrypt_internal.utc_text(m.first_used_at)) ORDER BY m.fingerprint), '[]') AS list
               FROM fieldcrypt.master_keys AS m) AS m,
            (SELECT count(*) AS number_of_keys,
                    coalesce(json_agg(json_build_object(
@@ -201,20 +64,20 @@ BEGIN
                        'wrapped_key', encode(k.wrapped_key, 'hex'),
                        'master_key_fingerprint', encode(k.master_key_fingerprint, 'hex'),
                        'key_check', encode(k.key_check, 'hex'),
-                       'created_at', fieldcrypt._utc(k.created_at),
-                       'deactivated_at', fieldcrypt._utc(k.deactivated_at),
-                       'destroyed_at', fieldcrypt._utc(k.destroyed_at),
+                       'created_at', fieldcrypt_internal.utc_text(k.created_at),
+                       'deactivated_at', fieldcrypt_internal.utc_text(k.deactivated_at),
+                       'destroyed_at', fieldcrypt_internal.utc_text(k.destroyed_at),
                        'suspended_from', k.suspended_from,
-                       'destroy_scheduled_at', fieldcrypt._utc(k.destroy_scheduled_at),
-                       'destroy_after', fieldcrypt._utc(k.destroy_after)) ORDER BY k.key_id), '[]') AS list
+                       'destroy_scheduled_at', fieldcrypt_internal.utc_text(k.destroy_scheduled_at),
+                       'destroy_after', fieldcrypt_internal.utc_text(k.destroy_after)) ORDER BY k.key_id), '[]') AS list
               FROM fieldcrypt.encryption_keys AS k) AS k;
-    document := fieldcrypt._seal_export(contents);
+    document := fieldcrypt_internal.seal_export(contents);
     IF NOT confirmed THEN
         RAISE WARNING USING ERRCODE = 'KF023',
             MESSAGE = 'the exported key states are not confirmed since a restore, promotion or import',
             HINT = 'See fieldcrypt.key_states_status(); then fieldcrypt.confirm_key_states(reason), and export again.';
     END IF;
-    PERFORM fieldcrypt._record('keys_exported', NULL, NULL, format('%s keys', number_of_keys), NULL);
+    PERFORM fieldcrypt_internal.record_event('keys_exported', NULL, NULL, format('%s keys', number_of_keys), NULL);
     RETURN document;
 END
 $$;
@@ -228,7 +91,7 @@ CREATE FUNCTION fieldcrypt.verify_keys(
 AS $$
     SELECT k.key_id, k.tenant, k.version, k.state, p.problem IS NULL, p.problem
       FROM fieldcrypt.encryption_keys AS k
-     CROSS JOIN LATERAL (SELECT fieldcrypt._key_problem(k.key_id) AS problem OFFSET 0) AS p
+     CROSS JOIN LATERAL (SELECT fieldcrypt_internal.key_problem(k.key_id) AS problem OFFSET 0) AS p
      ORDER BY k.tenant, k.version
 $$;
 COMMENT ON FUNCTION fieldcrypt.verify_keys() IS
@@ -236,7 +99,7 @@ COMMENT ON FUNCTION fieldcrypt.verify_keys() IS
 
 -- Import.
 
-CREATE FUNCTION fieldcrypt._exported_keys(contents json)
+CREATE FUNCTION fieldcrypt_internal.exported_keys(contents json)
     RETURNS TABLE (key_id bigint, tenant text, purpose text, version integer, state text, algorithm text,
         wrapped_key bytea, master_key_fingerprint bytea, key_check bytea, created_at timestamptz,
         deactivated_at timestamptz, destroyed_at timestamptz, suspended_from text)
@@ -250,9 +113,9 @@ AS $$
                master_key_fingerprint text, key_check text, created_at timestamptz, deactivated_at timestamptz,
                destroyed_at timestamptz, suspended_from text)
 $$;
-COMMENT ON FUNCTION fieldcrypt._exported_keys(json) IS 'the keys of an export as rows';
+COMMENT ON FUNCTION fieldcrypt_internal.exported_keys(json) IS 'the keys of an export as rows';
 
-CREATE FUNCTION fieldcrypt._import_contents(contents json, apply_states integer, renumber integer) RETURNS json
+CREATE FUNCTION fieldcrypt_internal.import_contents(contents json, apply_states integer, renumber integer) RETURNS json
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 -- What is refused is given back, since an error of its own would lose its SQLSTATE on the way through the
@@ -276,7 +139,7 @@ BEGIN
     LOCK TABLE fieldcrypt.encryption_keys IN SHARE ROW EXCLUSIVE MODE;
 
     SELECT d.key_id, d.tenant, d.version INTO clash
-      FROM fieldcrypt._exported_keys(contents) AS d
+      FROM fieldcrypt_internal.exported_keys(contents) AS d
       JOIN fieldcrypt.encryption_keys AS k ON k.key_id = d.key_id
      WHERE (k.tenant, k.purpose, k.version, k.algorithm, k.key_check)
            IS DISTINCT FROM (d.tenant, d.purpose, d.version, d.algorithm, d.key_check)
@@ -288,21 +151,21 @@ BEGIN
     -- A key that was made here after the others were lost has the version of one of them.
     FOR clash IN
         SELECT d.key_id, d.tenant, d.purpose, d.version, k.key_id AS key_here
-          FROM fieldcrypt._exported_keys(contents) AS d
+          FROM fieldcrypt_internal.exported_keys(contents) AS d
           JOIN fieldcrypt.encryption_keys AS k
             ON k.tenant = d.tenant AND k.purpose = d.purpose AND k.version = d.version AND k.key_id <> d.key_id
          ORDER BY d.tenant, d.version
     LOOP
         -- The audit log of this database is not that of the export: its keys stand beside each other.
-        IF renumber = 0 AND clash.purpose <> 'audit' OR fieldcrypt._key_problem(clash.key_here) IS NOT NULL THEN
+        IF renumber = 0 AND clash.purpose <> 'audit' OR fieldcrypt_internal.key_problem(clash.key_here) IS NOT NULL THEN
             RETURN json_build_object('conflict', format('key %s of the export is version %s of tenant "%s", which is key %s in this database', clash.key_id, clash.version, clash.tenant, clash.key_here),
                 'hint', 'If that key was made here after the others were lost, import_keys(document, renumber => true) makes it a later version. Otherwise the export is of another database. Nothing was imported.');
         END IF;
-        PERFORM fieldcrypt._renumber_key(clash.key_here, 1 + (
+        PERFORM fieldcrypt_internal.renumber_key(clash.key_here, 1 + (
             SELECT max(v.version)
               FROM (SELECT k.version FROM fieldcrypt.encryption_keys AS k WHERE k.tenant = clash.tenant AND k.purpose = clash.purpose
                     UNION ALL
-                    SELECT d.version FROM fieldcrypt._exported_keys(contents) AS d WHERE d.tenant = clash.tenant AND d.purpose = clash.purpose) AS v));
+                    SELECT d.version FROM fieldcrypt_internal.exported_keys(contents) AS d WHERE d.tenant = clash.tenant AND d.purpose = clash.purpose) AS v));
         renumbered := renumbered + (clash.purpose <> 'audit')::integer;
     END LOOP;
 
@@ -310,16 +173,16 @@ BEGIN
     -- same key, since its check value says so.
     UPDATE fieldcrypt.encryption_keys AS k
        SET wrapped_key = d.wrapped_key, master_key_fingerprint = d.master_key_fingerprint
-      FROM fieldcrypt._exported_keys(contents) AS d
+      FROM fieldcrypt_internal.exported_keys(contents) AS d
      WHERE k.key_id = d.key_id AND k.state <> 'destroyed' AND d.wrapped_key IS NOT NULL
-       AND fieldcrypt._key_problem(k.key_id) IS NOT NULL;
+       AND fieldcrypt_internal.key_problem(k.key_id) IS NOT NULL;
     GET DIAGNOSTICS repaired = ROW_COUNT;
     IF repaired > 0 THEN
         -- A master key that is lost and no longer needed would keep new keys from being made.
         DELETE FROM fieldcrypt.master_keys AS m
          WHERE NOT EXISTS (SELECT FROM fieldcrypt.encryption_keys AS k
                             WHERE k.master_key_fingerprint = m.fingerprint AND k.wrapped_key IS NOT NULL)
-           AND NOT coalesce(fieldcrypt._loaded_master_keys()::jsonb -> 'fingerprints' ? encode(m.fingerprint, 'hex'), false);
+           AND NOT coalesce(fieldcrypt_internal.loaded_master_keys()::jsonb -> 'fingerprints' ? encode(m.fingerprint, 'hex'), false);
     END IF;
 
     -- Nothing is erased by an import: what was destroyed elsewhere and is alive here is suspended.
@@ -333,14 +196,14 @@ BEGIN
                    WHEN k.state = 'active' AND d.suspended_from = 'deactivated' THEN 'deactivated'
                    ELSE k.state END,
                deactivated_at = coalesce(k.deactivated_at, d.deactivated_at, clock_timestamp())
-          FROM fieldcrypt._exported_keys(contents) AS d
+          FROM fieldcrypt_internal.exported_keys(contents) AS d
          WHERE k.key_id = d.key_id
-           AND fieldcrypt._state_rank(k.state) < fieldcrypt._state_rank(CASE d.state WHEN 'destroyed' THEN 'suspended' ELSE d.state END);
+           AND fieldcrypt_internal.state_rank(k.state) < fieldcrypt_internal.state_rank(CASE d.state WHEN 'destroyed' THEN 'suspended' ELSE d.state END);
         GET DIAGNOSTICS restricted = ROW_COUNT;
     END IF;
 
     SELECT d.key_id, d.tenant, k.key_id AS key_here INTO clash
-      FROM fieldcrypt._exported_keys(contents) AS d
+      FROM fieldcrypt_internal.exported_keys(contents) AS d
       JOIN fieldcrypt.encryption_keys AS k
         ON k.tenant = d.tenant AND k.purpose = d.purpose AND k.version < d.version AND k.state = 'active'
      WHERE d.state = 'active' AND d.purpose <> 'audit'
@@ -358,7 +221,7 @@ BEGIN
       FROM json_to_recordset(contents -> 'master_keys') AS m (fingerprint text, is_current boolean, first_used_at timestamptz)
      -- One that wraps nothing here would have to be loaded for nothing before a new key is made.
      WHERE m.is_current AND NOT EXISTS (SELECT FROM fieldcrypt.master_keys AS c WHERE c.is_current) OR EXISTS (
-               SELECT FROM fieldcrypt._exported_keys(contents) AS d
+               SELECT FROM fieldcrypt_internal.exported_keys(contents) AS d
                 WHERE d.master_key_fingerprint = decode(m.fingerprint, 'hex') AND d.wrapped_key IS NOT NULL)
         ON CONFLICT (fingerprint) DO NOTHING;
     UPDATE fieldcrypt.master_keys AS m
@@ -381,8 +244,8 @@ BEGIN
                 CASE WHEN l.state IS NOT NULL AND d.state = 'compromised' THEN 'compromised'
                      WHEN newer.is_there THEN coalesce(nullif(d.suspended_from, 'active'), 'deactivated')
                      ELSE coalesce(d.suspended_from, nullif(d.state, 'suspended'), 'deactivated') END END
-      FROM fieldcrypt._exported_keys(contents) AS d
-      LEFT JOIN fieldcrypt._logged_states() AS l ON l.key_id = d.key_id
+      FROM fieldcrypt_internal.exported_keys(contents) AS d
+      LEFT JOIN fieldcrypt_internal.logged_states() AS l ON l.key_id = d.key_id
      CROSS JOIN LATERAL (SELECT EXISTS (
                SELECT FROM fieldcrypt.encryption_keys AS n
                 WHERE n.tenant = d.tenant AND n.purpose = d.purpose AND n.version > d.version)) AS newer (is_there)
@@ -391,7 +254,7 @@ BEGIN
                  (CASE WHEN d.purpose = 'audit' AND EXISTS (
                       SELECT FROM fieldcrypt.encryption_keys AS a WHERE a.purpose = 'audit' AND a.state = 'active') THEN 'deactivated' END)) AS c (state)
             WHERE c.state IS NOT NULL
-            ORDER BY fieldcrypt._state_rank(c.state) DESC LIMIT 1) AS s
+            ORDER BY fieldcrypt_internal.state_rank(c.state) DESC LIMIT 1) AS s
      WHERE NOT EXISTS (SELECT FROM fieldcrypt.encryption_keys AS e WHERE e.key_id = d.key_id);
     GET DIAGNOSTICS imported = ROW_COUNT;
 
@@ -402,9 +265,9 @@ BEGIN
        AND EXISTS (SELECT FROM fieldcrypt.encryption_keys AS k
                     WHERE k.master_key_fingerprint = m.fingerprint AND k.wrapped_key IS NOT NULL);
 
-    SELECT count(*) - imported, count(*) FILTER (WHERE fieldcrypt._state_rank(k.state) < fieldcrypt._state_rank(d.state))
+    SELECT count(*) - imported, count(*) FILTER (WHERE fieldcrypt_internal.state_rank(k.state) < fieldcrypt_internal.state_rank(d.state))
       INTO unchanged, looser
-      FROM fieldcrypt._exported_keys(contents) AS d
+      FROM fieldcrypt_internal.exported_keys(contents) AS d
       JOIN fieldcrypt.encryption_keys AS k ON k.key_id = d.key_id;
     unchanged := greatest(unchanged - restricted - repaired, 0);
     IF looser > 0 THEN
@@ -415,14 +278,14 @@ BEGIN
     reason := format('%s keys imported, %s repaired, %s restricted, %s renumbered, from the export of %s in database "%s" of cluster %s',
         imported, repaired, restricted, renumbered, contents ->> 'created_at', contents #>> '{database,name}', contents #>> '{database,system_identifier}');
     IF imported > 0 THEN
-        PERFORM fieldcrypt._write_origin(false, reason);
+        PERFORM fieldcrypt_internal.write_origin(false, reason);
     END IF;
-    PERFORM fieldcrypt._record('keys_imported', NULL, NULL, reason, NULL);
+    PERFORM fieldcrypt_internal.record_event('keys_imported', NULL, NULL, reason, NULL);
     RETURN json_build_object('imported', imported, 'repaired', repaired, 'restricted', restricted, 'renumbered', renumbered,
         'unchanged', unchanged);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._import_contents(json, integer, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.import_contents(json, integer, integer) IS
     'takes over the keys of an export that was checked; granted to nobody, passes only from the library';
 
 CREATE FUNCTION fieldcrypt.import_keys(
@@ -435,82 +298,12 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'apply_states and renumber must not be NULL',
             HINT = 'Leave an argument out to leave existing keys as they are.';
     END IF;
-    PERFORM fieldcrypt._refuse_unless_recordable('an import of keys');
+    PERFORM fieldcrypt_internal.refuse_unless_recordable('an import of keys');
     SELECT c.imported, c.repaired, c.restricted, c.renumbered, c.unchanged
       INTO imported, repaired, restricted, renumbered, unchanged
-      FROM json_to_record(fieldcrypt._import_keys(document, apply_states, renumber)::json)
+      FROM json_to_record(fieldcrypt_internal.import_document(document, apply_states, renumber)::json)
            AS c (imported bigint, repaired bigint, restricted bigint, renumbered bigint, unchanged bigint);
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt.import_keys(text, boolean, boolean) IS
     'takes over the keys of an export that are missing or damaged here, all or none; existing keys keep their state, or with apply_states take a more restrictive one, never a more permissive one; with renumber, keys made after a loss become later versions';
-
--- Key states after a restore.
-
-CREATE FUNCTION fieldcrypt.key_states_status(
-        document text DEFAULT '', OUT item text, OUT ok boolean, OUT detail text, OUT hint text)
-    RETURNS SETOF record
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    contents json;
-BEGIN
-    IF document IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'document must not be NULL',
-            HINT = 'Leave the argument out to check without an export.';
-    END IF;
-    RETURN QUERY SELECT c.item, c.ok, c.detail, c.hint FROM fieldcrypt._origin_checks() AS c;
-    RETURN QUERY
-        SELECT format('key %s', k.key_id), false,
-               format('tenant "%s", version %s is %s here, and was %s by the audit log', k.tenant, k.version, k.state, l.state),
-               'The key table is older than the log: set the state again.'
-          FROM fieldcrypt.encryption_keys AS k
-          JOIN fieldcrypt._logged_states() AS l ON l.key_id = k.key_id
-         WHERE fieldcrypt._state_rank(k.state) < fieldcrypt._state_rank(l.state)
-         ORDER BY k.tenant, k.version;
-    IF document = '' THEN
-        RETURN;
-    END IF;
-    contents := fieldcrypt._read_export(document)::json;
-    RETURN QUERY
-        SELECT 'export', (contents ->> 'states_confirmed')::boolean,
-               format('of %s, from database "%s" of cluster %s, %s keys', contents ->> 'created_at',
-                   contents #>> '{database,name}', contents #>> '{database,system_identifier}', json_array_length(contents -> 'keys')),
-               CASE WHEN NOT (contents ->> 'states_confirmed')::boolean
-                    THEN 'It was made while key states were not confirmed: take one from before the restore, too.' END;
-    RETURN QUERY
-        SELECT format('key %s', d.key_id), false,
-               CASE WHEN k.key_id IS NULL
-                    THEN format('tenant "%s", version %s is missing here, and %s in the export', d.tenant, d.version, d.state)
-                    ELSE format('tenant "%s", version %s is %s here, and %s in the export', d.tenant, d.version, k.state, d.state) END,
-               CASE WHEN k.key_id IS NULL THEN 'fieldcrypt.import_keys(document) brings it back.'
-                    WHEN d.state = 'destroyed' THEN 'Values here may still need it: re-encrypt them, then destroy it again. import_keys(document, apply_states => true) suspends it.'
-                    ELSE 'fieldcrypt.import_keys(document, apply_states => true) sets the state of the export.' END
-          FROM fieldcrypt._exported_keys(contents) AS d
-          LEFT JOIN fieldcrypt.encryption_keys AS k ON k.key_id = d.key_id
-         WHERE k.key_id IS NULL
-            OR fieldcrypt._state_rank(k.state) < fieldcrypt._state_rank(d.state)
-         ORDER BY d.tenant, d.version;
-END
-$$;
-COMMENT ON FUNCTION fieldcrypt.key_states_status(text) IS
-    'whether key states may have gone back in time (restore, recovery, promotion, import), and which keys are more permissive here than in the audit log or in an export';
-
-CREATE FUNCTION fieldcrypt.confirm_key_states(reason text) RETURNS void
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    IF reason IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'reason must not be NULL',
-            HINT = 'Say what the key states were compared with.';
-    ELSIF btrim(reason) = '' THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'a confirmation needs a reason',
-            HINT = 'Say what the key states were compared with.';
-    END IF;
-    PERFORM fieldcrypt._refuse_unless_recordable('a confirmation');
-    PERFORM fieldcrypt._record_origin(true, reason);
-    PERFORM fieldcrypt._record('key_states_confirmed', NULL, NULL, reason, NULL);
-END
-$$;
-COMMENT ON FUNCTION fieldcrypt.confirm_key_states(text) IS
-    'records that somebody looked at key_states_status() and put the key states right';

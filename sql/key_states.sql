@@ -14,16 +14,16 @@ COMMENT ON FUNCTION fieldcrypt.suspend_key(bigint, text) IS
 COMMENT ON FUNCTION fieldcrypt.resume_key(bigint, text) IS
     'ends suspend_key and gives the state that the key is in now: deactivated, not active, if the tenant has another active key';
 
-CREATE FUNCTION fieldcrypt._set_key_state(key_id bigint, state text, reason text) RETURNS void
+CREATE FUNCTION fieldcrypt_internal.set_key_state(key_id bigint, state text, reason text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_set_key_state';
-CREATE FUNCTION fieldcrypt._shred_tenant(tenant text, reason text) RETURNS bigint
+CREATE FUNCTION fieldcrypt_internal.erase_tenant_keys(tenant text, reason text) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_shred_tenant';
-COMMENT ON FUNCTION fieldcrypt._set_key_state(bigint, text, text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.set_key_state(bigint, text, text) IS
     'brings a key into a less permissive state; makes no new version, asks for no approval; granted to nobody';
-COMMENT ON FUNCTION fieldcrypt._shred_tenant(text, text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.erase_tenant_keys(text, text) IS
     'destroys all keys of a tenant and gives their number; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._shred_step(
+CREATE FUNCTION fieldcrypt_internal.shred_step(
         tenant text, reason text, OUT destroyed bigint, OUT error_code text, OUT message text, OUT hint text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -35,22 +35,22 @@ BEGIN
         RETURN;
     END IF;
     BEGIN
-        SELECT s.message, s.hint INTO message, hint FROM fieldcrypt._spend_approval('shred_tenant', tenant) AS s;
+        SELECT s.message, s.hint INTO message, hint FROM fieldcrypt_internal.spend_approval('shred_tenant', tenant) AS s;
         IF message IS NOT NULL THEN
             error_code := 'KF019';
             RETURN;
         END IF;
-        destroyed := fieldcrypt._shred_tenant(tenant, reason);
+        destroyed := fieldcrypt_internal.erase_tenant_keys(tenant, reason);
     EXCEPTION WHEN OTHERS THEN
         -- The approval, too, is as it was.
         GET STACKED DIAGNOSTICS
             error_code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
-        PERFORM fieldcrypt._record('key_refused', tenant, NULL,
+        PERFORM fieldcrypt_internal.record_event('key_refused', tenant, NULL,
             format('shred_tenant failed: %s (%s)', message, error_code), NULL);
     END;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._shred_step(text, text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.shred_step(text, text) IS
     'spends the approval and destroys a tenant''s keys; a refusal is recorded and given back, not raised';
 
 CREATE PROCEDURE fieldcrypt.shred_tenant(tenant text, reason text)
@@ -65,9 +65,9 @@ BEGIN
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    PERFORM fieldcrypt._refuse_unless_writable();
-    PERFORM fieldcrypt._by_own_hand();
-    SELECT s.destroyed, s.error_code, s.message, s.hint INTO step FROM fieldcrypt._shred_step(tenant, reason) AS s;
+    PERFORM fieldcrypt_internal.refuse_unless_writable();
+    PERFORM fieldcrypt_internal.by_own_hand();
+    SELECT s.destroyed, s.error_code, s.message, s.hint INTO step FROM fieldcrypt_internal.shred_step(tenant, reason) AS s;
     COMMIT;
     IF step.message IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = step.error_code, MESSAGE = step.message, HINT = step.hint;
@@ -83,20 +83,20 @@ COMMENT ON PROCEDURE fieldcrypt.shred_tenant(text, text) IS
 
 -- Destruction: scheduled, and done when it is due and nothing can use the key any more.
 
-CREATE FUNCTION fieldcrypt._schedule_destruction(key_id bigint, seconds bigint, reason text) RETURNS void
+CREATE FUNCTION fieldcrypt_internal.schedule_destruction(key_id bigint, seconds bigint, reason text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_schedule_destruction';
-CREATE FUNCTION fieldcrypt._set_destroy_horizon(key_id bigint, horizon text) RETURNS void
+CREATE FUNCTION fieldcrypt_internal.set_destroy_horizon(key_id bigint, horizon text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_set_destroy_horizon';
-CREATE FUNCTION fieldcrypt._erase_key(key_id bigint, reason text) RETURNS void
+CREATE FUNCTION fieldcrypt_internal.erase_key(key_id bigint, reason text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_erase_key';
 CREATE FUNCTION fieldcrypt.cancel_destroy_key(key_id bigint, reason text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_cancel_destroy_key';
-COMMENT ON FUNCTION fieldcrypt._schedule_destruction(bigint, bigint, text) IS 'schedules without looking for use; granted to nobody';
-COMMENT ON FUNCTION fieldcrypt._set_destroy_horizon(bigint, text) IS 'notes which prepared transactions have to end first; granted to nobody';
-COMMENT ON FUNCTION fieldcrypt._erase_key(bigint, text) IS 'erases a key whose destruction is due, without looking for use; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.schedule_destruction(bigint, bigint, text) IS 'schedules without looking for use; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.set_destroy_horizon(bigint, text) IS 'notes which prepared transactions have to end first; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.erase_key(bigint, text) IS 'erases a key whose destruction is due, without looking for use; granted to nobody';
 COMMENT ON FUNCTION fieldcrypt.cancel_destroy_key(bigint, text) IS 'a key that destroy_key has scheduled stays';
 
-CREATE FUNCTION fieldcrypt._refuse_destruction(key_id bigint, delay interval) RETURNS void
+CREATE FUNCTION fieldcrypt_internal.refuse_destruction(key_id bigint, delay interval) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
@@ -115,7 +115,7 @@ BEGIN
     IF key.state IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'KF003',
             MESSAGE = format('encryption key %s does not exist in this database', key_id),
-            HINT = 'SELECT key_id, tenant, version, state FROM fieldcrypt.encryption_keys shows all.';
+            HINT = 'A value of it comes from another database, or fieldcrypt.encryption_keys was not restored with it. That table lists the keys that are here.';
     ELSIF key.purpose = 'audit' THEN
         RAISE EXCEPTION USING ERRCODE = 'KF018',
             MESSAGE = format('encryption key %s authenticates the audit log: it can''t be destroyed', key_id),
@@ -131,15 +131,15 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._refuse_destruction(bigint, interval) IS 'an error if a key''s destruction can''t be scheduled so; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.refuse_destruction(bigint, interval) IS 'an error if a key''s destruction can''t be scheduled so; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._schedule_unused(
+CREATE FUNCTION fieldcrypt_internal.schedule_unused(
         key_id bigint, delay interval, reason text, counted jsonb, OUT error_code text, OUT message text, OUT hint text)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
-    uses text := fieldcrypt._use_of_key(counted, key_id);
+    uses text := fieldcrypt_internal.use_of_key(counted, key_id);
 BEGIN
     IF uses IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'KF017',
@@ -147,20 +147,20 @@ BEGIN
             DETAIL = format('It encrypts %s.', uses),
             HINT = 'Re-encrypt these values first: CALL fieldcrypt.reencrypt(). SELECT * FROM fieldcrypt.key_usage(exact => true) shows all keys.';
     END IF;
-    SELECT s.message, s.hint INTO message, hint FROM fieldcrypt._spend_approval('destroy_key', key_id::text) AS s;
+    SELECT s.message, s.hint INTO message, hint FROM fieldcrypt_internal.spend_approval('destroy_key', key_id::text) AS s;
     IF message IS NOT NULL THEN
         error_code := 'KF019';
         RETURN;
     END IF;
-    PERFORM fieldcrypt._schedule_destruction(key_id,
+    PERFORM fieldcrypt_internal.schedule_destruction(key_id,
         ceil(EXTRACT(epoch FROM now() + delay - now()))::bigint, reason);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._schedule_unused(bigint, interval, text, jsonb) IS
+COMMENT ON FUNCTION fieldcrypt_internal.schedule_unused(bigint, interval, text, jsonb) IS
     'spends the approval and schedules a destruction, unless the key was found in use; a missing approval is recorded and given back, not raised; granted to nobody';
 
 -- Counts and schedules in one step: whoever calls it by hand leaves nothing out.
-CREATE FUNCTION fieldcrypt._schedule_step(
+CREATE FUNCTION fieldcrypt_internal.schedule_step(
         key_id bigint, delay interval, reason text, OUT error_code text, OUT message text, OUT hint text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
@@ -168,11 +168,11 @@ AS $$
 DECLARE
     problem text;
 BEGIN
-    PERFORM fieldcrypt._refuse_destruction(key_id, delay);
+    PERFORM fieldcrypt_internal.refuse_destruction(key_id, delay);
     SELECT s.error_code, s.message, s.hint INTO error_code, message, hint
-      FROM fieldcrypt._schedule_unused(key_id, delay, reason, fieldcrypt._count_use(ARRAY[key_id])) AS s;
+      FROM fieldcrypt_internal.schedule_unused(key_id, delay, reason, fieldcrypt_internal.count_use(ARRAY[key_id])) AS s;
     -- What can't be counted must be so when it is due; it is said now, so that nobody waits in vain.
-    problem := fieldcrypt._uncountable('-infinity');
+    problem := fieldcrypt_internal.uncountable('-infinity');
     IF message IS NULL AND problem IS NOT NULL THEN
         RAISE WARNING USING
             MESSAGE = format('it can''t be known that encryption key %s is unused: %s', key_id, problem),
@@ -180,7 +180,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._schedule_step(bigint, interval, text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.schedule_step(bigint, interval, text) IS
     'looks for use, spends the approval and schedules a destruction; a missing approval is recorded and given back, not raised';
 
 -- The approval is asked for now and not when it is due: it lasts for 7 days at most, the delay for 7 at
@@ -197,8 +197,8 @@ BEGIN
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    PERFORM fieldcrypt._refuse_unless_writable();
-    SELECT s.error_code, s.message, s.hint INTO step FROM fieldcrypt._schedule_step(key_id, delay, reason) AS s;
+    PERFORM fieldcrypt_internal.refuse_unless_writable();
+    SELECT s.error_code, s.message, s.hint INTO step FROM fieldcrypt_internal.schedule_step(key_id, delay, reason) AS s;
     COMMIT;
     IF step.message IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = step.error_code, MESSAGE = step.message, HINT = step.hint;
@@ -235,7 +235,7 @@ BEGIN
          WHERE k.place > keep_versions AND k.state <> 'active' AND k.destroy_after IS NULL
          ORDER BY k.tenant, k.version);
     IF keys <> '{}' THEN
-        counted := fieldcrypt._count_use(keys);
+        counted := fieldcrypt_internal.count_use(keys);
     END IF;
     FOR key_id, key_tenant, version, state IN
         SELECT k.key_id, k.tenant, k.version, k.state
@@ -243,15 +243,15 @@ BEGIN
          ORDER BY u.place
     LOOP
         outcome := 'kept';
-        detail := fieldcrypt._use_of_key(counted, key_id);
+        detail := fieldcrypt_internal.use_of_key(counted, key_id);
         IF detail IS NOT NULL THEN
             detail := 'in use: ' || detail;
         ELSIF state = 'suspended' THEN
             detail := 'suspended: resume it, or schedule it with destroy_key';
         ELSE
             BEGIN
-                PERFORM fieldcrypt._refuse_destruction(key_id, delay);
-                SELECT s.error_code, s.message INTO step FROM fieldcrypt._schedule_unused(key_id, delay, reason, counted) AS s;
+                PERFORM fieldcrypt_internal.refuse_destruction(key_id, delay);
+                SELECT s.error_code, s.message INTO step FROM fieldcrypt_internal.schedule_unused(key_id, delay, reason, counted) AS s;
                 IF step.message IS NULL THEN
                     outcome := 'scheduled';
                 ELSE
@@ -282,7 +282,7 @@ COMMENT ON FUNCTION fieldcrypt.retire_keys(integer, text, interval, text) IS
 -- A prepared transaction shows no start, so what counts is its id: once none of the older transactions
 -- runs any more, those that were prepared have ids below the next one, the horizon. It is noted at the
 -- first chance, so that a database that always has some prepared transaction gets there.
-CREATE FUNCTION fieldcrypt._quiet_step(key_id bigint) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.quiet_step(key_id bigint) RETURNS text
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
@@ -321,7 +321,7 @@ BEGIN
         horizon := pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
         next_id := horizon;
         BEGIN
-            PERFORM fieldcrypt._set_destroy_horizon(key_id, horizon::text);
+            PERFORM fieldcrypt_internal.set_destroy_horizon(key_id, horizon::text);
         EXCEPTION WHEN OTHERS THEN
             -- Of this key alone: the others go on.
             RETURN format('%s (%s)', SQLERRM, SQLSTATE);
@@ -335,10 +335,10 @@ BEGIN
     RETURN 'prepared transactions from before its schedule are open: ' || blockers;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._quiet_step(bigint) IS
+COMMENT ON FUNCTION fieldcrypt_internal.quiet_step(bigint) IS
     'why transactions may still hold values of a scheduled key; NULL if none can';
 
-CREATE FUNCTION fieldcrypt._scheduled_keys(OUT due bigint[], OUT unobserved bigint[])
+CREATE FUNCTION fieldcrypt_internal.scheduled_keys(OUT due bigint[], OUT unobserved bigint[])
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce(array_agg(k.key_id ORDER BY k.destroy_after, k.key_id) FILTER (WHERE k.destroy_after <= clock_timestamp()), '{}'),
@@ -347,13 +347,13 @@ AS $$
       FROM fieldcrypt.encryption_keys AS k
      WHERE k.destroy_after IS NOT NULL AND k.state <> 'destroyed'
 $$;
-COMMENT ON FUNCTION fieldcrypt._scheduled_keys() IS 'keys whose destruction is due, and those whose older transactions are still to be waited for';
+COMMENT ON FUNCTION fieldcrypt_internal.scheduled_keys() IS 'keys whose destruction is due, and those whose older transactions are still to be waited for';
 
 -- Looks and erases in one step: whoever calls it by hand leaves nothing out. The order matters: first
 -- nothing may run that encrypted with the key; then no table may hold a value of it; and what nobody can
 -- write anew stays so until it is erased. What remains possible is a value that a client, or a
 -- transaction that moves rows about at this very moment, holds outside of every table, and a restore.
-CREATE FUNCTION fieldcrypt._destroy_step(
+CREATE FUNCTION fieldcrypt_internal.destroy_step(
         keys bigint[], ignore_uncountable boolean,
         OUT key_id bigint, OUT outcome text, OUT message text) RETURNS SETOF record
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
@@ -370,7 +370,7 @@ BEGIN
             MESSAGE = 'keys are destroyed in READ COMMITTED only: an older snapshot does not show what uses them';
     END IF;
     FOREACH key_id IN ARRAY keys LOOP
-        message := fieldcrypt._quiet_step(key_id);
+        message := fieldcrypt_internal.quiet_step(key_id);
         IF message IS NULL THEN
             quiet := quiet || key_id;
         ELSE
@@ -381,31 +381,31 @@ BEGIN
     IF quiet = '{}' THEN
         RETURN;
     END IF;
-    counted := fieldcrypt._count_use(quiet);
+    counted := fieldcrypt_internal.count_use(quiet);
     is_uncertain := ignore_uncountable IS NOT TRUE
-        AND EXISTS (SELECT FROM fieldcrypt._encrypted_columns() AS c WHERE NOT c.is_readable);
+        AND EXISTS (SELECT FROM fieldcrypt_internal.encrypted_columns() AS c WHERE NOT c.is_readable);
     FOREACH key_id IN ARRAY quiet LOOP
         SELECT k.destroy_scheduled_at + interval '1 hour' INTO since
           FROM fieldcrypt.encryption_keys AS k WHERE k.key_id = key_id;
         outcome := 'waits';
         message := coalesce(
-            'it is in use: ' || fieldcrypt._use_of_key(counted, key_id),
-            CASE WHEN is_uncertain THEN fieldcrypt._uncountable(since) END);
+            'it is in use: ' || fieldcrypt_internal.use_of_key(counted, key_id),
+            CASE WHEN is_uncertain THEN fieldcrypt_internal.uncountable(since) END);
         IF message IS NULL THEN
             BEGIN
-                PERFORM fieldcrypt._erase_key(key_id, CASE WHEN ignore_uncountable THEN 'ignore_uncountable' END);
+                PERFORM fieldcrypt_internal.erase_key(key_id, CASE WHEN ignore_uncountable THEN 'ignore_uncountable' END);
                 outcome := 'destroyed';
             EXCEPTION WHEN OTHERS THEN
                 outcome := 'failed';
                 message := format('%s (%s)', SQLERRM, SQLSTATE);
-                PERFORM fieldcrypt._record('key_refused', NULL, key_id, 'destruction failed: ' || message, NULL);
+                PERFORM fieldcrypt_internal.record_event('key_refused', NULL, key_id, 'destruction failed: ' || message, NULL);
             END;
         END IF;
         RETURN NEXT;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._destroy_step(bigint[], boolean) IS
+COMMENT ON FUNCTION fieldcrypt_internal.destroy_step(bigint[], boolean) IS
     'erases those of some due keys that no transaction and no table can hold a value of, and says what keeps the others';
 
 CREATE PROCEDURE fieldcrypt.destroy_due_keys(ignore_uncountable boolean DEFAULT false)
@@ -426,11 +426,11 @@ BEGIN
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    PERFORM fieldcrypt._refuse_unless_writable();
-    SELECT s.due, s.unobserved INTO scheduled FROM fieldcrypt._scheduled_keys() AS s;
+    PERFORM fieldcrypt_internal.refuse_unless_writable();
+    SELECT s.due, s.unobserved INTO scheduled FROM fieldcrypt_internal.scheduled_keys() AS s;
     -- What is seen of transactions is kept, also of keys that are not due, and if the rest fails.
     FOREACH id IN ARRAY scheduled.due OPERATOR(pg_catalog.||) scheduled.unobserved LOOP
-        PERFORM fieldcrypt._quiet_step(id);
+        PERFORM fieldcrypt_internal.quiet_step(id);
         COMMIT;
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -438,7 +438,7 @@ BEGIN
     -- Many at once, since each time all tables are read.
     WHILE place OPERATOR(pg_catalog.<=) pg_catalog.cardinality(scheduled.due) LOOP
         SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(s)) INTO outcomes
-          FROM fieldcrypt._destroy_step(
+          FROM fieldcrypt_internal.destroy_step(
                    (scheduled.due)[place : place OPERATOR(pg_catalog.+) 9999], COALESCE(ignore_uncountable, false)) AS s;
         COMMIT;
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;

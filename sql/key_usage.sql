@@ -1,22 +1,22 @@
 -- Which key is used where.
 --
--- Values are counted by fieldcrypt._count_keys, which reads past row-level security: a count that a
+-- Values are counted by fieldcrypt_internal.count_keys, which reads past row-level security: a count that a
 -- policy filters would destroy keys that are in use.
 
-CREATE FUNCTION fieldcrypt._count_keys(relation oid) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.count_keys(relation oid) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_count_keys';
-COMMENT ON FUNCTION fieldcrypt._count_keys(oid) IS
+COMMENT ON FUNCTION fieldcrypt_internal.count_keys(oid) IS
     'how many values of each column of a table are on which key, as JSON: an array of attnum, column, key_id, values; every row that is committed, whatever its policies; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._relations_to_count() RETURNS oid[]
+CREATE FUNCTION fieldcrypt_internal.relations_to_count() RETURNS oid[]
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
-AS 'SELECT coalesce(array_agg(DISTINCT c.relation), ''{}'') FROM fieldcrypt._encrypted_columns() AS c WHERE c.is_readable';
-COMMENT ON FUNCTION fieldcrypt._relations_to_count() IS 'the relations whose values can be counted; granted to nobody';
+AS 'SELECT coalesce(array_agg(DISTINCT c.relation), ''{}'') FROM fieldcrypt_internal.encrypted_columns() AS c WHERE c.is_readable';
+COMMENT ON FUNCTION fieldcrypt_internal.relations_to_count() IS 'the relations whose values can be counted; granted to nobody';
 
 -- What nobody here can read, and why that forbids to destroy a key. Other sessions' temporary tables would
 -- forbid it for ever; but one of a session that began after the key was known to be unused has no value
 -- of it: there was none left that it could have copied.
-CREATE FUNCTION fieldcrypt._uncountable(since timestamptz) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.uncountable(since timestamptz) RETURNS text
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -29,7 +29,7 @@ BEGIN
            string_agg(format('%s.%I', c.table_name, c.column_name), ', ' ORDER BY c.table_name, c.attnum)
                FILTER (WHERE t.relpersistence = 't')
       INTO unreadable, temporary
-      FROM fieldcrypt._encrypted_columns() AS c JOIN pg_class AS t ON t.oid = c.relation
+      FROM fieldcrypt_internal.encrypted_columns() AS c JOIN pg_class AS t ON t.oid = c.relation
      WHERE NOT c.is_readable;
     IF unreadable IS NOT NULL THEN
         RETURN 'values can''t be counted in ' || unreadable;
@@ -48,10 +48,10 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._uncountable(timestamptz) IS
+COMMENT ON FUNCTION fieldcrypt_internal.uncountable(timestamptz) IS
     'why it can''t be known that a key scheduled before that time is unused; NULL if it can; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._count_in(relation oid, keys bigint[]) RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.count_in(relation oid, keys bigint[]) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -63,28 +63,28 @@ BEGIN
         SELECT jsonb_agg(jsonb_build_object(
                    'key_id', u.key_id, 'values', u."values", 'table', $1::regclass::text,
                    'column', (SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = $1 AND a.attnum = u.attnum)))
-          FROM jsonb_to_recordset(fieldcrypt._count_keys($1)::jsonb) AS u(attnum integer, key_id text, "values" bigint)
+          FROM jsonb_to_recordset(fieldcrypt_internal.count_keys($1)::jsonb) AS u(attnum integer, key_id text, "values" bigint)
          WHERE keys IS NULL OR u.key_id::bigint = ANY (keys)), '[]');
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._count_in(oid, bigint[]) IS
+COMMENT ON FUNCTION fieldcrypt_internal.count_in(oid, bigint[]) IS
     'how many values of some keys (NULL: of all) a relation has, as JSON; granted to nobody';
 
 -- In both directions: a value that is moved from a table not yet read to one already read is found on the
 -- way back. The list is made anew for that: a table may have been made meanwhile.
-CREATE FUNCTION fieldcrypt._count_use(keys bigint[]) RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.count_use(keys bigint[]) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     counted jsonb := '[]';
-    relations oid[] := fieldcrypt._relations_to_count();
+    relations oid[] := fieldcrypt_internal.relations_to_count();
 BEGIN
     FOR place IN 1 .. cardinality(relations) LOOP
-        counted := counted || fieldcrypt._count_in(relations[place], keys);
+        counted := counted || fieldcrypt_internal.count_in(relations[place], keys);
     END LOOP;
-    relations := fieldcrypt._relations_to_count();
+    relations := fieldcrypt_internal.relations_to_count();
     FOR place IN REVERSE cardinality(relations) .. 1 LOOP
-        counted := counted || fieldcrypt._count_in(relations[place], keys);
+        counted := counted || fieldcrypt_internal.count_in(relations[place], keys);
     END LOOP;
     -- By key, since it is asked key by key.
     RETURN coalesce((
@@ -93,9 +93,9 @@ BEGIN
                   FROM jsonb_array_elements(counted) AS c WHERE c ->> 'key_id' IS NOT NULL GROUP BY 1) AS of_key), '{}');
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._count_use(bigint[]) IS 'where some keys are used, in all tables, as a JSON object by key id; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.count_use(bigint[]) IS 'where some keys are used, in all tables, as a JSON object by key id; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._use_of_key(used jsonb, key_id bigint) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.use_of_key(used jsonb, key_id bigint) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT string_agg(format('%s value(s) in %s.%I', u.total, u."table", u."column"), ', ' ORDER BY u."table", u."column")
@@ -103,7 +103,7 @@ AS $$
               FROM jsonb_to_recordset(coalesce($1 -> $2::text, '[]')) AS c("table" text, "column" text, "values" bigint)
              GROUP BY c."table", c."column") AS u
 $$;
-COMMENT ON FUNCTION fieldcrypt._use_of_key(jsonb, bigint) IS 'what _count_use found of a key, as a text; NULL if nothing; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.use_of_key(jsonb, bigint) IS 'what count_use found of a key, as a text; NULL if nothing; granted to nobody';
 
 CREATE FUNCTION fieldcrypt.key_usage(exact boolean DEFAULT false) RETURNS TABLE (
         key_id bigint, tenant text, version integer, state text,
@@ -123,7 +123,7 @@ BEGIN
     END IF;
     FOR item IN
         SELECT c.relation, c.table_name, c.attnum, c.column_name, c.holds, t.relkind, t.relpages
-          FROM fieldcrypt._encrypted_columns() AS c JOIN pg_class AS t ON t.oid = c.relation
+          FROM fieldcrypt_internal.encrypted_columns() AS c JOIN pg_class AS t ON t.oid = c.relation
          WHERE c.is_readable
          ORDER BY c.relation, c.attnum
     LOOP
@@ -134,7 +134,7 @@ BEGIN
             -- One look at a table tells of all its columns.
             IF relation_counted IS DISTINCT FROM item.relation THEN
                 relation_counted := item.relation;
-                of_relation := fieldcrypt._count_in(item.relation, NULL);
+                of_relation := fieldcrypt_internal.count_in(item.relation, NULL);
             END IF;
             counted := counted || coalesce((
                 SELECT jsonb_agg(u || jsonb_build_object('is_exact', true))

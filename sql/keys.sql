@@ -1,4 +1,4 @@
--- The keys. The order of the columns is known to src/pg/catalog.rs: new ones go to the end.
+-- The keys. The order of the columns is known to crates/pg/src/key_table.rs: new ones go to the end.
 
 CREATE TABLE fieldcrypt.master_keys (
     fingerprint bytea PRIMARY KEY CHECK (pg_catalog.octet_length(fingerprint) OPERATOR(pg_catalog.=) 16),
@@ -40,30 +40,30 @@ CREATE UNIQUE INDEX encryption_keys_version
 CREATE UNIQUE INDEX encryption_keys_active
     ON fieldcrypt.encryption_keys (tenant, purpose) WHERE state OPERATOR(pg_catalog.=) 'active';
 
-CREATE FUNCTION fieldcrypt._invalidate_keys() RETURNS trigger
+CREATE FUNCTION fieldcrypt_internal.invalidate_keys() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'fieldcrypt_invalidate_keys';
-COMMENT ON FUNCTION fieldcrypt._invalidate_keys() IS 'trigger: tells every session that keys have changed';
+COMMENT ON FUNCTION fieldcrypt_internal.invalidate_keys() IS 'trigger: tells every session that keys have changed';
 
 CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.encryption_keys
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.encryption_keys
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.encryption_keys
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_restore_over();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over();
 
 CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.master_keys
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.master_keys
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.master_keys
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_restore_over();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over();
 
 -- A new row changes nothing that a session could have cached, so INSERT tells nobody. ALWAYS: a
 -- subscriber that receives the table by logical replication must notice too.
 CREATE TRIGGER invalidate AFTER UPDATE OR DELETE ON fieldcrypt.encryption_keys
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt._invalidate_keys();
+    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.invalidate_keys();
 CREATE TRIGGER invalidate_all AFTER TRUNCATE ON fieldcrypt.encryption_keys
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._invalidate_keys();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.invalidate_keys();
 ALTER TABLE fieldcrypt.encryption_keys ENABLE ALWAYS TRIGGER invalidate;
 ALTER TABLE fieldcrypt.encryption_keys ENABLE ALWAYS TRIGGER invalidate_all;
 
@@ -98,9 +98,9 @@ CREATE FUNCTION fieldcrypt.create_key(tenant text DEFAULT '') RETURNS bigint
 COMMENT ON FUNCTION fieldcrypt.create_key(text) IS
     'makes a tenant''s first encryption key ahead of time and gives its id; the active key''s id if there is one';
 
-CREATE FUNCTION fieldcrypt._loaded_master_keys() RETURNS text
+CREATE FUNCTION fieldcrypt_internal.loaded_master_keys() RETURNS text
     LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'fieldcrypt_loaded_master_keys';
-COMMENT ON FUNCTION fieldcrypt._loaded_master_keys() IS 'the master keys of this session, as JSON: source, fingerprints, never a key';
+COMMENT ON FUNCTION fieldcrypt_internal.loaded_master_keys() IS 'the master keys of this session, as JSON: source, fingerprints, never a key';
 
 CREATE FUNCTION fieldcrypt.master_key_status(
         OUT fingerprint text, OUT is_loaded boolean, OUT is_current boolean, OUT encryption_keys bigint,
@@ -108,7 +108,7 @@ CREATE FUNCTION fieldcrypt.master_key_status(
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
     WITH session AS MATERIALIZED (
-        SELECT fieldcrypt._loaded_master_keys()::jsonb AS loaded
+        SELECT fieldcrypt_internal.loaded_master_keys()::jsonb AS loaded
     ), loaded AS (
         SELECT decode(f.value, 'hex') AS fingerprint, f.place = 1 AS is_first
           FROM session, jsonb_array_elements_text(session.loaded -> 'fingerprints') WITH ORDINALITY AS f(value, place)

@@ -2,33 +2,33 @@
 -- current one, under a lock that waits for all who are making a key; from then on no key comes under
 -- the old one, and what is left is moved in committed batches.
 
-CREATE FUNCTION fieldcrypt._target_master_key() RETURNS bytea
+CREATE FUNCTION fieldcrypt_internal.target_master_key() RETURNS bytea
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_target_master_key';
-COMMENT ON FUNCTION fieldcrypt._target_master_key() IS
+COMMENT ON FUNCTION fieldcrypt_internal.target_master_key() IS
     'fingerprint of the first master key, its source read again; an error where the master key can''t be rotated';
-CREATE FUNCTION fieldcrypt._lock_master_keys() RETURNS void
+CREATE FUNCTION fieldcrypt_internal.lock_master_keys() RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_lock_master_keys';
-COMMENT ON FUNCTION fieldcrypt._lock_master_keys() IS
+COMMENT ON FUNCTION fieldcrypt_internal.lock_master_keys() IS
     'waits until nobody is making an encryption key; granted to nobody';
-CREATE FUNCTION fieldcrypt._make_current(target bytea) RETURNS void
+CREATE FUNCTION fieldcrypt_internal.make_current(target bytea) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_make_current';
-COMMENT ON FUNCTION fieldcrypt._make_current(bytea) IS
+COMMENT ON FUNCTION fieldcrypt_internal.make_current(bytea) IS
     'new encryption keys are wrapped by this master key from now on; granted to nobody';
-CREATE FUNCTION fieldcrypt._rewrap_keys(target bytea, key_ids text) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.rewrap_keys(target bytea, key_ids text) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_rewrap_keys';
-COMMENT ON FUNCTION fieldcrypt._rewrap_keys(bytea, text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.rewrap_keys(bytea, text) IS
     'wraps encryption keys again, opening each new wrapping to compare; granted to nobody';
-CREATE FUNCTION fieldcrypt._retire_master_keys() RETURNS void
+CREATE FUNCTION fieldcrypt_internal.retire_master_keys() RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_retire_master_keys';
-COMMENT ON FUNCTION fieldcrypt._retire_master_keys() IS
+COMMENT ON FUNCTION fieldcrypt_internal.retire_master_keys() IS
     'marks the master keys that wrap nothing; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._short_fingerprint(fingerprint bytea) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.short_fingerprint(fingerprint bytea) RETURNS text
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$ SELECT upper(left(encode($1, 'hex'), 8)) || '...' $$;
-COMMENT ON FUNCTION fieldcrypt._short_fingerprint(bytea) IS 'a fingerprint as messages show it';
+COMMENT ON FUNCTION fieldcrypt_internal.short_fingerprint(bytea) IS 'a fingerprint as messages show it';
 
-CREATE FUNCTION fieldcrypt._lock_holders(relation regclass) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.lock_holders(relation regclass) RETURNS text
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT string_agg(DISTINCT CASE
@@ -44,17 +44,17 @@ AS $$
        AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
        AND l.pid IS DISTINCT FROM pg_backend_pid()
 $$;
-COMMENT ON FUNCTION fieldcrypt._lock_holders(regclass) IS 'the transactions that hold a table locked for writing';
+COMMENT ON FUNCTION fieldcrypt_internal.lock_holders(regclass) IS 'the transactions that hold a table locked for writing';
 
-CREATE FUNCTION fieldcrypt._keys_to_rewrap(target bytea) RETURNS bigint
+CREATE FUNCTION fieldcrypt_internal.keys_to_rewrap(target bytea) RETURNS bigint
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT count(*) FROM fieldcrypt.encryption_keys AS k
      WHERE k.wrapped_key IS NOT NULL AND k.master_key_fingerprint <> $1
 $$;
-COMMENT ON FUNCTION fieldcrypt._keys_to_rewrap(bytea) IS 'how many encryption keys another master key wraps';
+COMMENT ON FUNCTION fieldcrypt_internal.keys_to_rewrap(bytea) IS 'how many encryption keys another master key wraps';
 
-CREATE FUNCTION fieldcrypt._begin_master_key_rotation(
+CREATE FUNCTION fieldcrypt_internal.begin_master_key_rotation(
         target bytea, OUT state text, OUT old_fingerprint bytea, OUT blockers text,
         OUT message text, OUT hint text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -65,10 +65,10 @@ BEGIN
     SELECT m.fingerprint INTO old_fingerprint FROM fieldcrypt.master_keys AS m WHERE m.is_current;
     IF old_fingerprint IS DISTINCT FROM target THEN
         BEGIN
-            PERFORM fieldcrypt._lock_master_keys();
+            PERFORM fieldcrypt_internal.lock_master_keys();
         EXCEPTION WHEN lock_not_available THEN
             state := 'blocked';
-            blockers := coalesce(fieldcrypt._lock_holders('fieldcrypt.master_keys'), 'another transaction');
+            blockers := coalesce(fieldcrypt_internal.lock_holders('fieldcrypt.master_keys'), 'another transaction');
             RETURN;
         END;
         SELECT m.fingerprint INTO old_fingerprint FROM fieldcrypt.master_keys AS m WHERE m.is_current;
@@ -77,38 +77,38 @@ BEGIN
         state := 'no keys';
     ELSIF old_fingerprint <> target THEN
         SELECT s.message, s.hint INTO message, hint
-          FROM fieldcrypt._spend_approval('rotate_master_key', encode(target, 'hex')) AS s;
+          FROM fieldcrypt_internal.spend_approval('rotate_master_key', encode(target, 'hex')) AS s;
         IF message IS NOT NULL THEN
             -- Not raised here: that would take the record of the refusal back.
             state := 'refused';
             RETURN;
         END IF;
-        PERFORM fieldcrypt._make_current(target);
-        PERFORM fieldcrypt._record('master_key_rotation_started', NULL, NULL,
+        PERFORM fieldcrypt_internal.make_current(target);
+        PERFORM fieldcrypt_internal.record_event('master_key_rotation_started', NULL, NULL,
             format('from %s to %s, keys to wrap again: %s', encode(old_fingerprint, 'hex'),
-                   encode(target, 'hex'), fieldcrypt._keys_to_rewrap(target)), NULL);
+                   encode(target, 'hex'), fieldcrypt_internal.keys_to_rewrap(target)), NULL);
         state := 'switched';
-    ELSIF fieldcrypt._keys_to_rewrap(target) > 0 THEN
+    ELSIF fieldcrypt_internal.keys_to_rewrap(target) > 0 THEN
         state := 'resumed';
     ELSE
         state := 'done';
         BEGIN
             -- A run that ended early may have left this undone.
-            PERFORM fieldcrypt._retire_master_keys();
+            PERFORM fieldcrypt_internal.retire_master_keys();
         EXCEPTION WHEN lock_not_available THEN
             -- Of an import, for instance.
             state := 'blocked';
-            blockers := coalesce(fieldcrypt._lock_holders('fieldcrypt.master_keys'), 'another transaction');
+            blockers := coalesce(fieldcrypt_internal.lock_holders('fieldcrypt.master_keys'), 'another transaction');
         END;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._begin_master_key_rotation(bytea) IS
+COMMENT ON FUNCTION fieldcrypt_internal.begin_master_key_rotation(bytea) IS
     'the first step of rotate_master_key: makes the target the current master key, if it is not';
 
 -- By key id, each pass from the last one on: no batch reads again what is done. Keys that another
 -- transaction holds locked are left for a later pass.
-CREATE FUNCTION fieldcrypt._rewrap_step(
+CREATE FUNCTION fieldcrypt_internal.rewrap_step(
         target bytea, after_key_id bigint, batch_size integer, is_first_pass boolean,
         OUT last_key_id bigint, OUT rewrapped bigint, OUT failed bigint, OUT failures text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -135,7 +135,7 @@ BEGIN
     IF last_key_id IS NULL THEN
         RETURN;
     END IF;
-    done := fieldcrypt._rewrap_keys(target, key_ids);
+    done := fieldcrypt_internal.rewrap_keys(target, key_ids);
     rewrapped := (done ->> 'rewrapped')::bigint;
     failed := jsonb_array_length(done -> 'failures');
     FOR failure IN
@@ -146,27 +146,27 @@ BEGIN
     LOOP
         failures := concat_ws('; ', failures, failure.error);
         IF is_first_pass THEN
-            PERFORM fieldcrypt._record('key_refused', failure.tenant, failure.key_id,
+            PERFORM fieldcrypt_internal.record_event('key_refused', failure.tenant, failure.key_id,
                 format('not wrapped again: %s', failure.error), NULL);
         END IF;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._rewrap_step(bytea, bigint, integer, boolean) IS
+COMMENT ON FUNCTION fieldcrypt_internal.rewrap_step(bytea, bigint, integer, boolean) IS
     'wraps a batch of encryption keys under the target; what does not open is recorded and left as it is';
 
-CREATE FUNCTION fieldcrypt._finish_master_key_rotation(target bytea, rewrapped bigint, failed bigint, OUT remaining bigint)
+CREATE FUNCTION fieldcrypt_internal.finish_master_key_rotation(target bytea, rewrapped bigint, failed bigint, OUT remaining bigint)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM fieldcrypt._retire_master_keys();
-    remaining := fieldcrypt._keys_to_rewrap(target);
-    PERFORM fieldcrypt._record('master_key_rotation_finished', NULL, NULL,
+    PERFORM fieldcrypt_internal.retire_master_keys();
+    remaining := fieldcrypt_internal.keys_to_rewrap(target);
+    PERFORM fieldcrypt_internal.record_event('master_key_rotation_finished', NULL, NULL,
         format('to %s: %s wrapped again, %s failed, %s left under other master keys',
                encode(target, 'hex'), rewrapped, failed, remaining), NULL);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._finish_master_key_rotation(bytea, bigint, bigint) IS
+COMMENT ON FUNCTION fieldcrypt_internal.finish_master_key_rotation(bytea, bigint, bigint) IS
     'the last step of rotate_master_key: records the end, and what needs not be loaded any more';
 
 CREATE PROCEDURE fieldcrypt.rotate_master_key(
@@ -199,11 +199,11 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'batch_size must be from 1 to 100000', HINT = 'The default of 1000 keys a transaction is good.';
     END IF;
-    target := fieldcrypt._target_master_key();
+    target := fieldcrypt_internal.target_master_key();
 
     LOOP
-        PERFORM fieldcrypt._by_own_hand();
-        SELECT b.state, b.old_fingerprint, b.blockers, b.message, b.hint INTO begun FROM fieldcrypt._begin_master_key_rotation(target) AS b;
+        PERFORM fieldcrypt_internal.by_own_hand();
+        SELECT b.state, b.old_fingerprint, b.blockers, b.message, b.hint INTO begun FROM fieldcrypt_internal.begin_master_key_rotation(target) AS b;
         COMMIT;
         -- At once: any expression after a COMMIT takes a snapshot, and then it is too late.
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
@@ -225,15 +225,15 @@ BEGIN
         RETURN;
     ELSIF begun.state OPERATOR(pg_catalog.=) 'done' THEN
         RAISE NOTICE 'rotate_master_key: nothing to do: master key % is the current one already and wraps all keys',
-            fieldcrypt._short_fingerprint(target);
+            fieldcrypt_internal.short_fingerprint(target);
         RETURN;
     END IF;
-    total := fieldcrypt._keys_to_rewrap(target);
-    RAISE NOTICE 'rotate_master_key: % to master key %: % keys to wrap again', begun.state, fieldcrypt._short_fingerprint(target), total;
+    total := fieldcrypt_internal.keys_to_rewrap(target);
+    RAISE NOTICE 'rotate_master_key: % to master key %: % keys to wrap again', begun.state, fieldcrypt_internal.short_fingerprint(target), total;
 
     LOOP
         SELECT s.last_key_id, s.rewrapped, s.failed, s.failures INTO step
-          FROM fieldcrypt._rewrap_step(target, after_key_id, batch_size, is_first_pass) AS s;
+          FROM fieldcrypt_internal.rewrap_step(target, after_key_id, batch_size, is_first_pass) AS s;
         COMMIT;
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -250,7 +250,7 @@ BEGIN
             END IF;
             CONTINUE;
         END IF;
-        remaining := fieldcrypt._keys_to_rewrap(target);
+        remaining := fieldcrypt_internal.keys_to_rewrap(target);
         EXIT WHEN remaining OPERATOR(pg_catalog.<=) failed OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) deadline;
         -- Some are locked by others: once more, from the start.
         PERFORM pg_catalog.pg_sleep(0.2);
@@ -260,7 +260,7 @@ BEGIN
         failures := '';
     END LOOP;
 
-    remaining := fieldcrypt._finish_master_key_rotation(target, rewrapped, failed);
+    remaining := fieldcrypt_internal.finish_master_key_rotation(target, rewrapped, failed);
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -272,14 +272,14 @@ BEGIN
     IF remaining OPERATOR(pg_catalog.>) failed THEN
         RAISE WARNING USING ERRCODE = 'KF020',
             MESSAGE = pg_catalog.format('%s keys are locked by other transactions and were not wrapped again: %s',
-                remaining OPERATOR(pg_catalog.-) failed, COALESCE(fieldcrypt._lock_holders('fieldcrypt.encryption_keys'::pg_catalog.regclass), 'they have ended meanwhile')),
+                remaining OPERATOR(pg_catalog.-) failed, COALESCE(fieldcrypt_internal.lock_holders('fieldcrypt.encryption_keys'::pg_catalog.regclass), 'they have ended meanwhile')),
             HINT = 'Keep the old master key loaded, and call it again when they have ended.';
     END IF;
     IF remaining OPERATOR(pg_catalog.>) 0 THEN
         RAISE NOTICE 'rotate_master_key: % wrapped again, % left under other master keys (see fieldcrypt.master_key_status())', rewrapped, remaining;
     ELSE
         RAISE NOTICE 'rotate_master_key: % wrapped again; master key % wraps all keys of this database: the lines that fieldcrypt.master_key_status() calls not needed can be removed, once that holds in every database that uses them',
-            rewrapped, fieldcrypt._short_fingerprint(target);
+            rewrapped, fieldcrypt_internal.short_fingerprint(target);
     END IF;
 END
 $$;

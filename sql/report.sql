@@ -1,7 +1,7 @@
 -- The compliance report: what is known of keys, access, use and the log, for who reads it without a database.
 -- docs/compliance-report.md says what each figure is; report_figures.sql and report_audit.sql make them.
 
-CREATE FUNCTION fieldcrypt._report_requirements() RETURNS TABLE (standard text, section text, title text, figures text[], note text)
+CREATE FUNCTION fieldcrypt_internal.report_requirements() RETURNS TABLE (standard text, section text, title text, figures text[], note text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     VALUES
@@ -33,9 +33,9 @@ AS $$
         'When the keys were last exported, and whether their states are confirmed since the last restore.'),
     ('GDPR', 'Art. 32(1)(d)', 'Regular testing and evaluation of the measures', '{verification,health}', 'Verification of the log, and the checks of health().')
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_requirements() IS 'which requirement each figure of the compliance report supports; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.report_requirements() IS 'which requirement each figure of the compliance report supports; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._report_cryptography() RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.report_cryptography() RETURNS jsonb
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT jsonb_build_object('algorithms', jsonb_agg(jsonb_build_object('use', a.use, 'algorithm', a.algorithm, 'key_bits', a.bits, 'standard', a.standard) ORDER BY a.place))
@@ -49,9 +49,9 @@ AS $$
         (7, 'Random bytes', 'the operating system''s generator, drawn in each server process', NULL, 'getrandom(2)')
       ) AS a (place, use, algorithm, bits, standard)
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_cryptography() IS 'the algorithms in use; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.report_cryptography() IS 'the algorithms in use; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._report_limits() RETURNS text[]
+CREATE FUNCTION fieldcrypt_internal.report_limits() RETURNS text[]
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT ARRAY[
@@ -66,10 +66,10 @@ AS $$
         'Destroyed keys live on in old backups, key exports, archived WAL and standbys until those are gone.',
         'Where the master key is stored, who can read it there, and how backups are kept, is outside of the database.']
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_limits() IS 'what the compliance report does not show; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.report_limits() IS 'what the compliance report does not show; granted to nobody';
 
 -- What a check found, or why it did not run: a failing check is a finding, not the end of the report.
-CREATE FUNCTION fieldcrypt._report_verified(
+CREATE FUNCTION fieldcrypt_internal.report_verified(
         tenant text, from_time timestamptz, to_time timestamptz, verify boolean, most integer) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -84,7 +84,7 @@ BEGIN
     SELECT jsonb_build_object(
                'status', min(v.status) FILTER (WHERE v.finding = 'summary'),
                'summary', CASE WHEN tenant IS NULL THEN min(v.detail) FILTER (WHERE v.finding = 'summary') END,
-               'from', fieldcrypt._utc(from_time), 'to', fieldcrypt._utc(to_time),
+               'from', fieldcrypt_internal.utc_text(from_time), 'to', fieldcrypt_internal.utc_text(to_time),
                'findings', jsonb_build_object(
                    'total', count(*) FILTER (WHERE v.finding <> 'summary'),
                    'rows', coalesce(jsonb_agg(jsonb_build_object('status', v.status, 'finding', v.finding, 'leaf', v.leaf, 'log_id', v.log_id::text,
@@ -98,24 +98,24 @@ EXCEPTION WHEN OTHERS THEN
     RETURN jsonb_build_object('status', 'failed', 'summary', format('%s (%s)', SQLERRM, SQLSTATE));
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_verified(text, timestamptz, timestamptz, boolean, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.report_verified(text, timestamptz, timestamptz, boolean, integer) IS
     'what verify_audit_log() says, or why it could not; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._report_verification(
+CREATE FUNCTION fieldcrypt_internal.report_verification(
         tenant text, from_time timestamptz, to_time timestamptz, since timestamptz, until timestamptz, verify boolean, most integer) RETURNS jsonb
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT fieldcrypt._report_verified($1, $2, $3, $6, $7) || jsonb_build_object('stored', jsonb_build_object(
+    SELECT fieldcrypt_internal.report_verified($1, $2, $3, $6, $7) || jsonb_build_object('stored', jsonb_build_object(
         'total', (SELECT count(*) FROM fieldcrypt.audit_verifications AS v WHERE v.ended_at >= $4 AND v.ended_at < $5),
         'rows', coalesce((
-            SELECT jsonb_agg(jsonb_build_object('at', fieldcrypt._utc(v.ended_at), 'status', v.status, 'findings', v.findings, 'actor', v.actor,
+            SELECT jsonb_agg(jsonb_build_object('at', fieldcrypt_internal.utc_text(v.ended_at), 'status', v.status, 'findings', v.findings, 'actor', v.actor,
                        'detail', CASE WHEN $1 IS NULL THEN v.detail END) ORDER BY v.id DESC)
               FROM (SELECT v.* FROM fieldcrypt.audit_verifications AS v WHERE v.ended_at >= $4 AND v.ended_at < $5 ORDER BY v.id DESC LIMIT $7) AS v), '[]')))
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_verification(text, timestamptz, timestamptz, timestamptz, timestamptz, boolean, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.report_verification(text, timestamptz, timestamptz, timestamptz, timestamptz, boolean, integer) IS
     'the audit log verified now, and the verifications of the period; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._report_health(tenant text) RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.report_health(tenant text) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -133,7 +133,7 @@ EXCEPTION WHEN OTHERS THEN
     RETURN jsonb_build_object('status', 'failed', 'problem', format('%s (%s)', SQLERRM, SQLSTATE), 'checks', jsonb '[]');
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_health(text) IS 'what health() says, or why it could not; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.report_health(text) IS 'what health() says, or why it could not; granted to nobody';
 
 CREATE FUNCTION fieldcrypt.compliance_report(
         tenant text DEFAULT NULL, from_time timestamptz DEFAULT NULL, to_time timestamptz DEFAULT NULL,
@@ -168,51 +168,51 @@ BEGIN
             HINT = 'Leave the tenant out for a report about all.';
     END IF;
     figures := jsonb_build_object(
-        'cryptography', fieldcrypt._report_cryptography(),
-        'keys', fieldcrypt._report_keys(tenant, since, until, most),
-        'master_keys', fieldcrypt._report_master_keys(tenant, since, until, most),
-        'rotation', fieldcrypt._report_rotation(tenant, since, until, most),
-        'reencryption', fieldcrypt._report_reencryption(tenant, count_values, most),
-        'destruction', fieldcrypt._report_destruction(tenant, since, until, most),
-        'access', fieldcrypt._report_access(since, until, most),
-        'use', fieldcrypt._report_use(tenant, since, until, most),
-        'approvals', fieldcrypt._report_approvals(tenant, since, until, most),
-        'exports', fieldcrypt._report_exports(since, until, most),
-        'audit_log', fieldcrypt._report_log(tenant, since, until, most),
-        'verification', fieldcrypt._report_verification(tenant, from_time, to_time, since, until, verify, most),
-        'health', fieldcrypt._report_health(tenant));
+        'cryptography', fieldcrypt_internal.report_cryptography(),
+        'keys', fieldcrypt_internal.report_keys(tenant, since, until, most),
+        'master_keys', fieldcrypt_internal.report_master_keys(tenant, since, until, most),
+        'rotation', fieldcrypt_internal.report_rotation(tenant, since, until, most),
+        'reencryption', fieldcrypt_internal.report_reencryption(tenant, count_values, most),
+        'destruction', fieldcrypt_internal.report_destruction(tenant, since, until, most),
+        'access', fieldcrypt_internal.report_access(since, until, most),
+        'use', fieldcrypt_internal.report_use(tenant, since, until, most),
+        'approvals', fieldcrypt_internal.report_approvals(tenant, since, until, most),
+        'exports', fieldcrypt_internal.report_exports(since, until, most),
+        'audit_log', fieldcrypt_internal.report_log(tenant, since, until, most),
+        'verification', fieldcrypt_internal.report_verification(tenant, from_time, to_time, since, until, verify, most),
+        'health', fieldcrypt_internal.report_health(tenant));
     RETURN jsonb_build_object(
             'format', 'pg_fieldcrypt compliance report',
             'version', 1,
             'generated', jsonb_build_object(
-                'at', fieldcrypt._utc(made_at), 'by', session_user, 'role', fieldcrypt._outer_role(),
-                'database', current_database(), 'system_identifier', (SELECT h.system_identifier::text FROM fieldcrypt._here() AS h),
+                'at', fieldcrypt_internal.utc_text(made_at), 'by', session_user, 'role', fieldcrypt_internal.outer_role(),
+                'database', current_database(), 'system_identifier', (SELECT h.system_identifier::text FROM fieldcrypt_internal.origin_here() AS h),
                 'is_standby', pg_is_in_recovery(),
                 'extension_version', (SELECT e.extversion FROM pg_extension AS e WHERE e.extname = 'pg_fieldcrypt'),
                 'server_version', current_setting('server_version')),
-            'period', jsonb_build_object('from', fieldcrypt._utc(since), 'to', fieldcrypt._utc(until)),
+            'period', jsonb_build_object('from', fieldcrypt_internal.utc_text(since), 'to', fieldcrypt_internal.utc_text(until)),
             'scope', jsonb_build_object('tenant', tenant),
             'rows_listed_at_most', most,
             'requirements', (SELECT jsonb_agg(jsonb_build_object('standard', r.standard, 'section', r.section, 'title', r.title,
-                                        'figures', to_jsonb(r.figures), 'note', r.note)) FROM fieldcrypt._report_requirements() AS r),
-            'limits', to_jsonb(fieldcrypt._report_limits()))
+                                        'figures', to_jsonb(r.figures), 'note', r.note)) FROM fieldcrypt_internal.report_requirements() AS r),
+            'limits', to_jsonb(fieldcrypt_internal.report_limits()))
         || (SELECT jsonb_object_agg(f.name, f.contents || jsonb_build_object('supports', (
                        SELECT coalesce(jsonb_agg(r.standard || ' ' || r.section), '[]')
-                         FROM fieldcrypt._report_requirements() AS r WHERE f.name = ANY (r.figures))))
+                         FROM fieldcrypt_internal.report_requirements() AS r WHERE f.name = ANY (r.figures))))
               FROM jsonb_each(figures) AS f(name, contents));
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt.compliance_report(text, timestamptz, timestamptz, boolean, boolean) IS
     'what is known of keys, rotation, access, use and the audit log, as one document: of a tenant or of all, for a period (the last 365 days); verify: runs verify_audit_log() over the times given; count_values: looks which values are on old keys. See docs/compliance-report.md';
 
-CREATE FUNCTION fieldcrypt._report_page(report jsonb) RETURNS text
+CREATE FUNCTION fieldcrypt_internal.report_page(report jsonb) RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'fieldcrypt_report_page';
-COMMENT ON FUNCTION fieldcrypt._report_page(jsonb) IS 'a compliance report as a page of HTML, in ASCII; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.report_page(jsonb) IS 'a compliance report as a page of HTML, in ASCII; granted to nobody';
 
 CREATE FUNCTION fieldcrypt.compliance_report_html(
         tenant text DEFAULT NULL, from_time timestamptz DEFAULT NULL, to_time timestamptz DEFAULT NULL,
         verify boolean DEFAULT true, count_values boolean DEFAULT true) RETURNS text
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$ SELECT fieldcrypt._report_page(fieldcrypt.compliance_report($1, $2, $3, $4, $5)) $$;
+AS $$ SELECT fieldcrypt_internal.report_page(fieldcrypt.compliance_report($1, $2, $3, $4, $5)) $$;
 COMMENT ON FUNCTION fieldcrypt.compliance_report_html(text, timestamptz, timestamptz, boolean, boolean) IS
     'compliance_report() as one self-contained page: no script, no request, printable. psql -XAt -o report.html -c ''SELECT fieldcrypt.compliance_report_html()''';

@@ -1,38 +1,40 @@
 -- The figures of the compliance report that tell of people and of the log: who may do what, who did, and
 -- whether the record of it holds. As in report_figures.sql: bounded lists, one tenant's report names no other.
 
-CREATE FUNCTION fieldcrypt._report_access(from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.report_access(from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH owner AS (
+    WITH schemas AS MATERIALIZED (
+        SELECT n.oid, n.nspacl FROM pg_namespace AS n WHERE n.nspname IN ('fieldcrypt', 'fieldcrypt_internal')
+    ), owner AS (
         SELECT n.nspowner AS oid FROM pg_namespace AS n WHERE n.nspname = 'fieldcrypt'
     ), held AS MATERIALIZED (
-        SELECT g.grantee, fieldcrypt._held_privileges(g.grantee) AS privileges
-          FROM (SELECT DISTINCT a.grantee FROM pg_namespace AS n, aclexplode(n.nspacl) AS a WHERE n.nspname = 'fieldcrypt'
+        SELECT g.grantee, fieldcrypt_internal.held_privileges(g.grantee) AS privileges
+          FROM (SELECT DISTINCT a.grantee FROM schemas AS s, aclexplode(s.nspacl) AS a
                 UNION
-                SELECT a.grantee FROM pg_proc AS p, aclexplode(p.proacl) AS a WHERE p.pronamespace = 'fieldcrypt'::regnamespace
+                SELECT a.grantee FROM pg_proc AS p, aclexplode(p.proacl) AS a WHERE p.pronamespace IN (SELECT s.oid FROM schemas AS s)
                 UNION
-                SELECT a.grantee FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relnamespace = 'fieldcrypt'::regnamespace
+                SELECT a.grantee FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relnamespace IN (SELECT s.oid FROM schemas AS s)
                 UNION
                 SELECT a.grantee FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid, aclexplode(t.attacl) AS a
-                 WHERE c.relnamespace = 'fieldcrypt'::regnamespace) AS g
+                 WHERE c.relnamespace IN (SELECT s.oid FROM schemas AS s)) AS g
          WHERE g.grantee <> (SELECT o.oid FROM owner AS o)
     ), granted (grantee, class, object, rights, name) AS (
         SELECT a.grantee, 'pg_proc'::regclass, p.oid, a.privilege_type, p.oid::regprocedure::text
-          FROM pg_proc AS p, aclexplode(p.proacl) AS a WHERE p.pronamespace = 'fieldcrypt'::regnamespace
+          FROM pg_proc AS p, aclexplode(p.proacl) AS a WHERE p.pronamespace IN (SELECT s.oid FROM schemas AS s)
         UNION ALL
         SELECT a.grantee, 'pg_class'::regclass, c.oid, a.privilege_type, c.oid::regclass::text
-          FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relnamespace = 'fieldcrypt'::regnamespace
+          FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relnamespace IN (SELECT s.oid FROM schemas AS s)
         UNION ALL
         SELECT a.grantee, 'pg_attribute'::regclass, c.oid, a.privilege_type, format('%s (%I)', c.oid::regclass, t.attname)
           FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid, aclexplode(t.attacl) AS a
-         WHERE c.relnamespace = 'fieldcrypt'::regnamespace
+         WHERE c.relnamespace IN (SELECT s.oid FROM schemas AS s)
            AND NOT (c.oid = 'fieldcrypt.encryption_keys'::regclass AND t.attname <> 'wrapped_key' AND a.privilege_type = 'SELECT')
     ), objects AS MATERIALIZED (
         -- One look-up of each name, whatever the number of roles.
         SELECT u.name, o.rights, CASE WHEN o.object ~ '^(FUNCTION|PROCEDURE) ' THEN to_regprocedure(regexp_replace(o.object, '^[A-Z]+ ', ''))::oid
                     WHEN o.object ~ '^TABLE ' THEN to_regclass(substr(o.object, 7))::oid END AS object
-          FROM unnest('{encrypt,decrypt,reencrypt,manage,audit,backup,value}'::text[]) AS u(name), fieldcrypt._privilege_objects(u.name) AS o
+          FROM unnest('{encrypt,decrypt,reencrypt,manage,audit,backup,value}'::text[]) AS u(name), fieldcrypt_internal.privilege_objects(u.name) AS o
     ), others AS (
         SELECT g.grantee, array_agg(g.rights || ' ' || g.name ORDER BY g.name, g.rights) AS rights
           FROM granted AS g JOIN held AS h ON h.grantee = g.grantee
@@ -85,12 +87,12 @@ AS $$
             'rows', coalesce((
                 SELECT jsonb_agg(jsonb_build_object('role', s.name, 'can_login', s.can_login, 'why', to_jsonb(s.why)) ORDER BY s.is_superuser DESC, s.name)
                   FROM (SELECT s.* FROM reaches AS s WHERE s.why <> '{}' ORDER BY s.is_superuser DESC, s.name LIMIT $3) AS s), '[]')),
-        'changes', fieldcrypt._report_events('{access_granted,access_revoked}', NULL, $1, $2, $3))
+        'changes', fieldcrypt_internal.report_events('{access_granted,access_revoked}', NULL, $1, $2, $3))
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_access(timestamptz, timestamptz, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.report_access(timestamptz, timestamptz, integer) IS
     'which roles hold which privileges now, also through others, who is above them, and what was changed; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._report_use(tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.report_use(tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
     WITH log AS MATERIALIZED (
@@ -99,7 +101,7 @@ AS $$
          WHERE l.at >= $2 AND l.at < $3 AND l.event IN ('values_decrypted', 'decrypt_failed', 'call_refused')
            AND ($1 IS NULL OR l.tenant = $1)
     ), buckets AS MATERIALIZED (
-        SELECT b.* FROM fieldcrypt._report_buckets($2, $3, 1) AS b
+        SELECT b.* FROM fieldcrypt_internal.report_buckets($2, $3, 1) AS b
     ), placed AS (
         SELECT width_bucket(l.at, (SELECT array_agg(b.starts ORDER BY b.starts) FROM buckets AS b)) AS place,
                sum(l.times) FILTER (WHERE l.event = 'values_decrypted') AS decrypted,
@@ -136,22 +138,22 @@ AS $$
                         LEFT JOIN placed AS p ON p.place = b.place),
         'by_role', jsonb_build_object('total', (SELECT count(*) FROM by_role), 'rows', coalesce((
             SELECT jsonb_agg(jsonb_build_object('role', r.role, 'actor', r.actor, 'tenants', r.tenants, 'decrypted', r.decrypted, 'failed', r.failed,
-                       'refused', r.refused, 'last_at', fieldcrypt._utc(r.last_at)) ORDER BY r.decrypted DESC, r.failed DESC, r.refused DESC, r.role, r.actor)
+                       'refused', r.refused, 'last_at', fieldcrypt_internal.utc_text(r.last_at)) ORDER BY r.decrypted DESC, r.failed DESC, r.refused DESC, r.role, r.actor)
               FROM (SELECT r.* FROM by_role AS r ORDER BY r.decrypted DESC, r.failed DESC, r.refused DESC, r.role, r.actor LIMIT $4) AS r), '[]')),
         'by_tenant', jsonb_build_object('total', (SELECT count(*) FROM by_tenant), 'rows', coalesce((
             SELECT jsonb_agg(jsonb_build_object('tenant', t.tenant, 'roles', t.roles, 'decrypted', t.decrypted, 'failed', t.failed,
-                       'refused', t.refused, 'last_at', fieldcrypt._utc(t.last_at)) ORDER BY t.decrypted DESC, t.failed DESC, t.refused DESC, t.tenant)
+                       'refused', t.refused, 'last_at', fieldcrypt_internal.utc_text(t.last_at)) ORDER BY t.decrypted DESC, t.failed DESC, t.refused DESC, t.tenant)
               FROM (SELECT t.* FROM by_tenant AS t ORDER BY t.decrypted DESC, t.failed DESC, t.refused DESC, t.tenant LIMIT $4) AS t), '[]')),
         'by_code', jsonb_build_object('total', (SELECT count(*) FROM by_code), 'rows', coalesce((
-            SELECT jsonb_agg(jsonb_build_object('event', c.event, 'error_code', c.error_code, 'times', c.times, 'last_at', fieldcrypt._utc(c.last_at))
+            SELECT jsonb_agg(jsonb_build_object('event', c.event, 'error_code', c.error_code, 'times', c.times, 'last_at', fieldcrypt_internal.utc_text(c.last_at))
                        ORDER BY c.times DESC, c.event, c.error_code)
               FROM (SELECT c.* FROM by_code AS c ORDER BY c.times DESC, c.event, c.error_code LIMIT $4) AS c), '[]')),
-        'refusals', fieldcrypt._report_events('{decrypt_failed,call_refused,key_refused,approval_refused}', $1, $2, $3, $4))
+        'refusals', fieldcrypt_internal.report_events('{decrypt_failed,call_refused,key_refused,approval_refused}', $1, $2, $3, $4))
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_use(text, timestamptz, timestamptz, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.report_use(text, timestamptz, timestamptz, integer) IS
     'use of keys by role and tenant, failures and refusals, as far as the audit log has them; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._report_approvals(tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.report_approvals(tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     WITH open AS (
@@ -162,7 +164,7 @@ AS $$
     )
     SELECT jsonb_build_object(
         'required_for', (SELECT coalesce(jsonb_agg(o.name), '[]')
-                           FROM unnest('{rotate_master_key,shred_tenant,destroy_key}'::text[]) AS o(name) WHERE fieldcrypt._needs_approval(o.name)),
+                           FROM unnest('{rotate_master_key,shred_tenant,destroy_key}'::text[]) AS o(name) WHERE fieldcrypt_internal.needs_approval(o.name)),
         'counts', (SELECT jsonb_build_object(
                        'requested', count(*) FILTER (WHERE l.event = 'approval_requested'), 'given', count(*) FILTER (WHERE l.event = 'approval_given'),
                        'used', count(*) FILTER (WHERE l.event = 'approval_used'), 'withdrawn', count(*) FILTER (WHERE l.event = 'approval_withdrawn'),
@@ -170,36 +172,36 @@ AS $$
                      FROM fieldcrypt.audit_log AS l WHERE l.at >= $2 AND l.at < $3 AND l.event ~ '^approval_' AND ($1 IS NULL OR l.tenant = $1)),
         'open', jsonb_build_object('total', (SELECT count(*) FROM open), 'rows', coalesce((
             SELECT jsonb_agg(jsonb_build_object('id', o.id::text, 'operation', o.operation, 'subject', o.subject, 'reason', o.reason,
-                       'requested_by', o.requested_by, 'requested_at', fieldcrypt._utc(o.requested_at), 'expires_at', fieldcrypt._utc(o.expires_at),
+                       'requested_by', o.requested_by, 'requested_at', fieldcrypt_internal.utc_text(o.requested_at), 'expires_at', fieldcrypt_internal.utc_text(o.expires_at),
                        'approved_by', o.approved_by) ORDER BY o.id)
               FROM (SELECT o.* FROM open AS o ORDER BY o.id LIMIT $4) AS o), '[]')),
-        'events', fieldcrypt._report_events('{approval_requested,approval_given,approval_used,approval_withdrawn,approval_refused}', $1, $2, $3, $4))
+        'events', fieldcrypt_internal.report_events('{approval_requested,approval_given,approval_used,approval_withdrawn,approval_refused}', $1, $2, $3, $4))
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_approvals(text, timestamptz, timestamptz, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.report_approvals(text, timestamptz, timestamptz, integer) IS
     'what needs two people, and what was asked and approved; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._report_exports(from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.report_exports(from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT jsonb_build_object(
-        'last_export_at', (SELECT fieldcrypt._utc(max(l.at)) FROM fieldcrypt.audit_log AS l WHERE l.event = 'keys_exported'),
+        'last_export_at', (SELECT fieldcrypt_internal.utc_text(max(l.at)) FROM fieldcrypt.audit_log AS l WHERE l.event = 'keys_exported'),
         'exports', (SELECT count(*) FROM fieldcrypt.audit_log AS l WHERE l.event = 'keys_exported' AND l.at >= $1 AND l.at < $2),
         'imports', (SELECT count(*) FROM fieldcrypt.audit_log AS l WHERE l.event = 'keys_imported' AND l.at >= $1 AND l.at < $2),
-        'states_confirmed', fieldcrypt._states_confirmed(),
-        'events', fieldcrypt._report_events('{keys_exported,keys_imported,key_states_confirmed}', NULL, $1, $2, $3))
+        'states_confirmed', fieldcrypt_internal.states_confirmed(),
+        'events', fieldcrypt_internal.report_events('{keys_exported,keys_imported,key_states_confirmed}', NULL, $1, $2, $3))
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_exports(timestamptz, timestamptz, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.report_exports(timestamptz, timestamptz, integer) IS
     'exports and imports of keys, and whether their states are confirmed; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._report_log(tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.report_log(tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
     WITH queue AS MATERIALIZED (
-        SELECT fieldcrypt._audit_status()::jsonb AS status
+        SELECT fieldcrypt_internal.audit_queue_status()::jsonb AS status
     )
     SELECT (SELECT jsonb_build_object(
                 'rows', count(*), 'rows_in_period', count(*) FILTER (WHERE l.at >= $2 AND l.at < $3),
-                'first_at', fieldcrypt._utc(min(l.at)), 'last_at', fieldcrypt._utc(max(l.at)),
+                'first_at', fieldcrypt_internal.utc_text(min(l.at)), 'last_at', fieldcrypt_internal.utc_text(max(l.at)),
                 'sealed', count(l.leaf), 'unsealed', count(*) - count(l.leaf), 'unauthenticated', count(*) - count(l.mac))
             || CASE WHEN $1 IS NULL THEN jsonb_build_object(
                 'gaps', count(*) FILTER (WHERE l.event = 'audit_gap'),
@@ -208,7 +210,7 @@ AS $$
         || (SELECT jsonb_build_object('is_preloaded', q.status -> 'is_preloaded',
                 'last_problem', CASE WHEN $1 IS NULL THEN q.status -> 'last_problem' END) FROM queue AS q)
         || jsonb_build_object(
-        'checkpoint', (SELECT jsonb_build_object('at', fieldcrypt._utc(c.at), 'size', c.size, 'root', encode(c.root, 'hex'), 'note', c.note, 'is_final', c.is_final)
+        'checkpoint', (SELECT jsonb_build_object('at', fieldcrypt_internal.utc_text(c.at), 'size', c.size, 'root', encode(c.root, 'hex'), 'note', c.note, 'is_final', c.is_final)
                          FROM fieldcrypt.audit_checkpoints AS c ORDER BY c.id DESC LIMIT 1),
         'checkpoints', (SELECT count(*) FROM fieldcrypt.audit_checkpoints),
         'signers', (SELECT jsonb_build_object('total', count(*),
@@ -217,12 +219,12 @@ AS $$
                         'last_public_key', (SELECT f.public_key FROM fieldcrypt.audit_signers AS f ORDER BY f.id DESC LIMIT 1)) FROM fieldcrypt.audit_signers AS s),
         'forks', (SELECT count(*) FROM fieldcrypt.audit_origins AS o WHERE o.old_log_id IS NOT NULL AND o.acknowledged_at IS NULL),
         'origins', jsonb_build_object('total', (SELECT count(*) FROM fieldcrypt.audit_origins), 'rows', coalesce((
-            SELECT jsonb_agg(jsonb_build_object('log_id', encode(o.log_id, 'hex'), 'at', fieldcrypt._utc(o.at), 'cause', o.cause, 'old_size', o.old_size,
-                       'acknowledged_at', fieldcrypt._utc(o.acknowledged_at), 'acknowledged_by', o.acknowledged_by,
+            SELECT jsonb_agg(jsonb_build_object('log_id', encode(o.log_id, 'hex'), 'at', fieldcrypt_internal.utc_text(o.at), 'cause', o.cause, 'old_size', o.old_size,
+                       'acknowledged_at', fieldcrypt_internal.utc_text(o.acknowledged_at), 'acknowledged_by', o.acknowledged_by,
                        'acknowledged_reason', CASE WHEN $1 IS NULL THEN o.acknowledged_reason END) ORDER BY o.id DESC)
               FROM (SELECT o.* FROM fieldcrypt.audit_origins AS o ORDER BY o.id DESC LIMIT $4) AS o), '[]')),
         'retired_rows', (SELECT coalesce(sum(r.row_count), 0) FROM fieldcrypt.audit_retirements AS r),
-        'events', fieldcrypt._report_events('{audit_gap,audit_started,audit_fork_acknowledged,audit_retired}', NULL, $2, $3, $4))
+        'events', fieldcrypt_internal.report_events('{audit_gap,audit_started,audit_fork_acknowledged,audit_retired}', NULL, $2, $3, $4))
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_log(text, timestamptz, timestamptz, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.report_log(text, timestamptz, timestamptz, integer) IS
     'how many rows the audit log has, how many are sealed, what is missing, and the last checkpoint; granted to nobody';

@@ -4,7 +4,7 @@
 -- tenant (not NULL) never names another one. Nothing here reads a wrapped key or a value.
 
 -- How often what happened, over the period: one row for each day, week or month, also for those without.
-CREATE FUNCTION fieldcrypt._report_buckets(from_time timestamptz, to_time timestamptz, fineness integer)
+CREATE FUNCTION fieldcrypt_internal.report_buckets(from_time timestamptz, to_time timestamptz, fineness integer)
     RETURNS TABLE (bucket text, starts timestamptz, ends timestamptz)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
@@ -18,10 +18,10 @@ AS $$
       FROM unit AS u, generate_series(date_trunc(u.name, $1), $2, ('1 ' || u.name)::interval) AS b(starts)
      WHERE b.starts < $2
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_buckets(timestamptz, timestamptz, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.report_buckets(timestamptz, timestamptz, integer) IS
     'the days, weeks or months (UTC) that a period is drawn in; fineness: 1 for many, 4 for few; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._report_key_list(tenant text, states text[], most integer) RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.report_key_list(tenant text, states text[], most integer) RETURNS jsonb
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT jsonb_build_object(
@@ -29,17 +29,17 @@ AS $$
         'rows', coalesce((
             SELECT jsonb_agg(jsonb_build_object(
                        'key_id', k.key_id::text, 'tenant', k.tenant, 'purpose', k.purpose, 'version', k.version, 'state', k.state,
-                       'created_at', fieldcrypt._utc(k.created_at), 'deactivated_at', fieldcrypt._utc(k.deactivated_at),
-                       'destroyed_at', fieldcrypt._utc(k.destroyed_at), 'destroy_after', fieldcrypt._utc(k.destroy_after))
+                       'created_at', fieldcrypt_internal.utc_text(k.created_at), 'deactivated_at', fieldcrypt_internal.utc_text(k.deactivated_at),
+                       'destroyed_at', fieldcrypt_internal.utc_text(k.destroyed_at), 'destroy_after', fieldcrypt_internal.utc_text(k.destroy_after))
                    ORDER BY k.destroyed_at DESC NULLS LAST, k.created_at, k.key_id)
               FROM (SELECT k.* FROM fieldcrypt.encryption_keys AS k
                      WHERE k.state = ANY ($2) AND ($1 IS NULL OR k.tenant = $1 AND k.purpose = 'field')
                      ORDER BY k.destroyed_at DESC NULLS LAST, k.created_at, k.key_id LIMIT $3) AS k), '[]'))
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_key_list(text, text[], integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.report_key_list(text, text[], integer) IS
     'keys in some states: destroyed ones the latest first, others the oldest; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._report_keys(tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.report_keys(tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     WITH default_policy AS (
@@ -91,18 +91,18 @@ AS $$
                    FROM ages AS a),
         'tenants', jsonb_build_object('total', (SELECT count(*) FROM tenants), 'rows', coalesce((
             SELECT jsonb_agg(jsonb_build_object(
-                       'tenant', s.tenant, 'key_id', s.key_id::text, 'version', s.version, 'active_since', fieldcrypt._utc(s.active_since),
+                       'tenant', s.tenant, 'key_id', s.key_id::text, 'version', s.version, 'active_since', fieldcrypt_internal.utc_text(s.active_since),
                        'age_days', floor(s.age_days)::bigint, 'rotate_every', s.rotate_every::text, 'is_overdue', coalesce(s.is_overdue, false),
                        'versions', s.versions, 'deactivated', s.deactivated, 'suspended', s.suspended, 'compromised', s.compromised, 'destroyed', s.destroyed)
                    ORDER BY s.active_since, s.tenant)
               FROM shown AS s), '[]')),
-        'attention', fieldcrypt._report_key_list($1, '{suspended,compromised}', $4))
+        'attention', fieldcrypt_internal.report_key_list($1, '{suspended,compromised}', $4))
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_keys(text, timestamptz, timestamptz, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.report_keys(text, timestamptz, timestamptz, integer) IS
     'the inventory of keys as it is now: totals, ages, the tenants with the oldest keys; granted to nobody';
 
 -- Events of the log as a bounded list, the latest first.
-CREATE FUNCTION fieldcrypt._report_events(
+CREATE FUNCTION fieldcrypt_internal.report_events(
         events text[], tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -114,15 +114,15 @@ AS $$
         'total', (SELECT count(*) FROM events),
         'rows', coalesce((
             SELECT jsonb_agg(jsonb_build_object(
-                       'id', e.id::text, 'at', fieldcrypt._utc(e.at), 'event', e.event, 'actor', e.actor, 'role', e.role,
+                       'id', e.id::text, 'at', fieldcrypt_internal.utc_text(e.at), 'event', e.event, 'actor', e.actor, 'role', e.role,
                        'client_address', host(e.client_address), 'tenant', e.tenant, 'key_id', e.key_id::text,
                        'error_code', e.error_code, 'value_count', e.value_count, 'reason', e.reason) ORDER BY e.at DESC, e.id DESC)
               FROM (SELECT e.* FROM events AS e ORDER BY e.at DESC, e.id DESC LIMIT $5) AS e), '[]'))
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_events(text[], text, timestamptz, timestamptz, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.report_events(text[], text, timestamptz, timestamptz, integer) IS
     'events of the audit log in a period: how many, and the latest; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._report_master_keys(tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.report_master_keys(tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
     WITH used AS (
@@ -131,7 +131,7 @@ AS $$
          WHERE k.wrapped_key IS NOT NULL AND ($1 IS NULL OR k.tenant = $1)
          GROUP BY k.master_key_fingerprint
     ), session AS MATERIALIZED (
-        SELECT fieldcrypt._loaded_master_keys()::jsonb AS loaded
+        SELECT fieldcrypt_internal.loaded_master_keys()::jsonb AS loaded
     )
     SELECT jsonb_build_object(
         'source', (SELECT s.loaded ->> 'source' FROM session AS s),
@@ -140,18 +140,18 @@ AS $$
             'rows', coalesce((
                 SELECT jsonb_agg(jsonb_build_object(
                            'fingerprint', encode(m.fingerprint, 'hex'), 'is_current', m.is_current,
-                           'first_used_at', fieldcrypt._utc(m.first_used_at), 'retired_at', fieldcrypt._utc(m.retired_at),
+                           'first_used_at', fieldcrypt_internal.utc_text(m.first_used_at), 'retired_at', fieldcrypt_internal.utc_text(m.retired_at),
                            'age_days', floor(EXTRACT(epoch FROM now() - m.first_used_at) / 86400)::bigint,
                            'is_loaded', (SELECT s.loaded -> 'fingerprints' ? encode(m.fingerprint, 'hex') FROM session AS s),
                            'wrapped_keys', coalesce(u.keys, 0)) ORDER BY m.is_current DESC, m.first_used_at DESC)
                   FROM (SELECT m.* FROM fieldcrypt.master_keys AS m ORDER BY m.is_current DESC, m.first_used_at DESC LIMIT $4) AS m
                   LEFT JOIN used AS u ON u.fingerprint = m.fingerprint), '[]')),
-        'events', fieldcrypt._report_events('{master_key_rotation_started,master_key_rotation_finished,master_key_failed}', NULL, $2, $3, $4))
+        'events', fieldcrypt_internal.report_events('{master_key_rotation_started,master_key_rotation_finished,master_key_failed}', NULL, $2, $3, $4))
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_master_keys(text, timestamptz, timestamptz, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.report_master_keys(text, timestamptz, timestamptz, integer) IS
     'the master keys by fingerprint, and their rotations; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._report_rotation(tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.report_rotation(tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     WITH happened AS MATERIALIZED (
@@ -162,7 +162,7 @@ AS $$
         SELECT r.ended_at, r.tenant, false FROM fieldcrypt.rotation_log AS r
          WHERE r.ended_at >= $2 AND r.ended_at < $3 AND r.outcome = 'failed' AND ($1 IS NULL OR r.tenant = $1)
     ), buckets AS MATERIALIZED (
-        SELECT b.* FROM fieldcrypt._report_buckets($2, $3, 4) AS b
+        SELECT b.* FROM fieldcrypt_internal.report_buckets($2, $3, 4) AS b
     ), placed AS (
         SELECT width_bucket(h.at, (SELECT array_agg(b.starts ORDER BY b.starts) FROM buckets AS b)) AS place,
                count(*) FILTER (WHERE h.is_rotation) AS rotated, count(*) FILTER (WHERE NOT h.is_rotation) AS failed
@@ -175,7 +175,7 @@ AS $$
         'rotated', (SELECT count(*) FROM happened AS h WHERE h.is_rotation),
         'tenants', (SELECT count(DISTINCT h.tenant) FROM happened AS h WHERE h.is_rotation),
         'failed', (SELECT count(*) FROM happened AS h WHERE NOT h.is_rotation),
-        'last_at', (SELECT fieldcrypt._utc(max(h.at)) FROM happened AS h WHERE h.is_rotation),
+        'last_at', (SELECT fieldcrypt_internal.utc_text(max(h.at)) FROM happened AS h WHERE h.is_rotation),
         'bucket', (SELECT min(b.bucket) FROM buckets AS b),
         'over_time', (SELECT coalesce(jsonb_agg(jsonb_build_object('from', to_char(b.starts AT TIME ZONE 'UTC', 'YYYY-MM-DD'),
                                  'rotated', coalesce(p.rotated, 0), 'failed', coalesce(p.failed, 0)) ORDER BY b.starts), '[]')
@@ -185,17 +185,17 @@ AS $$
             'total', (SELECT count(*) FROM runs),
             'rows', coalesce((
                 SELECT jsonb_agg(jsonb_build_object(
-                           'at', fieldcrypt._utc(r.ended_at), 'tenant', r.tenant, 'outcome', r.outcome, 'old_key_id', r.old_key_id::text,
+                           'at', fieldcrypt_internal.utc_text(r.ended_at), 'tenant', r.tenant, 'outcome', r.outcome, 'old_key_id', r.old_key_id::text,
                            'new_key_id', r.new_key_id::text, 'actor', r.actor, 'role', r.role, 'reason', r.reason,
                            'error_code', r.error_code, 'error', r.error) ORDER BY r.ended_at DESC, r.id DESC)
                   FROM (SELECT r.* FROM runs AS r ORDER BY r.ended_at DESC, r.id DESC LIMIT $4) AS r), '[]')))
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_rotation(text, timestamptz, timestamptz, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.report_rotation(text, timestamptz, timestamptz, integer) IS
     'rotations of encryption keys in a period; granted to nobody';
 
 -- Counting reads the tables of others: a lock, a policy or a missing right there must not cost the report. What
 -- could not be counted is said to be so.
-CREATE FUNCTION fieldcrypt._report_usage(count_values boolean, OUT rows jsonb, OUT problem text)
+CREATE FUNCTION fieldcrypt_internal.report_usage(count_values boolean, OUT rows jsonb, OUT problem text)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -212,13 +212,13 @@ EXCEPTION WHEN OTHERS THEN
     problem := format('not counted: %s (%s)', SQLERRM, SQLSTATE);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_usage(boolean) IS 'key_usage(), or why it could not be had; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.report_usage(boolean) IS 'key_usage(), or why it could not be had; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._report_reencryption(tenant text, count_values boolean, most integer) RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.report_reencryption(tenant text, count_values boolean, most integer) RETURNS jsonb
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
     WITH counting AS MATERIALIZED (
-        SELECT u.rows, u.problem FROM fieldcrypt._report_usage($2) AS u
+        SELECT u.rows, u.problem FROM fieldcrypt_internal.report_usage($2) AS u
     ), used AS MATERIALIZED (
         SELECT u."table", u."column", u.values, u.is_exact,
                CASE WHEN k.key_id IS NULL THEN 'unknown' ELSE k.state END AS state
@@ -229,7 +229,7 @@ AS $$
         -- regclass of key_usage leaves pg_temp and pg_catalog out, format does not.
         SELECT c.relation::regclass::text AS "table", c.column_name AS "column", c.table_name, c.is_readable, c.problem,
                t.relkind = 'm' OR c.is_readable AND c.problem IS NOT NULL AS is_left_out
-          FROM fieldcrypt._encrypted_columns() AS c JOIN pg_class AS t ON t.oid = c.relation
+          FROM fieldcrypt_internal.encrypted_columns() AS c JOIN pg_class AS t ON t.oid = c.relation
     ), coverage AS MATERIALIZED (
         SELECT c.table_name, c."column", c.problem,
                CASE WHEN s.problem IS NOT NULL THEN s.problem WHEN NOT c.is_readable THEN 'not counted: ' || c.problem END AS not_counted,
@@ -270,32 +270,32 @@ AS $$
             'rows', coalesce((
                 SELECT jsonb_agg(jsonb_build_object(
                            'table', p.table_name, 'state', p.state, 'rows_total', p.rows_total, 'rows_done', p.rows_done,
-                           'rows_moved', p.rows_moved, 'rows_failed', p.rows_failed, 'started_at', fieldcrypt._utc(p.started_at),
-                           'finished_at', fieldcrypt._utc(p.finished_at), 'error_code', p.error_code,
+                           'rows_moved', p.rows_moved, 'rows_failed', p.rows_failed, 'started_at', fieldcrypt_internal.utc_text(p.started_at),
+                           'finished_at', fieldcrypt_internal.utc_text(p.finished_at), 'error_code', p.error_code,
                            'error', CASE WHEN $1 IS NULL THEN p.error END) ORDER BY p.started_at DESC, p.table_name)
                   FROM (SELECT p.* FROM fieldcrypt.reencryption_progress AS p ORDER BY p.started_at DESC, p.table_name LIMIT $3) AS p), '[]')),
         'failures', (SELECT count(*) FROM fieldcrypt.reencryption_failures AS f
                       WHERE $1 IS NULL OR f.key_id IN (SELECT k.key_id FROM fieldcrypt.encryption_keys AS k WHERE k.tenant = $1)))
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_reencryption(text, boolean, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.report_reencryption(text, boolean, integer) IS
     'which values are on which keys, as far as it was counted, and the runs of re-encryption; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._report_destruction(tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.report_destruction(tenant text, from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT jsonb_build_object(
-        'destroyed', fieldcrypt._report_key_list($1, '{destroyed}', $4),
+        'destroyed', fieldcrypt_internal.report_key_list($1, '{destroyed}', $4),
         'scheduled', jsonb_build_object(
             'total', (SELECT count(*) FROM fieldcrypt.encryption_keys AS k
                        WHERE k.destroy_after IS NOT NULL AND k.state <> 'destroyed' AND ($1 IS NULL OR k.tenant = $1 AND k.purpose = 'field')),
             'rows', coalesce((
                 SELECT jsonb_agg(jsonb_build_object('key_id', k.key_id::text, 'tenant', k.tenant, 'purpose', k.purpose, 'version', k.version,
-                           'state', k.state, 'created_at', fieldcrypt._utc(k.created_at), 'destroy_after', fieldcrypt._utc(k.destroy_after))
+                           'state', k.state, 'created_at', fieldcrypt_internal.utc_text(k.created_at), 'destroy_after', fieldcrypt_internal.utc_text(k.destroy_after))
                        ORDER BY k.destroy_after, k.key_id)
                   FROM (SELECT k.* FROM fieldcrypt.encryption_keys AS k
                          WHERE k.destroy_after IS NOT NULL AND k.state <> 'destroyed' AND ($1 IS NULL OR k.tenant = $1 AND k.purpose = 'field')
                          ORDER BY k.destroy_after, k.key_id LIMIT $4) AS k), '[]')),
-        'events', fieldcrypt._report_events('{tenant_shredded,key_destroyed,key_destruction_scheduled,key_destruction_cancelled}', $1, $2, $3, $4))
+        'events', fieldcrypt_internal.report_events('{tenant_shredded,key_destroyed,key_destruction_scheduled,key_destruction_cancelled}', $1, $2, $3, $4))
 $$;
-COMMENT ON FUNCTION fieldcrypt._report_destruction(text, timestamptz, timestamptz, integer) IS
+COMMENT ON FUNCTION fieldcrypt_internal.report_destruction(text, timestamptz, timestamptz, integer) IS
     'keys destroyed and to be destroyed; granted to nobody';

@@ -14,16 +14,16 @@ COMMENT ON COLUMN fieldcrypt.rotation_policies.set_at IS 'when it was set';
 COMMENT ON COLUMN fieldcrypt.rotation_policies.set_by IS 'session_user: who set it';
 
 CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.rotation_policies
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.rotation_policies
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.rotation_policies
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_restore_over();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over();
 SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.rotation_policies', '');
 
 -- The ids are those of the audit log: a restored database deals out higher ones.
 CREATE TABLE fieldcrypt.rotation_log (
-    id bigint PRIMARY KEY DEFAULT pg_catalog.nextval('fieldcrypt.audit_log_id_seq'),
+    id bigint PRIMARY KEY DEFAULT pg_catalog.nextval('fieldcrypt_internal.audit_log_id_seq'),
     run_started_at timestamptz NOT NULL,
     started_at timestamptz NOT NULL,
     ended_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -35,7 +35,7 @@ CREATE TABLE fieldcrypt.rotation_log (
     error text,
     reason text,
     actor text NOT NULL DEFAULT session_user,
-    role text NOT NULL DEFAULT fieldcrypt._outer_role()
+    role text NOT NULL DEFAULT fieldcrypt_internal.outer_role()
 );
 CREATE INDEX rotation_log_tenant ON fieldcrypt.rotation_log (tenant, id);
 COMMENT ON TABLE fieldcrypt.rotation_log IS 'what rotate_keys did: a row for each tenant that it rotated or failed to, append-only';
@@ -54,16 +54,16 @@ COMMENT ON COLUMN fieldcrypt.rotation_log.actor IS 'session_user: who logged in'
 COMMENT ON COLUMN fieldcrypt.rotation_log.role IS 'the role chosen with SET ROLE; the actor, if none was';
 
 CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.rotation_log
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.rotation_log
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_change();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.rotation_log
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt._refuse_restore_over();
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over();
 SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.rotation_log', '');
 
-CREATE FUNCTION fieldcrypt._store_rotation_policy(tenant text, every text) RETURNS void
+CREATE FUNCTION fieldcrypt_internal.store_rotation_policy(tenant text, every text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_store_rotation_policy';
-COMMENT ON FUNCTION fieldcrypt._store_rotation_policy(text, text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.store_rotation_policy(text, text) IS
     'writes a row of rotation_policies, or removes it; granted to nobody';
 
 CREATE FUNCTION fieldcrypt.set_rotation_policy(tenant text, every interval) RETURNS void
@@ -76,7 +76,7 @@ DECLARE
 BEGIN
     IF tenant = '' OR octet_length(tenant) > 1024 THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = 'a tenant''s name has 1 to 1024 bytes',
+            MESSAGE = 'a policy is for a tenant, whose name has 1 to 1024 bytes',
             HINT = 'NULL sets the default for all tenants.';
     END IF;
     -- First by itself: a date can't be moved by any interval.
@@ -85,8 +85,8 @@ BEGIN
             MESSAGE = format('a rotation policy of %s is refused: it must be from one hour to 100 years', every),
             HINT = 'Usual are 90 days or a year. NULL removes the policy.';
     END IF;
-    PERFORM fieldcrypt._store_rotation_policy(coalesce(tenant, ''), every::text);
-    PERFORM fieldcrypt._record(
+    PERFORM fieldcrypt_internal.store_rotation_policy(coalesce(tenant, ''), every::text);
+    PERFORM fieldcrypt_internal.record_event(
         CASE WHEN every IS NULL THEN 'rotation_policy_removed' ELSE 'rotation_policy_set' END,
         tenant, NULL, every::text, NULL);
 END
@@ -94,28 +94,28 @@ $$;
 COMMENT ON FUNCTION fieldcrypt.set_rotation_policy(text, interval) IS
     'sets after what time a tenant''s key is due for rotation; tenant NULL: the default for all (90 days); interval NULL: removes it';
 
-CREATE FUNCTION fieldcrypt._rotate_key(
+CREATE FUNCTION fieldcrypt_internal.rotate_key(
         tenant text, reason text, force boolean, expected_key_id bigint,
         OUT old_key_id bigint, OUT new_key_id bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_rotate_key';
-COMMENT ON FUNCTION fieldcrypt._rotate_key(text, text, boolean, bigint) IS
+COMMENT ON FUNCTION fieldcrypt_internal.rotate_key(text, text, boolean, bigint) IS
     'deactivates a tenant''s active key and makes the next version, if the expected one is active still; 0 is none; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._log_rotation(
+CREATE FUNCTION fieldcrypt_internal.log_rotation(
         run_started_at timestamptz, started_at timestamptz, tenant text, outcome text,
         old_key_id bigint, new_key_id bigint, error_code text, error text, reason text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_log_rotation';
-COMMENT ON FUNCTION fieldcrypt._log_rotation(timestamptz, timestamptz, text, text, bigint, bigint, text, text, text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.log_rotation(timestamptz, timestamptz, text, text, bigint, bigint, text, text, text) IS
     'writes a row of rotation_log; granted to nobody';
 
-CREATE FUNCTION fieldcrypt._refuse_unless_writable() RETURNS void
+CREATE FUNCTION fieldcrypt_internal.refuse_unless_writable() RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_refuse_unless_writable';
-COMMENT ON FUNCTION fieldcrypt._refuse_unless_writable() IS
+COMMENT ON FUNCTION fieldcrypt_internal.refuse_unless_writable() IS
     'an error where no key can be made: on a standby, in a READ ONLY transaction';
 
 -- The settings keep it a walk along the index of active keys, whatever statistics there are: a run
 -- over all tenants walks it once.
-CREATE FUNCTION fieldcrypt._next_tenant(
+CREATE FUNCTION fieldcrypt_internal.next_tenant(
         after_tenant text, force boolean, run_started_at timestamptz, OUT tenant text, OUT key_id bigint)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
@@ -138,10 +138,10 @@ BEGIN
      LIMIT 1;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._next_tenant(text, boolean, timestamptz) IS
+COMMENT ON FUNCTION fieldcrypt_internal.next_tenant(text, boolean, timestamptz) IS
     'the next tenant, in the order of names, whose active key was due when the run started (with force: was there)';
 
-CREATE FUNCTION fieldcrypt._due_audit_key(force boolean, run_started_at timestamptz, OUT tenant text, OUT key_id bigint)
+CREATE FUNCTION fieldcrypt_internal.due_audit_key(force boolean, run_started_at timestamptz, OUT tenant text, OUT key_id bigint)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
     SELECT k.tenant, k.key_id
@@ -150,17 +150,17 @@ AS $$
        AND k.created_at <= $2 - CASE WHEN $1 THEN interval '0' ELSE coalesce(
                (SELECT p.rotate_every FROM fieldcrypt.rotation_policies AS p WHERE p.tenant = ''), interval '90 days') END
 $$;
-COMMENT ON FUNCTION fieldcrypt._due_audit_key(boolean, timestamptz) IS
+COMMENT ON FUNCTION fieldcrypt_internal.due_audit_key(boolean, timestamptz) IS
     'the key that authenticates the audit log, if it was due by the default policy when the run started (with force: if there is one)';
 
-CREATE FUNCTION fieldcrypt._count_active_tenants() RETURNS bigint
+CREATE FUNCTION fieldcrypt_internal.count_active_tenants() RETURNS bigint
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT count(*) FROM fieldcrypt.encryption_keys AS k WHERE k.purpose = 'field' AND k.state = 'active'
 $$;
-COMMENT ON FUNCTION fieldcrypt._count_active_tenants() IS 'how many tenants have an active key';
+COMMENT ON FUNCTION fieldcrypt_internal.count_active_tenants() IS 'how many tenants have an active key';
 
-CREATE FUNCTION fieldcrypt._rotate_step(
+CREATE FUNCTION fieldcrypt_internal.rotate_step(
         tenant text, reason text, force boolean, expected_key_id bigint, run_started_at timestamptz,
         OUT outcome text, OUT error_code text, OUT message text, OUT hint text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -171,28 +171,28 @@ DECLARE
 BEGIN
     BEGIN
         SELECT r.old_key_id, r.new_key_id INTO keys
-          FROM fieldcrypt._rotate_key(tenant, reason, force, expected_key_id) AS r;
+          FROM fieldcrypt_internal.rotate_key(tenant, reason, force, expected_key_id) AS r;
         outcome := CASE WHEN keys.new_key_id = 0 THEN 'not due' WHEN keys.old_key_id = 0 THEN 'created' ELSE 'rotated' END;
     EXCEPTION WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS
             error_code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
         hint := coalesce(nullif(hint, ''), 'See fieldcrypt.rotation_log.');
         outcome := 'failed';
-        PERFORM fieldcrypt._record('key_refused', tenant, NULL,
+        PERFORM fieldcrypt_internal.record_event('key_refused', tenant, NULL,
             format('rotation failed: %s (%s)', message, error_code), NULL);
         -- A name that is too long is refused; the index takes no such.
-        PERFORM fieldcrypt._log_rotation(run_started_at, started_at,
+        PERFORM fieldcrypt_internal.log_rotation(run_started_at, started_at,
             CASE WHEN octet_length(tenant) <= 1024 THEN tenant ELSE left(coalesce(tenant, ''), 256) END, outcome,
             expected_key_id, NULL, error_code, message, reason);
         RETURN;
     END;
     IF outcome <> 'not due' THEN
-        PERFORM fieldcrypt._log_rotation(run_started_at, started_at, tenant, outcome,
+        PERFORM fieldcrypt_internal.log_rotation(run_started_at, started_at, tenant, outcome,
             nullif(keys.old_key_id, 0), keys.new_key_id, NULL, NULL, reason);
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._rotate_step(text, text, boolean, bigint, timestamptz) IS
+COMMENT ON FUNCTION fieldcrypt_internal.rotate_step(text, text, boolean, bigint, timestamptz) IS
     'rotates one tenant''s key; a failure is recorded and given back, not raised';
 
 CREATE PROCEDURE fieldcrypt.rotate_keys(
@@ -217,21 +217,21 @@ BEGIN
     LOOP
         -- This too lasts for one transaction only.
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-        PERFORM fieldcrypt._refuse_unless_writable();
+        PERFORM fieldcrypt_internal.refuse_unless_writable();
         IF tenant IS NULL THEN
             SELECT n.tenant, n.key_id INTO current_tenant, expected_key_id
-              FROM fieldcrypt._next_tenant(current_tenant, force, run_started_at) AS n;
+              FROM fieldcrypt_internal.next_tenant(current_tenant, force, run_started_at) AS n;
             IF current_tenant IS NULL THEN
                 -- The last one, and no tenant's.
                 is_audit_key := true;
                 SELECT n.tenant, n.key_id INTO current_tenant, expected_key_id
-                  FROM fieldcrypt._due_audit_key(force, run_started_at) AS n;
+                  FROM fieldcrypt_internal.due_audit_key(force, run_started_at) AS n;
                 EXIT WHEN current_tenant IS NULL;
             END IF;
         END IF;
         -- Another run may come first: then the expected key is not active any more, and nothing is done.
         SELECT s.outcome, s.error_code, s.message, s.hint INTO step
-          FROM fieldcrypt._rotate_step(current_tenant, reason, force, expected_key_id, run_started_at) AS s;
+          FROM fieldcrypt_internal.rotate_step(current_tenant, reason, force, expected_key_id, run_started_at) AS s;
         COMMIT;
         -- At once: any expression after a COMMIT takes a snapshot, and then it is too late.
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
@@ -261,7 +261,7 @@ BEGIN
         EXIT WHEN tenant IS NOT NULL;
     END LOOP;
     IF tenant IS NULL THEN
-        others := GREATEST(fieldcrypt._count_active_tenants() OPERATOR(pg_catalog.-) rotated OPERATOR(pg_catalog.-) failed, 0);
+        others := GREATEST(fieldcrypt_internal.count_active_tenants() OPERATOR(pg_catalog.-) rotated OPERATOR(pg_catalog.-) failed, 0);
     END IF;
     RAISE NOTICE 'rotate_keys: % rotated, % failed, % not due (see fieldcrypt.rotation_log)', rotated, failed, others;
 END

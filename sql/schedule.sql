@@ -1,7 +1,7 @@
 -- Jobs of pg_cron: one CALL a job, since two statements in one job run in one transaction. With the
 -- caller's rights, and as the caller: pg_cron's functions are not the extension's.
 
-CREATE FUNCTION fieldcrypt._scheduled_jobs(rotation text, reencryption text, destruction text)
+CREATE FUNCTION fieldcrypt_internal.scheduled_jobs(rotation text, reencryption text, destruction text)
     RETURNS TABLE (job text, schedule text, command text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -11,9 +11,9 @@ AS $$
                    ('fieldcrypt re-encryption of ', $2, 'CALL fieldcrypt.reencrypt()'),
                    ('fieldcrypt destruction of ', $3, 'CALL fieldcrypt.destroy_due_keys()')) AS j (name, schedule, command)
 $$;
-COMMENT ON FUNCTION fieldcrypt._scheduled_jobs(text, text, text) IS 'names and commands of the jobs of schedule_rotation';
+COMMENT ON FUNCTION fieldcrypt_internal.scheduled_jobs(text, text, text) IS 'names and commands of the jobs of schedule_rotation';
 
-CREATE FUNCTION fieldcrypt._refuse_without_cron(jobs jsonb) RETURNS void
+CREATE FUNCTION fieldcrypt_internal.refuse_without_cron(jobs jsonb) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -47,9 +47,9 @@ BEGIN
         MESSAGE = 'pg_cron is not installed in this database', HINT = hint;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._refuse_without_cron(jsonb) IS 'an error with what to do, where pg_cron is not in this database';
+COMMENT ON FUNCTION fieldcrypt_internal.refuse_without_cron(jsonb) IS 'an error with what to do, where pg_cron is not in this database';
 
-CREATE FUNCTION fieldcrypt._schedule_jobs(jobs jsonb) RETURNS TABLE (job text, schedule text, command text)
+CREATE FUNCTION fieldcrypt_internal.schedule_jobs(jobs jsonb) RETURNS TABLE (job text, schedule text, command text)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -57,8 +57,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
             MESSAGE = 'a schedule must not be NULL', HINT = 'Pass '''' for no such job.';
     END IF;
-    PERFORM fieldcrypt._refuse_without_cron(jobs);
-    PERFORM fieldcrypt._unschedule_jobs(jobs);
+    PERFORM fieldcrypt_internal.refuse_without_cron(jobs);
+    PERFORM fieldcrypt_internal.unschedule_jobs(jobs);
     FOR job, schedule, command IN
         SELECT j.job, j.schedule, j.command FROM jsonb_to_recordset(jobs) AS j(job text, schedule text, command text) WHERE j.schedule <> ''
     LOOP
@@ -67,16 +67,16 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._schedule_jobs(jsonb) IS 'makes jobs of pg_cron, in the place of the caller''s of the same names';
+COMMENT ON FUNCTION fieldcrypt_internal.schedule_jobs(jsonb) IS 'makes jobs of pg_cron, in the place of the caller''s of the same names';
 
-CREATE FUNCTION fieldcrypt._unschedule_jobs(jobs jsonb) RETURNS integer
+CREATE FUNCTION fieldcrypt_internal.unschedule_jobs(jobs jsonb) RETURNS integer
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     id bigint;
     removed integer := 0;
 BEGIN
-    PERFORM fieldcrypt._refuse_without_cron(jobs);
+    PERFORM fieldcrypt_internal.refuse_without_cron(jobs);
     FOR id IN EXECUTE
         'SELECT j.jobid FROM cron.job AS j
            JOIN jsonb_to_recordset($1) AS s(job text) ON s.job = j.jobname::text
@@ -88,7 +88,7 @@ BEGIN
     RETURN removed;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt._unschedule_jobs(jsonb) IS 'takes the caller''s jobs of these names away, and gives their number';
+COMMENT ON FUNCTION fieldcrypt_internal.unschedule_jobs(jsonb) IS 'takes the caller''s jobs of these names away, and gives their number';
 
 CREATE FUNCTION fieldcrypt.schedule_rotation(
         cron text DEFAULT '0 3 * * *', reencryption text DEFAULT '15 3 * * *', destruction text DEFAULT '45 3 * * *')
@@ -96,7 +96,7 @@ CREATE FUNCTION fieldcrypt.schedule_rotation(
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT s.job, s.schedule, s.command
-      FROM fieldcrypt._schedule_jobs((SELECT jsonb_agg(j) FROM fieldcrypt._scheduled_jobs($1, $2, $3) AS j)) AS s
+      FROM fieldcrypt_internal.schedule_jobs((SELECT jsonb_agg(j) FROM fieldcrypt_internal.scheduled_jobs($1, $2, $3) AS j)) AS s
 $$;
 COMMENT ON FUNCTION fieldcrypt.schedule_rotation(text, text, text) IS
     'lets pg_cron rotate the keys that are due, re-encrypt, and destroy what is due, as the caller; '''' is no such job; again: replaces';
@@ -104,7 +104,7 @@ COMMENT ON FUNCTION fieldcrypt.schedule_rotation(text, text, text) IS
 CREATE FUNCTION fieldcrypt.unschedule_rotation() RETURNS integer
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT fieldcrypt._unschedule_jobs((
-        SELECT jsonb_agg(j) FROM fieldcrypt._scheduled_jobs('0 3 * * *', '15 3 * * *', '45 3 * * *') AS j))
+    SELECT fieldcrypt_internal.unschedule_jobs((
+        SELECT jsonb_agg(j) FROM fieldcrypt_internal.scheduled_jobs('0 3 * * *', '15 3 * * *', '45 3 * * *') AS j))
 $$;
 COMMENT ON FUNCTION fieldcrypt.unschedule_rotation() IS 'takes the caller''s jobs of schedule_rotation away, and gives their number';

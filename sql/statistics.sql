@@ -1,8 +1,8 @@
 -- What encryption and decryption are used for: figures in shared memory.
 
-CREATE FUNCTION fieldcrypt._statistics() RETURNS text
+CREATE FUNCTION fieldcrypt_internal.tenant_statistics() RETURNS text
     LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'fieldcrypt_statistics';
-COMMENT ON FUNCTION fieldcrypt._statistics() IS
+COMMENT ON FUNCTION fieldcrypt_internal.tenant_statistics() IS
     'the figures of fieldcrypt_stats as a JSON array; empty without preload';
 
 CREATE FUNCTION fieldcrypt.fieldcrypt_stats_reset() RETURNS void
@@ -15,7 +15,7 @@ CREATE VIEW fieldcrypt.fieldcrypt_stats AS
            s.encrypt_statements, s.encrypt_values, s.encrypt_bytes, s.encrypt_time,
            s.decrypt_statements, s.decrypt_values, s.decrypt_bytes, s.decrypt_time,
            s.reencrypt_values, s.failures, s.cache_hits, s.cache_misses, s.load_time, s.keys_made, s.stats_since
-      FROM pg_catalog.jsonb_to_recordset(fieldcrypt._statistics()::pg_catalog.jsonb) AS s (
+      FROM pg_catalog.jsonb_to_recordset(fieldcrypt_internal.tenant_statistics()::pg_catalog.jsonb) AS s (
            tenant text,
            encrypt_statements bigint, encrypt_values bigint, encrypt_bytes bigint, encrypt_time double precision,
            decrypt_statements bigint, decrypt_values bigint, decrypt_bytes bigint, decrypt_time double precision,

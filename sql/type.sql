@@ -2,48 +2,48 @@
 
 CREATE TYPE fieldcrypt.encrypted;
 
-CREATE FUNCTION fieldcrypt.encrypted_in(cstring) RETURNS fieldcrypt.encrypted
+CREATE FUNCTION fieldcrypt_internal.encrypted_in(cstring) RETURNS fieldcrypt.encrypted
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'fieldcrypt_encrypted_in';
-CREATE FUNCTION fieldcrypt.encrypted_out(fieldcrypt.encrypted) RETURNS cstring
+CREATE FUNCTION fieldcrypt_internal.encrypted_out(fieldcrypt.encrypted) RETURNS cstring
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'fieldcrypt_encrypted_out';
-CREATE FUNCTION fieldcrypt.encrypted_recv(internal) RETURNS fieldcrypt.encrypted
+CREATE FUNCTION fieldcrypt_internal.encrypted_recv(internal) RETURNS fieldcrypt.encrypted
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'fieldcrypt_encrypted_recv';
-CREATE FUNCTION fieldcrypt.encrypted_send(fieldcrypt.encrypted) RETURNS bytea
+CREATE FUNCTION fieldcrypt_internal.encrypted_send(fieldcrypt.encrypted) RETURNS bytea
     LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'byteasend';
 
 CREATE TYPE fieldcrypt.encrypted (
-    INPUT = fieldcrypt.encrypted_in,
-    OUTPUT = fieldcrypt.encrypted_out,
-    RECEIVE = fieldcrypt.encrypted_recv,
-    SEND = fieldcrypt.encrypted_send,
+    INPUT = fieldcrypt_internal.encrypted_in,
+    OUTPUT = fieldcrypt_internal.encrypted_out,
+    RECEIVE = fieldcrypt_internal.encrypted_recv,
+    SEND = fieldcrypt_internal.encrypted_send,
     INTERNALLENGTH = VARIABLE,
     ALIGNMENT = int4,
     STORAGE = external
 );
 
 -- From bytea it must parse; to bytea it is the same bytes. Both explicit.
-CREATE FUNCTION fieldcrypt.encrypted_from_bytea(bytea) RETURNS fieldcrypt.encrypted
+CREATE FUNCTION fieldcrypt_internal.encrypted_from_bytea(bytea) RETURNS fieldcrypt.encrypted
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
     AS 'MODULE_PATHNAME', 'fieldcrypt_encrypted_from_bytea';
 CREATE CAST (bytea AS fieldcrypt.encrypted)
-    WITH FUNCTION fieldcrypt.encrypted_from_bytea(bytea);
+    WITH FUNCTION fieldcrypt_internal.encrypted_from_bytea(bytea);
 CREATE CAST (fieldcrypt.encrypted AS bytea) WITHOUT FUNCTION;
 
 -- No =, no order: two encryptions of one value differ. The byte image is compared, which DISTINCT,
 -- GROUP BY, UNION, IS DISTINCT FROM on rows and REPLICA IDENTITY FULL need.
-CREATE FUNCTION fieldcrypt.encrypted_same(fieldcrypt.encrypted, fieldcrypt.encrypted) RETURNS boolean
+CREATE FUNCTION fieldcrypt_internal.encrypted_same(fieldcrypt.encrypted, fieldcrypt.encrypted) RETURNS boolean
     LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'byteaeq';
-CREATE FUNCTION fieldcrypt.encrypted_not_same(fieldcrypt.encrypted, fieldcrypt.encrypted) RETURNS boolean
+CREATE FUNCTION fieldcrypt_internal.encrypted_not_same(fieldcrypt.encrypted, fieldcrypt.encrypted) RETURNS boolean
     LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'byteane';
-CREATE FUNCTION fieldcrypt.encrypted_hash(fieldcrypt.encrypted) RETURNS integer
+CREATE FUNCTION fieldcrypt_internal.encrypted_hash(fieldcrypt.encrypted) RETURNS integer
     LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'hashvarlena';
-CREATE FUNCTION fieldcrypt.encrypted_hash_extended(fieldcrypt.encrypted, bigint) RETURNS bigint
+CREATE FUNCTION fieldcrypt_internal.encrypted_hash_extended(fieldcrypt.encrypted, bigint) RETURNS bigint
     LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'hashvarlenaextended';
 
 CREATE OPERATOR fieldcrypt.*= (
     LEFTARG = fieldcrypt.encrypted,
     RIGHTARG = fieldcrypt.encrypted,
-    FUNCTION = fieldcrypt.encrypted_same,
+    FUNCTION = fieldcrypt_internal.encrypted_same,
     COMMUTATOR = OPERATOR(fieldcrypt.*=),
     NEGATOR = OPERATOR(fieldcrypt.*<>),
     RESTRICT = eqsel,
@@ -53,7 +53,7 @@ CREATE OPERATOR fieldcrypt.*= (
 CREATE OPERATOR fieldcrypt.*<> (
     LEFTARG = fieldcrypt.encrypted,
     RIGHTARG = fieldcrypt.encrypted,
-    FUNCTION = fieldcrypt.encrypted_not_same,
+    FUNCTION = fieldcrypt_internal.encrypted_not_same,
     COMMUTATOR = OPERATOR(fieldcrypt.*<>),
     NEGATOR = OPERATOR(fieldcrypt.*=),
     RESTRICT = neqsel,
@@ -61,20 +61,20 @@ CREATE OPERATOR fieldcrypt.*<> (
 );
 CREATE OPERATOR CLASS fieldcrypt.encrypted_bytes DEFAULT FOR TYPE fieldcrypt.encrypted USING hash AS
     OPERATOR 1 fieldcrypt.*=,
-    FUNCTION 1 fieldcrypt.encrypted_hash(fieldcrypt.encrypted),
-    FUNCTION 2 fieldcrypt.encrypted_hash_extended(fieldcrypt.encrypted, bigint);
+    FUNCTION 1 fieldcrypt_internal.encrypted_hash(fieldcrypt.encrypted),
+    FUNCTION 2 fieldcrypt_internal.encrypted_hash_extended(fieldcrypt.encrypted, bigint);
 
 COMMENT ON TYPE fieldcrypt.encrypted IS
     'an encrypted value; text form fc1:...; made by fieldcrypt.encrypt_field, read by fieldcrypt.decrypt_field';
-COMMENT ON FUNCTION fieldcrypt.encrypted_in(cstring) IS 'text input: fc1: and base64url; refuses anything else';
-COMMENT ON FUNCTION fieldcrypt.encrypted_out(fieldcrypt.encrypted) IS 'text output: fc1: and base64url';
-COMMENT ON FUNCTION fieldcrypt.encrypted_recv(internal) IS 'binary input: the bytes; refuses what is no encrypted value';
-COMMENT ON FUNCTION fieldcrypt.encrypted_send(fieldcrypt.encrypted) IS 'binary output: the bytes';
-COMMENT ON FUNCTION fieldcrypt.encrypted_from_bytea(bytea) IS 'cast from bytea; refuses what is no encrypted value';
-COMMENT ON FUNCTION fieldcrypt.encrypted_same(fieldcrypt.encrypted, fieldcrypt.encrypted) IS 'whether two values are the same bytes';
-COMMENT ON FUNCTION fieldcrypt.encrypted_not_same(fieldcrypt.encrypted, fieldcrypt.encrypted) IS 'whether two values are different bytes';
-COMMENT ON FUNCTION fieldcrypt.encrypted_hash(fieldcrypt.encrypted) IS 'hash of the bytes';
-COMMENT ON FUNCTION fieldcrypt.encrypted_hash_extended(fieldcrypt.encrypted, bigint) IS 'hash of the bytes, with a seed';
+COMMENT ON FUNCTION fieldcrypt_internal.encrypted_in(cstring) IS 'text input: fc1: and base64url; refuses anything else';
+COMMENT ON FUNCTION fieldcrypt_internal.encrypted_out(fieldcrypt.encrypted) IS 'text output: fc1: and base64url';
+COMMENT ON FUNCTION fieldcrypt_internal.encrypted_recv(internal) IS 'binary input: the bytes; refuses what is no encrypted value';
+COMMENT ON FUNCTION fieldcrypt_internal.encrypted_send(fieldcrypt.encrypted) IS 'binary output: the bytes';
+COMMENT ON FUNCTION fieldcrypt_internal.encrypted_from_bytea(bytea) IS 'cast from bytea; refuses what is no encrypted value';
+COMMENT ON FUNCTION fieldcrypt_internal.encrypted_same(fieldcrypt.encrypted, fieldcrypt.encrypted) IS 'whether two values are the same bytes';
+COMMENT ON FUNCTION fieldcrypt_internal.encrypted_not_same(fieldcrypt.encrypted, fieldcrypt.encrypted) IS 'whether two values are different bytes';
+COMMENT ON FUNCTION fieldcrypt_internal.encrypted_hash(fieldcrypt.encrypted) IS 'hash of the bytes';
+COMMENT ON FUNCTION fieldcrypt_internal.encrypted_hash_extended(fieldcrypt.encrypted, bigint) IS 'hash of the bytes, with a seed';
 COMMENT ON OPERATOR fieldcrypt.*= (fieldcrypt.encrypted, fieldcrypt.encrypted) IS
     'same bytes; says nothing about plaintexts, since no two encryptions of one value are alike';
 COMMENT ON OPERATOR fieldcrypt.*<> (fieldcrypt.encrypted, fieldcrypt.encrypted) IS 'different bytes';

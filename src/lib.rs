@@ -50,7 +50,36 @@ extension_sql_file!("../sql/fields.sql", name = "fields", requires = ["keys"]);
 extension_sql_file!("../sql/approvals.sql", name = "approvals", requires = ["fields"]);
 extension_sql_file!("../sql/key_states.sql", name = "key_states", requires = ["approvals"]);
 extension_sql_file!("../sql/rotation.sql", name = "rotation", requires = ["key_states"]);
-extension_sql_file!("../sql/reencryption.sql", name = "reencryption", requires = ["rotation"]);
+extension_sql_file!(
+    "../sql/encrypted_columns.sql",
+    name = "encrypted_columns",
+    requires = ["rotation"]
+);
+extension_sql_file!(
+    "../sql/column_contexts.sql",
+    name = "column_contexts",
+    requires = ["encrypted_columns"]
+);
+extension_sql_file!(
+    "../sql/reencryption_tables.sql",
+    name = "reencryption_tables",
+    requires = ["column_contexts"]
+);
+extension_sql_file!(
+    "../sql/reencryption_runs.sql",
+    name = "reencryption_runs",
+    requires = ["reencryption_tables"]
+);
+extension_sql_file!(
+    "../sql/reencryption_steps.sql",
+    name = "reencryption_steps",
+    requires = ["reencryption_runs"]
+);
+extension_sql_file!(
+    "../sql/reencryption.sql",
+    name = "reencryption",
+    requires = ["reencryption_steps"]
+);
 extension_sql_file!("../sql/key_usage.sql", name = "key_usage", requires = ["reencryption"]);
 extension_sql_file!(
     "../sql/master_key_rotation.sql",
@@ -58,11 +87,17 @@ extension_sql_file!(
     requires = ["key_usage"]
 );
 extension_sql_file!(
-    "../sql/key_backup.sql",
-    name = "key_backup",
+    "../sql/key_origins.sql",
+    name = "key_origins",
     requires = ["master_key_rotation"]
 );
-extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["key_backup"]);
+extension_sql_file!("../sql/key_backup.sql", name = "key_backup", requires = ["key_origins"]);
+extension_sql_file!(
+    "../sql/restored_states.sql",
+    name = "restored_states",
+    requires = ["key_backup"]
+);
+extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["restored_states"]);
 extension_sql_file!("../sql/audit_status.sql", name = "audit_status", requires = ["schedule"]);
 extension_sql_file!("../sql/audit_seal.sql", name = "audit_seal", requires = ["audit_status"]);
 extension_sql_file!(

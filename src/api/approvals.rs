@@ -70,13 +70,13 @@ fn mark_approved(id: Option<i64>) -> Result<bool, Error> {
     security::refuse_unless_own_hand()?;
     write(
         "UPDATE fieldcrypt.approvals
-            SET approved_by = session_user, approved_role = fieldcrypt._outer_role(),
-                approved_login = fieldcrypt._login_role(), approved_at = pg_catalog.clock_timestamp()
+            SET approved_by = session_user, approved_role = fieldcrypt_internal.outer_role(),
+                approved_login = fieldcrypt_internal.login_role(), approved_at = pg_catalog.clock_timestamp()
           WHERE id OPERATOR(pg_catalog.=) $1
             AND approved_by IS NULL AND used_by IS NULL AND withdrawn_by IS NULL
             AND expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
             AND requested_by OPERATOR(pg_catalog.<>) session_user::pg_catalog.text
-            AND requested_login OPERATOR(pg_catalog.<>) fieldcrypt._login_role()",
+            AND requested_login OPERATOR(pg_catalog.<>) fieldcrypt_internal.login_role()",
         &[numbered(id)?],
     )
 }
@@ -84,13 +84,13 @@ fn mark_approved(id: Option<i64>) -> Result<bool, Error> {
 fn mark_used(id: Option<i64>) -> Result<bool, Error> {
     write(
         "UPDATE fieldcrypt.approvals
-            SET used_by = session_user, used_role = fieldcrypt._outer_role(),
+            SET used_by = session_user, used_role = fieldcrypt_internal.outer_role(),
                 used_at = pg_catalog.clock_timestamp()
           WHERE id OPERATOR(pg_catalog.=) $1
             AND approved_by IS NOT NULL AND used_by IS NULL AND withdrawn_by IS NULL
             AND expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
             AND requested_by OPERATOR(pg_catalog.=) session_user::pg_catalog.text
-            AND requested_login OPERATOR(pg_catalog.=) fieldcrypt._login_role()",
+            AND requested_login OPERATOR(pg_catalog.=) fieldcrypt_internal.login_role()",
         &[numbered(id)?],
     )
 }

@@ -56,7 +56,7 @@ fn record_origin(is_confirmed: Option<bool>, reason: Option<&[u8]>) -> Result<()
     let reason = given(reason, "reason")?;
     security::as_owner(|| {
         spi::execute(
-            "SELECT fieldcrypt._write_origin($1 OPERATOR(pg_catalog.=) 1, $2)",
+            "SELECT fieldcrypt_internal.write_origin($1 OPERATOR(pg_catalog.=) 1, $2)",
             &[Parameter::Integer(is_confirmed), Parameter::Text(Some(reason))],
         )
     })?;

@@ -32,7 +32,7 @@ pub struct Origin {
     pub old_size: u64,
 }
 
-/// System identifier, database and timeline, as `_here` says them.
+/// System identifier, database and timeline, as `origin_here` says them.
 type Here = (i64, i64, i64);
 
 thread_local! {
@@ -80,7 +80,7 @@ fn may_begin(first_own_id: i64) -> Result<bool, Error> {
         return Ok(true);
     }
     let mut is_busy = false;
-    spi::each_row("SELECT fieldcrypt._is_being_restored()", &[], |row| {
+    spi::each_row("SELECT fieldcrypt_internal.is_being_restored()", &[], |row| {
         is_busy = row.boolean(1)?;
         Ok(())
     })?;
@@ -165,7 +165,7 @@ fn here() -> Result<Here, Error> {
     }
     let mut found = None;
     spi::each_row(
-        "SELECT h.system_identifier, h.database_oid, h.timeline FROM fieldcrypt._here() AS h",
+        "SELECT h.system_identifier, h.database_oid, h.timeline FROM fieldcrypt_internal.origin_here() AS h",
         &[],
         |row| {
             found = Some((row.bigint(1)?, row.bigint(2)?, row.bigint(3)?));

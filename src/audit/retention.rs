@@ -18,7 +18,7 @@ pub fn retire(partition: &[u8]) -> Result<i64, Error> {
     log_table::lock_sealing()?;
     let mut found = None;
     spi::each_row(
-        "SELECT p.row_count, p.unsealed, p.size FROM fieldcrypt._lock_audit_partition($1) AS p",
+        "SELECT p.row_count, p.unsealed, p.size FROM fieldcrypt_internal.lock_audit_partition($1) AS p",
         &[Parameter::Text(Some(partition))],
         |row| {
             found = Some((row.bigint(1)?, row.bigint(2)?, row.bigint(3)?));
@@ -68,7 +68,7 @@ pub fn retire(partition: &[u8]) -> Result<i64, Error> {
         ],
     )?;
     spi::execute(
-        "SELECT fieldcrypt._empty_audit_partition($1)",
+        "SELECT fieldcrypt_internal.empty_audit_partition($1)",
         &[Parameter::Text(Some(partition))],
     )?;
     let root = hexadecimal(&frontier.root());

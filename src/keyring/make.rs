@@ -80,7 +80,7 @@ fn current_master_key() -> Result<Fingerprint, Error> {
             )?;
             // From here on a restore is noticed: the states of its keys would be older than this.
             spi::execute(
-                "SELECT fieldcrypt._write_origin(true, 'the first key was made here')",
+                "SELECT fieldcrypt_internal.write_origin(true, 'the first key was made here')",
                 &[],
             )
         })?;

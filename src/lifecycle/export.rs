@@ -56,7 +56,7 @@ pub fn import(document: &[u8], apply_states: bool, renumber: bool) -> Result<Str
     let json = contents.to_json();
     let outcome = security::as_owner(|| {
         spi::text(
-            "SELECT fieldcrypt._import_contents($1::pg_catalog.json, $2, $3)::pg_catalog.text",
+            "SELECT fieldcrypt_internal.import_contents($1::pg_catalog.json, $2, $3)::pg_catalog.text",
             &[Parameter::Text(Some(json.as_bytes())), flag(apply_states), flag(renumber)],
         )
     })?;
@@ -67,7 +67,7 @@ pub fn import(document: &[u8], apply_states: bool, renumber: bool) -> Result<Str
     Ok(outcome)
 }
 
-/// Raises what `_import_contents` gives back instead of counts, which takes back what it did.
+/// Raises what `import_contents` gives back instead of counts, which takes back what it did.
 fn refuse_if_refused(outcome: &str) -> Result<(), Error> {
     let outcome: Value = serde_json::from_str(outcome)
         .map_err(|_| Error::Internal("an import has no outcome".into()))?;

@@ -7,7 +7,7 @@ use fieldcrypt_sql_text::{Names, OutOfMemory, Place};
 use pgrx::pg_sys::Oid;
 
 use crate::pg::dependents::{self, Dependent, Object};
-use crate::pg::log_hook;
+use crate::pg::{log_hook, schemas};
 
 /// Objects that are followed. Beyond that every statement is one about encrypted values.
 const OBJECTS: usize = 50_000;
@@ -183,29 +183,23 @@ impl Drop for Reading {
 
 /// Follows everything that depends on the extension.
 fn read() -> Result<Known, OutOfMemory> {
+    let Some(extension) = dependents::extension() else { return Ok(Known::nothing()) };
     let mut search = Search {
         known: Known::nothing(),
         seen: Vec::new(),
         waiting: Vec::new(),
-        schema: Oid::INVALID,
+        schemas: schemas::ALL.map(|name| schemas::oid(name).unwrap_or(Oid::INVALID)),
     };
-    let Some(extension) = dependents::extension() else { return Ok(search.known) };
     search.known.domain_constraints = dependents::domain_constraints();
-    search.known.names.add(b"fieldcrypt", Place::Anywhere)?;
+    for schema in schemas::ALL {
+        search.known.names.add(schema.to_bytes(), Place::Anywhere)?;
+    }
     let mut members = Vec::new();
     dependents::of(Object::Extension(extension), &mut |dependent| {
         if members.try_reserve(1).is_ok() {
             members.push(dependent);
         }
     });
-    for member in &members {
-        if let Dependent::Function(oid) = member
-            && let Some((_, schema)) = dependents::function(*oid)
-        {
-            search.schema = schema;
-            break;
-        }
-    }
     for member in members {
         search.found(member)?;
     }
@@ -219,8 +213,8 @@ struct Search {
     // Numbers of objects, sorted.
     seen: Vec<u64>,
     waiting: Vec<Object>,
-    /// The extension's own schema, which is known by its name.
-    schema: Oid,
+    /// The extension's own schemas, which are known by their names.
+    schemas: [Oid; 2],
 }
 
 impl Search {
@@ -267,7 +261,7 @@ impl Search {
             }
             Dependent::Function(oid) => {
                 if self.is_new(Object::Function(oid))?
-                    && let Some((name, _)) = dependents::function(oid)
+                    && let Some(name) = dependents::function(oid)
                 {
                     self.known.names.add(&name, Place::Call)?;
                 }
@@ -301,7 +295,7 @@ impl Search {
             }
             return Ok(false);
         }
-        if schema == self.schema || !b"rpvmfc".contains(&kind) {
+        if self.schemas.contains(&schema) || !b"rpvmfc".contains(&kind) {
             return Ok(false);
         }
         self.known.names.add(&name, Place::Anywhere)?;
@@ -325,12 +319,12 @@ impl Search {
     /// Functions whose source names what is known, and what depends on them.
     fn read_sources(&mut self) -> Result<(), OutOfMemory> {
         for _ in 0..PASSES {
-            let (names, schema) = (&self.known.names, self.schema);
+            let (names, schemas) = (&self.known.names, self.schemas);
             let mut found = Vec::new();
             let mut left = SOURCES;
             let mut result = Ok(());
             dependents::function_sources(&mut |oid, of, source| {
-                if of == schema || left < source.len() {
+                if schemas.contains(&of) || left < source.len() {
                     return;
                 }
                 left -= source.len();

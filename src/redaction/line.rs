@@ -11,7 +11,8 @@ use crate::pg::statements;
 const OWN_FILE: &[u8] = b"pg_fieldcrypt";
 
 /// How CONTEXT begins where a function of the extension speaks.
-const OWN_FUNCTION: &[u8] = b"PL/pgSQL function fieldcrypt.";
+const OWN_FUNCTIONS: [&[u8]; 2] =
+    [b"PL/pgSQL function fieldcrypt.", b"PL/pgSQL function fieldcrypt_internal."];
 
 /// How alerts begin: CONTEXT is in the language of the server, and quoted as `quote_all_identifiers` says.
 const OWN_MESSAGES: [&[u8]; 2] = [b"fieldcrypt alert: ", b"fieldcrypt alert resolved: "];
@@ -99,7 +100,9 @@ pub fn masked(line: &Line<'_>) -> Result<Masked, OutOfMemory> {
         statements: [line.running, line.internal_query.unwrap_or_default()],
         names: line.names,
     };
-    let is_own = line.context.is_some_and(|context| context.starts_with(OWN_FUNCTION))
+    let is_own = line
+        .context
+        .is_some_and(|context| OWN_FUNCTIONS.iter().any(|begin| context.starts_with(begin)))
         || OWN_MESSAGES.iter().any(|begin| line.message.starts_with(begin));
     Ok(Masked {
         message: finished(Some(line.message), |text, out| match kind {

@@ -23,7 +23,7 @@ pub fn set_context(
     }
     security::as_owner(|| {
         spi::execute(
-            "SELECT fieldcrypt._remember_column_context($1::pg_catalog.oid, $2, $3, $4)",
+            "SELECT fieldcrypt_internal.remember_column_context($1::pg_catalog.oid, $2, $3, $4)",
             &[
                 Parameter::BigInt(Some(i64::from(relation.to_u32()))),
                 Parameter::Text(Some(column)),

@@ -12,6 +12,7 @@ check cargo fmt --all --check
 for fuzz in crates/*/fuzz/Cargo.toml; do
     check cargo fmt --manifest-path "$fuzz" --check
 done
+check tests/run/errors.pl
 check cargo clippy --locked --workspace --all-targets --no-default-features --features "pg$pg" -- -D warnings
 
 if ! command -v cargo-deny >/dev/null; then

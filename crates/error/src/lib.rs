@@ -1,6 +1,7 @@
-//! Every error of the extension, and the one place that gives it SQLSTATE, message and hint.
+//! Every error of the library, and the one place that gives it SQLSTATE, message and hint. What statements of `sql/`
+//! find out, they raise themselves; some codes (KF017, KF019, KF023, KF025) are theirs alone.
 //!
-//! No variant holds a key or a plaintext. `docs/errors.md` lists the codes.
+//! No variant holds a key or a plaintext. `docs/errors.md` lists the codes of both; `make lint` compares them.
 #![forbid(unsafe_code)]
 
 mod report;
@@ -216,7 +217,7 @@ impl Error {
             Self::UnknownKey(key) => (
                 b"KF003",
                 format!("encryption key {key} does not exist in this database"),
-                "The value comes from another database, or fieldcrypt.encryption_keys was not restored with it.",
+                "A value of it comes from another database, or fieldcrypt.encryption_keys was not restored with it. That table lists the keys that are here.",
             ),
             Self::KeySuspended(key) => (
                 b"KF004",

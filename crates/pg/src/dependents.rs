@@ -92,7 +92,8 @@ pub enum Dependent {
 }
 
 /// The catalogs that are read here.
-const CATALOGS: [Oid; 6] = [
+const CATALOGS: [Oid; 7] = [
+    pg_sys::NamespaceRelationId,
     pg_sys::ExtensionRelationId,
     PG_DEPEND,
     PG_CONSTRAINT,
@@ -283,10 +284,10 @@ pub fn column(relation: Oid, column: i16) -> Option<Vec<u8>> {
     unsafe { name(pg_sys::get_attname(relation, column, true)) }
 }
 
-/// The name of a function, with its schema.
-pub fn function(oid: Oid) -> Option<(Vec<u8>, Oid)> {
+/// The name of a function.
+pub fn function(oid: Oid) -> Option<Vec<u8>> {
     // SAFETY: as above.
-    unsafe { Some((name(pg_sys::get_func_name(oid))?, pg_sys::get_func_namespace(oid))) }
+    unsafe { name(pg_sys::get_func_name(oid)) }
 }
 
 /// The name of an operator.

@@ -33,6 +33,7 @@ pub mod report;
 pub mod roles;
 pub mod row_update;
 pub mod scan;
+pub mod schemas;
 pub mod security;
 pub mod session;
 pub mod set;

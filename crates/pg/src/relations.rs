@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_int};
 use fieldcrypt_error::Error;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::invalidations;
+use super::{invalidations, schemas};
 
 /// The role that owns the key table, and with it the extension.
 pub fn owner_of_keys() -> Result<Oid, Error> {
@@ -62,11 +62,13 @@ impl Relations {
     }
 
     fn look_up() -> Option<Self> {
-        // SAFETY: catalog look-ups by name that answer InvalidOid if there is none.
-        let schema = valid(unsafe { pg_sys::get_namespace_oid(c"fieldcrypt".as_ptr(), true) })?;
-        // SAFETY: as above.
-        let oid = |name: &CStr| unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
-        let relation = |name| valid(oid(name));
+        let schema = schemas::oid(schemas::USERS)?;
+        let internals = schemas::oid(schemas::INTERNAL)?;
+        let relation_in = |schema: Oid, name: &CStr| {
+            // SAFETY: a catalog look-up by name that answers InvalidOid if there is none.
+            valid(unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) })
+        };
+        let relation = |name| relation_in(schema, name);
         let type_oid = {
             // SAFETY: as above; the syscache key is a name and a schema.
             let oid = unsafe {
@@ -88,8 +90,8 @@ impl Relations {
             keys_by_version: relation(c"encryption_keys_version")?,
             master_keys: relation(c"master_keys")?,
             encrypted_type: type_oid,
-            log_sequence: relation(c"audit_log_id_seq")?,
-            runs: relation(c"reencryption_chunks")?,
+            log_sequence: relation_in(internals, c"audit_log_id_seq")?,
+            runs: relation_in(internals, c"reencryption_chunks")?,
             checkpoints: relation(c"audit_checkpoints")?,
         })
     }

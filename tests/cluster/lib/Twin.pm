@@ -279,8 +279,8 @@ sub stale_values
 	my ($node, $where, %options) = @_;
 	return value($node, <<SQL, %options);
 SELECT coalesce(sum((v ->> 'values')::bigint), 0)
-  FROM (SELECT DISTINCT relation FROM fieldcrypt._encrypted_columns() WHERE $where) AS c,
-       jsonb_array_elements(fieldcrypt._count_keys(c.relation)::jsonb) AS v
+  FROM (SELECT DISTINCT relation FROM fieldcrypt_internal.encrypted_columns() WHERE $where) AS c,
+       jsonb_array_elements(fieldcrypt_internal.count_keys(c.relation)::jsonb) AS v
  WHERE NOT EXISTS (SELECT FROM fieldcrypt.encryption_keys AS k WHERE k.key_id::text = v ->> 'key_id' AND k.state = 'active')
 SQL
 }

@@ -49,7 +49,7 @@ SQL
 my $other_years = <<'SQL';
 SET session_replication_role = replica;
 INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, backend_pid, tenant)
-SELECT nextval('fieldcrypt.audit_log_id_seq'), make_timestamptz(year, 7, 1, 0, 0, 0, 'UTC'), 'key_created', 'x', 'x', 1, 'of ' || year FROM unnest('{1999, 2025, 2027, 2031, 2055, 2056, 2099}'::int[]) AS year;
+SELECT nextval('fieldcrypt_internal.audit_log_id_seq'), make_timestamptz(year, 7, 1, 0, 0, 0, 'UTC'), 'key_created', 'x', 'x', 1, 'of ' || year FROM unnest('{1999, 2025, 2027, 2031, 2055, 2056, 2099}'::int[]) AS year;
 SQL
 value($source, $other_years, db => 'app');
 
@@ -101,7 +101,7 @@ sub is_restored
 	refused($node, 'SELECT wrapped_key FROM fieldcrypt.encryption_keys', '42501', "$name: clerk sees no wrapped key", db => $db, user => 'clerk');
 	refused($node, q{SELECT fieldcrypt.encrypt_field('x')}, '42501', "$name: clerk may not encrypt", db => $db, user => 'clerk');
 	refused($node, $_, 'KF015', "$name: guarded against $_", db => $db)
-	  foreach 'UPDATE fieldcrypt.encryption_keys SET version = 9', 'DELETE FROM fieldcrypt.audit_log', 'TRUNCATE fieldcrypt.audit_log_2031';
+	  foreach 'UPDATE fieldcrypt.encryption_keys SET version = 9', 'DELETE FROM fieldcrypt.audit_log', 'TRUNCATE fieldcrypt_internal.audit_log_2031';
 }
 
 # The next key, the next rotation, the next audited row: no clash.
@@ -178,7 +178,7 @@ foreach my $format (
 
 # One table, without the keys.
 dump_database($source, 'app', "$folder/table.sql", '-U', 'app_owner', '-t', 'public.patients');
-unlike(slurp_file("$folder/table.sql"), qr/COPY fieldcrypt\.|EXTENSION/, 'one table: the dump holds that table alone');
+unlike(slurp_file("$folder/table.sql"), qr/COPY fieldcrypt(?:_internal)?\.|EXTENSION/, 'one table: the dump holds that table alone');
 {
 	my $db = create_database($source, 'twin', extension => 0);
 	restore_database($source, $db, "$folder/plain.sql", '-v', 'ON_ERROR_STOP=1')->{code} == 0 or die 'plain';
@@ -198,7 +198,7 @@ unlike(slurp_file("$folder/table.sql"), qr/COPY fieldcrypt\.|EXTENSION/, 'one ta
 		'one table, into a database without its keys: nothing readable', db => $db);
 
 	# The keys can be brought later. Without -e, pg_dump 15 crashes on a partition of an extension.
-	dump_database($source, 'app', "$folder/keys.sql", '-U', 'app_owner', '-a', '-e', 'pg_fieldcrypt', '-t', 'fieldcrypt.*');
+	dump_database($source, 'app', "$folder/keys.sql", '-U', 'app_owner', '-a', '-e', 'pg_fieldcrypt', '-t', 'fieldcrypt.*', '-t', 'fieldcrypt_internal.*');
 	$result = restore_database($other, $db, "$folder/keys.sql", '-v', 'ON_ERROR_STOP=1', '-1');
 	is("$result->{code} $result->{err}", '0 ', 'the keys alone, into that database: restored');
 	gives($other, q{SELECT count(fieldcrypt.decrypt_field(ssn, 'patients.ssn')) FROM patients}, '40',
@@ -251,7 +251,7 @@ SQL
 	my $before = contents($other, $db);
 	my $result = restore_database($other, $db, "$folder/$file", @$how_restored);
 	$other->poll_query_until('postgres', 'SELECT true') or die 'the server does not come back';
-	like($result->{err}, qr/this database already has rows in fieldcrypt\.\w+: nothing is restored over them/, "over existing keys, $name: refused, and why");
+	like($result->{err}, qr/this database already has rows in fieldcrypt(?:_internal)?\.\w+: nothing is restored over them/, "over existing keys, $name: refused, and why");
 	my $states = join ' ', sort { $a cmp $b } grep { !/^(?:42P06|42710|42P07|25P02|KF016)$/ } @{ $result->{sqlstates} };
 	$states =~ s/\b(?:42P01|42704|23505|3F000) ?//g;
 	is($states, '', "over existing keys, $name: no other error of the extension's");

@@ -60,10 +60,10 @@ DELETE FROM patients WHERE id = 1;
 SQL
 isnt($session->value($key_of_next), $cached, 'a rotation reaches a session that is open');
 gives($new, q{SELECT count(*) = count(DISTINCT id) FROM fieldcrypt.audit_log}, 't', 'audit ids do not repeat');
-gives($new, q{SELECT count(*) FROM pg_depend WHERE deptype = 'e' AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_fieldcrypt') AND classid = 'pg_class'::regclass AND objid = 'fieldcrypt.audit_log_2031'::regclass},
+gives($new, q{SELECT count(*) FROM pg_depend WHERE deptype = 'e' AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_fieldcrypt') AND classid = 'pg_class'::regclass AND objid = 'fieldcrypt_internal.audit_log_2031'::regclass},
 	'1', 'partitions still belong to the extension');
 my $dump = dump_database($new, 'postgres', $new->basedir . '/after.sql');
-like(slurp_file($dump), qr/^COPY fieldcrypt\.encryption_keys .*^COPY fieldcrypt\.audit_log_2026|^COPY fieldcrypt\.audit_log_2026 .*^COPY fieldcrypt\.encryption_keys /ms,
+like(slurp_file($dump), qr/^COPY fieldcrypt\.encryption_keys .*^COPY fieldcrypt_internal\.audit_log_2026|^COPY fieldcrypt_internal\.audit_log_2026 .*^COPY fieldcrypt\.encryption_keys /ms,
 	'a dump of the new cluster has keys and log');
 
 $session->close;

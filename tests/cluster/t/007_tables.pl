@@ -168,7 +168,7 @@ $_->close foreach values %sessions;
 # DROP EXTENSION.
 refused($node, 'DROP EXTENSION pg_fieldcrypt', '2BP01', 'refused: dropping the extension while a column uses the type');
 refused($node, 'DROP TYPE fieldcrypt.encrypted CASCADE', '2BP01', 'refused: dropping the type');
-refused($node, "DROP TABLE fieldcrypt.$_", '2BP01', "refused: dropping $_") foreach 'encryption_keys', 'master_keys', 'audit_log', 'audit_log_2031';
+refused($node, "DROP TABLE $_", '2BP01', "refused: dropping $_") foreach 'fieldcrypt.encryption_keys', 'fieldcrypt.master_keys', 'fieldcrypt.audit_log', 'fieldcrypt_internal.audit_log_2031';
 refused($node, 'DROP SCHEMA fieldcrypt CASCADE', '2BP01', 'refused: dropping the schema');
 same_contents(value($node, $read), $before, 'and nothing happened');
 my $one = session($node);

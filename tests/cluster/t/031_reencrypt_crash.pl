@@ -48,7 +48,7 @@ sub wait_for_end
 # Whatever is not done is called interrupted, at once.
 my $orphans = q{SELECT string_agg(format('%s %s %s', table_name, state, pids), ', ') FROM fieldcrypt.reencryption_progress
   WHERE state NOT IN ('interrupted', 'done') OR pids IS NOT NULL OR rows_per_second IS NOT NULL OR estimated_end IS NOT NULL};
-my $runs_left = q{SELECT string_agg(format('run %s of process %s', run, pid), ' ') FROM fieldcrypt._live_runs()};
+my $runs_left = q{SELECT string_agg(format('run %s of process %s', run, pid), ' ') FROM fieldcrypt_internal.live_runs()};
 
 # Runs re-encryption, and interrupts it after some milliseconds. Gives whether it was under way then, and
 # what is wrong with what is told of it. After a cancel its session is still there.
@@ -72,8 +72,8 @@ sub interrupted_run
 # row was moved exactly once.
 my $progress = q{SELECT format('%s %s %s %s', pass, rows_moved, rows_done, state) FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.many'};
 my $left = q{SELECT string_agg(format('%s-%s', next_block * 10000 + next_offset, end_block * 10000), ' ')
-  FROM (SELECT next_block, next_offset, end_block FROM fieldcrypt.reencryption_chunks WHERE relation = 'many'::regclass
-        UNION ALL SELECT next_block, 0, end_block FROM fieldcrypt.reencryptions WHERE relation = 'many'::regclass) AS c};
+  FROM (SELECT next_block, next_offset, end_block FROM fieldcrypt_internal.reencryption_chunks WHERE relation = 'many'::regclass
+        UNION ALL SELECT next_block, 0, end_block FROM fieldcrypt_internal.reencryptions WHERE relation = 'many'::regclass) AS c};
 
 # Whether every stretch of one list lies in one of another.
 sub is_within
@@ -122,16 +122,16 @@ foreach my $kind (@kinds)
 	cmp_ok($last_moved, '>', 0, "$kind: it came on");
 	cmp_ok($last_moved, '<', $rows, "$kind: and was not done yet");
 	# The next run takes the stretch up at the very row.
-	my $at = q{SELECT next_block, next_offset FROM fieldcrypt.reencryption_chunks WHERE relation = 'many'::regclass};
+	my $at = q{SELECT next_block, next_offset FROM fieldcrypt_internal.reencryption_chunks WHERE relation = 'many'::regclass};
 	my $stood = value($node, $at);
 	if ($stood ne '')
 	{
 		my $next = session($node);
-		my ($run, $relations) = split /\|/, $next->value(q{SELECT run, relations FROM fieldcrypt._reencrypt_begin('many')});
-		$next->gives("SELECT outcome FROM fieldcrypt._reencrypt_step($run, '$relations', 10)", 'returned', "$kind: a next run takes up what was left");
+		my ($run, $relations) = split /\|/, $next->value(q{SELECT run, relations FROM fieldcrypt_internal.reencrypt_begin('many')});
+		$next->gives("SELECT outcome FROM fieldcrypt_internal.reencrypt_step($run, '$relations', 10)", 'returned', "$kind: a next run takes up what was left");
 		is(value($node, $at), $stood, "$kind: at the very row");
 		$next->close;
-		ok($node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM fieldcrypt._live_runs()'), "$kind: a session that ends ends its run");
+		ok($node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM fieldcrypt_internal.live_runs()'), "$kind: a session that ends ends its run");
 	}
 	my $result = run_sql($node, q{CALL fieldcrypt.reencrypt('many', rows_per_second => 0)});
 	is("@{ $result->{sqlstates} }", '', "$kind: goes on") or diag $result->{err};
@@ -195,7 +195,7 @@ my $last = run_sql($node, 'CALL fieldcrypt.reencrypt(rows_per_second => 0)');
 is("@{ $last->{sqlstates} }", '', 'a last run') or diag $last->{err};
 all_active($node, 'after the last run');
 twins_equal($node, 'after the last run');
-gives($node, 'SELECT count(*) FROM fieldcrypt.reencryption_chunks', '0', 'nothing is left to come back to');
+gives($node, 'SELECT count(*) FROM fieldcrypt_internal.reencryption_chunks', '0', 'nothing is left to come back to');
 gives($node, 'SELECT count(*) FROM fieldcrypt.reencryption_failures', '0', 'no value failed');
 cmp_ok($interrupted, '>=', 50, "at least 50 interruptions ($interrupted)");
 

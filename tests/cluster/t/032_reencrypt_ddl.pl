@@ -40,7 +40,7 @@ sub begin_run
 	my ($table) = @_;
 	my $session = session($node);
 	my $relation = defined $table ? "'$table'" : 'NULL';
-	my ($run, $relations) = split /\|/, $session->value("SELECT run, relations FROM fieldcrypt._reencrypt_begin($relation)");
+	my ($run, $relations) = split /\|/, $session->value("SELECT run, relations FROM fieldcrypt_internal.reencrypt_begin($relation)");
 	return { session => $session, run => $run, relations => $relations };
 }
 
@@ -50,7 +50,7 @@ sub step
 	my $outcome;
 	foreach (1 .. $times // 1)
 	{
-		$outcome = $run->{session}->value("SELECT outcome FROM fieldcrypt._reencrypt_step($run->{run}, '$run->{relations}', 100)");
+		$outcome = $run->{session}->value("SELECT outcome FROM fieldcrypt_internal.reencrypt_step($run->{run}, '$run->{relations}', 100)");
 	}
 	return $outcome;
 }
@@ -66,7 +66,7 @@ sub finish_run
 		last if $outcome eq 'over';
 	}
 	$meanwhile->() if $meanwhile;
-	my $summary = $run->{session}->value("SELECT failed_tables, failed_rows, unfinished FROM fieldcrypt._reencrypt_end($run->{run}, '$run->{relations}', 0)");
+	my $summary = $run->{session}->value("SELECT failed_tables, failed_rows, unfinished FROM fieldcrypt_internal.reencrypt_end($run->{run}, '$run->{relations}', 0)");
 	$run->{session}->close;
 	return "$outcome $summary";
 }
@@ -117,7 +117,7 @@ foreach my $case (@ddl)
 		{
 			# Until the first chunk is finished.
 			step($run, 1);
-			step($run) while value($node, "SELECT count(*) FROM fieldcrypt.reencryption_chunks WHERE relation = '$table'::regclass") > 0;
+			step($run) while value($node, "SELECT count(*) FROM fieldcrypt_internal.reencryption_chunks WHERE relation = '$table'::regclass") > 0;
 		}
 		my $before = value($node, "SELECT rows_moved FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.$table'");
 		cmp_ok($before, '>', 0, "$name: before it, some rows are done");
@@ -141,7 +141,7 @@ foreach my $case (@ddl)
 			is(stale($now), '0', "$name: no value is on an old key");
 			gives($node, "SELECT count(*) FILTER (WHERE fieldcrypt.decrypt_field($column) = 'of ' || id), count(*) FROM $now", "$rows|$rows", "$name: all is readable");
 		}
-		gives($node, 'SELECT count(*) FROM fieldcrypt.reencryption_chunks', '0', "$name: no stretch is left");
+		gives($node, 'SELECT count(*) FROM fieldcrypt_internal.reencryption_chunks', '0', "$name: no stretch is left");
 		value($node, "DROP TABLE IF EXISTS $now CASCADE; DROP TABLE IF EXISTS $table CASCADE; DROP TABLE IF EXISTS ${table}_whole");
 	}
 }
@@ -188,7 +188,7 @@ SQL
 	make_table("all_$_", rows => 1000) foreach 1 .. 4;
 	my $run = begin_run();
 	is(step($run, 2), 'worked', 'a run over the whole database');
-	my $at = value($node, 'SELECT relation::regclass FROM fieldcrypt.reencryption_chunks');
+	my $at = value($node, 'SELECT relation::regclass FROM fieldcrypt_internal.reencryption_chunks');
 	my ($later) = grep { $_ ne $at } map { "all_$_" } 3, 4;
 	value($node, "DROP TABLE $at; DROP TABLE $later");
 	is(finish_run($run), 'over |0|', 'goes on though two of its tables are dropped');
@@ -220,12 +220,12 @@ SQL
 	gives($node, q{SELECT string_agg(l.id::text, ' ' ORDER BY l.id) FROM locked AS l JOIN fieldcrypt.encryption_keys AS k ON k.key_id = fieldcrypt.key_id(l.value) WHERE k.state <> 'active'},
 		'10 11 30 35 40 1500 2999', 'everything else is done, rows too that a foreign key has locked FOR KEY SHARE');
 	is(state_of('public.locked'), 'interrupted', 'and it is not called done');
-	gives($node, 'SELECT count(*) FROM fieldcrypt._live_runs()', '0', 'nor running');
+	gives($node, 'SELECT count(*) FROM fieldcrypt_internal.live_runs()', '0', 'nor running');
 
 	# Another run, which finds them released while it waits.
 	my $waiting = session($node);
 	$waiting->send(q{CALL fieldcrypt.reencrypt('locked', rows_per_second => 0, wait_for_locks => '2 minutes')});
-	$node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM fieldcrypt._live_runs()') or die;
+	$node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM fieldcrypt_internal.live_runs()') or die;
 	is(state_of('public.locked'), 'running', 'the next run waits for them');
 	$_->value('COMMIT') foreach @sessions;
 	$node->poll_query_until('postgres', q{SELECT state = 'done' FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.locked'}) or die;
@@ -284,9 +284,9 @@ SQL
 	is($outcome, 'others', 'the second does the rest, and stays');
 	cmp_ok(stale('shared'), '>', 0, 'the first one\'s part is not done yet');
 	is(state_of('public.shared'), 'running', 'but under way');
-	step($first) while value($node, q{SELECT count(*) FROM fieldcrypt.reencryption_chunks WHERE relation = 'shared'::regclass}) > 0;
+	step($first) while value($node, q{SELECT count(*) FROM fieldcrypt_internal.reencryption_chunks WHERE relation = 'shared'::regclass}) > 0;
 	my $advancing = session($node);
-	$advancing->value(q{BEGIN; SELECT 1 FROM fieldcrypt.reencryptions WHERE relation = 'shared'::regclass FOR UPDATE});
+	$advancing->value(q{BEGIN; SELECT 1 FROM fieldcrypt_internal.reencryptions WHERE relation = 'shared'::regclass FOR UPDATE});
 	is(step($second), 'others', 'the pass is over, and another run has the table in hand: the second stays');
 	$advancing->value('COMMIT');
 	$advancing->close;

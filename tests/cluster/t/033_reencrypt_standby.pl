@@ -33,13 +33,13 @@ foreach my $round (1 .. 3)
 	$primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
 
 	my $call = q{CALL fieldcrypt.reencrypt('many', batch_size => 30, rows_per_second => 0, pause => '5 milliseconds')};
-	foreach my $refused ($call, 'CALL fieldcrypt.reencrypt()', q{SELECT fieldcrypt._reencrypt_begin('many')})
+	foreach my $refused ($call, 'CALL fieldcrypt.reencrypt()', q{SELECT fieldcrypt_internal.reencrypt_begin('many')})
 	{
 		my $result = run_sql($standby, $refused);
 		is("@{ $result->{sqlstates} }", 'KF013', "round $round: a standby refuses: $refused") or diag $result->{err};
 		like($result->{err}, qr/standby/, "round $round: and says why");
 	}
-	gives($standby, q{SELECT count(*) FROM fieldcrypt._count_keys('many'::regclass)}, '1', "round $round: a standby counts values by key");
+	gives($standby, q{SELECT count(*) FROM fieldcrypt_internal.count_keys('many'::regclass)}, '1', "round $round: a standby counts values by key");
 
 	my $session = session($primary);
 	$session->send($call);

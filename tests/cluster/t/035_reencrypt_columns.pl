@@ -210,8 +210,8 @@ refused($node, "CALL fieldcrypt.reencrypt('keyed')", '42809', qr/HINT/, 'refused
 foreach my $table (grep { $_->[0] =~ /^(plain|arrays|composites|generated|added|row_types)$/ } @tables)
 {
 	my $there = value($node, "SELECT count(v) FROM ($table->[2]) AS q(v)");
-	gives($node, "SELECT sum((c ->> 'values')::int) FROM jsonb_array_elements(fieldcrypt._count_keys('$table->[0]'::regclass)::jsonb) AS c", $there, "$table->[0]: every value is counted");
-	gives($node, "SELECT count(*) FROM jsonb_array_elements(fieldcrypt._count_keys('$table->[0]'::regclass)::jsonb) AS c WHERE (c ->> 'key_id')::bigint NOT IN (SELECT key_id FROM fieldcrypt.encryption_keys WHERE state = 'active')", '0', '  none on an old key');
+	gives($node, "SELECT sum((c ->> 'values')::int) FROM jsonb_array_elements(fieldcrypt_internal.count_keys('$table->[0]'::regclass)::jsonb) AS c", $there, "$table->[0]: every value is counted");
+	gives($node, "SELECT count(*) FROM jsonb_array_elements(fieldcrypt_internal.count_keys('$table->[0]'::regclass)::jsonb) AS c WHERE (c ->> 'key_id')::bigint NOT IN (SELECT key_id FROM fieldcrypt.encryption_keys WHERE state = 'active')", '0', '  none on an old key');
 }
 # A part of a tree.
 value($node, 'CALL fieldcrypt.rotate_keys(force => true)');

@@ -80,7 +80,7 @@ gives($node, on_old_keys("damaged WHERE tenant = 'good' AND true", 'v') =~ s/ WH
 gives($node, on_old_keys('fine', 'v'), '0', '  the other tables are done');
 gives($node, q{SELECT table_name, state, rows_failed FROM fieldcrypt.reencryption_progress ORDER BY 1}, "public.damaged|done|52\npublic.fine|done|0", '  the progress tells the same');
 gives($node, q{SELECT event, reason ~ '52 rows could not be' FROM fieldcrypt.audit_log ORDER BY id DESC LIMIT 1}, 'reencryption_incomplete|t', '  so does the audit log');
-my $listed = value($node, 'SELECT f::text FROM fieldcrypt.reencryption_failures AS f') . value($node, 'SELECT r::text FROM fieldcrypt.reencryptions AS r') . value($node, 'SELECT a::text FROM fieldcrypt.audit_log AS a');
+my $listed = value($node, 'SELECT f::text FROM fieldcrypt.reencryption_failures AS f') . value($node, 'SELECT r::text FROM fieldcrypt_internal.reencryptions AS r') . value($node, 'SELECT a::text FROM fieldcrypt.audit_log AS a');
 my $log = slurp_file($node->logfile, $log_before);
 foreach my $canary (@canaries)
 {
@@ -88,7 +88,7 @@ foreach my $canary (@canaries)
 	unlike($log, qr/\Q$canary/, '  nor in the log of the server');
 	unlike($run->{err}, qr/\Q$canary/, '  nor in what the client reads');
 }
-gives($node, q{SELECT fieldcrypt.count_it FROM (SELECT sum((c ->> 'values')::int) AS count_it FROM jsonb_array_elements(fieldcrypt._count_keys('damaged'::regclass)::jsonb) AS c) AS fieldcrypt}, '120', '  all values are counted, readable or not');
+gives($node, q{SELECT fieldcrypt.count_it FROM (SELECT sum((c ->> 'values')::int) AS count_it FROM jsonb_array_elements(fieldcrypt_internal.count_keys('damaged'::regclass)::jsonb) AS c) AS fieldcrypt}, '120', '  all values are counted, readable or not');
 # Mended: the rest follows, and nothing is listed any more.
 past_the_guard($node, <<SQL);
 UPDATE fieldcrypt.encryption_keys SET state = 'deactivated' WHERE key_id = $key{suspended};
@@ -248,7 +248,7 @@ refused($node, "SET default_transaction_read_only = on; CALL fieldcrypt.reencryp
 refused($node, "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY; CALL fieldcrypt.reencrypt('after_all')", 'KF013', 'refused: READ ONLY');
 warns("'after_all', rows_per_second => 0", [], 'every isolation level', before => "SET default_transaction_isolation = '$_'; SET default_transaction_deferrable = on;") foreach 'serializable', 'repeatable read';
 gives($node, q{SELECT count(*) FROM fieldcrypt.reencryption_progress WHERE state IN ('running', 'interrupted') OR pids IS NOT NULL}, '0', 'nothing looks as if it were running');
-gives($node, q{SELECT count(*) FROM pg_locks WHERE locktype = 'object' AND classid = 'fieldcrypt.reencryption_chunks'::regclass}, '0', 'no lock is held');
+gives($node, q{SELECT count(*) FROM pg_locks WHERE locktype = 'object' AND classid = 'fieldcrypt_internal.reencryption_chunks'::regclass}, '0', 'no lock is held');
 
 # A table that another session holds: the run does not hang, the others are done.
 value($node, "CREATE TABLE a_held (id int PRIMARY KEY, v fieldcrypt.encrypted); INSERT INTO a_held VALUES (1, fieldcrypt.encrypt_field('a')); $rotate");

@@ -63,18 +63,18 @@ my @attacks = (
 	[ 'SELECT wrapped_key FROM fieldcrypt.encryption_keys', '42501' ],
 	[ "UPDATE fieldcrypt.encryption_keys SET state = 'active'", '42501' ],
 	[ "INSERT INTO fieldcrypt.audit_log (event) VALUES ('forged')", '42501' ],
-	[ 'DELETE FROM fieldcrypt.reencryptions', '42501' ],
-	[ 'DELETE FROM fieldcrypt.reencryption_chunks', '42501' ],
+	[ 'DELETE FROM fieldcrypt_internal.reencryptions', '42501' ],
+	[ 'DELETE FROM fieldcrypt_internal.reencryption_chunks', '42501' ],
 	[ 'DELETE FROM fieldcrypt.column_contexts', '42501' ],
 	[ "INSERT INTO fieldcrypt.column_contexts VALUES ('public.victims', 'v', NULL, 'evil.escalate()', '$super')", '42501' ],
 	[ "SELECT fieldcrypt.grant_access('mallory', 'audit')", '42501' ],
-	[ "SELECT fieldcrypt._reencrypt_batch('public.victims'::regclass, 0, 1, 100, 100, 100000, false, '{}', false)", '42501' ],
-	[ "SELECT fieldcrypt._count_keys('public.victims'::regclass)", '42501' ],
+	[ "SELECT fieldcrypt_internal.reencrypt_batch('public.victims'::regclass, 0, 1, 100, 100, 100000, false, '{}', false)", '42501' ],
+	[ "SELECT fieldcrypt_internal.count_keys('public.victims'::regclass)", '42501' ],
 	[ 'SELECT fieldcrypt.decrypt_field(v) FROM evil.all_at_once', 'KF014' ],
 	# What the SECURITY DEFINER functions of the extension take from the session's user.
 	[ "SELECT fieldcrypt.set_column_context('public.victims', 'v', expression => 'evil.escalate()')", '42501' ],
 	[ "SELECT evil.sd_context()", '42501' ],
-	[ "SELECT fieldcrypt._approve_step((SELECT max(id) FROM fieldcrypt.approvals))", '42501' ],
+	[ "SELECT fieldcrypt_internal.approve_step((SELECT max(id) FROM fieldcrypt.approvals))", '42501' ],
 	[ "SELECT fieldcrypt.request_approval('destroy_key', '1', 'planted')", '42501' ],
 	# What would fire at the superuser's COMMIT.
 	[ "INSERT INTO evil.with_deferred VALUES (1)", '42501' ],
@@ -237,7 +237,7 @@ is("@{ $result->{sqlstates} }", '', 'a role that manages, and owns nothing, re-e
 unlike($result->{err}, qr/WARNING/, '  the lock of a foreign key check does not keep a row back');
 gives($node, q{SELECT count(*), min(updated_at)::date = '2020-01-01' AND max(updated_at)::date = '2020-01-01', count(DISTINCT fieldcrypt.key_id(v)) FROM alices.people, fieldcrypt.encryption_keys AS k WHERE fieldcrypt.key_id(v) = k.key_id AND state = 'active'}, '20|t|1',
 	'  policies, even FORCED, hide no row from it; updated_at is as it was');
-gives($node, q{SELECT c ->> 'values' FROM jsonb_array_elements(fieldcrypt._count_keys('alices.people'::regclass)::jsonb) AS c}, '20', '  nor from counting');
+gives($node, q{SELECT c ->> 'values' FROM jsonb_array_elements(fieldcrypt_internal.count_keys('alices.people'::regclass)::jsonb) AS c}, '20', '  nor from counting');
 gives($node, 'SELECT count(*) FROM alices.people', '0', '  which would hide them from the owner', user => 'alice');
 $inserting->value('COMMIT');
 $inserting->close;
@@ -323,7 +323,7 @@ foreach my $type (qw(text int bigint oid float8 interval timestamptz boolean jso
 		  . "CREATE OPERATOR pg_temp.$operator (LEFTARG = $type, RIGHTARG = $right, FUNCTION = pg_temp.$name);\nCREATE OPERATOR evil.$operator (LEFTARG = $type, RIGHTARG = $right, FUNCTION = pg_temp.$name);\n";
 	}
 }
-foreach my $function ('format(text, text) text', 'set_config(text, text, boolean) text', 'clock_timestamp() timestamptz', 'pg_sleep(float8) void', 'nextval(text) bigint', '_reencrypt_step(int, oid[], int) text', '_reencrypt_begin(regclass) text')
+foreach my $function ('format(text, text) text', 'set_config(text, text, boolean) text', 'clock_timestamp() timestamptz', 'pg_sleep(float8) void', 'nextval(text) bigint', 'reencrypt_step(int, oid[], int) text', 'reencrypt_begin(regclass) text')
 {
 	my ($signature, $returns) = $function =~ /^(.*\)) (.*)$/;
 	my $return = $returns eq 'void' ? '' : 'RETURN NULL;';
@@ -345,19 +345,19 @@ foreach my $path ('evil, pg_catalog', 'pg_temp, evil, public, pg_catalog', 'evil
 	gives($node, 'SELECT count(*) FROM evil.hits', '0', '  and meets none of them');
 	value($node, 'CALL fieldcrypt.rotate_keys(force => true)');
 	value($node, q{DO $$ DECLARE r record; BEGIN FOR r IN SELECT o.oid::regoperator AS op FROM pg_operator AS o WHERE oprnamespace = 'evil'::regnamespace LOOP EXECUTE 'DROP OPERATOR ' || r.op; END LOOP;
-		FOR r IN SELECT oid::regprocedure AS f FROM pg_proc WHERE pronamespace = 'evil'::regnamespace AND proname IN ('format', 'set_config', 'clock_timestamp', 'pg_sleep', 'nextval', '_reencrypt_step', '_reencrypt_begin') LOOP EXECUTE 'DROP FUNCTION ' || r.f; END LOOP;
+		FOR r IN SELECT oid::regprocedure AS f FROM pg_proc WHERE pronamespace = 'evil'::regnamespace AND proname IN ('format', 'set_config', 'clock_timestamp', 'pg_sleep', 'nextval', 'reencrypt_step', 'reencrypt_begin') LOOP EXECUTE 'DROP FUNCTION ' || r.f; END LOOP;
 		FOR r IN SELECT oid::regtype AS t FROM pg_type WHERE typnamespace = 'evil'::regnamespace AND typtype = 'd' AND typname <> 'checked' LOOP EXECUTE 'DROP DOMAIN ' || r.t; END LOOP; END $$});
 }
 
 # Who may do nothing.
 my @objects = (
 	'CALL fieldcrypt.reencrypt()', "CALL fieldcrypt.reencrypt('victims')", "SELECT fieldcrypt.set_column_context('victims', 'v', 'x')",
-	'TABLE fieldcrypt.reencryption_progress', 'TABLE fieldcrypt.reencryption_failures', 'TABLE fieldcrypt.reencryptions', 'TABLE fieldcrypt.reencryption_chunks', 'TABLE fieldcrypt.column_contexts',
-	'SELECT fieldcrypt._reencrypt_begin(NULL)', "SELECT fieldcrypt._reencrypt_step(1, '{}', 1)", "SELECT fieldcrypt._reencrypt_end(1, '{}', 1)", 'SELECT fieldcrypt._live_runs()',
-	'SELECT fieldcrypt._encrypted_columns()', 'SELECT fieldcrypt._count_keys(1)', "SELECT fieldcrypt._reencrypt_batch(1, 0, 1, 1, 1, 1, false, '{}', false)", 'SELECT fieldcrypt._reencrypt_position()',
-	"SELECT fieldcrypt._remember_column_context(1, 'a', 'b', 'c')", "SELECT fieldcrypt._set_column_context('a', 'b', 'c', NULL, 'd')", 'SELECT fieldcrypt._hold_run(1)', 'SELECT fieldcrypt._release_run()',
-	'SELECT fieldcrypt._contexts_of(1)', "SELECT fieldcrypt._claim_chunk(1, '{}')", "SELECT fieldcrypt._fail_table(1, '', '')", "SELECT fieldcrypt._list_failures(1, '[]')", 'SELECT fieldcrypt._with_descendants(1)', 'SELECT fieldcrypt._blocks(1)',
-	"SELECT nextval('fieldcrypt.reencryption_numbers')", "SELECT fieldcrypt._add_result(NULL, '{}')");
+	'TABLE fieldcrypt.reencryption_progress', 'TABLE fieldcrypt.reencryption_failures', 'TABLE fieldcrypt_internal.reencryptions', 'TABLE fieldcrypt_internal.reencryption_chunks', 'TABLE fieldcrypt.column_contexts',
+	'SELECT fieldcrypt_internal.reencrypt_begin(NULL)', "SELECT fieldcrypt_internal.reencrypt_step(1, '{}', 1)", "SELECT fieldcrypt_internal.reencrypt_end(1, '{}', 1)", 'SELECT fieldcrypt_internal.live_runs()',
+	'SELECT fieldcrypt_internal.encrypted_columns()', 'SELECT fieldcrypt_internal.count_keys(1)', "SELECT fieldcrypt_internal.reencrypt_batch(1, 0, 1, 1, 1, 1, false, '{}', false)", 'SELECT fieldcrypt_internal.reencrypt_position()',
+	"SELECT fieldcrypt_internal.remember_column_context(1, 'a', 'b', 'c')", "SELECT fieldcrypt_internal.store_column_context('a', 'b', 'c', NULL, 'd')", 'SELECT fieldcrypt_internal.hold_run(1)', 'SELECT fieldcrypt_internal.release_run()',
+	'SELECT fieldcrypt_internal.contexts_of(1)', "SELECT fieldcrypt_internal.claim_chunk(1, '{}')", "SELECT fieldcrypt_internal.fail_table(1, '', '')", "SELECT fieldcrypt_internal.list_failures(1, '[]')", 'SELECT fieldcrypt_internal.with_descendants(1)', 'SELECT fieldcrypt_internal.table_blocks(1)',
+	"SELECT nextval('fieldcrypt_internal.reencryption_numbers')", "SELECT fieldcrypt_internal.add_result(NULL, '{}')");
 value($node, "CREATE ROLE r_nothing LOGIN; CREATE ROLE r_encrypt LOGIN; CREATE ROLE r_decrypt LOGIN; CREATE ROLE r_reencrypt LOGIN; SELECT fieldcrypt.grant_access('r_encrypt', 'encrypt'), fieldcrypt.grant_access('r_decrypt', 'decrypt'), fieldcrypt.grant_access('r_reencrypt', 'reencrypt')");
 foreach my $role ('r_nothing', 'r_encrypt', 'r_decrypt', 'r_reencrypt')
 {

@@ -23,7 +23,7 @@ sub start
 	my ($session, $arguments) = @_;
 	my $pid = $session->server_process;
 	$session->send("CALL fieldcrypt.reencrypt($arguments)");
-	$node->poll_query_until('postgres', "SELECT EXISTS (SELECT FROM fieldcrypt._live_runs() AS l WHERE l.pid = $pid)") or die 'the run did not begin';
+	$node->poll_query_until('postgres', "SELECT EXISTS (SELECT FROM fieldcrypt_internal.live_runs() AS l WHERE l.pid = $pid)") or die 'the run did not begin';
 	return $pid;
 }
 
@@ -56,7 +56,7 @@ foreach (1 .. 300)
 }
 like($seen, qr/^compromised first, then 3[0-9]{3}$/, 'values on a compromised key are moved first, in every table');
 gives($node, "SELECT pg_cancel_backend($pid)", 't', 'the run is cancelled');
-comes_true("SELECT count(*) = 0 FROM fieldcrypt._live_runs()", '  and ends');
+comes_true("SELECT count(*) = 0 FROM fieldcrypt_internal.live_runs()", '  and ends');
 gives($node, q{SELECT DISTINCT state FROM fieldcrypt.reencryption_progress WHERE state <> 'done'}, 'interrupted', '  what it left is interrupted');
 gives($node, q{SELECT count(*) FROM fieldcrypt.reencryption_progress WHERE pids IS NOT NULL OR estimated_end IS NOT NULL OR rows_per_second IS NOT NULL}, '0', '  by nobody');
 $session->close;
@@ -71,7 +71,7 @@ $pid = start($session, "batch_size => 50, rows_per_second => 100");
 comes_true("SELECT count(*) = 0 FROM z_last WHERE fieldcrypt.key_id(v) = $late", 'compromised meanwhile: its values are moved');
 cmp_ok(on_key('z_last', $old{safe}), '>', $left - 300, '  before the others');
 value($node, "SELECT pg_terminate_backend($pid)");
-comes_true("SELECT count(*) = 0 FROM fieldcrypt._live_runs()", '  and the run, terminated, ends');
+comes_true("SELECT count(*) = 0 FROM fieldcrypt_internal.live_runs()", '  and the run, terminated, ends');
 $session->close;
 value($node, 'CALL fieldcrypt.reencrypt(rows_per_second => 0)');
 is(on_key($_, $old{leaked}) + on_key($_, $old{safe}), 0, "all of $_ is done in the end") foreach 'a_first', 'z_last';
@@ -113,7 +113,7 @@ my $progress = value($node, q{SELECT state, columns, pids, rows_total, rows_done
 	rows_per_second BETWEEN 60 AND 400, estimated_end > now() AND estimated_end < now() + interval '1 minute', started_at > now() - interval '1 minute', updated_at >= started_at AND updated_at > clock_timestamp() - interval '2 seconds', finished_at IS NULL, error_code IS NULL
 	FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.slow'});
 is($progress, "running|{v}|{$pid}|1500|t|t|0|t|t|t|t|t|t|t", '  state, process, rows, bytes, rate, estimated end')
-  or diag value($node, "SELECT clock_timestamp(), p FROM fieldcrypt.reencryption_progress AS p WHERE table_name = 'public.slow'") . value($node, 'SELECT * FROM fieldcrypt.reencryptions') . value($node, 'SELECT * FROM fieldcrypt.reencryption_chunks');
+  or diag value($node, "SELECT clock_timestamp(), p FROM fieldcrypt.reencryption_progress AS p WHERE table_name = 'public.slow'") . value($node, 'SELECT * FROM fieldcrypt_internal.reencryptions') . value($node, 'SELECT * FROM fieldcrypt_internal.reencryption_chunks');
 my $moved = value($node, "SELECT rows_moved FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.slow'");
 comes_true("SELECT rows_moved > $moved FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.slow'", '  it goes on');
 my $second = session($node);

@@ -177,7 +177,7 @@ foreach my $isolation ('READ COMMITTED', 'REPEATABLE READ')
 		[ 'resume_key', $compromised, qr/is compromised/, 'a compromised key resumed' ],
 		[ 'resume_key', $destroyed, qr/is destroyed/, 'a destroyed key resumed' ],
 		[ 'mark_compromised', $destroyed, qr/is destroyed/, 'a destroyed key marked' ]);
-	refused($node, "SELECT fieldcrypt._set_key_state($_->[0], '$_->[1]', 'r')", 'KF018', $_->[2], $_->[3]) foreach (
+	refused($node, "SELECT fieldcrypt_internal.set_key_state($_->[0], '$_->[1]', 'r')", 'KF018', $_->[2], $_->[3]) foreach (
 		[ $active, 'destroyed', qr/is active: it can't be destroyed.*HINT:.*rotate_keys/s, 'an active key destroyed' ],
 		[ $deactivated, 'active', qr/can't be made active/, 'a deactivated key made active' ],
 		[ $suspended, 'active', qr/can't be made active/, 'a suspended key made active past resume_key' ],
@@ -194,7 +194,7 @@ foreach my $isolation ('READ COMMITTED', 'REPEATABLE READ')
 		refused($node, "SELECT fieldcrypt.$function($active, 'r')", '42501', qr/permission denied/, "$function: without the right", user => 'other');
 		refused($node, "BEGIN READ ONLY; SELECT fieldcrypt.$function($suspended, 'r'); ", $function eq 'suspend_key' ? 'KF018' : '25006', "$function: in a READ ONLY transaction");
 	}
-	refused($node, "SELECT fieldcrypt._set_key_state($deactivated, 'destroyed', 'r')", '42501', qr/permission denied/, 'the inner function is granted to nobody', user => 'manager');
+	refused($node, "SELECT fieldcrypt_internal.set_key_state($deactivated, 'destroyed', 'r')", '42501', qr/permission denied/, 'the inner function is granted to nobody', user => 'manager');
 	is(value($node, $count), $before, 'what was refused is not recorded as done');
 	is(join(' ', map { state_of($_) } $active, $deactivated, $suspended, $compromised, $destroyed),
 		'active deactivated suspended active compromised destroyed', 'and every key is as it was');

@@ -86,7 +86,7 @@ value($node, "SELECT fieldcrypt.withdraw_approval($super)");
 refused_and_recorded('CALL fieldcrypt.approve(4711)', qr/there is no request 4711/, 'an unknown request', @bob);
 refused($node, 'CALL fieldcrypt.approve(NULL)', '22004', qr/id must not be NULL/, 'no request', @bob);
 refused($node, "CALL fieldcrypt.approve($id)", '42501', qr/permission denied/, 'approved without the right', user => 'outsider');
-refused($node, "SELECT fieldcrypt._approve_step($id)", '42501', qr/permission denied/, 'nor by the step', user => 'outsider');
+refused($node, "SELECT fieldcrypt_internal.approve_step($id)", '42501', qr/permission denied/, 'nor by the step', user => 'outsider');
 gives($node, "CALL fieldcrypt.approve($id)", '', 'another role approves', @bob);
 refused_and_recorded("CALL fieldcrypt.approve($id)", qr/approved already, by bob/, 'approved twice', user => 'eve');
 refused_and_recorded($shred, qr/request $id is of alice, who alone can use it/, 'used by another', user => 'eve');
@@ -113,15 +113,15 @@ foreach my $name (sort keys %writes)
 }
 refused($node, 'UPDATE fieldcrypt.audit_log SET actor = \'bob\'', 'KF015', 'nor is the record changed');
 # The inner functions are granted to nobody, and say who calls, not who the caller says.
-foreach my $call ("_mark_approved($id)", "_mark_used($id)", "_spend_approval('shred_tenant', 'acme')",
-	"_insert_approval(99, 'shred_tenant', 'acme', 'r', 60)", "_mark_withdrawn($id)", "_shred_tenant('acme', 'r')",
-	"_record_approval('approval_given', 'shred_tenant', 'acme', 'r')")
+foreach my $call ("mark_approved($id)", "mark_used($id)", "spend_approval('shred_tenant', 'acme')",
+	"insert_approval(99, 'shred_tenant', 'acme', 'r', 60)", "mark_withdrawn($id)", "erase_tenant_keys('acme', 'r')",
+	"record_approval('approval_given', 'shred_tenant', 'acme', 'r')")
 {
-	refused($node, "SELECT fieldcrypt.$call", '42501', qr/permission denied/, "$call by who may manage", @alice);
+	refused($node, "SELECT fieldcrypt_internal.$call", '42501', qr/permission denied/, "$call by who may manage", @alice);
 }
 my $own = value($node, q{SELECT fieldcrypt.request_approval('shred_tenant', 'acme', 'r')});
-refused($node, "SELECT fieldcrypt._mark_approved($own)", '42501', qr/by a CALL of its own only/, 'the owner of the extension approves nothing of their own, also by the inner function');
-gives($node, "SELECT fieldcrypt._mark_used($id)", 'f', 'nor spends another\'s');
+refused($node, "SELECT fieldcrypt_internal.mark_approved($own)", '42501', qr/by a CALL of its own only/, 'the owner of the extension approves nothing of their own, also by the inner function');
+gives($node, "SELECT fieldcrypt_internal.mark_used($id)", 'f', 'nor spends another\'s');
 value($node, "SELECT fieldcrypt.withdraw_approval($own)");
 
 # Requests that are none.
@@ -201,7 +201,7 @@ gives($node, "SELECT string_agg(event || ' ' || actor, ', ' ORDER BY id) FROM fi
 # The setting: not to be changed in a session, whatever is tried, nor by names that don't exist.
 $id = value($node, q{SELECT fieldcrypt.create_key('initech')});
 sub require_approval { configure($node, 'fieldcrypt.require_approval' => $_[0]); return; }
-my $need = sub { return join ' ', grep { value($node, "SELECT fieldcrypt._needs_approval('$_')", @_) eq 't' } 'rotate_master_key', 'shred_tenant', 'destroy_key'; };
+my $need = sub { return join ' ', grep { value($node, "SELECT fieldcrypt_internal.needs_approval('$_')", @_) eq 't' } 'rotate_master_key', 'shred_tenant', 'destroy_key'; };
 is($need->(), 'shred_tenant', 'by default shredding needs it');
 require_approval('destroy_key');
 is($need->(), 'destroy_key', 'configured');
@@ -209,8 +209,8 @@ require_approval(' shred_tenant ,, destroy_key');
 is($need->(), 'shred_tenant destroy_key', 'a list with blanks');
 is($need->(env => { PGOPTIONS => '-c fieldcrypt.require_approval=' }), 'rotate_master_key shred_tenant destroy_key', 'PGOPTIONS that say none: all');
 is($need->(env => { PGOPTIONS => '-c fieldcrypt.require_approval=shred_tenant' }), 'rotate_master_key shred_tenant destroy_key', 'PGOPTIONS that leave one out: all');
-gives($node, q{SET fieldcrypt.require_approval = ''; SELECT fieldcrypt._needs_approval('shred_tenant')}, 't', 'SET before the library is loaded');
-refused($node, q{SELECT fieldcrypt._needs_approval('shred_tenant'); SET fieldcrypt.require_approval = ''}, '55P02', qr/cannot be changed now/, 'SET after it');
+gives($node, q{SET fieldcrypt.require_approval = ''; SELECT fieldcrypt_internal.needs_approval('shred_tenant')}, 't', 'SET before the library is loaded');
+refused($node, q{SELECT fieldcrypt_internal.needs_approval('shred_tenant'); SET fieldcrypt.require_approval = ''}, '55P02', qr/cannot be changed now/, 'SET after it');
 value($node, q{ALTER ROLE alice SET fieldcrypt.require_approval = ''; ALTER DATABASE postgres SET fieldcrypt.require_approval = ''});
 refused($node, q{CALL fieldcrypt.shred_tenant('initech', 'r')}, 'KF019', 'ALTER ROLE and ALTER DATABASE ... SET', @alice);
 value($node, q{ALTER ROLE alice RESET ALL; ALTER DATABASE postgres RESET ALL});

@@ -251,7 +251,7 @@ foreach my $isolation ('READ COMMITTED', 'REPEATABLE READ')
 	$session->value("BEGIN; SELECT fieldcrypt.mark_compromised($key, 'r')");
 	gives($node, "SELECT fieldcrypt.key_id(fieldcrypt.encrypt_field('x', '', '$tenant'))", $key, 'others encrypt with it meanwhile');
 	$session->gives("SELECT outcome, detail FROM fieldcrypt.retire_keys(1, '$tenant')", qr/^kept\|encryption key $key was changed in this transaction \(KF018\)$/, 'a key is not scheduled by the transaction that stops it');
-	$session->refused("SELECT fieldcrypt._schedule_destruction($key, 864000, 'r')", 'KF018', qr/COMMIT first/, 'nor by the inner function');
+	$session->refused("SELECT fieldcrypt_internal.schedule_destruction($key, 864000, 'r')", 'KF018', qr/COMMIT first/, 'nor by the inner function');
 	$session->close;
 }
 
@@ -299,16 +299,16 @@ foreach my $isolation ('READ COMMITTED', 'REPEATABLE READ')
 {
 	my ($tenant, $key, $value) = old_key();
 	value($node, "CALL fieldcrypt.destroy_key($key)");
-	my $step = "SELECT outcome, message FROM fieldcrypt._destroy_step(ARRAY[$key], false)";
+	my $step = "SELECT outcome, message FROM fieldcrypt_internal.destroy_step(ARRAY[$key], false)";
 	gives($node, $step, qr/^failed\|.*not due yet \(KF018\)$|^waits/, 'the step by hand: not due', user => 'manager');
 	is(state_of($key), 'deactivated', 'it is there');
 	due($key);
 	value($node, "INSERT INTO plain VALUES ('$value')");
 	gives($node, $step, qr/^waits\|it is in use/, 'the step by hand: in use', user => 'manager');
 	refused($node, "BEGIN ISOLATION LEVEL REPEATABLE READ; $step", '25000', qr/READ COMMITTED only/, 'the step by hand: in an old snapshot', user => 'manager');
-	refused($node, "SELECT fieldcrypt.$_", '42501', "$_ by who may manage", user => 'manager') foreach
-	  "_erase_key($key, 'r')", "_schedule_destruction($key, 1, 'r')", "_set_destroy_horizon($key, '3')", "_count_use(ARRAY[$key])", "_schedule_unused($key, '7 days', 'r', '[]')";
-	refused($node, "SELECT fieldcrypt._schedule_step($key, '7 days', 'r')", 'KF018', qr/scheduled already/, 'the step that schedules, by hand', user => 'manager');
+	refused($node, "SELECT fieldcrypt_internal.$_", '42501', "$_ by who may manage", user => 'manager') foreach
+	  "erase_key($key, 'r')", "schedule_destruction($key, 1, 'r')", "set_destroy_horizon($key, '3')", "count_use(ARRAY[$key])", "schedule_unused($key, '7 days', 'r', '[]')";
+	refused($node, "SELECT fieldcrypt_internal.schedule_step($key, '7 days', 'r')", 'KF018', qr/scheduled already/, 'the step that schedules, by hand', user => 'manager');
 	refused($node, 'CALL fieldcrypt.destroy_due_keys()', '42501', 'destroying without the right', user => 'other');
 	refused($node, 'BEGIN; CALL fieldcrypt.destroy_due_keys()', '2D000', 'destroying in a transaction block');
 	refused($node, "UPDATE fieldcrypt.encryption_keys SET destroy_after = now() WHERE key_id = $key", 'KF015', 'the date is not changed by hand');

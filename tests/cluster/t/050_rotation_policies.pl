@@ -91,8 +91,8 @@ foreach my $interval ('59 minutes 59.999 seconds', '0', '-1 day', '-1 month', '1
 refused($node, q{SELECT fieldcrypt.set_rotation_policy('', '1 day')}, '22023', qr/1 to 1024 bytes/, 'a tenant without a name');
 refused($node, q{SELECT fieldcrypt.set_rotation_policy(repeat('t', 1025), '1 day')}, '22023', 'a tenant with a long name');
 refused($node, q{SELECT fieldcrypt.set_rotation_policy('tenant 1', '1 day')}, '42501', 'a role without manage', user => 'nobody');
-refused($node, "SELECT fieldcrypt.$_", '42501', "nobody is granted $_", user => 'manager')
-  foreach q{_store_rotation_policy('', '1 second')}, q{_log_rotation(now(), now(), 'x', 'rotated', 1, 2, NULL, NULL, NULL)}, q{_rotate_key('tenant 1', NULL, true, NULL)};
+refused($node, "SELECT fieldcrypt_internal.$_", '42501', "nobody is granted $_", user => 'manager')
+  foreach q{store_rotation_policy('', '1 second')}, q{log_rotation(now(), now(), 'x', 'rotated', 1, 2, NULL, NULL, NULL)}, q{rotate_key('tenant 1', NULL, true, NULL)};
 refused($node, $_, 'KF015', qr/written by the functions/, "by hand: $_") foreach
   q{UPDATE fieldcrypt.rotation_log SET outcome = 'failed'}, 'DELETE FROM fieldcrypt.rotation_log', 'TRUNCATE fieldcrypt.rotation_log', 'TRUNCATE fieldcrypt.rotation_policies';
 refused($node, q{INSERT INTO fieldcrypt.rotation_log (run_started_at, started_at, tenant, outcome) VALUES (now(), now(), 'forged', 'rotated')}, 'KF016', 'by hand: a forged row of the log');
@@ -168,7 +168,7 @@ foreach my $arguments ('', 'force => true')
 
 # The look for the next tenant walks an index, also right after a bulk load, without statistics.
 {
-	my $log = run_sql($node, q{LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_nested_statements = on; SET client_min_messages = log; SELECT fieldcrypt._next_tenant('one', false, now())})->{err};
+	my $log = run_sql($node, q{LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_nested_statements = on; SET client_min_messages = log; SELECT fieldcrypt_internal.next_tenant('one', false, now())})->{err};
 	like($log, qr/Index (?:Only )?Scan using encryption_keys_active/, 'the next tenant is found by the index of active keys');
 	unlike($log, qr/Seq Scan|Sort/, 'without reading or sorting the table');
 }

@@ -56,14 +56,14 @@ foreach my $case (
 	[ 'fieldcrypt.key_states_status()', 'manager dumper' ],
 	[ q{fieldcrypt.confirm_key_states('looked')}, 'manager' ],
 	[ "fieldcrypt.import_keys(" . quoted($document) . ")", 'manager' ],
-	[ q{fieldcrypt._seal_export('{}')}, '' ],
-	[ q{fieldcrypt._read_export('{}')}, '' ],
-	[ q{fieldcrypt._import_keys('{}', true, true)}, '' ],
-	[ q{fieldcrypt._import_contents('{}', 1, 1)}, '' ],
-	[ q{fieldcrypt._record_origin(true, 'x')}, '' ],
-	[ q{fieldcrypt._write_origin(true, 'x')}, '' ],
-	[ q{fieldcrypt._renumber_key(1, 1)}, '' ],
-	[ q{fieldcrypt._key_problem(1)}, '' ])
+	[ q{fieldcrypt_internal.seal_export('{}')}, '' ],
+	[ q{fieldcrypt_internal.read_export('{}')}, '' ],
+	[ q{fieldcrypt_internal.import_document('{}', true, true)}, '' ],
+	[ q{fieldcrypt_internal.import_contents('{}', 1, 1)}, '' ],
+	[ q{fieldcrypt_internal.record_origin(true, 'x')}, '' ],
+	[ q{fieldcrypt_internal.write_origin(true, 'x')}, '' ],
+	[ q{fieldcrypt_internal.renumber_key(1, 1)}, '' ],
+	[ q{fieldcrypt_internal.key_problem(1)}, '' ])
 {
 	my ($call, $allowed) = @$case;
 	my ($name) = $call =~ /^(\w+\.\w+)/;
@@ -240,7 +240,7 @@ foreach my $case ([ 'key_destroyed', 'destroyed', 'KF005' ], [ 'key_suspended', 
 	value($node, "INSERT INTO kept SELECT 1000, '$tenant', fieldcrypt.encrypt_field('1000 of $tenant', tenant => '$tenant')");
 	my $export = value($node, 'SELECT fieldcrypt.export_keys()');
 	my $key = value($node, "SELECT key_id FROM fieldcrypt.encryption_keys WHERE tenant = '$tenant'");
-	value($node, "SELECT fieldcrypt._record('$event', '$tenant', $key, 'test', NULL)");
+	value($node, "SELECT fieldcrypt_internal.record_event('$event', '$tenant', $key, 'test', NULL)");
 	gives($node, "SELECT detail FROM fieldcrypt.key_states_status() WHERE item = 'key $key'", qr/is active here, and was \w+ by the audit log/, "$event in the log: flagged");
 	lose("DELETE FROM fieldcrypt.encryption_keys WHERE tenant = '$tenant'");
 	gives($node, import_sql($export), qr/^1\|0\|0\|/, "$event in the log: imported");

@@ -72,7 +72,7 @@ my @hands = (
 note 'the second person';
 {
 	my $id = request(@mallory);
-	plant("PERFORM fieldcrypt._approve_step($id)");
+	plant("PERFORM fieldcrypt_internal.approve_step($id)");
 	foreach my $hand (@hands, [ 'a trigger' => 'INSERT INTO mallory.bait VALUES (0)', qr/by a CALL of its own only/ ])
 	{
 		my ($name, $sql, $like) = @$hand;
@@ -81,7 +81,7 @@ note 'the second person';
 	}
 	refused($node, 'INSERT INTO mallory.bait VALUES (0)', '42501', qr/by a CALL of its own only/, 'a trigger in a session of bob, who may approve', user => 'bob');
 	is(approver($id), 'nobody', 'and bob has approved nothing');
-	refused($node, "SELECT fieldcrypt._approve_step($id)", '42501', qr/by a CALL of its own only/, 'the step by itself', user => 'bob');
+	refused($node, "SELECT fieldcrypt_internal.approve_step($id)", '42501', qr/by a CALL of its own only/, 'the step by itself', user => 'bob');
 	is(run_sql($node, "CALL fieldcrypt.approve($id)", user => 'bob')->{err}, '', 'bob approves by hand');
 	is(approver($id), 'bob', 'and is named');
 }
@@ -100,8 +100,8 @@ note 'the first person';
 note 'states of keys, and the log';
 {
 	my $key = value($node, q{SELECT key_id FROM fieldcrypt.encryption_keys WHERE tenant = 'acme'});
-	foreach my $act ("PERFORM fieldcrypt.suspend_key($key, 'x')", "PERFORM fieldcrypt._shred_step('acme', 'x')",
-		"PERFORM fieldcrypt.confirm_key_states('x')", "PERFORM fieldcrypt._rotate_step('acme', 'x', true, NULL, now())")
+	foreach my $act ("PERFORM fieldcrypt.suspend_key($key, 'x')", "PERFORM fieldcrypt_internal.shred_step('acme', 'x')",
+		"PERFORM fieldcrypt.confirm_key_states('x')", "PERFORM fieldcrypt_internal.rotate_step('acme', 'x', true, NULL, now())")
 	{
 		plant($act);
 		my $rows = value($node, 'SELECT count(*) FROM fieldcrypt.audit_log');

@@ -22,7 +22,7 @@ note 'odd arguments';
 	my $functions = value($node, <<'SQL');
 SELECT string_agg(f.oid::text, ' ')
   FROM pg_proc AS f
- WHERE f.pronamespace = 'fieldcrypt'::regnamespace AND f.prokind = 'f' AND f.prorettype <> 'trigger'::regtype
+ WHERE f.pronamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND f.prokind = 'f' AND f.prorettype <> 'trigger'::regtype
    AND has_function_privilege('manager', f.oid, 'EXECUTE');
 SQL
 	my %odd = (
@@ -39,7 +39,7 @@ SQL
 	foreach my $oid (split / /, $functions)
 	{
 		my ($name, $types) = split /\|/, value($node, <<"SQL");
-SELECT f.proname, coalesce((SELECT string_agg(t.typname, ' ' ORDER BY u.place) FROM unnest(f.proargtypes) WITH ORDINALITY AS u(oid, place) JOIN pg_type AS t ON t.oid = u.oid), '')
+SELECT f.pronamespace::regnamespace || '.' || f.proname, coalesce((SELECT string_agg(t.typname, ' ' ORDER BY u.place) FROM unnest(f.proargtypes) WITH ORDINALITY AS u(oid, place) JOIN pg_type AS t ON t.oid = u.oid), '')
   FROM pg_proc AS f WHERE f.oid = $oid
 SQL
 		my @types = split / /, $types // '';
@@ -51,7 +51,7 @@ SQL
 				my $one = $choice->[ ($round * (1 + $place++ % 2) + ($round > 5 ? $place : 0)) % @$choice ];
 				"$one\::pg_catalog.$_" =~ s/pg_catalog\.encrypted/fieldcrypt.encrypted/r
 			} @types;
-			my $call = "SELECT count(*) FROM (SELECT fieldcrypt.$name(" . join(', ', @arguments) . ')) AS c';
+			my $call = "SELECT count(*) FROM (SELECT $name(" . join(', ', @arguments) . ')) AS c';
 			push @calls, $call unless $seen{$call}++;
 		}
 	}

@@ -187,7 +187,7 @@ my @looks = (
 	'SELECT s::text FROM pg_catalog.pg_db_role_setting AS s',
 	'SELECT row_to_json(s) FROM fieldcrypt.master_key_status() AS s',
 	'SELECT s::text FROM pg_stat_activity AS s',
-	q{SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'fieldcrypt'::regnamespace AND prokind = 'f'});
+	q{SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND prokind = 'f'});
 foreach my $role ([ 'a superuser', undef ], [ 'pg_monitor', 'monitor' ], [ 'a plain role', 'app' ])
 {
 	my ($name, $user) = @$role;

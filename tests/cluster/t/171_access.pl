@@ -40,9 +40,9 @@ my @things = (
 	[ 'COPY fieldcrypt.encryption_keys TO STDOUT', 'backup' ],
 	[ 'SELECT * FROM fieldcrypt.master_keys', 'manage backup' ],
 	[ 'SELECT * FROM fieldcrypt.audit_log', 'audit' ],
-	[ 'COPY fieldcrypt.audit_log_2026 TO STDOUT', 'backup' ],
-	[ 'SELECT * FROM fieldcrypt.audit_log_default', 'backup' ],
-	[ 'SELECT last_value FROM fieldcrypt.audit_log_id_seq', '' ],
+	[ 'COPY fieldcrypt_internal.audit_log_2026 TO STDOUT', 'backup' ],
+	[ 'SELECT * FROM fieldcrypt_internal.audit_log_default', 'backup' ],
+	[ 'SELECT last_value FROM fieldcrypt_internal.audit_log_id_seq', '' ],
 	[ "SELECT fieldcrypt.key_id('$value')", 'encrypt decrypt reencrypt manage' ],
 	[ "SELECT fieldcrypt.ciphertext_info('$value')", 'encrypt decrypt reencrypt manage' ],
 	[ "SELECT '$value'::fieldcrypt.encrypted::bytea::fieldcrypt.encrypted", 'encrypt decrypt reencrypt manage' ],
@@ -54,29 +54,29 @@ my @things = (
 	[ 'SELECT * FROM fieldcrypt.rotation_policies', 'manage audit backup' ],
 	[ 'SELECT * FROM fieldcrypt.rotation_log', 'manage audit backup' ],
 	# Never by any of them.
-	[ 'SELECT fieldcrypt._store_rotation_policy($$$$, $$1 second$$)', '' ],
+	[ 'SELECT fieldcrypt_internal.store_rotation_policy($$$$, $$1 second$$)', '' ],
 	[ 'DELETE FROM fieldcrypt.rotation_log', '' ],
-	[ 'SELECT fieldcrypt._make_current($$x$$)', '' ],
-	[ 'SELECT fieldcrypt._rewrap_keys($$x$$, $$1$$)', '' ],
-	[ 'SELECT fieldcrypt._lock_master_keys()', '' ],
-	[ 'SELECT fieldcrypt._retire_master_keys()', '' ],
-	[ 'SELECT fieldcrypt._rotate_key($$other$$, NULL, true, NULL)', '' ],
-	[ 'SELECT fieldcrypt._record($$key_created$$, NULL, NULL, NULL, NULL)', '' ],
-	[ 'SELECT fieldcrypt._loaded_master_keys()', '' ],
-	[ 'SELECT fieldcrypt._outer_role()', '' ],
-	[ 'SELECT fieldcrypt._change_access($$ROLE$$, $${decrypt}$$, true)', '' ],
-	[ 'SELECT fieldcrypt._privilege_objects($$decrypt$$)', '' ],
-	[ 'SELECT fieldcrypt._held_privileges($$ROLE$$)', '' ],
+	[ 'SELECT fieldcrypt_internal.make_current($$x$$)', '' ],
+	[ 'SELECT fieldcrypt_internal.rewrap_keys($$x$$, $$1$$)', '' ],
+	[ 'SELECT fieldcrypt_internal.lock_master_keys()', '' ],
+	[ 'SELECT fieldcrypt_internal.retire_master_keys()', '' ],
+	[ 'SELECT fieldcrypt_internal.rotate_key($$other$$, NULL, true, NULL)', '' ],
+	[ 'SELECT fieldcrypt_internal.record_event($$key_created$$, NULL, NULL, NULL, NULL)', '' ],
+	[ 'SELECT fieldcrypt_internal.loaded_master_keys()', '' ],
+	[ 'SELECT fieldcrypt_internal.outer_role()', '' ],
+	[ 'SELECT fieldcrypt_internal.change_access($$ROLE$$, $${decrypt}$$, true)', '' ],
+	[ 'SELECT fieldcrypt_internal.privilege_objects($$decrypt$$)', '' ],
+	[ 'SELECT fieldcrypt_internal.held_privileges($$ROLE$$)', '' ],
 	[ 'SELECT fieldcrypt.grant_access($$ROLE$$, $$decrypt$$)', '' ],
 	[ 'SELECT fieldcrypt.revoke_access($$ROLE$$, $$decrypt$$)', '' ],
 	[ 'INSERT INTO fieldcrypt.audit_log (event) VALUES ($$key_created$$)', '' ],
-	[ 'INSERT INTO fieldcrypt.audit_log_2026 (event) VALUES ($$key_created$$)', '' ],
+	[ 'INSERT INTO fieldcrypt_internal.audit_log_2026 (event) VALUES ($$key_created$$)', '' ],
 	[ 'UPDATE fieldcrypt.audit_log SET reason = $$x$$', '' ],
 	[ 'DELETE FROM fieldcrypt.audit_log', '' ],
 	[ 'TRUNCATE fieldcrypt.audit_log', '' ],
-	[ 'TRUNCATE fieldcrypt.audit_log_2026', '' ],
-	[ 'SELECT nextval($$fieldcrypt.audit_log_id_seq$$)', '' ],
-	[ 'SELECT setval($$fieldcrypt.audit_log_id_seq$$, 1)', '' ],
+	[ 'TRUNCATE fieldcrypt_internal.audit_log_2026', '' ],
+	[ 'SELECT nextval($$fieldcrypt_internal.audit_log_id_seq$$)', '' ],
+	[ 'SELECT setval($$fieldcrypt_internal.audit_log_id_seq$$, 1)', '' ],
 	[ 'INSERT INTO fieldcrypt.encryption_keys SELECT * FROM fieldcrypt.encryption_keys', '' ],
 	[ 'UPDATE fieldcrypt.encryption_keys SET state = $$destroyed$$', '' ],
 	[ 'DELETE FROM fieldcrypt.encryption_keys', '' ],
@@ -129,6 +129,31 @@ foreach my $privilege (@privileges)
 	is(breaches(role_with($privilege), $privilege), '', "$privilege: what it says, and nothing else");
 }
 is(breaches(role_with(@privileges), @privileges), '', 'all six at once');
+
+# Of the internals, each privilege has the steps of its own procedures: what it lists, and the schema if that is
+# looked up by name.
+foreach my $privilege (@privileges)
+{
+	my $role = role_with($privilege);
+	gives($node, <<SQL, '', "$privilege: no internal of another privilege");
+WITH listed AS (
+    SELECT CASE WHEN o.object LIKE 'FUNCTION %' THEN to_regprocedure(substr(o.object, 10))::text ELSE regexp_replace(o.object, '^[A-Z]+ ', '') END AS name
+      FROM unnest(ARRAY['$privilege', CASE WHEN '$privilege' IN ('encrypt', 'decrypt', 'reencrypt', 'manage') THEN 'value' END]) AS p(name),
+           fieldcrypt_internal.privilege_objects(p.name) AS o
+     WHERE o.object LIKE '% fieldcrypt_internal%'
+), held AS (
+    SELECT p.oid::regprocedure::text AS name FROM pg_proc AS p WHERE p.pronamespace = 'fieldcrypt_internal'::regnamespace AND has_function_privilege('$role', p.oid, 'EXECUTE')
+    UNION ALL SELECT c.oid::regclass::text FROM pg_class AS c WHERE c.relnamespace = 'fieldcrypt_internal'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
+        AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege('$role', c.oid, 'USAGE, SELECT, UPDATE')
+            ELSE has_table_privilege('$role', c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER') OR has_any_column_privilege('$role', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES') END
+    UNION ALL SELECT 'fieldcrypt_internal' WHERE has_schema_privilege('$role', 'fieldcrypt_internal', 'USAGE')
+)
+(SELECT 'not listed: ' || h.name FROM held AS h EXCEPT SELECT 'not listed: ' || l.name FROM listed AS l)
+UNION ALL (SELECT 'not held: ' || l.name FROM listed AS l EXCEPT SELECT 'not held: ' || h.name FROM held AS h)
+SQL
+	gives($node, "SELECT has_schema_privilege('$role', 'fieldcrypt_internal', 'CREATE')", 'f', "$privilege: nothing is made there");
+}
+gives($node, q{SELECT count(*) FROM pg_proc WHERE pronamespace = 'fieldcrypt_internal'::regnamespace AND has_function_privilege('} . role_with() . q{', oid, 'EXECUTE')}, '0', 'without a grant: no internal');
 
 # Of every two: granted in one call or in two, one taken away, what is left is exactly the other.
 foreach my $keep (@privileges)

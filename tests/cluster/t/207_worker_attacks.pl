@@ -194,7 +194,7 @@ EXCEPTION WHEN insufficient_privilege THEN
     RETURN NULL;
 END $$;
 DO $$ BEGIN
-    EXECUTE format('CREATE CONSTRAINT TRIGGER planted AFTER INSERT OR UPDATE ON fieldcrypt.audit_log_%s
+    EXECUTE format('CREATE CONSTRAINT TRIGGER planted AFTER INSERT OR UPDATE ON fieldcrypt_internal.audit_log_%s
         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.planted()', EXTRACT(year FROM now() AT TIME ZONE 'UTC'));
 END $$;
 SQL

@@ -55,7 +55,7 @@ foreach my $user ('auditor', 'manager')
 	gives($node, 'SELECT count(*) > 0 FROM fieldcrypt.audit_origins, fieldcrypt.audit_checkpoints, fieldcrypt.audit_signers', 't', "$user reads origins, signers and checkpoints", db => 'app', user => $user) if $user eq 'auditor';
 	refused($node, "$_", '42501', "$user: $_", db => 'app', user => $user)
 	  foreach 'UPDATE fieldcrypt.audit_origins SET acknowledged_at = now()', 'DELETE FROM fieldcrypt.audit_checkpoints', 'TRUNCATE fieldcrypt.audit_signers',
-	  q{SELECT fieldcrypt._retire_audit_partition('audit_log_2026')}, q{SELECT fieldcrypt._empty_audit_partition('audit_log_2026')}, q{SELECT fieldcrypt._lock_audit_partition('audit_log_2026')}, 'SELECT fieldcrypt._audit_retention()';
+	  q{SELECT fieldcrypt_internal.retire_audit_partition('audit_log_2026')}, q{SELECT fieldcrypt_internal.empty_audit_partition('audit_log_2026')}, q{SELECT fieldcrypt_internal.lock_audit_partition('audit_log_2026')}, 'SELECT fieldcrypt_internal.audit_retention()';
 }
 refused($node, q{SELECT fieldcrypt.acknowledge_audit_fork('because')}, '42501', 'an auditor acknowledges nothing', db => 'app', user => 'auditor');
 foreach my $table (qw(audit_origins audit_signers audit_checkpoints))
@@ -108,7 +108,7 @@ value($node, 'CREATE DATABASE quiet');
 my $restore = session($node, db => 'quiet', env => { PGAPPNAME => 'pg_restore' });
 $restore->gives('SELECT 1', '1', 'somebody who says that he restores');
 is(restore_database($node, 'quiet', "$folder/app", '-e')->{err}, '', 'restored where nobody makes a key');
-is(value($node, q{SELECT fieldcrypt._is_being_restored()}, db => $_->[0]), $_->[1], "$_->[0]: whether a restore is under way")
+is(value($node, q{SELECT fieldcrypt_internal.is_being_restored()}, db => $_->[0]), $_->[1], "$_->[0]: whether a restore is under way")
   foreach [ 'app', 'f' ], [ 'quiet', 't' ];
 run_sql($node, q{SELECT fieldcrypt.decrypt_field(value, 'wrong') FROM kept}, db => 'quiet');
 my $restored_at = time;

@@ -66,9 +66,9 @@ value($node, 'DROP TABLE forged');
 # States.
 refused($node, "SELECT fieldcrypt.suspend_key($id, 'x')", 'KF018', qr/authenticates the audit log: it can't be suspended or destroyed/, 'it is not suspended');
 refused($node, "CALL fieldcrypt.destroy_key($id)", 'KF018', qr/authenticates the audit log/, 'nor scheduled for destruction');
-refused($node, "SELECT fieldcrypt._set_key_state($id, '$_', 'x')", 'KF018', qr/authenticates the audit log/, "nor made $_ past the functions for that") foreach 'suspended', 'destroyed';
-refused($node, "SELECT fieldcrypt._schedule_destruction($id, 0, 'x')", 'KF018', qr/authenticates the audit log/, 'nor scheduled past them');
-refused($node, "SELECT fieldcrypt._erase_key($id, 'x')", 'KF018', 'nor erased');
+refused($node, "SELECT fieldcrypt_internal.set_key_state($id, '$_', 'x')", 'KF018', qr/authenticates the audit log/, "nor made $_ past the functions for that") foreach 'suspended', 'destroyed';
+refused($node, "SELECT fieldcrypt_internal.schedule_destruction($id, 0, 'x')", 'KF018', qr/authenticates the audit log/, 'nor scheduled past them');
+refused($node, "SELECT fieldcrypt_internal.erase_key($id, 'x')", 'KF018', 'nor erased');
 $node->append_conf('postgresql.conf', "fieldcrypt.require_approval = ''");
 $node->reload;
 refused($node, q{CALL fieldcrypt.shred_tenant('audit log', 'x')}, 'KF018', qr/has no encryption key/, 'no tenant has it: nothing is shredded');

@@ -26,7 +26,7 @@ SELECT fieldcrypt.create_key('acme');
 DO $$
 BEGIN
     FOR year IN 2020 .. 2022 LOOP
-        EXECUTE format('CREATE TABLE fieldcrypt.audit_log_%s PARTITION OF fieldcrypt.audit_log FOR VALUES FROM (%L) TO (%L)', year, year || '-01-01 00:00:00+00', year + 1 || '-01-01 00:00:00+00');
+        EXECUTE format('CREATE TABLE fieldcrypt_internal.audit_log_%s PARTITION OF fieldcrypt.audit_log FOR VALUES FROM (%L) TO (%L)', year, year || '-01-01 00:00:00+00', year + 1 || '-01-01 00:00:00+00');
     END LOOP;
 END $$;
 SQL
@@ -36,7 +36,7 @@ sub old_rows
 	value($node, <<SQL);
 SET session_replication_role = replica;
 INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, backend_pid)
-SELECT nextval('fieldcrypt.audit_log_id_seq'), '$year-06-01', 'row_inserted', 'x', 'x', 1 FROM generate_series(1, $count);
+SELECT nextval('fieldcrypt_internal.audit_log_id_seq'), '$year-06-01', 'row_inserted', 'x', 'x', 1 FROM generate_series(1, $count);
 SQL
 	value($node, q{SELECT fieldcrypt.create_key('of ' || gen_random_uuid())});
 	return;
@@ -59,7 +59,7 @@ ok(sealed(), 'a straggler of 2020 is sealed');
 value($node, 'ALTER SYSTEM SET fieldcrypt.audit_worker_linger = 0');
 $node->append_conf('postgresql.conf', 'max_worker_processes = 0');
 $node->restart;
-value($node, q{SET session_replication_role = replica; INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, backend_pid) SELECT nextval('fieldcrypt.audit_log_id_seq'), '2020-07-01', 'row_inserted', 'x', 'x', 1});
+value($node, q{SET session_replication_role = replica; INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, backend_pid) SELECT nextval('fieldcrypt_internal.audit_log_id_seq'), '2020-07-01', 'row_inserted', 'x', 'x', 1});
 value($node, q{SELECT fieldcrypt.create_key('behind it ' || i) FROM generate_series(1, 5) AS i});
 refused($node, $apply, 'KF028', qr/1 rows of audit_log_2020 are not sealed yet/, 'a row that is not sealed keeps its year');
 gives($node, $count, '52', 'and all others');
@@ -102,8 +102,8 @@ $node->restart('immediate');
 value($node, q{SELECT fieldcrypt.create_key('goes on after a crash')});
 ok(sealed(), 'also after a crash');
 like(run_sql($node, $apply)->{err}, qr/0 partitions retired/, 'nothing is left to be retired');
-refused($node, q{SELECT fieldcrypt._retire_audit_step('audit_log_2026')}, 'KF028', qr/not the next one/, 'this year is not retired by hand', user => 'manager');
-refused($node, q{SELECT fieldcrypt._retire_audit_partition('audit_log_2026')}, '42501', 'nor past the step', user => 'manager');
+refused($node, q{SELECT fieldcrypt_internal.retire_audit_step('audit_log_2026')}, 'KF028', qr/not the next one/, 'this year is not retired by hand', user => 'manager');
+refused($node, q{SELECT fieldcrypt_internal.retire_audit_partition('audit_log_2026')}, '42501', 'nor past the step', user => 'manager');
 
 # A senseless setting.
 foreach my $setting ('', 'soon', '0', '1 hour', '-1 year')

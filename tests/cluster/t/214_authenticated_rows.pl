@@ -51,7 +51,7 @@ SQL
 		# A name that the database can't hold as UTF-8 keeps nobody from anything but this.
 		$result = run_sql($node, q{CREATE TABLE u (id int PRIMARY KEY, v fieldcrypt.encrypted); SELECT fieldcrypt.audit_table('u'); INSERT INTO u VALUES (1, fieldcrypt.encrypt_field('x')); DELETE FROM u}, @in);
 		is("@{ $result->{sqlstates} }", '', "$db: rows are recorded");
-		$result = run_sql($node, qq{SELECT fieldcrypt.set_rotation_policy('acme', '1 year'); SELECT fieldcrypt._record('key_refused', 'acme', NULL, $name, NULL)}, @in);
+		$result = run_sql($node, qq{SELECT fieldcrypt.set_rotation_policy('acme', '1 year'); SELECT fieldcrypt_internal.record_event('key_refused', 'acme', NULL, $name, NULL)}, @in);
 	}
 	is("@{ $result->{sqlstates} }", '', "$db: all is recorded") or diag $result->{err};
 	ok(sealed($db), "$db: sealed");

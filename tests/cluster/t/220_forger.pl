@@ -87,7 +87,7 @@ value($node, q{CREATE ROLE auditor LOGIN; CREATE ROLE nobody LOGIN; SELECT field
 gives($node, q{SELECT status FROM fieldcrypt.verify_audit_log() LIMIT 1}, 'ok', 'who has audit verifies', user => 'auditor');
 gives($node, q{SELECT count(*) > 100 FROM fieldcrypt.audit_export()}, 't', 'and exports', user => 'auditor');
 refused($node, $_, '42501', 'nobody else does', user => 'nobody') foreach 'SELECT * FROM fieldcrypt.verify_audit_log()', 'SELECT fieldcrypt.audit_export()', 'SELECT fieldcrypt.audit_proof(1)';
-refused($node, q{SELECT fieldcrypt._verify_audit_log(NULL, NULL, '')}, '42501', 'nor past the function', user => 'auditor');
+refused($node, q{SELECT fieldcrypt_internal.audit_log_findings(NULL, NULL, '')}, '42501', 'nor past the function', user => 'auditor');
 refused($node, q{SELECT * FROM fieldcrypt.verify_audit_log(anchor => NULL)}, '22004', qr/anchor/, 'an anchor of NULL');
 refused($node, q{SELECT * FROM fieldcrypt.verify_audit_log(anchor => 'yesterday')}, 'KF027', qr/no public key and no checkpoint/, 'an anchor of something else');
 refused($node, q{SELECT fieldcrypt.audit_proof(NULL)}, '22004', qr/log_id/, 'a proof of NULL');

@@ -54,14 +54,14 @@ sub last_note
 value($node, q{SELECT fieldcrypt.create_key('acme')});
 foreach my $year (2020 .. 2022)
 {
-	value($node, "CREATE TABLE fieldcrypt.audit_log_$year PARTITION OF fieldcrypt.audit_log FOR VALUES FROM ('$year-01-01 00:00:00+00') TO ('" . ($year + 1) . "-01-01 00:00:00+00')");
+	value($node, "CREATE TABLE fieldcrypt_internal.audit_log_$year PARTITION OF fieldcrypt.audit_log FOR VALUES FROM ('$year-01-01 00:00:00+00') TO ('" . ($year + 1) . "-01-01 00:00:00+00')");
 }
 foreach my $step (1 .. 3)
 {
 	value($node, <<"SQL");
 SET session_replication_role = replica;
 INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, backend_pid)
-SELECT nextval('fieldcrypt.audit_log_id_seq'), '2020-06-01', 'row_inserted', 'x', 'x', 1 FROM generate_series(1, 30);
+SELECT nextval('fieldcrypt_internal.audit_log_id_seq'), '2020-06-01', 'row_inserted', 'x', 'x', 1 FROM generate_series(1, 30);
 SQL
 	value($node, "SELECT fieldcrypt.create_key('of $step')");
 	sealed('postgres');

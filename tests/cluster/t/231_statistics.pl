@@ -23,7 +23,7 @@ SELECT fieldcrypt.grant_access('auditor', 'audit');
 SELECT fieldcrypt.grant_access('manager', 'manage');
 SELECT fieldcrypt.grant_access('reader', 'encrypt', 'decrypt', 'reencrypt', 'backup');
 GRANT pg_monitor TO monitor;
-GRANT USAGE ON SCHEMA fieldcrypt TO stranger, monitor;
+GRANT USAGE ON SCHEMA fieldcrypt, fieldcrypt_internal TO stranger, monitor;
 SQL
 
 my @figures = qw(encrypt_statements encrypt_values encrypt_bytes decrypt_statements decrypt_values decrypt_bytes reencrypt_values failures keys_made);
@@ -154,7 +154,7 @@ refused($node, 'SELECT fieldcrypt.fieldcrypt_stats_reset()', '42501', qr/permiss
 foreach my $role ('reader', 'stranger', 'monitor')
 {
 	refused($node, 'SELECT * FROM fieldcrypt.fieldcrypt_stats', '42501', qr/permission denied for view fieldcrypt_stats/, "$role does not see them", user => $role);
-	refused($node, 'SELECT fieldcrypt._statistics()', '42501', qr/permission denied for function _statistics/, "$role: nor below the view", user => $role);
+	refused($node, 'SELECT fieldcrypt_internal.tenant_statistics()', '42501', qr/permission denied for function tenant_statistics/, "$role: nor below the view", user => $role);
 	refused($node, 'SELECT fieldcrypt.fieldcrypt_stats_reset()', '42501', qr/permission denied for function fieldcrypt_stats_reset/, "$role: nor resets them", user => $role);
 }
 

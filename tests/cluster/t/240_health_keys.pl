@@ -134,7 +134,7 @@ value($node, q{CALL fieldcrypt.rotate_keys(force => true); INSERT INTO t SELECT 
 	is_health('reencryption', 'ok', 'is running over 1 table', 'one that runs');
 	configure($node, 'fieldcrypt.health_reencryption_delay' => '0');
 	is_health('deactivated_keys', 'ok', 'being moved', 'values that are being moved');
-	value($node, q{SELECT pg_terminate_backend(pid) FROM fieldcrypt._live_runs()});
+	value($node, q{SELECT pg_terminate_backend(pid) FROM fieldcrypt_internal.live_runs()});
 	$node->poll_query_until('postgres', q{SELECT state = 'interrupted' FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.t'}) or die;
 	configure($node);
 }

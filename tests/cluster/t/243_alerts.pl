@@ -188,7 +188,7 @@ told('a compromised key', 'raised compromised_keys critical');
 	$node->poll_query_until('postgres', q{SELECT rows_moved > 0 FROM fieldcrypt.reencryption_progress}) or die;
 	$check->();
 	told('while it is moved');
-	value($node, q{SELECT pg_terminate_backend(pid) FROM fieldcrypt._live_runs()});
+	value($node, q{SELECT pg_terminate_backend(pid) FROM fieldcrypt_internal.live_runs()});
 }
 value($node, 'CALL fieldcrypt.reencrypt(rows_per_second => 0)');
 $check->();
@@ -214,7 +214,7 @@ configure($node);
 foreach my $character ('x', "\x{e9}", "\x{1f600}", '"', '\\', "\x{1}", "\n")
 {
 	my $code = ord $character;
-	my $text = value($node, "SELECT fieldcrypt._alert_payload('raised', repeat('c', 40), 'warning', repeat(chr($code), 20000), repeat(chr($code), 20000), now())");
+	my $text = value($node, "SELECT fieldcrypt_internal.alert_payload('raised', repeat('c', 40), 'warning', repeat(chr($code), 20000), repeat(chr($code), 20000), now())");
 	my $data = eval { JSON::PP->new->utf8->decode($text) };
 	ok($data && $data->{detail} =~ /^\Q$character\E+\.\.\.$/ && length $text < 7950 && length $text > 2000, sprintf('a payload of characters %x is cut to %s bytes', $code, length $text));
 }
@@ -240,7 +240,7 @@ foreach my $short ("\n2026-01-01 forged", "\r\nforged", "\x1b[2J", "\x{9b}2J", "
 {
 	(my $text = $short) =~ s/'/''/g;
 	utf8::encode($text);
-	my $result = value($node, "SELECT fieldcrypt._quoted('$text')");
+	my $result = value($node, "SELECT fieldcrypt_internal.quoted_name('$text')");
 	utf8::decode($result);
 	like($result, qr/^"[\x20-\x7e]*"$/, 'a name with unprintable characters: ' . join ' ', map { sprintf '%x', ord } split //, $short);
 }
@@ -251,9 +251,9 @@ refused($node, 'SELECT * FROM fieldcrypt.health()', '42501', 'health: not to who
 gives($node, 'SELECT count(*) > 20 FROM fieldcrypt.health(thorough => true)', 't', "health: to the $_", user => $_) foreach 'manager', 'auditor';
 gives($node, 'SELECT count(*) >= 0 FROM fieldcrypt.alerts', 't', "alerts: readable to the $_", user => $_) foreach 'manager', 'auditor';
 refused($node, 'SELECT FROM fieldcrypt.alerts', '42501', 'alerts: not to others', user => 'app');
-refused($node, "SELECT fieldcrypt.$_", '42501', "nobody is granted $_", user => 'manager') foreach
-  '_health(false)', q{_store_alert('key_age', 'ok', '', '', '[]', true)}, q{_forget_alert('key_age')}, q{_alert_payload('', '', '', '', '', now())},
-  q{_store_verification(now(), 'ok', 0, 'forged')}, '_check_key_age(NULL)', '_master_key_source()', q{_keys_with_values('compromised', NULL)}, q{_settings_that_hold('{ssl_key_file}')};
+refused($node, "SELECT fieldcrypt_internal.$_", '42501', "nobody is granted $_", user => 'manager') foreach
+  'health_findings(false)', q{store_alert('key_age', 'ok', '', '', '[]', true)}, q{forget_alert('key_age')}, q{alert_payload('', '', '', '', '', now())},
+  q{store_verification(now(), 'ok', 0, 'forged')}, 'check_key_age(NULL)', 'master_key_source()', q{keys_with_values('compromised', NULL)}, q{settings_that_hold('{ssl_key_file}')};
 foreach my $who ('manager', 'auditor')
 {
 	refused($node, $_, '42501', "the $who does not write: $_", user => $who) foreach 'DELETE FROM fieldcrypt.alerts', q{UPDATE fieldcrypt.alerts SET status = 'warning'},
@@ -264,10 +264,10 @@ refused($node, $_, 'KF015', "by hand: $_") foreach 'DELETE FROM fieldcrypt.alert
 
 # Where it is refused.
 refused($node, 'BEGIN; CALL fieldcrypt.check_alerts(); ROLLBACK', '2D000', 'in a transaction block');
-refused($node, 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT fieldcrypt._alert_step(); ROLLBACK', '25000', qr/READ COMMITTED only/, 'its step, with an old snapshot', user => 'manager');
-refused($node, 'BEGIN READ ONLY; SELECT fieldcrypt._alert_step(); ROLLBACK', '25006', 'its step, read-only', user => 'manager');
+refused($node, 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT fieldcrypt_internal.alert_step(); ROLLBACK', '25000', qr/READ COMMITTED only/, 'its step, with an old snapshot', user => 'manager');
+refused($node, 'BEGIN READ ONLY; SELECT fieldcrypt_internal.alert_step(); ROLLBACK', '25006', 'its step, read-only', user => 'manager');
 logged(); recorded(); heard();
-run_sql($node, 'BEGIN; SELECT fieldcrypt._alert_step(); ROLLBACK', user => 'manager');
+run_sql($node, 'BEGIN; SELECT fieldcrypt_internal.alert_step(); ROLLBACK', user => 'manager');
 is(scalar(heard()), 0, 'its step, rolled back: nobody hears of it');
 gives($node, 'SET search_path = pg_temp; CREATE FUNCTION pg_temp.format(text, VARIADIC text[]) RETURNS text LANGUAGE sql AS $$ SELECT 1/0 $$; SELECT count(*) FROM fieldcrypt.health(true) WHERE detail LIKE \'%failed:%\'', '0', 'functions of the caller are not used', user => 'auditor');
 

@@ -34,6 +34,7 @@ SELECT fieldcrypt.grant_access('auditor', 'audit'), fieldcrypt.grant_access('man
        fieldcrypt.grant_access('"<script>document.title=''pwned''</script>"', 'decrypt', 'encrypt');
 SELECT fieldcrypt.grant_access('outsider', 'decrypt'), fieldcrypt.revoke_access('outsider', 'decrypt');
 GRANT SELECT (wrapped_key) ON fieldcrypt.encryption_keys TO sneaky;
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.count_keys(oid) TO sneaky;
 GRANT USAGE ON SCHEMA fieldcrypt TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fieldcrypt.decrypt_field(fieldcrypt.encrypted, text) TO PUBLIC;
 CREATE TABLE people (id int PRIMARY KEY, ssn fieldcrypt.encrypted, notes fieldcrypt.encrypted[]);
@@ -66,7 +67,7 @@ UPDATE fieldcrypt.encryption_keys SET created_at = created_at - interval '45 day
 CREATE FUNCTION pg_temp.logged(at timestamptz, event text, actor text, role text, tenant text, value_count bigint, error_code text DEFAULT NULL, reason text DEFAULT NULL,
     client_address inet DEFAULT NULL) RETURNS void LANGUAGE sql AS \$\$
     INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, tenant, value_count, error_code, reason, client_address, backend_pid)
-    VALUES (nextval('fieldcrypt.audit_log_id_seq'), \$1, \$2, \$3, \$4, \$5, \$6, \$7, \$8, \$9, 1) \$\$;
+    VALUES (nextval('fieldcrypt_internal.audit_log_id_seq'), \$1, \$2, \$3, \$4, \$5, \$6, \$7, \$8, \$9, 1) \$\$;
 SELECT pg_temp.logged(now() - d * interval '1 day', 'values_decrypted', CASE d % 2 WHEN 0 THEN 'reader' ELSE 'member' END, CASE d % 2 WHEN 0 THEN 'reader' ELSE 'support' END, 'tenant ' || d % 5, 100 + d)
   FROM generate_series(1, 300) AS d;
 SELECT pg_temp.logged(now() - d * interval '1 day', 'decrypt_failed', 'reader', 'reader', 'tenant ' || d % 5, 1 + d % 3, CASE d % 2 WHEN 0 THEN 'KF002' ELSE 'KF004' END, 'why')
@@ -95,8 +96,8 @@ foreach my $role ('outsider', 'reader', 'writer', 'mover', 'dumper', 'member', '
 	refused($node, 'SELECT fieldcrypt.compliance_report_html()', '42501', qr/permission denied/, "$role gets no page", user => $role);
 }
 gives($node, "SELECT fieldcrypt.compliance_report($no_check) ->> 'format'", 'pg_fieldcrypt compliance report', "$_ gets it", user => $_) foreach 'auditor', 'manager';
-my @steps = split /\n/, value($node, q{SELECT format('SELECT fieldcrypt.%I(%s)', proname, array_to_string(ARRAY(SELECT 'NULL' FROM generate_series(1, pronargs)), ', '))
-    FROM pg_proc WHERE pronamespace = 'fieldcrypt'::regnamespace AND proname ~ '^_report_'});
+my @steps = split /\n/, value($node, q{SELECT format('SELECT fieldcrypt_internal.%I(%s)', proname, array_to_string(ARRAY(SELECT 'NULL' FROM generate_series(1, pronargs)), ', '))
+    FROM pg_proc WHERE pronamespace = 'fieldcrypt_internal'::regnamespace AND proname ~ '^report_'});
 cmp_ok(scalar @steps, '>', 15, 'it has steps');
 refused($node, $_, '42501', qr/permission denied/, "the auditor has no step of it: $_", user => 'auditor') foreach @steps;
 
@@ -178,7 +179,7 @@ is_deeply([ $roles{member}{privileges}, $roles{member}{granted}, $roles{member}{
 ok(!exists $roles{outsider}, 'a revoked one is gone');
 is_deeply($roles{PUBLIC}{privileges}, ['decrypt'], 'what everybody may is shown');
 is($report->{access}{roles}{rows}[0]{role}, 'PUBLIC', 'first of all');
-is_deeply($roles{sneaky}{other_rights}, ['SELECT fieldcrypt.encryption_keys (wrapped_key)'], 'rights on single objects are shown');
+is_deeply($roles{sneaky}{other_rights}, ['SELECT fieldcrypt.encryption_keys (wrapped_key)', 'EXECUTE fieldcrypt_internal.count_keys(oid)'], 'rights on single objects are shown, of internals too');
 is_deeply($roles{$_}{other_rights}, [], "$_ has no others") foreach 'auditor', 'manager', 'reader', 'writer', 'dumper', 'mover';
 my %powerful = map { ($_->{role} => join ', ', @{ $_->{why} }) } @{ $report->{access}{powerful}{rows} };
 is($powerful{files}, 'pg_read_server_files', 'who can read files');
@@ -287,7 +288,7 @@ INSERT INTO fieldcrypt.encryption_keys (key_id, tenant, purpose, version, state,
 SELECT i, 'tenant ' || i, 'field', 1, 'active', 'XAES-256-GCM', decode(repeat('00', 73), 'hex'), m.fingerprint, decode(repeat('00', 16), 'hex'), now() - i * interval '1 minute'
   FROM generate_series(1, 100000) AS i, fieldcrypt.master_keys AS m;
 INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, tenant, value_count, backend_pid)
-SELECT nextval('fieldcrypt.audit_log_id_seq'), now() - i % 300 * interval '1 day', 'values_decrypted', 'reader', 'reader', 'tenant ' || i, 3, 1 FROM generate_series(1, 5000) AS i;
+SELECT nextval('fieldcrypt_internal.audit_log_id_seq'), now() - i % 300 * interval '1 day', 'values_decrypted', 'reader', 'reader', 'tenant ' || i, 3, 1 FROM generate_series(1, 5000) AS i;
 SQL
 my $began = time;
 my $many = page($no_check, db => 'many');

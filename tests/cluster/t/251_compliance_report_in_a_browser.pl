@@ -46,13 +46,13 @@ in_db(q{SELECT fieldcrypt.mark_compromised((SELECT key_id FROM fieldcrypt.encryp
 in_db('SET session_replication_role = replica; ' . <<'SQL');
 UPDATE fieldcrypt.encryption_keys SET created_at = created_at - interval '120 days' WHERE tenant = 'tenant 3';
 INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, tenant, value_count, error_code, backend_pid)
-SELECT nextval('fieldcrypt.audit_log_id_seq'), now() - d * interval '1 day', e.event, 'reader', 'reader', 'tenant 1', 10 + d % 9, e.code, 1
+SELECT nextval('fieldcrypt_internal.audit_log_id_seq'), now() - d * interval '1 day', e.event, 'reader', 'reader', 'tenant 1', 10 + d % 9, e.code, 1
   FROM generate_series(0, 364, 2) AS d, (VALUES ('values_decrypted', NULL), ('decrypt_failed', 'KF002')) AS e(event, code);
 SQL
 in_db(<<SQL);
 SET session_replication_role = replica;
 INSERT INTO fieldcrypt.audit_log (id, at, event, actor, role, tenant, application, error_code, reason, backend_pid)
-VALUES (nextval('fieldcrypt.audit_log_id_seq'), now(), 'call_refused', @{[ join ', ', map { quoted($hostile[$_]) } 0 .. 3 ]}, '42501', @{[ quoted($hostile[4]) ]}, 1);
+VALUES (nextval('fieldcrypt_internal.audit_log_id_seq'), now(), 'call_refused', @{[ join ', ', map { quoted($hostile[$_]) } 0 .. 3 ]}, '42501', @{[ quoted($hostile[4]) ]}, 1);
 SQL
 
 my $folder = PostgreSQL::Test::Utils::tempdir();

@@ -29,6 +29,10 @@ BEGIN
     PERFORM register(-1, plain);
     RAISE NOTICE 'registered';
 END $$;
+CREATE FUNCTION calls_internal(plain text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN fieldcrypt_internal.quoted_name(plain);
+END $$;
 CREATE PROCEDURE register_all(plain text) LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM fieldcrypt.encrypt_field(plain);
@@ -80,6 +84,11 @@ sub shows
 my @statements = (
 	[ q{SELECT fieldcrypt.encrypt_field('CANARY')}, 'a call' ],
 	[ q{SET search_path = public, fieldcrypt; SELECT encrypt_field('CANARY')}, 'a call by search path, two statements' ],
+	[ q{SELECT fieldcrypt_internal.quoted_name('CANARY')}, 'a call of an internal' ],
+	[ q{SET search_path = public, fieldcrypt_internal; SELECT quoted_name('CANARY')}, 'a call of an internal by search path' ],
+	[ q{SELECT FIELDCRYPT_INTERNAL."quoted_name"('CANARY')}, 'a call of an internal in other letters' ],
+	[ q{DO $$ BEGIN PERFORM fieldcrypt_internal.quoted_name('CANARY'); END $$}, 'an internal in DO' ],
+	[ q{SELECT calls_internal('CANARY')}, 'a function that calls an internal' ],
 	[ q{INSERT INTO patients VALUES (1, fieldcrypt.encrypt_field('CANARY'), 5)}, 'INSERT' ],
 	[ q{UPDATE patients SET email = 'CANARY' WHERE id = 1}, 'another column of the table' ],
 	[ q{SELECT * FROM patients WHERE email = E'CANARY\n' OR email = $x$CANARY$x$ OR email = U&'CANARY'}, 'strings of all kinds' ],
@@ -156,6 +165,7 @@ my @errors = (
 	[ q{INSERT INTO patients (id, code) VALUES (2, 'CANARY')}, 'too long for a column', '22001' ],
 	[ q{INSERT INTO patients (id, email, age) VALUES (2, 'CANARY', -1)}, 'a check constraint', '23514', 'Failing row contains \(2, null, -1, null, CANARY\)' ],
 	[ q{INSERT INTO patients (id, email) VALUES (3, 'CANARY'), (4, 'CANARY')}, 'a duplicate key', '23505', 'Key \(email\)=\(CANARY\) already exists' ],
+	[ q{SELECT fieldcrypt_internal.nowhere('CANARY')}, 'no such internal', '42883' ],
 	[ q{SELECT fieldcrypt.decrypt_field('fc1:AAAA', 'CANARY')}, 'a value that is none', 'KF001' ],
 	[ q{SELECT fieldcrypt.decrypt_field(fieldcrypt.encrypt_field('x'), 'CANARY')}, 'another context', 'KF002' ],
 	[ q{DO $$ BEGIN PERFORM fieldcrypt.encrypt_field('CANARY'); PERFORM 1 / 0; END $$}, 'DO', '22012' ],
@@ -206,6 +216,20 @@ shows(q{DO $$ BEGIN PERFORM 'CANARY'::int; END $$}, 'DO of something else', logg
 shows(q{PREPARE p(text) AS SELECT $1; EXECUTE p('CANARY')}, 'EXECUTE of something else');
 shows(q{SELECT 'CANARY' || 'x' = '' OR 1 - -1 < 2}, 'other operators', logged => qr/SELECT 'Zq\d+Canary' \|\| 'x' = '' OR 1 - -1 < 2/);
 shows(q{CREATE TEMP TABLE kept (t text PRIMARY KEY CHECK (t <> ''), n int DEFAULT 5); INSERT INTO kept VALUES ('CANARY')}, 'a table with constraints, an index and a default');
+shows(q{SELECT 'CANARY' WHERE 1 = SOME ('{1}'::int[])}, 'a word of SQL that stands before a parenthesis, as a call does');
+
+# What the extension itself says is no secret, also where an internal says it.
+foreach my $case (
+	[ q{SELECT fieldcrypt.set_rotation_policy('t', '1 minute')}, qr/a rotation policy of 00:01:00 is refused/ ],
+	[ q{SELECT fieldcrypt_internal.record_table_audit('plain', true)}, qr/only what audit_table and unaudit_table have done/ ])
+{
+	my ($sql, $says) = @$case;
+	my $from = rotate_log($node);
+	run_sql($node, $sql);
+	my $log = since($node, $from);
+	my @missing = grep { $log->{$_} !~ $says } sort keys %$log;
+	is("@missing", '', "its own words are in the log: $sql");
+}
 
 no_crash($node);
 $node->stop;

@@ -165,22 +165,22 @@ $node->restart;
 
 # off, and all.
 configure($node, 'fieldcrypt.redact_logs' => 'off');
-gives($node, 'SELECT fieldcrypt._redaction_is_active()', 'f', 'off is not active');
+gives($node, 'SELECT fieldcrypt_internal.redaction_is_active()', 'f', 'off is not active');
 shows(sql(q{SELECT 'CANARY' FROM patients}), 'off: a statement');
 shows(sql(q{SELECT id / 0, 'CANARY' FROM patients}), 'off: an error');
 shows(bound('SELECT id FROM patients WHERE email = :value'), 'off: a parameter');
 configure($node, 'fieldcrypt.redact_logs' => 'all');
-gives($node, 'SELECT fieldcrypt._redaction_is_active()', 't', 'all is active');
+gives($node, 'SELECT fieldcrypt_internal.redaction_is_active()', 't', 'all is active');
 hides(sql(q{SELECT 'CANARY'}), 'all: any statement', qr/SELECT '\*\*\*'/);
 hides(sql(q{SELECT 1 / 0, 'CANARY'}), 'all: any error', qr/22012/);
 hides(bound('SELECT :value'), 'all: any parameter', qr/\$1 = '\*\*\*'/);
 hides(sql(q{INSERT INTO plain VALUES (5, 'CANARY'), (5, 'CANARY')}), 'all: any row', qr/Key \(id\)=\(\*\*\*\) already exists/);
 configure($node, 'fieldcrypt.redact_logs' => 'on');
-gives($node, 'SELECT fieldcrypt._redaction_is_active()', 't', 'on is active');
+gives($node, 'SELECT fieldcrypt_internal.redaction_is_active()', 't', 'on is active');
 refused($node, 'SET fieldcrypt.redact_logs = off', '55P02', qr/cannot be changed now/, 'no session can switch it off');
 value($node, 'CREATE ROLE somebody LOGIN');
 refused($node, 'ALTER SYSTEM SET fieldcrypt.redact_logs = off', '42501', 'only a superuser can', user => 'somebody');
-refused($node, 'SELECT fieldcrypt._redaction_is_active()', '42501', 'nor ask', user => 'somebody');
+refused($node, 'SELECT fieldcrypt_internal.redaction_is_active()', '42501', 'nor ask', user => 'somebody');
 
 # What is made while a session is open is known to it; what is dropped does no harm.
 my $session = session($node);
@@ -217,7 +217,7 @@ $node->stop;
 # Without preload: the setting is there and does nothing, and the function says so.
 {
 	my $other = new_cluster('not_preloaded');
-	gives($other, 'SELECT fieldcrypt._redaction_is_active(); SHOW fieldcrypt.redact_logs', "f\non", 'without preload it is on, but not active');
+	gives($other, 'SELECT fieldcrypt_internal.redaction_is_active(); SHOW fieldcrypt.redact_logs', "f\non", 'without preload it is on, but not active');
 	no_crash($other);
 	$other->stop;
 }

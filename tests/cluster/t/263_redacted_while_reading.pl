@@ -14,7 +14,7 @@ my $node = new_cluster('primary', conf => everything_logged());
 value($node, 'CREATE TABLE patients (id int, ssn fieldcrypt.encrypted)');
 my $from = rotate_log($node);
 
-foreach my $catalog (qw(pg_depend pg_proc pg_rewrite pg_constraint pg_operator pg_trigger pg_extension))
+foreach my $catalog (qw(pg_depend pg_proc pg_rewrite pg_constraint pg_operator pg_trigger pg_extension pg_namespace))
 {
 	my $user = session($node);
 	$user->value('SELECT 1');

@@ -219,8 +219,8 @@ SELECT statement, e.code, e.message FROM (VALUES
     ('DELETE FROM fieldcrypt.audit_log'),
     ('DELETE FROM fieldcrypt.audit_log WHERE event = ''key_created'''),
     ('TRUNCATE fieldcrypt.audit_log'),
-    ('TRUNCATE fieldcrypt.audit_log_default'),
-    ('TRUNCATE fieldcrypt.audit_log_2030'),
+    ('TRUNCATE fieldcrypt_internal.audit_log_default'),
+    ('TRUNCATE fieldcrypt_internal.audit_log_2030'),
     ('INSERT INTO fieldcrypt.audit_log (event) VALUES (''forged'')'),
     ('COPY fieldcrypt.audit_log FROM ''/dev/null'''),
     ('MERGE INTO fieldcrypt.audit_log AS l USING one ON true WHEN MATCHED THEN DELETE')) AS v (statement), test.error(statement) AS e;
@@ -228,5 +228,5 @@ SELECT count(*) AS forged FROM fieldcrypt.audit_log WHERE event = 'forged';
 
 -- Never a value, and never a ciphertext.
 SELECT count(*) > 50 AS has_rows, count(*) FILTER (WHERE l::text ~ 'canary|fc1:') AS with_value FROM fieldcrypt.audit_log AS l;
-SELECT count(DISTINCT id) = count(*) AS ids_differ, bool_and(tableoid::regclass::text = 'fieldcrypt.audit_log_' || extract(year FROM at AT TIME ZONE 'UTC')) AS in_its_year
+SELECT count(DISTINCT id) = count(*) AS ids_differ, bool_and(tableoid::regclass::text = 'fieldcrypt_internal.audit_log_' || extract(year FROM at AT TIME ZONE 'UTC')) AS in_its_year
   FROM fieldcrypt.audit_log;

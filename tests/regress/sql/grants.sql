@@ -36,11 +36,12 @@ SELECT count(*) > 0 AS some FROM test.new_log();
 
 -- Nothing for PUBLIC.
 SELECT count(*) AS open_functions FROM pg_proc AS p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
- WHERE p.pronamespace = 'fieldcrypt'::regnamespace AND a.grantee = 0;
-SELECT count(*) AS open_relations FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relnamespace = 'fieldcrypt'::regnamespace AND a.grantee = 0;
+ WHERE p.pronamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND a.grantee = 0;
+SELECT count(*) AS open_relations FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND a.grantee = 0;
 SELECT count(*) AS open_types FROM pg_type AS t, aclexplode(coalesce(t.typacl, acldefault('T', t.typowner))) AS a
  WHERE t.oid = 'fieldcrypt.encrypted'::regtype AND a.grantee = 0;
-SELECT has_schema_privilege('regress_fc_nobody', 'fieldcrypt', 'USAGE') AS schema_is_open;
+SELECT has_schema_privilege('regress_fc_nobody', 'fieldcrypt', 'USAGE') AS schema_is_open,
+       has_schema_privilege('regress_fc_nobody', 'fieldcrypt_internal', 'USAGE') AS internals_are_open;
 
 SELECT fieldcrypt.grant_access('regress_fc_encrypt', 'encrypt');
 SELECT fieldcrypt.grant_access('regress_fc_decrypt', 'decrypt');
@@ -62,19 +63,19 @@ INSERT INTO attempt (statement) VALUES
     ('SELECT * FROM sample, fieldcrypt.ciphertext_info(v)'), ('SELECT DISTINCT v FROM sample'),
     ('SELECT v::bytea::fieldcrypt.encrypted FROM sample'), ('SELECT v::text FROM sample'),
     ('CREATE TABLE mine (v fieldcrypt.encrypted)'),
-    ('SELECT fieldcrypt.create_key(''another'')'), ('SELECT fieldcrypt._rotate_key(''default'', NULL, false, NULL)'),
-    ('SELECT * FROM fieldcrypt._rotate_step(''default'', NULL, false, NULL, now())'), ('SELECT * FROM fieldcrypt.master_key_status()'),
-    ('SELECT fieldcrypt._loaded_master_keys()'), ('SELECT fieldcrypt._record(''forged'', NULL, NULL, NULL, NULL)'),
+    ('SELECT fieldcrypt.create_key(''another'')'), ('SELECT fieldcrypt_internal.rotate_key(''default'', NULL, false, NULL)'),
+    ('SELECT * FROM fieldcrypt_internal.rotate_step(''default'', NULL, false, NULL, now())'), ('SELECT * FROM fieldcrypt.master_key_status()'),
+    ('SELECT fieldcrypt_internal.loaded_master_keys()'), ('SELECT fieldcrypt_internal.record_event(''forged'', NULL, NULL, NULL, NULL)'),
     ('SELECT fieldcrypt.audit_table(''owned'')'), ('SELECT fieldcrypt.audit_table(''sample'')'), ('SELECT fieldcrypt.unaudit_table(''sample'')'),
     ('SELECT wrapped_key FROM fieldcrypt.encryption_keys'), ('SELECT * FROM fieldcrypt.encryption_keys'),
     ('SELECT tenant, version, state FROM fieldcrypt.encryption_keys'), ('SELECT * FROM fieldcrypt.master_keys'),
-    ('SELECT * FROM fieldcrypt.audit_log'), ('SELECT * FROM fieldcrypt.audit_log_2026'),
-    ('SELECT last_value FROM fieldcrypt.audit_log_id_seq'), ('SELECT nextval(''fieldcrypt.audit_log_id_seq'')'),
+    ('SELECT * FROM fieldcrypt.audit_log'), ('SELECT * FROM fieldcrypt_internal.audit_log_2026'),
+    ('SELECT last_value FROM fieldcrypt_internal.audit_log_id_seq'), ('SELECT nextval(''fieldcrypt_internal.audit_log_id_seq'')'),
     ('INSERT INTO fieldcrypt.audit_log (event) VALUES (''forged'')'), ('UPDATE fieldcrypt.encryption_keys SET state = ''active'''),
     ('DELETE FROM fieldcrypt.audit_log'), ('TRUNCATE fieldcrypt.encryption_keys'), ('ALTER TABLE fieldcrypt.encryption_keys DISABLE TRIGGER ALL'),
-    ('DROP TABLE fieldcrypt.audit_log_2030'), ('CREATE TABLE fieldcrypt.mine (id int)'),
+    ('DROP TABLE fieldcrypt_internal.audit_log_2030'), ('CREATE TABLE fieldcrypt.mine (id int)'),
     ('SELECT fieldcrypt.grant_access(current_user::regrole, ''decrypt'')'), ('SELECT fieldcrypt.revoke_access(''regress_fc_audit'', ''audit'')'),
-    ('SELECT fieldcrypt._change_access(current_user::regrole, ''{decrypt}'', true)'), ('SET LOCAL session_replication_role = replica');
+    ('SELECT fieldcrypt_internal.change_access(current_user::regrole, ''{decrypt}'', true)'), ('SET LOCAL session_replication_role = replica');
 \pset null '.'
 SELECT statement,
        nullif(outcome_as('regress_fc_nobody', statement), '42501') AS nobody,
@@ -114,16 +115,16 @@ SELECT call, e.code, e.message, e.hint FROM (VALUES
     test.error('SELECT fieldcrypt.' || call) AS e;
 SELECT count(*) AS granted FROM pg_proc AS p, aclexplode(p.proacl) AS a WHERE a.grantee = 'regress_fc_nobody'::regrole;
 SELECT count(*) FROM test.new_log();
-GRANT USAGE ON SCHEMA fieldcrypt TO regress_fc_nobody;
-GRANT EXECUTE ON FUNCTION fieldcrypt.grant_access(regrole, text[]), fieldcrypt._change_access(regrole, text[], boolean) TO regress_fc_nobody;
+GRANT USAGE ON SCHEMA fieldcrypt, fieldcrypt_internal TO regress_fc_nobody;
+GRANT EXECUTE ON FUNCTION fieldcrypt.grant_access(regrole, text[]), fieldcrypt_internal.change_access(regrole, text[], boolean) TO regress_fc_nobody;
 SET ROLE regress_fc_nobody;
 \set VERBOSITY default
 SELECT fieldcrypt.grant_access('regress_fc_nobody', 'decrypt');
 \echo :LAST_ERROR_SQLSTATE
 \set VERBOSITY terse
 RESET ROLE;
-REVOKE ALL ON ALL ROUTINES IN SCHEMA fieldcrypt FROM regress_fc_nobody;
-REVOKE ALL ON SCHEMA fieldcrypt FROM regress_fc_nobody;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA fieldcrypt, fieldcrypt_internal FROM regress_fc_nobody;
+REVOKE ALL ON SCHEMA fieldcrypt, fieldcrypt_internal FROM regress_fc_nobody;
 
 -- Several at once, taken away one by one: what they share goes with the last.
 CREATE FUNCTION rights(role regrole) RETURNS text LANGUAGE sql AS $$
@@ -136,11 +137,12 @@ CREATE FUNCTION rights(role regrole) RETURNS text LANGUAGE sql AS $$
         (6, 'reencrypt', has_function_privilege(role, 'fieldcrypt.reencrypt_field(fieldcrypt.encrypted, text)', 'EXECUTE')),
         (7, 'manage', has_function_privilege(role, 'fieldcrypt.rotate_keys(text, text, boolean)', 'EXECUTE')),
         (8, 'log', has_table_privilege(role, 'fieldcrypt.audit_log', 'SELECT')),
-        (9, 'partition', has_table_privilege(role, 'fieldcrypt.audit_log_2026', 'SELECT')),
+        (9, 'partition', has_table_privilege(role, 'fieldcrypt_internal.audit_log_2026', 'SELECT')),
         (10, 'keys', has_table_privilege(role, 'fieldcrypt.encryption_keys', 'SELECT')),
         (11, 'some of keys', has_any_column_privilege(role, 'fieldcrypt.encryption_keys', 'SELECT')),
         (12, 'master keys', has_table_privilege(role, 'fieldcrypt.master_keys', 'SELECT')),
-        (13, 'sequence', has_sequence_privilege(role, 'fieldcrypt.audit_log_id_seq', 'SELECT'))) AS r (number, what, has) WHERE has
+        (13, 'sequence', has_sequence_privilege(role, 'fieldcrypt_internal.audit_log_id_seq', 'SELECT')),
+        (14, 'internal', has_schema_privilege(role, 'fieldcrypt_internal', 'USAGE'))) AS r (number, what, has) WHERE has
 $$;
 SELECT fieldcrypt.grant_access('regress_fc_nobody', 'encrypt', 'decrypt', 'reencrypt', 'manage', 'audit', 'backup');
 SELECT rights('regress_fc_nobody');

@@ -23,7 +23,7 @@ SELECT id, ssn::text ~ '^fc1:[A-Za-z0-9_-]+$' AS is_base64url, length(ssn::text)
 SELECT id, octet_length(ssn::bytea) - length('123-45-1') AS overhead,
        substr(ssn::bytea, 1, 2) AS format_and_suite,
        ('x' || encode(substr(ssn::bytea, 3, 8), 'hex'))::bit(64)::bigint = fieldcrypt.key_id(ssn) AS has_key_id,
-       fieldcrypt.encrypted_send(ssn) = ssn::bytea AS sends_bytes,
+       fieldcrypt_internal.encrypted_send(ssn) = ssn::bytea AS sends_bytes,
        ssn::bytea::fieldcrypt.encrypted OPERATOR(fieldcrypt.*=) ssn AS is_same_again
   FROM person ORDER BY id LIMIT 1;
 

@@ -1,0 +1,105 @@
+-- What the values of columns are bound to, remembered for re-encryption.
+
+-- By name, so that a dump restores it; with the owner of then, so that an expression never runs for
+-- the owner of another table of that name.
+CREATE TABLE fieldcrypt.column_contexts (
+    table_name text NOT NULL,
+    column_name text NOT NULL,
+    constant text,
+    expression text,
+    table_owner text NOT NULL,
+    set_by text NOT NULL DEFAULT session_user,
+    set_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (table_name, column_name),
+    CHECK ((constant IS NULL) OPERATOR(pg_catalog.<>) (expression IS NULL))
+);
+CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.column_contexts
+    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.column_contexts
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
+SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.column_contexts', '');
+COMMENT ON TABLE fieldcrypt.column_contexts IS 'what the values of columns are bound to, for re-encryption: written by fieldcrypt.set_column_context()';
+COMMENT ON COLUMN fieldcrypt.column_contexts.table_name IS 'the table, qualified';
+COMMENT ON COLUMN fieldcrypt.column_contexts.column_name IS 'the column';
+COMMENT ON COLUMN fieldcrypt.column_contexts.constant IS 'one context for all values of the column';
+COMMENT ON COLUMN fieldcrypt.column_contexts.expression IS 'an expression over the columns of the row, as in a CHECK constraint';
+COMMENT ON COLUMN fieldcrypt.column_contexts.table_owner IS 'owner of the table when it was set; it counts only while that is the owner';
+COMMENT ON COLUMN fieldcrypt.column_contexts.set_by IS 'session_user: who set it';
+COMMENT ON COLUMN fieldcrypt.column_contexts.set_at IS 'when it was set';
+
+CREATE FUNCTION fieldcrypt_internal.store_column_context(
+        table_name text, column_name text, constant text, expression text, table_owner text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_store_column_context';
+COMMENT ON FUNCTION fieldcrypt_internal.store_column_context(text, text, text, text, text) IS 'writes fieldcrypt.column_contexts; granted to nobody';
+
+CREATE FUNCTION fieldcrypt_internal.remember_column_context(
+        relation oid, column_name text, constant text, expression text) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+AS $$
+DECLARE
+    qualified_name text;
+    owner text;
+BEGIN
+    SELECT format('%I.%I', n.nspname, c.relname), c.relowner::regrole::text INTO qualified_name, owner
+      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1;
+    IF NOT EXISTS (
+        SELECT FROM fieldcrypt_internal.encrypted_columns() AS c
+         WHERE c.column_name = $2
+           AND c.relation IN (SELECT t.relation FROM fieldcrypt_internal.with_descendants($1) AS t)) THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_column',
+            MESSAGE = format('table %s has no encrypted column "%s"', $1::regclass, column_name),
+            HINT = 'Contexts are remembered for columns of type fieldcrypt.encrypted, and of domains, arrays and composites over it.';
+    END IF;
+    IF constant <> '' AND expression <> '' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'a context is either a constant or an expression',
+            HINT = 'Pass one of them; neither takes the context away.';
+    END IF;
+    PERFORM fieldcrypt_internal.store_column_context(
+        qualified_name, column_name, nullif(constant, ''), nullif(expression, ''), owner);
+    PERFORM fieldcrypt_internal.record_event('column_context_set', NULL, NULL, column_name, $1::regclass::text);
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.remember_column_context(oid, text, text, text) IS
+    'set_column_context for a caller whose rights were checked; granted to nobody';
+
+-- C with the caller's rights: whose these are can't be told any more inside of a SECURITY DEFINER
+-- function, and SET ROLE says nothing of the function that may call this.
+CREATE FUNCTION fieldcrypt.set_column_context(
+        relation regclass, column_name name, constant text DEFAULT '', expression text DEFAULT '')
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_set_column_context';
+COMMENT ON FUNCTION fieldcrypt.set_column_context(regclass, name, text, text) IS
+    'remembers what the values of a column are bound to, so that they can be re-encrypted: a constant, or an expression over the row (names outside pg_catalog qualified), computed as the table''s owner; for a partitioned table it holds for its partitions; neither takes it away';
+
+-- PL/pgSQL, which keeps its plan: this is called for every batch.
+CREATE FUNCTION fieldcrypt_internal.contexts_of(relation oid) RETURNS text
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM fieldcrypt.column_contexts) THEN
+        RETURN '{}';
+    END IF;
+    RETURN (WITH RECURSIVE up (relation, distance) AS (
+        SELECT $1, 0
+        UNION ALL
+        SELECT i.inhparent, u.distance + 1 FROM up AS u JOIN pg_inherits AS i ON i.inhrelid = u.relation
+    ), known AS (
+        SELECT DISTINCT ON (x.column_name) x.column_name, x.constant, x.expression
+          FROM up AS u
+          JOIN pg_class AS c ON c.oid = u.relation
+          JOIN pg_namespace AS n ON n.oid = c.relnamespace
+          JOIN fieldcrypt.column_contexts AS x
+            ON x.table_name = format('%I.%I', n.nspname, c.relname)
+           AND x.table_owner = c.relowner::regrole::text
+         -- A parent of another owner says nothing about a child: its expression would run as the child's.
+         WHERE c.relowner = (SELECT s.relowner FROM pg_class AS s WHERE s.oid = $1)
+            OR x.constant IS NOT NULL
+         ORDER BY x.column_name, u.distance
+    )
+    SELECT coalesce(jsonb_object_agg(k.column_name,
+               jsonb_strip_nulls(jsonb_build_object('constant', k.constant, 'expression', k.expression))), '{}')::text
+      FROM known AS k);
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.contexts_of(oid) IS 'the remembered contexts of a table''s columns, as JSON; those of its parents count for it too';

@@ -1,0 +1,288 @@
+-- The steps of a run: what is claimed, worked through in batches and counted.
+
+CREATE FUNCTION fieldcrypt_internal.reencrypt_batch(
+        relation oid, from_block bigint, from_offset bigint, end_block bigint, max_rows bigint,
+        max_bytes bigint, only_compromised boolean, contexts text, careful boolean) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_reencrypt_batch';
+COMMENT ON FUNCTION fieldcrypt_internal.reencrypt_batch(oid, bigint, bigint, bigint, bigint, bigint, boolean, text, boolean) IS
+    're-encrypts a stretch of a table as the table''s owner and tells what it did, as JSON; granted to nobody';
+
+CREATE FUNCTION fieldcrypt_internal.reencrypt_position() RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_reencrypt_position';
+COMMENT ON FUNCTION fieldcrypt_internal.reencrypt_position() IS 'the row at which the last batch failed, and whether in code of the table''s owner, as JSON';
+
+-- The next chunk for a run: one to come back to, one that a dead run left, else a new one.
+CREATE FUNCTION fieldcrypt_internal.claim_chunk(run integer, relations oid[]) RETURNS text
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found_chunk integer;
+    table_row fieldcrypt_internal.reencryptions;
+    blocks bigint;
+    file oid;
+    next_is_needed boolean;
+    is_held boolean := false;
+BEGIN
+    SELECT c.chunk INTO found_chunk
+      FROM fieldcrypt_internal.reencryption_chunks AS c
+     WHERE c.relation = ANY (relations) AND c.not_before <= clock_timestamp()
+       AND (c.run IS NULL OR c.run NOT IN (SELECT l.run FROM fieldcrypt_internal.live_runs() AS l))
+     ORDER BY c.chunk LIMIT 1 FOR UPDATE SKIP LOCKED;
+    IF FOUND THEN
+        UPDATE fieldcrypt_internal.reencryption_chunks AS c SET run = claim_chunk.run WHERE c.chunk = found_chunk;
+        RETURN 'returned';
+    END IF;
+    SELECT r.* INTO table_row
+      FROM fieldcrypt_internal.reencryptions AS r
+     WHERE r.relation = ANY (relations) AND r.state = 'in_progress' AND r.next_block < r.end_block
+     ORDER BY r.only_compromised DESC, array_position(relations, r.relation)
+     LIMIT 1 FOR UPDATE;
+    IF FOUND THEN
+        blocks := least(greatest(table_row.end_block / 8, 64), 8192, table_row.end_block - table_row.next_block);
+        INSERT INTO fieldcrypt_internal.reencryption_chunks (relation, next_block, end_block, run)
+        VALUES (table_row.relation, table_row.next_block, table_row.next_block + blocks, claim_chunk.run);
+        UPDATE fieldcrypt_internal.reencryptions AS r
+           SET next_block = r.next_block + blocks, last_run = claim_chunk.run
+         WHERE r.relation = table_row.relation;
+        RETURN 'claimed';
+    END IF;
+    -- Passes that are over: another one, if this one changed anything, since an UPDATE of the application
+    -- may have moved an old value behind it.
+    FOR table_row IN
+        SELECT r.*
+          FROM fieldcrypt_internal.reencryptions AS r
+         WHERE r.relation = ANY (relations) AND r.state = 'in_progress' AND r.next_block >= r.end_block
+           AND NOT EXISTS (SELECT FROM fieldcrypt_internal.reencryption_chunks AS c WHERE c.relation = r.relation)
+         ORDER BY array_position(relations, r.relation)
+           FOR UPDATE SKIP LOCKED
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = table_row.relation) THEN
+            PERFORM fieldcrypt_internal.forget_table(table_row.relation);
+            RETURN 'advanced';
+        END IF;
+        file := pg_relation_filenode(table_row.relation);
+        next_is_needed := table_row.needs_pass OR file IS DISTINCT FROM table_row.file_node;
+        blocks := fieldcrypt_internal.table_blocks(table_row.relation);
+        IF blocks IS NULL THEN
+            is_held := true;
+            CONTINUE;
+        END IF;
+        IF next_is_needed AND table_row.pass >= 20 THEN
+            UPDATE fieldcrypt_internal.reencryptions AS r
+               SET state = 'failed', error_code = 'KF025', error = 'the table did not come to rest in 20 passes',
+                   finished_at = clock_timestamp(), updated_at = clock_timestamp()
+             WHERE r.relation = table_row.relation;
+        ELSIF NOT next_is_needed AND blocks > table_row.end_block AND NOT table_row.was_extended THEN
+            -- The table has grown: what was put there is looked at too, once, since it may grow for ever.
+            UPDATE fieldcrypt_internal.reencryptions AS r
+               SET end_block = blocks, was_extended = true
+             WHERE r.relation = table_row.relation;
+        ELSIF next_is_needed OR table_row.only_compromised THEN
+            DELETE FROM fieldcrypt.reencryption_failures AS f WHERE f.relation = table_row.relation;
+            UPDATE fieldcrypt_internal.reencryptions AS r
+               SET pass = r.pass + 1, needs_pass = false, next_block = 0, end_block = blocks, file_node = file,
+                   was_extended = false,
+                   rows_failed = 0, rows_seen = 0, rows_at_resume = 0, resumed_at = clock_timestamp(),
+                   rows_estimated = CASE WHEN r.end_block = 0 THEN r.rows_estimated ELSE r.rows_seen END,
+                   only_compromised = r.only_compromised AND next_is_needed,
+                   compromised_done = CASE WHEN r.only_compromised AND NOT next_is_needed
+                                           THEN r.compromised_pass ELSE r.compromised_done END
+             WHERE r.relation = table_row.relation;
+        ELSE
+            UPDATE fieldcrypt_internal.reencryptions AS r
+               SET state = 'done', finished_at = clock_timestamp(), updated_at = clock_timestamp()
+             WHERE r.relation = table_row.relation;
+        END IF;
+        RETURN 'advanced';
+    END LOOP;
+    -- Locked rows to come back to are waited for, and so are other runs, whose pass may have a next one to
+    -- share.
+    RETURN CASE
+        WHEN is_held OR EXISTS (SELECT FROM fieldcrypt_internal.reencryption_chunks AS c WHERE c.relation = ANY (relations) AND c.run IS NULL)
+        THEN 'wait'
+        -- Also without a stretch in hand: it may be just about to begin or end that pass.
+        WHEN EXISTS (SELECT FROM fieldcrypt_internal.reencryptions AS r WHERE r.relation = ANY (relations) AND r.state = 'in_progress')
+        THEN 'others'
+        ELSE 'over' END;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.claim_chunk(integer, oid[]) IS
+    'gives a run its next stretch of a table; begins and ends passes';
+
+CREATE FUNCTION fieldcrypt_internal.forget_table(relation oid) RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+    DELETE FROM fieldcrypt_internal.reencryption_chunks AS c WHERE c.relation = $1;
+    DELETE FROM fieldcrypt.reencryption_failures AS f WHERE f.relation = $1;
+    DELETE FROM fieldcrypt_internal.reencryptions AS r WHERE r.relation = $1;
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.forget_table(oid) IS 'ends the re-encryption of a table that is gone';
+
+CREATE FUNCTION fieldcrypt_internal.fail_table(relation oid, error_code text, error text) RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+    DELETE FROM fieldcrypt_internal.reencryption_chunks AS c WHERE c.relation = $1;
+    UPDATE fieldcrypt_internal.reencryptions AS r
+       SET state = 'failed', error_code = $2, error = $3,
+           finished_at = clock_timestamp(), updated_at = clock_timestamp()
+     WHERE r.relation = $1;
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.fail_table(oid, text, text) IS 'ends the re-encryption of a table that can''t go on';
+
+CREATE FUNCTION fieldcrypt_internal.list_failures(relation oid, failures jsonb) RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO fieldcrypt.reencryption_failures
+           (relation, table_name, column_name, row_key, row_ctid, key_id, error_code, error)
+    SELECT $1, r.table_name, f ->> 'column', nullif(f -> 'row_key', 'null'), f ->> 'ctid',
+           (f ->> 'key_id')::bigint, f ->> 'error_code', f ->> 'error'
+      FROM fieldcrypt_internal.reencryptions AS r, jsonb_array_elements($2) AS f
+     WHERE r.relation = $1
+     LIMIT greatest(0, 10000 - (SELECT count(*) FROM fieldcrypt.reencryption_failures AS l WHERE l.relation = $1))
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.list_failures(oid, jsonb) IS 'lists values that could not be re-encrypted';
+
+-- One step of a run: one batch, or what leads to the next. A batch that fails is tried again row by
+-- row, so that one bad row does not keep the others back.
+CREATE FUNCTION fieldcrypt_internal.reencrypt_step(
+        run integer, relations oid[], batch_size bigint,
+        OUT outcome text, OUT moved bigint, OUT bytes bigint)
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+    max_bytes CONSTANT bigint := 16 * 1024 * 1024;
+    piece fieldcrypt_internal.reencryption_chunks;
+    table_row fieldcrypt_internal.reencryptions;
+    contexts text;
+    result jsonb;
+    failed_at jsonb;
+    careful boolean := false;
+    code text;
+    message text;
+    tries integer := 0;
+BEGIN
+    moved := 0;
+    bytes := 0;
+    PERFORM fieldcrypt_internal.refuse_unless_writable();
+    SELECT c.* INTO piece
+      FROM fieldcrypt_internal.reencryption_chunks AS c
+     WHERE c.run = reencrypt_step.run AND c.relation = ANY (relations)
+     LIMIT 1;
+    IF NOT FOUND THEN
+        -- Losing this in a crash loses nothing: no wait for the disk.
+        PERFORM set_config('synchronous_commit', 'off', true);
+        outcome := fieldcrypt_internal.claim_chunk(run, relations);
+        RETURN;
+    END IF;
+    outcome := 'worked';
+    SELECT r.* INTO table_row FROM fieldcrypt_internal.reencryptions AS r WHERE r.relation = piece.relation;
+    contexts := fieldcrypt_internal.contexts_of(piece.relation);
+    LOOP
+        tries := tries + 1;
+        BEGIN
+            result := fieldcrypt_internal.reencrypt_batch(
+                piece.relation, piece.next_block, piece.next_offset, piece.end_block,
+                CASE WHEN careful THEN 1 ELSE batch_size END, max_bytes,
+                table_row.only_compromised, contexts, careful)::jsonb;
+        EXCEPTION
+        WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
+            UPDATE fieldcrypt_internal.reencryption_chunks AS c
+               SET run = NULL, not_before = clock_timestamp() + interval '1 second'
+             WHERE c.chunk = piece.chunk;
+            outcome := 'wait';
+            RETURN;
+        WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
+            failed_at := fieldcrypt_internal.reencrypt_position()::jsonb;
+            -- Only the system ends the run of all tables, not an owner's code that says it is the system.
+            IF (code IN ('KF008', 'KF009', 'KF010', 'KF012', 'KF013', 'XX000') OR left(code, 2) IN ('53', '57', '58'))
+               AND NOT (failed_at ->> 'in_owners_code')::boolean THEN
+                RAISE;
+            ELSIF failed_at ->> 'block' IS NULL OR piece.failures_in_a_row >= 100 THEN
+                PERFORM fieldcrypt_internal.fail_table(piece.relation, code, message);
+                RETURN;
+            ELSIF careful THEN
+                -- Errors of this class quote what they could not make sense of.
+                IF left(code, 2) = '22' THEN
+                    message := 'an expression, constraint or trigger of the table does not take the row';
+                END IF;
+                PERFORM fieldcrypt_internal.list_failures(piece.relation, jsonb_build_array(jsonb_build_object(
+                    'row_key', failed_at -> 'row_key',
+                    'ctid', format('(%s,%s)', failed_at ->> 'block', failed_at ->> 'offset'),
+                    'error_code', code, 'error', message)));
+                piece.rows_failed := piece.rows_failed + 1;
+                piece.failures_in_a_row := piece.failures_in_a_row + 1;
+                piece.next_block := (failed_at ->> 'block')::bigint;
+                piece.next_offset := (failed_at ->> 'offset')::integer + 1;
+            END IF;
+            careful := true;
+            result := NULL;
+        END;
+        CONTINUE WHEN result IS NULL;
+        IF (result ->> 'is_gone')::boolean THEN
+            PERFORM fieldcrypt_internal.forget_table(piece.relation);
+            RETURN;
+        END IF;
+        piece := fieldcrypt_internal.add_result(piece, result);
+        moved := moved + (result ->> 'moved')::bigint;
+        bytes := bytes + (result ->> 'bytes')::bigint;
+        EXIT WHEN NOT careful OR tries > 100 OR result ->> 'next_block' IS NULL;
+    END LOOP;
+    IF moved = 0 THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    IF result ->> 'next_block' IS NULL THEN
+        UPDATE fieldcrypt_internal.reencryptions AS r
+           SET rows_seen = r.rows_seen + piece.rows_seen, rows_moved = r.rows_moved + piece.rows_moved,
+               bytes_moved = r.bytes_moved + piece.bytes_moved, rows_failed = r.rows_failed + piece.rows_failed,
+               needs_pass = r.needs_pass OR piece.rows_moved > 0 OR (result ->> 'changed')::bigint > 0,
+               updated_at = clock_timestamp(), last_run = reencrypt_step.run
+         WHERE r.relation = piece.relation;
+        DELETE FROM fieldcrypt_internal.reencryption_chunks AS c WHERE c.chunk = piece.chunk;
+    ELSE
+        UPDATE fieldcrypt_internal.reencryption_chunks AS c
+           SET next_block = piece.next_block, next_offset = piece.next_offset,
+               rows_seen = piece.rows_seen, rows_moved = piece.rows_moved, bytes_moved = piece.bytes_moved,
+               rows_failed = piece.rows_failed, failures_in_a_row = piece.failures_in_a_row,
+               updated_at = clock_timestamp()
+         WHERE c.chunk = piece.chunk;
+        IF (result ->> 'changed')::bigint > 0 THEN
+            UPDATE fieldcrypt_internal.reencryptions AS r SET needs_pass = true WHERE r.relation = piece.relation AND NOT r.needs_pass;
+        END IF;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.reencrypt_step(integer, oid[], bigint) IS
+    'one batch of re-encryption, or what leads to the next; a table that can''t go on is marked, not raised';
+
+-- Counts a batch in its chunk, lists what failed, and leaves blocks with locked rows to come back to.
+CREATE FUNCTION fieldcrypt_internal.add_result(chunk fieldcrypt_internal.reencryption_chunks, result jsonb)
+    RETURNS fieldcrypt_internal.reencryption_chunks
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF jsonb_array_length(result -> 'failures') > 0 THEN
+        PERFORM fieldcrypt_internal.list_failures(chunk.relation, result -> 'failures');
+        chunk.rows_failed := chunk.rows_failed
+            + (SELECT count(DISTINCT f ->> 'ctid') FROM jsonb_array_elements(result -> 'failures') AS f);
+    END IF;
+    IF jsonb_array_length(result -> 'locked_blocks') > 0 THEN
+        INSERT INTO fieldcrypt_internal.reencryption_chunks (relation, next_block, end_block, not_before)
+        SELECT chunk.relation, min(l.block), max(l.block) + 1, clock_timestamp() + interval '0.5 seconds'
+          FROM (SELECT b::bigint AS block, b::bigint - row_number() OVER (ORDER BY b::bigint) AS island
+                  FROM jsonb_array_elements_text(result -> 'locked_blocks') AS b) AS l
+         GROUP BY l.island;
+    END IF;
+    chunk.rows_seen := chunk.rows_seen + (result ->> 'rows')::bigint;
+    chunk.rows_moved := chunk.rows_moved + (result ->> 'moved')::bigint;
+    chunk.bytes_moved := chunk.bytes_moved + (result ->> 'bytes')::bigint;
+    chunk.rows_failed := chunk.rows_failed + (result ->> 'suppressed')::bigint;
+    chunk.next_block := coalesce((result ->> 'next_block')::bigint, chunk.end_block);
+    chunk.next_offset := coalesce((result ->> 'next_offset')::integer, 1);
+    IF (result ->> 'moved')::bigint > 0 THEN
+        chunk.failures_in_a_row := 0;
+    END IF;
+    RETURN chunk;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.add_result(fieldcrypt_internal.reencryption_chunks, jsonb) IS 'counts a batch of re-encryption in its chunk';

@@ -1,0 +1,63 @@
+#!/usr/bin/env perl
+# errors.pl: the errors of the library (error.rs) and those that SQL raises are one table, which docs/errors.md shows.
+# Each code of class KF that one of them raises is there, and none besides; one message has one code and one hint.
+use strict;
+use warnings;
+use File::Find ();
+
+my ($raised, $problems) = ({}, 0);
+my %said;    # message => { "code, hint" => file }
+
+sub problem { print "$_[0]\n"; return $problems++ }
+
+sub text
+{
+	open my $file, '<', $_[0] or die "$_[0]: $!";
+	local $/ = undef;
+	return scalar <$file>;
+}
+
+# What is put into a message is another each time.
+sub told
+{
+	my ($file, $code, $message, $hint) = @_;
+	$message =~ s/\{\w*\}|%s|%/%/g;
+	$said{$message}{ join ', ', grep { defined && /^KF/ } $code }{ $hint // '' } = $file;
+	return;
+}
+
+my @files;
+File::Find::find({ no_chdir => 1, wanted => sub { push @files, $_ if /\.(?:rs|sql)$/ } }, 'src', 'sql');
+foreach my $file (sort @files)
+{
+	my $text = text($file);
+	if ($file =~ /\.rs$/)
+	{
+		$raised->{$1} //= $file while $text =~ /b"(KF\d{3})"/g;
+		# (b"KF003", format!("..."), "..."), also with .into() and on several lines.
+		told($file, $1, $2, $3) while $text =~ /b"(\w{5})",\s*(?:format!\()?\s*"((?:[^"\\]|\\.)*)"(?:\)|\s*\.into\(\))?,\s*"((?:[^"\\]|\\.)*)"/g;
+	}
+	else
+	{
+		$raised->{$1} //= $file while $text =~ /(?:ERRCODE =|error_code :?=) '(KF\d{3})'/g;
+		while ($text =~ /\bRAISE (?:EXCEPTION|WARNING) USING (.*?);\n/gs)
+		{
+			my $raise = $1;
+			my ($code) = $raise =~ /ERRCODE = '?(\w+)/;
+			my ($message) = $raise =~ /MESSAGE = (?:(?:pg_catalog\.)?format\()?'((?:[^']|'')*)'/;
+			my ($hint) = $raise =~ /HINT = '((?:[^']|'')*)'/;
+			told($file, $code, $message =~ s/''/'/gr, ($hint // '') =~ s/''/'/gr) if defined $message;
+		}
+	}
+}
+
+my %listed = map { $_ => 1 } text('docs/errors.md') =~ /^\| (KF\d{3}) \|/mg;
+problem("$_ of $raised->{$_} is not in docs/errors.md") foreach grep { !$listed{$_} } sort keys %$raised;
+problem("$_ is in docs/errors.md, and nothing raises it") foreach grep { !$raised->{$_} } sort keys %listed;
+problem('no errors are found') if keys %$raised < 20 || keys %said < 80;
+foreach my $message (sort keys %said)
+{
+	my @ways = map { my $code = $_; map { [ $code, $_, $said{$message}{$code}{$_} ] } sort keys %{ $said{$message}{$code} } } sort keys %{ $said{$message} };
+	problem(qq{"$message" is said in several ways:\n} . join "\n", map { "    $_->[2]: $_->[0] HINT $_->[1]" } @ways) if @ways > 1;
+}
+exit($problems > 0);
