@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Instructions of one encrypt_field and one decrypt_field call of 40 bytes, counted by valgrind over CALLS calls
-# (a million), without what the query around them costs: the same number on a busy machine.
+# Instructions of one encrypt_field and one decrypt_field call of 40 bytes, counted by valgrind over a million
+# calls, without what the queries around them cost: the same number on a busy machine.
 source "$(dirname "$0")/../pgrx-config/lib.sh"
 
-calls=${CALLS:-1000000}
+# Fewer a statement than a nonce block has, whose end valgrind does not survive.
+calls=50000
+statements=${STATEMENTS:-20}
 command -v valgrind >/dev/null || die "valgrind is missing: apt-get install valgrind"
 
 open_work
 clear_folder instructions
 folder=$work/instructions
 new_master_key "$folder/master.key"
-as_server initdb --pgdata "$folder/data" --username postgres --encoding UTF8 --locale C.UTF-8 --no-sync >/dev/null
+as_server initdb --pgdata "$folder/data" --username postgres --encoding UTF8 --locale C.UTF-8 --no-sync >/dev/null 2>&1
 as_server tee -a "$folder/data/postgresql.conf" >/dev/null <<CONF
 fieldcrypt.master_key_file = '$folder/master.key'
 jit = off
@@ -19,28 +21,26 @@ shared_buffers = 32MB
 CONF
 
 single() {
-    as_server "$@" postgres --single -j -D "$folder/data" postgres >/dev/null
+    as_server "$@" postgres --single -j -D "$folder/data" postgres >/dev/null 2>&1
 }
 
-# Instructions of a session that runs one query.
+# Instructions of a session that runs a query so many times.
 counted() {
     local log=$folder/valgrind.log
-    printf '%s;\n\n' "$1" | single valgrind --tool=callgrind --log-file="$log" --callgrind-out-file=/dev/null
+    yes "$1;"$'\n' | head -n "$((2 * $2))" | single valgrind --tool=callgrind --log-file="$log" --callgrind-out-file=/dev/null
     as_server sed -nE 's/.*Collected : ([0-9]+).*/\1/p' "$log"
 }
 
-# Of one call: two numbers of rows, and both again without the call.
+# Of one call: many statements and one, each with the call and without it.
 of_one_call() {
-    local name=$1 call=$2 argument=$3 query='SELECT count(%s) FROM one, generate_series(1, %s)' many without few fewest
-    # shellcheck disable=SC2059 # the format is above
-    {
-        many=$(counted "$(printf "$query" "$call" "$calls")")
-        without=$(counted "$(printf "$query" "$argument" "$calls")")
-        few=$(counted "$(printf "$query" "$call" 1)")
-        fewest=$(counted "$(printf "$query" "$argument" 1)")
-    }
-    awk -v name="$name" -v n="$calls" -v many="$many" -v without="$without" -v few="$few" -v fewest="$fewest" \
-        'BEGIN {printf "    %-15s %8.1f instructions\n", name, ((many - few) - (without - fewest)) / (n - 1)}'
+    local name=$1 call=$2 argument=$3 rows="FROM one, generate_series(1, $calls)" many without few fewest
+    many=$(counted "SELECT count($call) $rows" "$statements")
+    without=$(counted "SELECT count($argument) $rows" "$statements")
+    few=$(counted "SELECT count($call) $rows" 1)
+    fewest=$(counted "SELECT count($argument) $rows" 1)
+    awk -v name="$name" -v n="$((calls * (statements - 1)))" -v many="$many" -v without="$without" \
+        -v few="$few" -v fewest="$fewest" \
+        'BEGIN {printf "    %-15s %8.1f instructions\n", name, ((many - few) - (without - fewest)) / n}'
 }
 
 single env >/dev/null 2>&1 <<'SQL'
@@ -54,6 +54,6 @@ VACUUM one;
 
 SQL
 
-say "Counting instructions of $calls calls each: some minutes"
+say "Counting instructions of $((calls * statements)) calls each: some minutes"
 of_one_call encrypt_field "fieldcrypt.encrypt_field(v, 'one.c/1')" v
 of_one_call decrypt_field "fieldcrypt.decrypt_field(c, 'one.c/1')" c

@@ -5,68 +5,56 @@
 //! no caller, the owner of the extension included, says who it is. Nor does code that a superuser's
 //! VACUUM or re-encryption runs for the owner of a table, though session_user is the superuser there.
 
-use super::{answer, given};
 use crate::error::Error;
-use crate::pg;
 use crate::pg::spi::{self, Parameter};
-use crate::pg::values::Varlena;
 use crate::pg::{roles, security};
 use crate::settings;
 
-pg::sql_functions! {
-    needs_approval(operation: text) -> boolean;
+crate::pg::sql_functions! {
+    needs_approval(operation: text!) -> boolean;
     login_role() -> text;
-    by_own_hand() -> void;
-    refuse_unless_own_hand() -> void;
-    insert_approval(id: bigint, operation: text, subject: text, reason: text, seconds: bigint) -> boolean;
-    mark_approved(id: bigint) -> boolean;
-    mark_used(id: bigint) -> boolean;
-    mark_withdrawn(id: bigint) -> boolean;
+    by_own_hand() -> void = security::note_own_hand;
+    refuse_unless_own_hand() -> void = security::refuse_unless_own_hand;
+    insert_approval(id: bigint!, operation: text!, subject: text!, reason: text!, expires_in: bigint!) -> boolean;
+    mark_approved(id: bigint!) -> boolean;
+    mark_used(id: bigint!) -> boolean;
+    mark_withdrawn(id: bigint!) -> boolean;
 }
 
-fn needs_approval(operation: Option<&[u8]>) -> Result<bool, Error> {
-    let operation = given(operation, "operation")?;
+fn needs_approval(operation: &[u8]) -> Result<bool, Error> {
     if !settings::APPROVED_OPERATIONS.contains(&operation) {
         return Err(Error::UnknownOperation);
     }
     Ok(settings::requires_approval(operation))
 }
 
-fn login_role() -> Result<Option<Varlena>, Error> {
-    answer(&roles::login_role())
-}
-
-fn by_own_hand() -> Result<(), Error> {
-    security::note_own_hand()
-}
-
-fn refuse_unless_own_hand() -> Result<(), Error> {
-    security::refuse_unless_own_hand()
+fn login_role() -> Result<Vec<u8>, Error> {
+    Ok(roles::login_role())
 }
 
 fn insert_approval(
-    id: Option<i64>,
-    operation: Option<&[u8]>,
-    subject: Option<&[u8]>,
-    reason: Option<&[u8]>,
-    seconds: Option<i64>,
+    id: i64,
+    operation: &[u8],
+    subject: &[u8],
+    reason: &[u8],
+    seconds: i64,
 ) -> Result<bool, Error> {
-    let seconds = given(seconds, "expires_in")?;
+    let text = |text| Parameter::Text(Some(text));
     write(
         "INSERT INTO fieldcrypt.approvals (id, operation, subject, reason, expires_at)
          VALUES ($1, $2, $3, $4, pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+)
                  pg_catalog.make_interval(secs => $5::pg_catalog.float8))",
         &[
-            numbered(id)?,
-            Parameter::Text(Some(given(operation, "operation")?)),
-            Parameter::Text(Some(given(subject, "subject")?)),
-            Parameter::Text(Some(given(reason, "reason")?)),
+            Parameter::BigInt(Some(id)),
+            text(operation),
+            text(subject),
+            text(reason),
             Parameter::BigInt(Some(seconds)),
         ],
     )
 }
 
-fn mark_approved(id: Option<i64>) -> Result<bool, Error> {
+fn mark_approved(id: i64) -> Result<bool, Error> {
     security::refuse_unless_own_hand()?;
     write(
         "UPDATE fieldcrypt.approvals
@@ -77,11 +65,11 @@ fn mark_approved(id: Option<i64>) -> Result<bool, Error> {
             AND expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
             AND requested_by OPERATOR(pg_catalog.<>) session_user::pg_catalog.text
             AND requested_login OPERATOR(pg_catalog.<>) fieldcrypt_internal.login_role()",
-        &[numbered(id)?],
+        &[Parameter::BigInt(Some(id))],
     )
 }
 
-fn mark_used(id: Option<i64>) -> Result<bool, Error> {
+fn mark_used(id: i64) -> Result<bool, Error> {
     write(
         "UPDATE fieldcrypt.approvals
             SET used_by = session_user, used_role = fieldcrypt_internal.outer_role(),
@@ -91,21 +79,17 @@ fn mark_used(id: Option<i64>) -> Result<bool, Error> {
             AND expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
             AND requested_by OPERATOR(pg_catalog.=) session_user::pg_catalog.text
             AND requested_login OPERATOR(pg_catalog.=) fieldcrypt_internal.login_role()",
-        &[numbered(id)?],
+        &[Parameter::BigInt(Some(id))],
     )
 }
 
-fn mark_withdrawn(id: Option<i64>) -> Result<bool, Error> {
+fn mark_withdrawn(id: i64) -> Result<bool, Error> {
     write(
         "UPDATE fieldcrypt.approvals
             SET withdrawn_by = session_user, withdrawn_at = pg_catalog.clock_timestamp()
           WHERE id OPERATOR(pg_catalog.=) $1 AND used_by IS NULL AND withdrawn_by IS NULL",
-        &[numbered(id)?],
+        &[Parameter::BigInt(Some(id))],
     )
-}
-
-fn numbered<'a>(id: Option<i64>) -> Result<Parameter<'a>, Error> {
-    given(id, "id").map(|id| Parameter::BigInt(Some(id)))
 }
 
 /// Whether the statement found what it is about.

@@ -3,22 +3,19 @@
 use fieldcrypt_envelope::KeyId;
 use pgrx::pg_sys::Datum;
 
-use super::{answer, given};
 use crate::audit::{self, Details};
 use crate::error::Error;
 use crate::events::Event;
 use crate::keyring::guard;
-use crate::pg;
 use crate::pg::triggers::TriggerCall;
-use crate::pg::values::Varlena;
 use crate::pg::{encoding, log_table, roles, scan, security};
 
-pg::sql_functions! {
+crate::pg::sql_functions! {
     trigger refuse_change;
     trigger refuse_restore_over;
     trigger refuse_restore_over_log;
     outer_role() -> text;
-    record(event: text, tenant: text, key_id: bigint, reason: text, table_name: text) -> void;
+    record(event: text!, tenant: text, key_id: key_id, reason: text, table_name: text) -> void;
 }
 
 /// BEFORE UPDATE, DELETE and TRUNCATE: only the extension itself passes.
@@ -52,21 +49,20 @@ fn refuse_restore_over_log(trigger: &TriggerCall) -> Result<Option<Datum>, Error
     Ok(Some(Datum::null()))
 }
 
-fn outer_role() -> Result<Option<Varlena>, Error> {
-    answer(&roles::outer_role())
+fn outer_role() -> Result<Vec<u8>, Error> {
+    Ok(roles::outer_role())
 }
 
 /// For what only the functions of `sql/` know of.
 fn record(
-    event: Option<&[u8]>,
+    event: &[u8],
     tenant: Option<&[u8]>,
-    key_id: Option<i64>,
+    key_id: Option<KeyId>,
     reason: Option<&[u8]>,
     table_name: Option<&[u8]>,
 ) -> Result<(), Error> {
     security::refuse_for_planted_code()?;
-    let event = Event::parse(given(event, "event")?)
-        .ok_or_else(|| Error::Internal("there is no such event".into()))?;
-    let key_id = key_id.and_then(KeyId::new);
+    let event =
+        Event::parse(event).ok_or_else(|| Error::Internal("there is no such event".into()))?;
     audit::record(event, &Details { tenant, key_id, reason, table_name, ..Details::default() })
 }

@@ -1,40 +1,36 @@
 //! What seals the log: acknowledgements of new names, and retention.
 
-use super::{answer, given};
 use crate::audit::{self, origin, retention};
 use crate::error::Error;
-use crate::pg;
-use crate::pg::values::Varlena;
 use crate::pg::{audit_memory, security, transaction};
 
-pg::sql_functions! {
-    acknowledge_audit_fork(reason: text) -> bigint;
+crate::pg::sql_functions! {
+    acknowledge_audit_fork(reason: text!) -> bigint;
     audit_retention() -> text;
-    retire_audit_partition(partition: text) -> bigint;
+    retire_audit_partition(partition: text!) -> bigint;
 }
 
-fn acknowledge_audit_fork(reason: Option<&[u8]>) -> Result<Option<i64>, Error> {
+fn acknowledge_audit_fork(reason: &[u8]) -> Result<u64, Error> {
     security::refuse_for_planted_code()?;
     transaction::refuse_unless_writable()?;
-    origin::acknowledge_fork(given(reason, "reason")?).map(|count| Some(count as i64))
+    origin::acknowledge_fork(reason)
 }
 
 /// The setting. Only the postmaster's own is one that no client can have replaced.
-fn audit_retention() -> Result<Option<Varlena>, Error> {
+fn audit_retention() -> Result<Vec<u8>, Error> {
     if !audit_memory::exists() {
         return Err(Error::AuditSeal {
             problem: "without pg_fieldcrypt in shared_preload_libraries the audit log is not sealed, and nothing of it is retired".into(),
             hint: "Add it to shared_preload_libraries and restart the server.",
         });
     }
-    answer(&audit::retention_setting())
+    Ok(audit::retention_setting())
 }
 
 /// Empties a partition, and gives the number of its rows.
-fn retire_audit_partition(partition: Option<&[u8]>) -> Result<Option<i64>, Error> {
-    let partition = given(partition, "partition")?;
+fn retire_audit_partition(partition: &[u8]) -> Result<i64, Error> {
     if transaction::has_one_snapshot() {
         return Err(Error::NeedsReadCommitted);
     }
-    security::as_owner(|| retention::retire(partition)).map(Some)
+    security::as_owner(|| retention::retire(partition))
 }

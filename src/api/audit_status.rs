@@ -1,19 +1,17 @@
 //! What shared memory tells of this database's queue.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::pg;
-use crate::pg::values::Varlena;
-use crate::pg::{audit_memory, clock, json, session, transaction};
+use crate::pg::{audit_memory, clock, session, transaction};
 
-pg::sql_functions! {
+crate::pg::sql_functions! {
     audit_status() -> text;
 }
 
 const NO_LAUNCHER: &str = "the launcher of the audit log does not run: all max_worker_processes are in use, or it was terminated a moment ago";
 
-fn audit_status() -> Result<Option<Varlena>, Error> {
+fn audit_status() -> Result<Value, Error> {
     let queue = audit_memory::all().find(|queue| queue.database() == session::database());
     let status = queue.map(|queue| queue.status());
     let time = |time: i64| (time != 0).then(|| clock::iso_time(time));
@@ -23,7 +21,7 @@ fn audit_status() -> Result<Option<Varlena>, Error> {
         true => Some(NO_LAUNCHER.to_owned()),
         false => status.as_ref().and_then(|status| status.problem.clone()),
     };
-    let shown = json!({
+    Ok(json!({
         "is_preloaded": audit_memory::exists(),
         "ring_bytes": status.as_ref().map(|status| status.bytes),
         "ring_used": status.as_ref().map(|status| status.used),
@@ -34,6 +32,5 @@ fn audit_status() -> Result<Option<Varlena>, Error> {
         "last_checkpoint_at": status.as_ref().and_then(|status| time(status.checkpoint_at)),
         "last_checkpoint_size": status.as_ref().filter(|status| status.checkpoint_at != 0).map(|status| status.checkpoint_size),
         "last_problem": problem,
-    });
-    json::to_text(&shown).map(Some)
+    }))
 }

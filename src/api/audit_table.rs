@@ -4,10 +4,9 @@ use pgrx::pg_sys::Datum;
 
 use crate::audit::row_trigger;
 use crate::error::Error;
-use crate::pg;
 use crate::pg::triggers::TriggerCall;
 
-pg::sql_functions! {
+crate::pg::sql_functions! {
     trigger audit_change;
 }
 

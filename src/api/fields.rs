@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 
 use fieldcrypt_envelope::ciphertext::{OVERHEAD, PLAINTEXT_OFFSET};
-use fieldcrypt_envelope::{Ciphertext, Context};
+use fieldcrypt_envelope::{Ciphertext, Context, KeyId};
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::{answer, given};
 use crate::error::Error;
 use crate::keyring::ALGORITHM;
 use crate::pg::json::Jsonb;
@@ -22,11 +21,11 @@ pg::sql_functions! {
     decrypt_field(value: encrypted, context: text) -> text;
     decrypt_field_bytea(value: encrypted, context: text) -> bytea;
     decrypt_field_jsonb(value: encrypted, context: text) -> jsonb;
-    decrypt_field_as(value: encrypted, type_of: anyelement, context: text) -> anyelement;
+    decrypt_field_as(value: encrypted, type_of: anyelement!, context: text) -> anyelement;
     try_decrypt_field(value: encrypted, context: text) -> text;
     reencrypt_field(value: encrypted, context: text) -> encrypted;
-    key_id(value: encrypted) -> bigint;
-    ciphertext_info(value: encrypted) -> record;
+    key_id(value: encrypted!) -> bigint;
+    ciphertext_info(value: encrypted!) -> record;
 }
 
 type Bytes<'c> = Option<&'c [u8]>;
@@ -102,14 +101,12 @@ fn reencrypt_field(value: Bytes, context: Bytes) -> Result<Option<Varlena>, Erro
     })
 }
 
-fn key_id(value: Bytes) -> Result<Option<i64>, Error> {
-    let Some(bytes) = value else { return Ok(None) };
-    Ok(Some(Ciphertext::parse(bytes)?.key_id().as_i64()))
+fn key_id(value: &[u8]) -> Result<KeyId, Error> {
+    Ok(Ciphertext::parse(value)?.key_id())
 }
 
-/// Declared STRICT, so that there is a value.
-fn ciphertext_info(value: Bytes) -> Result<Record, Error> {
-    let value = Ciphertext::parse(value.unwrap_or_default())?;
+fn ciphertext_info(value: &[u8]) -> Result<Record, Error> {
+    let value = Ciphertext::parse(value)?;
     Ok(Record::of([
         Varlena::of(b"fc1")?.into_datum(),
         Varlena::of(ALGORITHM)?.into_datum(),
@@ -133,7 +130,7 @@ fn recorded<R>(
 fn as_text(value: &[u8], context: Bytes) -> Result<Option<Varlena>, Error> {
     let Some(mut plaintext) = decrypt(value, context)? else { return Ok(None) };
     match encoding::from_utf8(plaintext.bytes_mut())? {
-        Cow::Owned(converted) => answer(&converted),
+        Cow::Owned(converted) => Varlena::of(&converted).map(Some),
         Cow::Borrowed(_) => Ok(Some(plaintext)),
     }
 }
@@ -160,4 +157,9 @@ fn with_context<R>(
     work: impl FnOnce(&Context<'_>) -> Result<R, Error>,
 ) -> Result<R, Error> {
     fields::with_context(given(context, "context")?, work)
+}
+
+/// NULL is more often a slip than a wish. But a NULL value wins: outer joins give both.
+fn given<'c>(argument: Bytes<'c>, name: &'static str) -> Result<&'c [u8], Error> {
+    argument.ok_or(Error::NullArgument(name))
 }

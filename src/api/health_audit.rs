@@ -1,11 +1,10 @@
 //! What verifications of the audit log leave in their table.
 
 use crate::error::Error;
-use crate::pg;
 use crate::pg::security;
 use crate::pg::spi::{self, Parameter};
 
-pg::sql_functions! {
+crate::pg::sql_functions! {
     store_verification(started_at: timestamptz, status: text, findings: bigint, detail: text) -> void;
 }
 
@@ -14,7 +13,7 @@ fn store_verification(
     status: Option<&[u8]>,
     findings: Option<i64>,
     detail: Option<&[u8]>,
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
     security::as_owner(|| {
         spi::execute(
             "INSERT INTO fieldcrypt.audit_verifications (started_at, status, findings, detail)
@@ -26,6 +25,5 @@ fn store_verification(
                 Parameter::Text(detail),
             ],
         )
-    })?;
-    Ok(())
+    })
 }

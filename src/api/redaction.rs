@@ -1,9 +1,9 @@
 //! Whether the server log is redacted.
 
 use crate::error::Error;
-use crate::{pg, redaction};
+use crate::redaction;
 
-pg::sql_functions! {
+crate::pg::sql_functions! {
     redaction_is_active() -> boolean;
 }
 

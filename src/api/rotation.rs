@@ -3,31 +3,30 @@
 use fieldcrypt_envelope::KeyId;
 use pgrx::pg_sys::Datum;
 
-use super::given;
 use crate::error::Error;
 use crate::lifecycle::{self, Rotation};
-use crate::pg;
 use crate::pg::spi::{self, Parameter};
 use crate::pg::sql::Record;
 use crate::pg::{security, transaction};
 
-pg::sql_functions! {
-    rotate_key(tenant: text, reason: text, force: boolean, expected_key_id: bigint) -> record;
-    refuse_unless_writable() -> void;
-    store_rotation_policy(tenant: text, every: text) -> void;
+crate::pg::sql_functions! {
+    rotate_key(tenant: text!, reason: text, force: boolean, expected_key_id: key_id) -> record;
+    refuse_unless_writable() -> void = transaction::refuse_unless_writable;
+    store_rotation_policy(tenant: text!, every: text) -> void;
     log_rotation(run_started_at: timestamptz, started_at: timestamptz, tenant: text, outcome: text,
                  old_key_id: bigint, new_key_id: bigint, error_code: text, error: text, reason: text) -> void;
 }
 
+type Text<'c> = Option<&'c [u8]>;
+
 /// One step of `rotate_keys`, which holds the loop and the commits.
 fn rotate_key(
-    tenant: Option<&[u8]>,
-    reason: Option<&[u8]>,
+    tenant: &[u8],
+    reason: Text,
     force: Option<bool>,
-    expected_key_id: Option<i64>,
+    expected: Option<KeyId>,
 ) -> Result<Record, Error> {
-    let tenant = given(tenant, "tenant")?;
-    let rotation = match expected_key_id.and_then(KeyId::new) {
+    let rotation = match expected {
         Some(expected) => lifecycle::rotate_if_active(tenant, reason, expected)?,
         None => Some(lifecycle::rotate(tenant, reason, force.unwrap_or(false))?),
     };
@@ -38,13 +37,8 @@ fn rotate_key(
     Ok(Record::of([Datum::from(old), Datum::from(new)]))
 }
 
-fn refuse_unless_writable() -> Result<(), Error> {
-    transaction::refuse_unless_writable()
-}
-
 /// `set_rotation_policy` has checked what it passes; '' is the default for all tenants.
-fn store_rotation_policy(tenant: Option<&[u8]>, every: Option<&[u8]>) -> Result<(), Error> {
-    let tenant = given(tenant, "tenant")?;
+fn store_rotation_policy(tenant: &[u8], every: Text) -> Result<u64, Error> {
     security::as_owner(|| match every {
         Some(_) => spi::execute(
             "INSERT INTO fieldcrypt.rotation_policies (tenant, rotate_every)
@@ -58,22 +52,21 @@ fn store_rotation_policy(tenant: Option<&[u8]>, every: Option<&[u8]>) -> Result<
             "DELETE FROM fieldcrypt.rotation_policies WHERE tenant OPERATOR(pg_catalog.=) $1",
             &[Parameter::Text(Some(tenant))],
         ),
-    })?;
-    Ok(())
+    })
 }
 
 #[expect(clippy::too_many_arguments, reason = "the columns of a table")]
 fn log_rotation(
     run_started_at: Option<i64>,
     started_at: Option<i64>,
-    tenant: Option<&[u8]>,
-    outcome: Option<&[u8]>,
+    tenant: Text,
+    outcome: Text,
     old_key_id: Option<i64>,
     new_key_id: Option<i64>,
-    error_code: Option<&[u8]>,
-    error: Option<&[u8]>,
-    reason: Option<&[u8]>,
-) -> Result<(), Error> {
+    error_code: Text,
+    error: Text,
+    reason: Text,
+) -> Result<u64, Error> {
     security::as_owner(|| {
         spi::execute(
             "INSERT INTO fieldcrypt.rotation_log
@@ -92,6 +85,5 @@ fn log_rotation(
                 Parameter::Text(reason),
             ],
         )
-    })?;
-    Ok(())
+    })
 }

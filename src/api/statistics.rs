@@ -3,17 +3,15 @@
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::pg;
-use crate::pg::values::Varlena;
-use crate::pg::{clock, encoding, json, statistics_memory};
+use crate::pg::{clock, encoding, statistics_memory};
 
-pg::sql_functions! {
+crate::pg::sql_functions! {
     statistics() -> text;
     statistics_reset() -> void;
 }
 
 /// The entries of this database, as JSON. With what this statement itself has counted so far.
-fn statistics() -> Result<Option<Varlena>, Error> {
+fn statistics() -> Result<Value, Error> {
     let milliseconds = |nanoseconds: u64| nanoseconds as f64 / 1e6;
     let rows = statistics_memory::read().into_iter().map(|shown| {
         let counters = shown.counters;
@@ -36,7 +34,7 @@ fn statistics() -> Result<Option<Varlena>, Error> {
             "stats_since": clock::iso_time(shown.since),
         })
     });
-    json::to_text(&Value::Array(rows.collect())).map(Some)
+    Ok(Value::Array(rows.collect()))
 }
 
 fn statistics_reset() -> Result<(), Error> {

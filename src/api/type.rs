@@ -5,37 +5,28 @@
 use fieldcrypt_envelope::Ciphertext;
 use fieldcrypt_envelope::ciphertext;
 
-use super::answer;
 use crate::error::Error;
-use crate::pg;
 use crate::pg::values::{CText, Varlena};
 
-pg::sql_functions! {
-    encrypted_in(value: cstring) -> encrypted;
-    encrypted_out(value: encrypted) -> cstring;
-    encrypted_recv(value: internal) -> encrypted;
-    encrypted_from_bytea(value: bytea) -> encrypted;
+crate::pg::sql_functions! {
+    encrypted_in(value: cstring!) -> encrypted;
+    encrypted_out(value: encrypted!) -> cstring;
+    encrypted_recv(value: internal!) -> encrypted = parsed;
+    encrypted_from_bytea(value: bytea!) -> encrypted = parsed;
 }
 
-fn encrypted_in(text: Option<&[u8]>) -> Result<Option<Varlena>, Error> {
-    let Some(text) = text else { return Ok(None) };
+fn encrypted_in(text: &[u8]) -> Result<Option<Varlena>, Error> {
     let mut value = Varlena::zeroed(ciphertext::length_from_text(text)?)?;
     ciphertext::parse_text(text, value.bytes_mut())?;
     Ok(Some(value))
 }
 
-fn encrypted_out(value: Option<&[u8]>) -> Result<Option<CText>, Error> {
-    let Some(value) = value else { return Ok(None) };
+fn encrypted_out(value: &[u8]) -> Result<Option<CText>, Error> {
     let length = ciphertext::text_length(value);
     CText::filled(length, |text| ciphertext::write_text(value, text)).map(Some)
 }
 
-fn encrypted_recv(value: Option<&[u8]>) -> Result<Option<Varlena>, Error> {
-    encrypted_from_bytea(value)
-}
-
-fn encrypted_from_bytea(value: Option<&[u8]>) -> Result<Option<Varlena>, Error> {
-    let Some(value) = value else { return Ok(None) };
+fn parsed(value: &[u8]) -> Result<Option<Varlena>, Error> {
     Ciphertext::parse(value)?;
-    answer(value)
+    Varlena::of(value).map(Some)
 }

@@ -2,42 +2,45 @@
 //! functions that [`sql_functions!`](crate::sql_functions) defines. A test compares the declarations.
 #![allow(non_camel_case_types)]
 
+use fieldcrypt_envelope::KeyId;
 use fieldcrypt_error::Error;
 use pgrx::pg_sys::{self, Datum, Oid};
+use serde_json::Value;
 
 use super::call::Call;
-use super::json::Jsonb;
+use super::encoding;
+use super::json::{self, Jsonb};
 use super::values::{CText, Varlena};
 
 /// A type that an argument may have.
 pub trait Argument {
-    /// What the function is given.
+    /// What it is in Rust.
     type Value<'c>;
 
-    /// The argument at a place of a call, of a function that is declared so.
-    fn of(call: &Call, index: usize) -> Self::Value<'_>;
+    /// The argument at a place of a call, of a function that is declared so; `None` if it is NULL.
+    fn of(call: &Call, index: usize) -> Option<Self::Value<'_>>;
+
+    /// The same, where it must not be NULL.
+    #[inline]
+    fn given<'c>(
+        call: &'c Call,
+        index: usize,
+        name: &'static str,
+    ) -> Result<Self::Value<'c>, Error> {
+        Self::of(call, index).ok_or(Error::NullArgument(name))
+    }
 }
 
-/// A type that a result may have.
-pub trait Answer {
-    /// What the function gives.
-    type Value;
-
-    /// The result of a call; `None` is NULL.
-    fn datum(value: Self::Value, call: &Call) -> Result<Option<Datum>, Error>;
-}
-
-/// Types of which an argument is an optional value in Rust.
 macro_rules! arguments {
     ($($(#[$what:meta])* $name:ident: $value:ty = $read:expr;)*) => {$(
         $(#[$what])*
-        pub struct $name;
+        pub enum $name {}
 
         impl Argument for $name {
-            type Value<'c> = Option<$value>;
+            type Value<'c> = $value;
 
             #[inline]
-            fn of(call: &Call, index: usize) -> Self::Value<'_> {
+            fn of(call: &Call, index: usize) -> Option<Self::Value<'_>> {
                 // SAFETY: a function that is declared with this type is called with it.
                 unsafe { $read(call, index) }
             }
@@ -76,22 +79,46 @@ arguments! {
 
 /// A type of the caller's choice: as an argument it is the type, whatever the value; as a result, a value
 /// of it.
-pub struct anyelement;
+pub enum anyelement {}
 
 impl Argument for anyelement {
     type Value<'c> = Oid;
 
-    fn of(call: &Call, index: usize) -> Oid {
-        call.argument_type(index)
+    fn of(call: &Call, index: usize) -> Option<Oid> {
+        Some(call.argument_type(index))
     }
 }
 
-/// Types of which a result is one of Rust's, or none.
+/// A `bigint` that is the id of a key; `None` also if it can't be one.
+pub enum key_id {}
+
+impl Argument for key_id {
+    type Value<'c> = KeyId;
+
+    fn of(call: &Call, index: usize) -> Option<KeyId> {
+        bigint::of(call, index).and_then(KeyId::new)
+    }
+
+    fn given(call: &Call, index: usize, name: &'static str) -> Result<KeyId, Error> {
+        KeyId::new(bigint::given(call, index, name)?).ok_or(Error::NotAKeyId)
+    }
+}
+
+/// Nothing.
+pub enum void {}
+
+/// Columns that the declaration names. A [`Record`] has as many.
+pub enum record {}
+
+/// A type that a result may have, and what a function gives for it.
+pub trait Answer<T> {
+    /// The result of a call; `None` is NULL.
+    fn datum(value: T, call: &Call) -> Result<Option<Datum>, Error>;
+}
+
 macro_rules! answers {
     ($($name:ident: $value:ty => $datum:expr;)*) => {$(
-        impl Answer for $name {
-            type Value = $value;
-
+        impl Answer<$value> for $name {
             #[inline]
             fn datum(value: $value, _: &Call) -> Result<Option<Datum>, Error> {
                 $datum(value)
@@ -104,24 +131,36 @@ fn varlena(value: Option<Varlena>) -> Result<Option<Datum>, Error> {
     Ok(value.map(Varlena::into_datum))
 }
 
+fn bytes(value: impl AsRef<[u8]>) -> Result<Option<Datum>, Error> {
+    varlena(Some(Varlena::of(value.as_ref())?))
+}
+
+fn number(value: impl Into<Datum>) -> Result<Option<Datum>, Error> {
+    Ok(Some(value.into()))
+}
+
 answers! {
-    text: Option<Varlena> => varlena;
-    bytea: Option<Varlena> => varlena;
     encrypted: Option<Varlena> => varlena;
+    text: Option<Varlena> => varlena;
+    text: Vec<u8> => bytes;
+    text: &'static str => bytes;
+    text: String => |value: String| bytes(encoding::from_utf8(value.as_bytes())?);
+    text: Option<String> => |value: Option<String>| value.map_or(Ok(None), |value| bytes(encoding::from_utf8(value.as_bytes())?));
+    text: Value => |value: Value| varlena(Some(json::to_text(&value)?));
+    text: Option<Value> => |value: Option<Value>| varlena(value.map(|value| json::to_text(&value)).transpose()?);
+    bytea: Option<Varlena> => varlena;
+    bytea: Vec<u8> => bytes;
     cstring: Option<CText> => |value: Option<CText>| Ok(value.map(CText::into_datum));
     jsonb: Option<Datum> => Ok;
     anyelement: Option<Datum> => Ok;
-    bigint: Option<i64> => |value: Option<i64>| Ok(value.map(Datum::from));
-    integer: i32 => |value| Ok(Some(Datum::from(value)));
-    boolean: bool => |value| Ok(Some(Datum::from(value)));
-    void: () => |()| Ok(Some(Datum::null()));
+    bigint: i64 => number;
+    bigint: KeyId => |key: KeyId| number(key.as_i64());
+    bigint: Option<KeyId> => |key: Option<KeyId>| Ok(key.map(|key| key.as_i64().into()));
+    bigint: u64 => |value: u64| number(value as i64);
+    boolean: bool => number;
+    void: () => |()| number(Datum::null());
+    void: u64 => |_| number(Datum::null());
 }
-
-/// Nothing.
-pub struct void;
-
-/// Columns that the declaration names. A [`Record`] has as many.
-pub struct record;
 
 /// Values of a row, none of them NULL.
 pub struct Record(Vec<Datum>);
@@ -133,9 +172,7 @@ impl Record {
     }
 }
 
-impl Answer for record {
-    type Value = Record;
-
+impl Answer<Record> for record {
     fn datum(Record(mut values): Record, call: &Call) -> Result<Option<Datum>, Error> {
         composite(call, &mut values).map(Some)
     }
@@ -164,11 +201,16 @@ fn composite(call: &Call, values: &mut [Datum]) -> Result<Datum, Error> {
 ///
 /// ```text
 /// sql_functions! {
-///     key_id(value: encrypted) -> bigint;      calls key_id(Option<&[u8]>) -> Result<Option<i64>, Error>
-///     trigger refuse_change;                   calls refuse_change(&TriggerCall) -> Result<Option<Datum>, Error>
-///     set audit_export(from: timestamptz);     calls audit_export(&TextSet, Option<i64>) -> Result<(), Error>
+///     key_id(value: encrypted) -> bigint;          calls key_id(Option<&[u8]>) -> Result<Option<i64>, Error>
+///     suspend_key(key: key_id!, why: text!) -> void = states::suspend;
+///                                                  calls states::suspend(KeyId, &[u8]) -> Result<(), Error>
+///     trigger refuse_change;                       calls refuse_change(&TriggerCall) -> Result<Option<Datum>, Error>
+///     set audit_export(from: timestamptz);         calls audit_export(&TextSet, Option<i64>) -> Result<(), Error>
 /// }
 /// ```
+///
+/// An argument with `!` may be left out where the declaration has a default, but not be NULL: NULL is more often
+/// a slip than a wish.
 #[macro_export]
 macro_rules! sql_functions {
     () => {};
@@ -178,27 +220,37 @@ macro_rules! sql_functions {
         });
         $crate::sql_functions!($($rest)*);
     };
-    (set $name:ident($($argument:ident: $type:ident),*); $($rest:tt)*) => {
+    (set $name:ident($($argument:ident: $type:ident $(! $(@$given:tt)?)?),*) = $body:path; $($rest:tt)*) => {
         $crate::sql_functions!(@symbols $name, |call| {
             let set = $crate::set::TextSet::begin(call)?;
-            $crate::sql_functions!(@arguments call, 0; $($argument: $type),*);
-            $name(&set, $($argument),*)?;
+            let mut index = 0..;
+            $(let $argument = $crate::sql_functions!(@argument call, index, $argument: $type $(! $(@$given)?)?);)*
+            $body(&set, $($argument),*)?;
             Ok(None)
         });
         $crate::sql_functions!($($rest)*);
     };
-    ($name:ident($($argument:ident: $type:ident),*) -> $result:ident; $($rest:tt)*) => {
+    ($name:ident($($argument:ident: $type:ident $(! $(@$given:tt)?)?),*) -> $result:ident; $($rest:tt)*) => {
+        $crate::sql_functions!($name($($argument: $type $(! $(@$given)?)?),*) -> $result = $name; $($rest)*);
+    };
+    ($name:ident($($argument:ident: $type:ident $(! $(@$given:tt)?)?),*) -> $result:ident = $body:path; $($rest:tt)*) => {
         $crate::sql_functions!(@symbols $name, |call| {
-            $crate::sql_functions!(@arguments call, 0; $($argument: $type),*);
-            let value = $name($($argument),*)?;
-            <$crate::sql::$result as $crate::sql::Answer>::datum(value, call)
+            #[allow(unused_mut, unused_variables)]
+            let mut index = 0..;
+            $(let $argument = $crate::sql_functions!(@argument call, index, $argument: $type $(! $(@$given)?)?);)*
+            <$crate::sql::$result as $crate::sql::Answer<_>>::datum($body($($argument),*)?, call)
         });
         $crate::sql_functions!($($rest)*);
     };
-    (@arguments $call:ident, $index:expr;) => {};
-    (@arguments $call:ident, $index:expr; $argument:ident: $type:ident $(, $more:ident: $more_type:ident)*) => {
-        let $argument = <$crate::sql::$type as $crate::sql::Argument>::of($call, $index);
-        $crate::sql_functions!(@arguments $call, $index + 1; $($more: $more_type),*);
+    (@argument $call:ident, $index:ident, $argument:ident: $type:ident) => {
+        <$crate::sql::$type as $crate::sql::Argument>::of($call, $index.next().unwrap_or(usize::MAX))
+    };
+    (@argument $call:ident, $index:ident, $argument:ident: $type:ident !) => {
+        <$crate::sql::$type as $crate::sql::Argument>::given(
+            $call,
+            $index.next().unwrap_or(usize::MAX),
+            stringify!($argument),
+        )?
     };
     (@symbols $name:ident, $body:expr) => {
         const _: () = {
