@@ -27,11 +27,6 @@ COMMENT ON COLUMN fieldcrypt.column_contexts.table_owner IS 'owner of the table 
 COMMENT ON COLUMN fieldcrypt.column_contexts.set_by IS 'session_user: who set it';
 COMMENT ON COLUMN fieldcrypt.column_contexts.set_at IS 'when it was set';
 
-CREATE FUNCTION fieldcrypt_internal.store_column_context(
-        table_name text, column_name text, constant text, expression text, table_owner text) RETURNS void
-    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_store_column_context';
-COMMENT ON FUNCTION fieldcrypt_internal.store_column_context(text, text, text, text, text) IS 'writes fieldcrypt.column_contexts; granted to nobody';
-
 CREATE FUNCTION fieldcrypt_internal.remember_column_context(
         relation oid, column_name text, constant text, expression text) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
@@ -55,8 +50,15 @@ BEGIN
             MESSAGE = 'a context is either a constant or an expression',
             HINT = 'Pass one of them; neither takes the context away.';
     END IF;
-    PERFORM fieldcrypt_internal.store_column_context(
-        qualified_name, column_name, nullif(constant, ''), nullif(expression, ''), owner);
+    IF constant = '' AND expression = '' THEN
+        DELETE FROM fieldcrypt.column_contexts AS c WHERE c.table_name = qualified_name AND c.column_name = $2;
+    ELSE
+        INSERT INTO fieldcrypt.column_contexts (table_name, column_name, constant, expression, table_owner)
+        VALUES (qualified_name, $2, nullif($3, ''), nullif($4, ''), owner)
+            ON CONFLICT ON CONSTRAINT column_contexts_pkey DO UPDATE
+           SET constant = excluded.constant, expression = excluded.expression,
+               table_owner = excluded.table_owner, set_by = excluded.set_by, set_at = excluded.set_at;
+    END IF;
     PERFORM fieldcrypt_internal.record_event('column_context_set', NULL, NULL, column_name, $1::regclass::text);
 END
 $$;

@@ -8,10 +8,10 @@ use super::Details;
 use crate::error::Error;
 use crate::events::Event;
 use crate::pg::client::Client;
-use crate::pg::encoding;
 use crate::pg::json::Jsonb;
 use crate::pg::network::Inet;
 use crate::pg::tuple::Row;
+use crate::pg::{clock, encoding};
 
 /// Column numbers of `fieldcrypt.audit_log`, in the order of `sql/audit_log.sql`.
 pub mod columns {
@@ -49,7 +49,7 @@ pub fn read(row: &Row<'_>) -> Result<LogRow, Error> {
     let jsonb = |column| row.jsonb(column).map(document);
     Ok(LogRow {
         id: row.bigint(columns::ID)?,
-        at: since_1970(row.bigint(columns::AT)?),
+        at: clock::unix_time(row.bigint(columns::AT)?),
         event: needed(columns::EVENT)?,
         actor: needed(columns::ACTOR)?,
         role: needed(columns::ROLE)?,
@@ -81,7 +81,7 @@ pub fn of(id: i64, at: i64, event: Event, client: &Client, details: &Details<'_>
     let text = |bytes: &[u8]| encoding::as_utf8(bytes).into_owned();
     LogRow {
         id,
-        at: since_1970(at),
+        at: clock::unix_time(at),
         event: event.name().into(),
         actor: text(&client.actor),
         role: text(&client.role),
@@ -107,16 +107,3 @@ pub fn of(id: i64, at: i64, event: Event, client: &Client, details: &Details<'_>
 pub fn document(document: Jsonb) -> String {
     encoding::as_utf8(document.to_text()).into_owned()
 }
-
-/// Postgres's time, microseconds since 2000, as microseconds since 1970. An infinite one, which is never
-/// written, becomes some other number.
-pub fn since_1970(at: i64) -> i64 {
-    at.wrapping_add(UNTIL_2000)
-}
-
-/// The other way round.
-pub fn since_2000(at: i64) -> i64 {
-    at.wrapping_sub(UNTIL_2000)
-}
-
-const UNTIL_2000: i64 = 946_684_800_000_000;

@@ -193,7 +193,7 @@ pub fn store_signer(signer: &NewSigner<'_>) -> Result<i64, Error> {
                 Parameter::BigInt(Some(id)),
                 Parameter::BigInt(Some(tree.origin.id)),
                 Parameter::Text(Some(signer.public_key.as_bytes())),
-                Parameter::Time(Some(row::since_2000(signer.at))),
+                Parameter::Time(Some(clock::from_unix_time(signer.at))),
                 Parameter::Text(Some(signer.introduced_by.as_bytes())),
                 Parameter::BigInt(Some(signer.from_size as i64)),
                 Parameter::Integer(i32::from(signer.is_clean)),

@@ -10,9 +10,8 @@ use super::origin::{self, Origin};
 use super::seal::Sealed;
 use super::{notes, row, settings};
 use crate::error::Error;
-use crate::pg::setting;
 use crate::pg::spi::{self, Parameter};
-use crate::pg::{audit_memory, clock, encoding, log_table, report, security, session};
+use crate::pg::{audit_memory, clock, encoding, log_table, report, security, session, setting};
 
 /// The tree, as far as this process has it.
 pub struct Tree {

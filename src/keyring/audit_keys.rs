@@ -9,7 +9,7 @@ use fieldcrypt_envelope::{AuditKey, KeyId, KeyState};
 use fieldcrypt_locked_memory::{DEEP, LockedSlab, with_scrubbed_stack};
 use pgrx::pg_sys::SubTransactionId;
 
-use super::unwrap;
+use super::unwrap_key;
 use crate::error::Error;
 use crate::master_key;
 use crate::pg::key_table::{self, KeyRow, Purpose};
@@ -107,7 +107,7 @@ pub fn adopt_audit_key(row: &KeyRow, generation: u64) -> Result<(), Error> {
         return Ok(());
     }
     with_scrubbed_stack::<DEEP, _>(|| {
-        let key = unwrap(row)?.audit_key(row.key_id);
+        let key = unwrap_key(row)?.audit_key(row.key_id);
         with_keys(|keys| {
             if keys.entries.len() >= LIMIT {
                 keys.remove(0);

@@ -19,7 +19,7 @@ pub fn make(purpose: Purpose, tenant: &[u8], version: i32) -> Result<KeyId, Erro
     let (wrapped, check) = with_scrubbed_stack::<DEEP, _>(|| {
         let data_key = DataKey::generate()?;
         let wrapped = with_metadata(purpose, key_id, tenant, version, |metadata| {
-            master_key::wrap(master_key, &data_key, metadata)
+            master_key::wrap_key(master_key, &data_key, metadata)
         })?;
         Ok::<_, Error>((wrapped, data_key.check(key_id)))
     })?;

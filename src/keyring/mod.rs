@@ -186,7 +186,7 @@ fn adopt(row: KeyRow, generation: u64) -> Result<(), Error> {
         Some(facts) => facts,
     };
     with_scrubbed_stack::<DEEP, _>(|| {
-        let suite_key = unwrap(&row)?.suite_key(row.key_id);
+        let suite_key = unwrap_key(&row)?.suite_key(row.key_id);
         RING.with_borrow_mut(|ring| ring.insert(facts, suite_key, settings::key_cache_size()))
     })
 }
@@ -236,9 +236,9 @@ fn in_callback(work: impl FnOnce(&mut Ring)) {
 }
 
 /// Opens the wrapped key of a row.
-pub fn unwrap(row: &KeyRow) -> Result<DataKey, Error> {
+pub fn unwrap_key(row: &KeyRow) -> Result<DataKey, Error> {
     with_wrapped(row, |wrapped, metadata| {
-        master_key::unwrap(row.master_key, wrapped, metadata, &row.check)
+        master_key::unwrap_key(row.master_key, wrapped, metadata, &row.check)
     })
 }
 

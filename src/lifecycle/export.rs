@@ -104,9 +104,9 @@ pub fn problem_of(key_id: Option<KeyId>) -> Result<Option<String>, Error> {
 pub fn renumber(key_id: KeyId, version: i32) -> Result<(), Error> {
     let row = key_table::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id))?;
     let wrapped = with_scrubbed_stack::<DEEP, _>(|| {
-        let data_key = keyring::unwrap(&row)?;
+        let data_key = keyring::unwrap_key(&row)?;
         keyring::with_metadata(row.purpose()?, key_id, &row.tenant, version, |metadata| {
-            master_key::wrap(row.master_key, &data_key, metadata)
+            master_key::wrap_key(row.master_key, &data_key, metadata)
         })
     })?;
     security::as_owner(|| {
@@ -129,7 +129,7 @@ fn opens(key_id: KeyId) -> Result<(), Error> {
         return Ok(());
     }
     let check =
-        with_scrubbed_stack::<DEEP, _>(|| keyring::unwrap(&row).map(|key| key.check(key_id)))?;
+        with_scrubbed_stack::<DEEP, _>(|| keyring::unwrap_key(&row).map(|key| key.check(key_id)))?;
     if check == row.check { Ok(()) } else { Err(Error::WrappedKeyNotAuthentic(key_id)) }
 }
 
@@ -178,7 +178,7 @@ fn refuse_unless_it_opens(key: &KeyEntry) -> Result<(), Error> {
         return Err(problem("has an algorithm or purpose that this version does not know"));
     }
     let check = with_scrubbed_stack::<DEEP, _>(|| {
-        master_key::unwrap(key.master_key, wrapped, &key.metadata(), &key.check)
+        master_key::unwrap_key(key.master_key, wrapped, &key.metadata(), &key.check)
             .map(|opened| opened.check(key.key_id))
     });
     match check {

@@ -88,14 +88,14 @@ pub fn fingerprints() -> Result<Vec<Fingerprint>, Error> {
 }
 
 /// Opens a wrapped key with the master key that wrapped it.
-pub fn unwrap(
+pub fn unwrap_key(
     master_key: Fingerprint,
     wrapped: &[u8],
     metadata: &KeyMetadata<'_>,
     check: &[u8],
 ) -> Result<DataKey, Error> {
     with_key(master_key, |key| {
-        key.unwrap(wrapped, metadata, check).map_err(|error| match error {
+        key.unwrap_key(wrapped, metadata, check).map_err(|error| match error {
             UnwrapError::Malformed | UnwrapError::NotAuthentic => {
                 Error::WrappedKeyNotAuthentic(metadata.key_id)
             }
@@ -112,12 +112,12 @@ pub fn with_export_key<R>(
 }
 
 /// Wraps a new key.
-pub fn wrap(
+pub fn wrap_key(
     master_key: Fingerprint,
     data_key: &DataKey,
     metadata: &KeyMetadata<'_>,
 ) -> Result<Vec<u8>, Error> {
-    with_key(master_key, |key| Ok(key.wrap(data_key, metadata)?.to_vec()))
+    with_key(master_key, |key| Ok(key.wrap_key(data_key, metadata)?.to_vec()))
 }
 
 /// Wraps a key that one master key wraps under another, and checks the result.

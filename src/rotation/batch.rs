@@ -14,7 +14,7 @@ use crate::audit;
 use crate::error::Error;
 use crate::fields::{self, Standing};
 use crate::pg::expression::Expression;
-use crate::pg::heap::{self, Glimpse, Purpose, RowId, Scan, Stop, Table};
+use crate::pg::heap::{self, Access, Glimpse, RowId, Scan, Stop, Table};
 use crate::pg::memory::Scratch;
 use crate::pg::row_update::{RowUpdate, Updated};
 use crate::pg::setting::TemporarySettings;
@@ -54,7 +54,7 @@ pub struct Limits {
 
 /// What a batch did, in numbers.
 #[derive(Default)]
-struct Tally {
+struct Outcome {
     moved: u64,
     bytes: u64,
     changed: u64,
@@ -108,7 +108,7 @@ impl Batch<'_> {
     /// the result.
     fn run(&self) -> Result<Value, Error> {
         let guard = TemporarySettings::begin(TemporarySettings::QUIET);
-        let Some(table) = Table::open(self.relation, Purpose::Update) else {
+        let Some(table) = Table::open(self.relation, Access::Update) else {
             guard.end();
             return Ok(json!({ "is_gone": true }));
         };
@@ -126,7 +126,7 @@ impl Batch<'_> {
         let mut targets = self.targets(table)?;
         let end_block = self.limits.end_block.min(table.blocks());
         if targets.is_empty() || self.from.block >= end_block {
-            return Ok(report(&Tally::default(), 0, None));
+            return Ok(report(&Outcome::default(), 0, None));
         }
         let row_key = RowKey::of(table);
         let holders: Vec<_> = targets.iter().map(|target| target.holder.look()).collect();
@@ -134,7 +134,7 @@ impl Batch<'_> {
         let scratch = Scratch::new();
         let mut scan = Scan::begin(table, self.from, end_block, holders);
         let mut update: Option<RowUpdate> = None;
-        let mut tally = Tally::default();
+        let mut outcome = Outcome::default();
         let verdicts = Verdicts::new(self.only_compromised);
         let began = Instant::now();
         let next = loop {
@@ -170,10 +170,10 @@ impl Batch<'_> {
                 }
             };
             let one = OneRow { row, row_key: &row_key, targets: &targets, verdicts: &verdicts };
-            one.bring(&scan, update, &mut values, &mut tally)?;
-            let done = tally.moved + tally.failures.len() as u64 + tally.locked;
+            one.bring(&scan, update, &mut values, &mut outcome)?;
+            let done = outcome.moved + outcome.failures.len() as u64 + outcome.locked;
             if done >= self.limits.rows
-                || tally.bytes >= self.limits.bytes
+                || outcome.bytes >= self.limits.bytes
                 || began.elapsed() > TIME_AT_ONCE
             {
                 break Some(row.next());
@@ -188,7 +188,7 @@ impl Batch<'_> {
         let rows = scan.rows();
         scan.finish();
         scratch.end();
-        Ok(report(&tally, rows, next))
+        Ok(report(&outcome, rows, next))
     }
 
     fn targets(&self, table: &Table) -> Result<Vec<Target>, Error> {
@@ -220,7 +220,7 @@ impl OneRow<'_> {
         scan: &Scan,
         update: &mut RowUpdate,
         values: &mut [Option<Datum>],
-        tally: &mut Tally,
+        outcome: &mut Outcome,
     ) -> Result<(), Error> {
         let (mut is_new, mut bytes) = (false, 0);
         let mut failures = Vec::new();
@@ -264,7 +264,7 @@ impl OneRow<'_> {
             let key = self.row_key.json(values)?;
             for (target, key_id, error) in failures {
                 let report = error.report();
-                tally.failures.push(json!({
+                outcome.failures.push(json!({
                     "column": encoding::lossy(&target.holder.column.name),
                     "row_key": key,
                     "ctid": format!("({},{})", self.row.block, self.row.offset),
@@ -277,15 +277,15 @@ impl OneRow<'_> {
         if is_new {
             match update.update(self.row, values)? {
                 Updated::Done => {
-                    tally.moved += 1;
-                    tally.bytes += bytes;
+                    outcome.moved += 1;
+                    outcome.bytes += bytes;
                 }
-                Updated::Changed => tally.changed += 1,
-                Updated::Suppressed => tally.suppressed += 1,
+                Updated::Changed => outcome.changed += 1,
+                Updated::Suppressed => outcome.suppressed += 1,
                 Updated::Locked => {
-                    tally.locked += 1;
-                    if tally.locked_blocks.last() != Some(&self.row.block) {
-                        tally.locked_blocks.push(self.row.block);
+                    outcome.locked += 1;
+                    if outcome.locked_blocks.last() != Some(&self.row.block) {
+                        outcome.locked_blocks.push(self.row.block);
                     }
                 }
             }
@@ -417,18 +417,18 @@ fn key_id_of(value: &[u8]) -> Option<KeyId> {
     ciphertext::key_id_in_header(header).ok()
 }
 
-fn report(tally: &Tally, rows: u64, next: Option<RowId>) -> Value {
+fn report(outcome: &Outcome, rows: u64, next: Option<RowId>) -> Value {
     json!({
         "is_gone": false,
         "next_block": next.map(|next| next.block),
         "next_offset": next.map(|next| next.offset),
         "rows": rows,
-        "moved": tally.moved,
-        "bytes": tally.bytes,
-        "changed": tally.changed,
-        "suppressed": tally.suppressed,
-        "locked": tally.locked,
-        "locked_blocks": tally.locked_blocks,
-        "failures": tally.failures,
+        "moved": outcome.moved,
+        "bytes": outcome.bytes,
+        "changed": outcome.changed,
+        "suppressed": outcome.suppressed,
+        "locked": outcome.locked,
+        "locked_blocks": outcome.locked_blocks,
+        "failures": outcome.failures,
     })
 }

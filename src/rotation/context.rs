@@ -4,7 +4,7 @@ use pgrx::pg_sys::Oid;
 
 use crate::error::Error;
 use crate::pg::expression::Expression;
-use crate::pg::heap::{Purpose, Table};
+use crate::pg::heap::{Access, Table};
 use crate::pg::setting::TemporarySettings;
 use crate::pg::spi::{self, Parameter};
 use crate::pg::{encoding, roles, security};
@@ -37,7 +37,7 @@ pub fn set_context(
 
 /// Refuses whoever has not the rights of a relation's owner.
 fn refuse_unless_owner(relation: Oid) -> Result<(), Error> {
-    let Some(table) = Table::open(relation, Purpose::Read) else {
+    let Some(table) = Table::open(relation, Access::Read) else {
         return Err(Error::NotScannable { problem: "gone" });
     };
     let (owner, name) = (table.owner(), table.name());
@@ -51,7 +51,7 @@ fn refuse_unless_owner(relation: Oid) -> Result<(), Error> {
 /// Compiles an expression as a batch will, and throws it away.
 fn check_context(relation: Oid, expression: &[u8]) -> Result<(), Error> {
     let guard = TemporarySettings::begin(TemporarySettings::QUIET);
-    let Some(table) = Table::open(relation, Purpose::Update) else {
+    let Some(table) = Table::open(relation, Access::Update) else {
         return Err(Error::NotScannable { problem: "gone" });
     };
     security::as_table_owner(table.owner(), || Expression::check(&table, expression))?;

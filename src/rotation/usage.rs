@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::column::{Holder, holders};
 use crate::error::Error;
-use crate::pg::heap::{self, Glimpse, Purpose, RowId, Scan, Stop, Table};
+use crate::pg::heap::{self, Access, Glimpse, RowId, Scan, Stop, Table};
 use crate::pg::memory::Scratch;
 use crate::pg::{encoding, transaction};
 
@@ -24,7 +24,7 @@ const ROWS_AT_ONCE: u64 = 100_000;
 ///
 /// Values that are malformed are counted under no key.
 pub fn count(relation: Oid) -> Result<Value, Error> {
-    let Some(table) = Table::open(relation, Purpose::Read) else { return Ok(json!([])) };
+    let Some(table) = Table::open(relation, Access::Read) else { return Ok(json!([])) };
     heap::refuse_unless_scannable(&table)?;
     let holders = holders(&table)?;
     let mut counts: Vec<HashMap<Option<KeyId>, u64>> = vec![HashMap::new(); holders.len()];

@@ -14,6 +14,8 @@ clear_folder cluster
 copy_in tests cluster/tests
 copy_in docs/monitoring cluster/monitoring
 copy_in docs cluster/docs
+copy_in src/api cluster/api
+copy_in sql cluster/sql
 # The offline tool, where the server's user can run it.
 cargo build --quiet --locked -p fieldcrypt-offline
 as_server dd of="$work/cluster/fieldcrypt" status=none <"${CARGO_TARGET_DIR:-target}/debug/fieldcrypt"

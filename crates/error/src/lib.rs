@@ -94,6 +94,8 @@ pub enum Error {
     NotAKeyId,
     /// No operation of that name needs an approval.
     UnknownOperation,
+    /// There is no event of that name.
+    UnknownEvent,
     /// A trigger function was called as an ordinary one.
     NotATrigger,
     /// Not an export of keys, or one that was changed.
@@ -326,6 +328,11 @@ impl Error {
                 b"22023",
                 "there is no such operation to approve".into(),
                 "Operations are: rotate_master_key, shred_tenant, destroy_key.",
+            ),
+            Self::UnknownEvent => (
+                b"22023",
+                "there is no such event of the audit log".into(),
+                "docs/audit.md lists them.",
             ),
             Self::MasterKeyRotation { problem, hint } => (b"KF020", problem.clone(), hint),
             Self::KeyExport { problem } => (

@@ -23,11 +23,18 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
-/// Postgres's time as microseconds since 1970.
+/// Postgres's time as microseconds since 1970. An infinite one, which is never written, becomes some other
+/// number.
 pub fn unix_time(time: i64) -> i64 {
-    const TO_2000: i64 = 946_684_800_000_000;
-    time + TO_2000
+    time.wrapping_add(UNTIL_2000)
 }
+
+/// The other way round.
+pub fn from_unix_time(time: i64) -> i64 {
+    time.wrapping_sub(UNTIL_2000)
+}
+
+const UNTIL_2000: i64 = 946_684_800_000_000;
 
 /// Postgres's time in RFC 3339, UTC, with microseconds.
 pub fn iso_time(time: i64) -> String {

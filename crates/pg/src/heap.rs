@@ -90,7 +90,7 @@ pub struct Table {
 
 /// For what a table is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
+pub enum Access {
     /// To read it.
     Read,
     /// To change rows.
@@ -99,10 +99,10 @@ pub enum Purpose {
 
 impl Table {
     /// Opens a relation; `None` if there is none of this id.
-    pub fn open(oid: Oid, purpose: Purpose) -> Option<Self> {
-        let lock = match purpose {
-            Purpose::Read => pg_sys::AccessShareLock,
-            Purpose::Update => pg_sys::RowExclusiveLock,
+    pub fn open(oid: Oid, access: Access) -> Option<Self> {
+        let lock = match access {
+            Access::Read => pg_sys::AccessShareLock,
+            Access::Update => pg_sys::RowExclusiveLock,
         } as pg_sys::LOCKMODE;
         // SAFETY: takes a lock and opens the relation if it exists.
         let relation = unsafe { pg_sys::try_relation_open(oid, lock) };

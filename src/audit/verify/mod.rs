@@ -14,7 +14,7 @@ use fieldcrypt_audit::{InclusionProof, LogRow, ProofBuilder};
 use fieldcrypt_envelope::KeyId;
 use serde_json::{Value, json};
 
-use super::row::{self, columns, since_1970};
+use super::row::{self, columns};
 use super::{notes, tree};
 use crate::error::Error;
 use crate::keyring;
@@ -205,7 +205,7 @@ fn last_signed_size() -> Option<u64> {
 }
 
 fn now() -> i64 {
-    since_1970(clock::now())
+    clock::unix_time(clock::now())
 }
 
 /// What was asked for, in Postgres's time.

@@ -7,11 +7,11 @@ use fieldcrypt_audit::{Frontier, LogId, LogRow};
 
 use super::Period;
 use crate::audit::notes;
-use crate::audit::row::{self, since_1970};
+use crate::audit::row;
 use crate::error::Error;
-use crate::pg::encoding;
 use crate::pg::spi::{self, Parameter};
 use crate::pg::tuple::Row;
+use crate::pg::{clock, encoding};
 
 /// The row with this id.
 pub fn sealed_row(id: i64) -> Result<LogRow, Error> {
@@ -129,7 +129,7 @@ fn checkpoint(row: &Row<'_>) -> Result<StoredCheckpoint, Error> {
     Ok(StoredCheckpoint {
         id: row.bigint(1)?,
         size: row.bigint(2)?,
-        at: since_1970(row.bigint(3)?),
+        at: clock::unix_time(row.bigint(3)?),
         root: row.bytes(4)?.to_vec(),
         frontier: row.bytes(5)?.to_vec(),
         signer_id: row.bigint(6)?,
@@ -182,7 +182,7 @@ pub fn origins() -> Result<Vec<Origin>, Error> {
             let acknowledgement = match said {
                 (None, None, None) => None,
                 (at, by, reason) => Some(Acknowledgement {
-                    at: at.map_or(0, since_1970),
+                    at: at.map_or(0, clock::unix_time),
                     by: by.map(encoding::lossy).unwrap_or_default(),
                     reason: reason.map(encoding::lossy).unwrap_or_default(),
                 }),
@@ -190,7 +190,7 @@ pub fn origins() -> Result<Vec<Origin>, Error> {
             origins.push(Origin {
                 id: row.bigint(1)?,
                 log: log_id(row.bytes(2)?),
-                at: since_1970(row.bigint(3)?),
+                at: clock::unix_time(row.bigint(3)?),
                 cause: encoding::lossy(row.bytes(4)?),
                 system_identifier: row.bigint(5)?,
                 database_oid: row.bigint(6)?,
@@ -224,7 +224,7 @@ pub fn signers() -> Result<Vec<Signer>, Error> {
                 id: row.bigint(1)?,
                 origin_id: row.bigint(2)?,
                 public_key: encoding::lossy(row.bytes(3)?),
-                introduced_at: since_1970(row.bigint(4)?),
+                introduced_at: clock::unix_time(row.bigint(4)?),
                 introduced_by: encoding::lossy(row.bytes(5)?),
                 from_size: row.bigint(6)?,
                 is_clean: row.boolean(7)?,

@@ -281,7 +281,6 @@ function spend_approval(text,text) v u p
 function state_rank(text) i u p
 function states_confirmed() v u d p
 function store_alert(text,text,text,text,text,boolean) v u
-function store_column_context(text,text,text,text,text) v u
 function store_rotation_policy(text,text) v u
 function store_verification(timestamp with time zone,text,bigint,text) v u
 function table_blocks(oid) v u p
