@@ -1,0 +1,46 @@
+//! Questions of a worker to the launcher, and its answers.
+
+use crate::bytes::TooLong;
+use crate::platform::{Mode, Platform};
+use crate::queue::Queue;
+use crate::sync::Ordering;
+
+impl<P: Platform> Queue<'_, P> {
+    /// The worker asks the launcher; gives the number of the question. `None` if it is too long.
+    pub fn ask(self, question: &[u8]) -> Option<u64> {
+        let slot = self.slot();
+        let serial = self.locked(Mode::Exclusive, || {
+            slot.message.set(question)?;
+            Ok::<_, TooLong>(slot.asked.fetch_add(1, Ordering::AcqRel) + 1)
+        });
+        self.queues.wake_launcher();
+        serial.ok()
+    }
+
+    /// The question that has no answer yet.
+    pub fn question(self) -> Option<(u64, Vec<u8>)> {
+        let slot = self.slot();
+        let (asked, answered) =
+            (slot.asked.load(Ordering::Acquire), slot.answered.load(Ordering::Acquire));
+        (asked != answered).then(|| (asked, self.locked(Mode::Shared, || slot.message.read())))
+    }
+
+    /// The launcher's answer to a question, for the worker to read.
+    pub fn answer(self, serial: u64, answer: &[u8]) {
+        let slot = self.slot();
+        self.locked(Mode::Exclusive, || {
+            if slot.asked.load(Ordering::Acquire) == serial {
+                let _ = slot.message.set(answer);
+                slot.answered.store(serial, Ordering::Release);
+            }
+        });
+        self.wake();
+    }
+
+    /// What the launcher answered to this question, if it has.
+    pub fn answer_to(self, serial: u64) -> Option<Vec<u8>> {
+        let slot = self.slot();
+        (slot.answered.load(Ordering::Acquire) == serial)
+            .then(|| self.locked(Mode::Shared, || slot.message.read()))
+    }
+}

@@ -1,0 +1,182 @@
+//! All orders in which the processes of a server can meet, as far as a few steps of two or three of them go.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test --release -p fieldcrypt-event-queue --test loom`
+
+#![cfg(loom)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use loom::thread;
+use support::{Server, latch};
+
+const APP: u32 = 5;
+const OTHER: u32 = 6;
+const WORKER: usize = 2;
+const ALL: u64 = u64::MAX;
+
+/// Tries all orders with at most so many moments at which a process is interrupted, besides those at which
+/// it waits.
+fn every_order(interruptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(interruptions);
+    builder.check(model);
+}
+
+/// Starts a process of the server.
+fn process<R: 'static>(
+    server: &Arc<Server>,
+    work: impl FnOnce(&Server) -> R + 'static,
+) -> thread::JoinHandle<R> {
+    let server = server.clone();
+    thread::spawn(move || work(&server))
+}
+
+fn append(server: &Server, database: u32, record: &[u8]) -> bool {
+    server.queues().append(database, &Default::default(), record)
+}
+
+#[test]
+fn a_record_is_seen_whole_or_not_at_all() {
+    every_order(3, || {
+        let server = Arc::new(Server::new(1, 8));
+        // What lies in the ring already, and is read.
+        let queue = server.own(APP);
+        assert!(append(&server, APP, &[9]));
+        queue.written(queue.head(), 0, 0, 1);
+
+        let session = process(&server, |server| assert!(append(server, APP, &[7, 8])));
+        let queue = server.own(APP);
+        let (records, end) = queue.records(queue.tail(), ALL);
+        if !records.is_empty() {
+            assert_eq!(records, [[7, 8]]);
+            assert_eq!(end, queue.tail() + 6);
+        }
+        session.join().unwrap();
+        assert_eq!(server.own(APP).records(queue.tail(), ALL).0, [[7, 8]]);
+    });
+}
+
+#[test]
+fn nothing_is_lost_or_read_twice() {
+    every_order(2, || {
+        let server = Arc::new(Server::new(1, 8));
+        let sessions = [1, 2].map(|byte| {
+            process(&server, move |server| append(server, APP, &[byte]).then_some(byte))
+        });
+        let mut seen = Vec::new();
+        if let Some(queue) = server.queues().of_database(APP) {
+            for now in 1..3 {
+                let (records, end) = queue.records(queue.tail(), ALL);
+                seen.extend(records);
+                queue.written(end, 0, 0, now);
+            }
+        }
+        let taken: BTreeSet<u8> =
+            sessions.into_iter().filter_map(|session| session.join().unwrap()).collect();
+        let queue = server.own(APP);
+        seen.extend(queue.records(queue.tail(), ALL).0);
+        assert_eq!(seen.len(), taken.len(), "{seen:?}");
+        assert_eq!(seen.concat().into_iter().collect::<BTreeSet<u8>>(), taken);
+        assert_eq!(queue.status().queued, taken.len() as u64);
+        assert_eq!(queue.gaps().0, 2 - taken.len() as u64);
+    });
+}
+
+#[test]
+fn what_finds_no_room_is_counted_once() {
+    every_order(3, || {
+        let server = Arc::new(Server::new(1, 8));
+        server.own(APP);
+        let sessions =
+            [1, 2].map(|byte| process(&server, move |server| append(server, APP, &[byte])));
+        let queue = server.own(APP);
+        let (records, end) = queue.records(queue.tail(), ALL);
+        let (told, _) = queue.gaps();
+        queue.written(end, told, 0, 1);
+        let taken =
+            sessions.map(|session| session.join().unwrap()).iter().filter(|is| **is).count();
+        let left = queue.records(queue.tail(), ALL).0;
+        assert_eq!(records.len() + left.len(), taken);
+        assert_eq!(told + queue.gaps().0, 2 - taken as u64);
+        assert_eq!(queue.status().overflowed, 2 - taken as u64);
+    });
+}
+
+#[test]
+fn rows_are_sealed_or_a_worker_is_wanted() {
+    every_order(3, || {
+        let server = Arc::new(Server::new(1, 8));
+        server.own(APP);
+        let rows = Arc::new(AtomicU64::new(0));
+        let sessions = [(); 2].map(|()| {
+            let rows = rows.clone();
+            process(&server, move |server| {
+                rows.fetch_add(1, Ordering::Relaxed);
+                server.own(APP).want_worker();
+            })
+        });
+        let queue = server.own(APP);
+        queue.take_wanted();
+        let sealed = rows.load(Ordering::Relaxed);
+        for session in sessions {
+            session.join().unwrap();
+        }
+        assert!(sealed == 2 || queue.has_work());
+    });
+}
+
+#[test]
+fn there_are_never_two_workers() {
+    every_order(3, || {
+        let server = Arc::new(Server::new(1, 8));
+        server.own(APP);
+        let working = Arc::new(AtomicI32::new(0));
+        let workers = [2, 3].map(|number| {
+            let working = working.clone();
+            process(&server, move |server| {
+                let queue = server.own(APP);
+                if queue.enter_worker(number, latch(WORKER)) {
+                    assert_eq!(working.fetch_add(1, Ordering::Relaxed), 0);
+                    assert_eq!(queue.worker(), number);
+                    working.fetch_sub(1, Ordering::Relaxed);
+                    queue.leave_worker(false, 1);
+                }
+            })
+        });
+        // The last launcher asked for the first of them, this one takes it for missing and asks for the other.
+        let queue = server.own(APP);
+        queue.expect_worker();
+        queue.miss_worker(1);
+        queue.expect_worker();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        assert!(queue.worker() <= 0);
+    });
+}
+
+/// The only queue is idle; a database that has none takes it, while a session of the old one uses it.
+#[test]
+fn a_queue_that_changes_hands_takes_no_event_along() {
+    every_order(3, || {
+        let server = Arc::new(Server::new(1, 8));
+        server.own(APP);
+        let newcomer =
+            process(&server, |server| server.queues().own(OTHER, &Default::default()).is_some());
+        let is_taken = append(&server, APP, &[1]);
+        let has_moved = newcomer.join().unwrap();
+        let queue = server.queues().of_index(0).unwrap();
+        // An idle queue may be taken back.
+        assert!(is_taken || has_moved);
+        assert_eq!(queue.database(), if is_taken { APP } else { OTHER });
+        assert_eq!(queue.records(queue.tail(), ALL).0.len(), usize::from(is_taken));
+        assert_eq!(queue.has_work(), is_taken);
+        // Whoever went without is counted.
+        assert_eq!(server.queues().without_queue(), u64::from(!(is_taken && has_moved)));
+    });
+}
