@@ -20,17 +20,24 @@ impl<P: Platform> Queue<'_, P> {
     /// The question that has no answer yet.
     pub fn question(self) -> Option<(u64, Vec<u8>)> {
         let slot = self.slot();
-        let (asked, answered) =
-            (slot.asked.load(Ordering::Acquire), slot.answered.load(Ordering::Acquire));
-        (asked != answered).then(|| (asked, self.locked(Mode::Shared, || slot.message.read())))
+        let open = || {
+            let asked = slot.asked.load(Ordering::Acquire);
+            (asked != slot.answered.load(Ordering::Acquire)).then_some(asked)
+        };
+        // The launcher looks at every queue whenever it wakes up, and mostly there is none.
+        open()?;
+        // A worker that has given up is followed by one that asks anew: number and text are of one question.
+        self.locked(Mode::Shared, || Some((open()?, slot.message.read())))
     }
 
-    /// The launcher's answer to a question, for the worker to read.
+    /// The launcher's answer to a question, for the worker to read. One that is too long is an empty one.
     pub fn answer(self, serial: u64, answer: &[u8]) {
         let slot = self.slot();
         self.locked(Mode::Exclusive, || {
             if slot.asked.load(Ordering::Acquire) == serial {
-                let _ = slot.message.set(answer);
+                if slot.message.set(answer).is_err() {
+                    slot.message.clear();
+                }
                 slot.answered.store(serial, Ordering::Release);
             }
         });

@@ -160,6 +160,39 @@ fn there_are_never_two_workers() {
     });
 }
 
+#[test]
+fn an_answer_is_to_the_question_that_was_asked() {
+    every_order(3, || {
+        let server = Arc::new(Server::new(1, 8));
+        let queue = server.own(APP);
+        // This worker dies.
+        queue.ask(b"a").unwrap();
+
+        let launcher = process(&server, |server| {
+            let queue = server.own(APP);
+            if let Some((serial, question)) = queue.question() {
+                assert_eq!(
+                    (serial, &*question),
+                    if serial == 1 { (1, &b"a"[..]) } else { (2, &b"b"[..]) }
+                );
+                queue.answer(serial, &question.to_ascii_uppercase());
+            }
+        });
+        let serial = queue.ask(b"b").unwrap();
+        if let Some(answer) = queue.answer_to(serial) {
+            assert_eq!(answer, b"B");
+        }
+        launcher.join().unwrap();
+        match queue.question() {
+            Some((asked, question)) => {
+                assert_eq!((asked, &*question), (serial, &b"b"[..]));
+                assert_eq!(queue.answer_to(serial), None);
+            }
+            None => assert_eq!(queue.answer_to(serial).unwrap(), b"B"),
+        }
+    });
+}
+
 /// The only queue is idle; a database that has none takes it, while a session of the old one uses it.
 #[test]
 fn a_queue_that_changes_hands_takes_no_event_along() {

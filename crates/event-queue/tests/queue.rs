@@ -251,6 +251,14 @@ fn only_the_last_question_is_answered() {
     queue.answer(second, b"answer");
     assert_eq!(queue.answer_to(second).as_deref(), Some(&b"answer"[..]));
     assert_eq!((queue.question(), queue.answer_to(first)), (None, None));
+
+    let third = queue.ask(b"third").unwrap();
+    queue.answer(third, &vec![b'c'; MESSAGE + 1]);
+    assert_eq!(
+        queue.answer_to(third),
+        Some(vec![]),
+        "an answer that is too long, not the question"
+    );
 }
 
 #[test]
