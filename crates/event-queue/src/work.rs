@@ -23,14 +23,15 @@ impl<P: Platform> Queue<'_, P> {
 
     /// The worker takes notice of what `want_worker` and `look_again` said.
     pub fn take_wanted(self) -> bool {
+        // Swaps: whose word is taken away here is seen by the look that follows, with all that came before it.
         let kept = &self.slot().kept;
-        kept.look_again_at.store(0, Ordering::Release);
+        kept.look_again_at.swap(0, Ordering::AcqRel);
         kept.wanted.swap(false, Ordering::AcqRel)
     }
 
     /// A worker is wanted once more at this time, whatever happens until then.
     pub fn look_again(self, at: i64) {
-        self.slot().kept.look_again_at.store(at, Ordering::Release);
+        self.slot().kept.look_again_at.swap(at, Ordering::AcqRel);
     }
 
     /// Whether that time has come.

@@ -131,6 +131,28 @@ fn rows_are_sealed_or_a_worker_is_wanted() {
 }
 
 #[test]
+fn a_second_look_is_had_or_still_to_come() {
+    every_order(3, || {
+        let server = Arc::new(Server::new(1, 8));
+        server.own(APP);
+        let restored = Arc::new(AtomicU64::new(0));
+        let session = {
+            let restored = restored.clone();
+            process(&server, move |server| {
+                restored.store(1, Ordering::Relaxed);
+                server.own(APP).look_again(7);
+            })
+        };
+        let queue = server.own(APP);
+        queue.take_wanted();
+        let seen = restored.load(Ordering::Relaxed);
+        session.join().unwrap();
+        assert!(seen == 1 || queue.is_to_be_looked_at(7));
+        assert!(!queue.is_to_be_looked_at(6));
+    });
+}
+
+#[test]
 fn there_are_never_two_workers() {
     every_order(3, || {
         let server = Arc::new(Server::new(1, 8));
