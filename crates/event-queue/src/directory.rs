@@ -6,7 +6,7 @@ use crate::bytes::Ring;
 use crate::platform::{Lock, Mode, Platform};
 use crate::queue::{Queue, Refused};
 use crate::slot::Slot;
-use crate::sync::{AtomicI32, AtomicPtr, AtomicU8, AtomicU64, Ordering};
+use crate::sync::{AtomicI32, AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
 
 /// What there is once for all queues. It consists of atomics alone, so memory of zero bytes is a valid one.
 #[repr(C, align(64))]
@@ -140,6 +140,7 @@ impl<'m, P: Platform> Queues<'m, P> {
     pub fn enter_launcher(self, process: i32, latch: *mut P::Latch) {
         self.directory.launcher.store(latch, Ordering::Release);
         self.directory.launcher_process.store(process, Ordering::Release);
+        fence(Ordering::SeqCst);
     }
 
     /// The launcher is gone.
@@ -153,8 +154,10 @@ impl<'m, P: Platform> Queues<'m, P> {
         self.directory.launcher_process.load(Ordering::Acquire)
     }
 
-    /// Wakes the launcher.
+    /// Wakes the launcher. It sees what was stored before, also if it is just coming and its latch is not
+    /// seen here yet.
     pub fn wake_launcher(self) {
+        fence(Ordering::SeqCst);
         self.wake(self.directory.launcher.load(Ordering::Acquire));
     }
 

@@ -4,7 +4,7 @@ use crate::bytes::Ring;
 use crate::directory::Queues;
 use crate::platform::{Lock, Mode, Platform};
 use crate::slot::Slot;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 
 /// The queue of a database.
 pub struct Queue<'m, P: Platform> {
@@ -165,7 +165,11 @@ impl<'m, P: Platform> Queue<'m, P> {
         });
     }
 
+    /// Wakes the worker, or the launcher if there is none. What was stored before is seen by a worker that is
+    /// just coming and whose latch is not seen here yet, and after a worker that is just leaving and whose
+    /// latch is still seen: each of them has a fence between what it does to its latch and the next look.
     pub(crate) fn wake(self) {
+        fence(Ordering::SeqCst);
         let latch = self.slot().worker_latch.load(Ordering::Acquire);
         if latch.is_null() { self.queues.wake_launcher() } else { self.queues.wake(latch) }
     }

@@ -2,7 +2,7 @@
 
 use crate::platform::Platform;
 use crate::queue::Queue;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 
 impl<P: Platform> Queue<'_, P> {
     /// Whether a worker is needed: events, gaps, or rows to be sealed.
@@ -80,6 +80,7 @@ impl<P: Platform> Queue<'_, P> {
         let is_it = self.change_worker(-1, process) || self.change_worker(0, process);
         if is_it {
             self.slot().worker_latch.store(latch, Ordering::Release);
+            fence(Ordering::SeqCst);
         }
         is_it
     }

@@ -16,6 +16,7 @@ use support::{Server, latch};
 
 const APP: u32 = 5;
 const OTHER: u32 = 6;
+const LAUNCHER: usize = 1;
 const WORKER: usize = 2;
 const ALL: u64 = u64::MAX;
 
@@ -150,6 +151,76 @@ fn a_second_look_is_had_or_still_to_come() {
         assert!(seen == 1 || queue.is_to_be_looked_at(7));
         assert!(!queue.is_to_be_looked_at(6));
     });
+}
+
+/// What a session says of its database, each of which asks for a worker.
+const NEEDS: [fn(&Server); 2] =
+    [|server| server.own(APP).append(APP, &[1]).unwrap(), |server| server.own(APP).want_worker()];
+
+/// A worker that has nothing left to do leaves; a session needs one; the launcher, whom both may have woken,
+/// looks after the queue.
+fn needs_beside_a_leaving_worker(need: fn(&Server)) {
+    every_order(3, move || {
+        let server = Arc::new(Server::new(1, 8));
+        server.queues().enter_launcher(1, latch(LAUNCHER));
+        let queue = server.own(APP);
+        assert!(queue.expect_worker() && queue.enter_worker(2, latch(WORKER)));
+
+        let session = process(&server, need);
+        let worker = process(&server, |server| {
+            let queue = server.own(APP);
+            if !queue.has_work() {
+                queue.leave_worker(false, 1);
+            }
+        });
+        launcher_looks(&server);
+        session.join().unwrap();
+        worker.join().unwrap();
+        // The old worker goes on; or a new one is being started; or the launcher is about to look.
+        assert!(server.own(APP).worker() != 0 || launcher_looks(&server));
+    });
+}
+
+#[test]
+fn an_event_beside_a_leaving_worker_gets_a_new_one() {
+    needs_beside_a_leaving_worker(NEEDS[0]);
+}
+
+#[test]
+fn a_wish_beside_a_leaving_worker_gets_a_new_one() {
+    needs_beside_a_leaving_worker(NEEDS[1]);
+}
+
+/// If it was woken. Whether it asks for a worker.
+fn launcher_looks(server: &Server) -> bool {
+    let queue = server.own(APP);
+    server.is_woken(LAUNCHER) && queue.worker() == 0 && queue.has_work() && queue.expect_worker()
+}
+
+/// What a session needs beside a worker, or a launcher, that has just come is seen by it, or wakes it.
+#[test]
+fn a_need_beside_who_comes_is_seen_or_wakes() {
+    for need in NEEDS {
+        every_order(3, move || {
+            let server = Arc::new(Server::new(1, 8));
+            server.own(APP);
+            let session = process(&server, need);
+            let queue = server.own(APP);
+            assert!(queue.enter_worker(2, latch(WORKER)));
+            let is_seen = queue.has_work();
+            session.join().unwrap();
+            assert!(is_seen || server.is_woken(WORKER));
+        });
+        every_order(3, move || {
+            let server = Arc::new(Server::new(1, 8));
+            server.own(APP);
+            let session = process(&server, need);
+            server.queues().enter_launcher(1, latch(LAUNCHER));
+            let is_seen = server.own(APP).has_work();
+            session.join().unwrap();
+            assert!(is_seen || server.is_woken(LAUNCHER));
+        });
+    }
 }
 
 #[test]

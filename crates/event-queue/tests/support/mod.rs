@@ -5,12 +5,12 @@
 #[cfg(loom)]
 use loom::sync::{
     RwLock,
-    atomic::{AtomicBool, Ordering, fence},
+    atomic::{AtomicBool, Ordering},
 };
 #[cfg(not(loom))]
 use std::sync::{
     RwLock,
-    atomic::{AtomicBool, Ordering, fence},
+    atomic::{AtomicBool, Ordering},
 };
 
 use fieldcrypt_event_queue::{Byte, Directory, Lock, Mode, Platform, Queue, Queues, Slot};
@@ -55,9 +55,7 @@ impl Server {
 
     /// Whether a process has been woken since it looked last.
     pub fn is_woken(&self, latch: usize) -> bool {
-        let was_set = self.latches[latch - 1].swap(false, Ordering::AcqRel);
-        fence(Ordering::SeqCst);
-        was_set
+        self.latches[latch - 1].swap(false, Ordering::AcqRel)
     }
 }
 
@@ -87,8 +85,7 @@ impl Platform for &Server {
     }
 
     fn wake(&self, latch: *mut Latch) {
-        // As a server does it: what came before is there for whoever wakes up.
-        fence(Ordering::SeqCst);
-        self.latches[latch.addr() - 1].store(true, Ordering::Release);
+        // What came before is there for whoever wakes up.
+        self.latches[latch.addr() - 1].swap(true, Ordering::AcqRel);
     }
 }
