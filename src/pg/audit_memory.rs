@@ -158,7 +158,14 @@ impl Queue {
         memory()?.of_index(index).map(Self)
     }
 
-    /// This process is the worker; `false` if there is one.
+    /// There are rows to be sealed, or may be. If another database has taken the queue, this one's takes another.
+    pub fn want_worker(self) {
+        if let Some(queues) = memory() {
+            OWN.with(|known| queues.want_worker(self.database(), known));
+        }
+    }
+
+    /// This process is the worker; `false` if there is one, or another database has the queue.
     pub fn enter_worker(self) -> bool {
         let (process, latch) = process();
         self.0.enter_worker(process, latch)

@@ -63,12 +63,13 @@ impl<'m, P: Platform> Queues<'m, P> {
 
     /// Each of them.
     pub fn all(self) -> impl Iterator<Item = Queue<'m, P>> {
-        (0..self.slots.len()).map(move |index| Queue { queues: self, index })
+        (0..self.slots.len()).filter_map(move |index| self.of_index(index))
     }
 
-    /// The queue with this number.
+    /// The queue with this number, as whose it is now.
     pub fn of_index(self, index: usize) -> Option<Queue<'m, P>> {
-        (index < self.slots.len()).then_some(Queue { queues: self, index })
+        let database = self.slots.get(index)?.database.load(Ordering::Acquire);
+        Some(Queue { queues: self, index, database })
     }
 
     /// The queue of a database, if it has one.
@@ -83,13 +84,14 @@ impl<'m, P: Platform> Queues<'m, P> {
         }
         if let Some(known) = known.get()
             && known.database() == database
+            && known.is_still()
         {
             return Some(known);
         }
         let found = self.platform.locked(Lock::Directory, Mode::Exclusive, || {
             self.of_database(database).or_else(|| {
                 let is_free = |queue: &Queue<'m, P>| queue.database() == 0;
-                self.all().filter(is_free).chain(self.all()).find(|queue| queue.begin(database))
+                self.all().filter(is_free).chain(self.all()).find_map(|queue| queue.begin(database))
             })
         });
         match found {
@@ -105,7 +107,7 @@ impl<'m, P: Platform> Queues<'m, P> {
         // An idle queue goes to whoever needs one, at worst between the look-up and the lock.
         for _ in 0..3 {
             let Some(queue) = self.own(database, known) else { return false };
-            match queue.append(database, record) {
+            match queue.append(record) {
                 Ok(()) => return true,
                 Err(Refused::Full) => return false,
                 Err(Refused::Moved) => {}
@@ -113,6 +115,16 @@ impl<'m, P: Platform> Queues<'m, P> {
         }
         self.count_without_queue();
         false
+    }
+
+    /// There are rows of a database to be sealed, or may be.
+    pub fn want_worker(self, database: u32, known: &Known<'m, P>) {
+        for _ in 0..3 {
+            let Some(queue) = self.own(database, known) else { return };
+            if queue.want_worker().is_ok() {
+                return;
+            }
+        }
     }
 
     /// Events of databases for which there was no queue.
@@ -165,7 +177,9 @@ impl<'m, P: Platform> Queues<'m, P> {
     /// copied, dropped or renamed, and must have no sessions meanwhile. 0 ends it.
     pub fn yield_until(self, database: u32, moment: i64) {
         if let Some(queue) = self.of_database(database) {
-            queue.slot().kept.yield_until.store(moment, Ordering::Release);
+            queue.still(Mode::Shared, || {
+                queue.slot().kept.yield_until.store(moment, Ordering::Release);
+            });
             self.wake(queue.slot().worker_latch.load(Ordering::Acquire));
             if moment == 0 {
                 self.wake_launcher();

@@ -25,7 +25,7 @@ mod work;
 
 pub use directory::{Directory, Known, Queues};
 pub use platform::{Lock, Mode, Platform};
-pub use queue::{Queue, Refused};
+pub use queue::{Moved, Queue, Refused};
 pub use slot::{MESSAGE, Slot};
 pub use status::Status;
 pub use sync::AtomicU8 as Byte;

@@ -1,6 +1,5 @@
 //! Questions of a worker to the launcher, and its answers.
 
-use crate::bytes::TooLong;
 use crate::platform::{Mode, Platform};
 use crate::queue::Queue;
 use crate::sync::Ordering;
@@ -9,12 +8,12 @@ impl<P: Platform> Queue<'_, P> {
     /// The worker asks the launcher; gives the number of the question. `None` if it is too long.
     pub fn ask(self, question: &[u8]) -> Option<u64> {
         let slot = self.slot();
-        let serial = self.locked(Mode::Exclusive, || {
-            slot.message.set(question)?;
-            Ok::<_, TooLong>(slot.asked.fetch_add(1, Ordering::AcqRel) + 1)
+        let serial = self.still(Mode::Exclusive, || {
+            slot.message.set(question).ok()?;
+            Some(slot.asked.fetch_add(1, Ordering::AcqRel) + 1)
         });
         self.queues.wake_launcher();
-        serial.ok()
+        serial?
     }
 
     /// The question that has no answer yet.
@@ -27,13 +26,13 @@ impl<P: Platform> Queue<'_, P> {
         // The launcher looks at every queue whenever it wakes up, and mostly there is none.
         open()?;
         // A worker that has given up is followed by one that asks anew: number and text are of one question.
-        self.locked(Mode::Shared, || Some((open()?, slot.message.read())))
+        self.still(Mode::Shared, || Some((open()?, slot.message.read())))?
     }
 
     /// The launcher's answer to a question, for the worker to read. One that is too long is an empty one.
     pub fn answer(self, serial: u64, answer: &[u8]) {
         let slot = self.slot();
-        self.locked(Mode::Exclusive, || {
+        self.still(Mode::Exclusive, || {
             if slot.asked.load(Ordering::Acquire) == serial {
                 if slot.message.set(answer).is_err() {
                     slot.message.clear();
@@ -47,7 +46,9 @@ impl<P: Platform> Queue<'_, P> {
     /// What the launcher answered to this question, if it has.
     pub fn answer_to(self, serial: u64) -> Option<Vec<u8>> {
         let slot = self.slot();
-        (slot.answered.load(Ordering::Acquire) == serial)
-            .then(|| self.locked(Mode::Shared, || slot.message.read()))
+        if slot.answered.load(Ordering::Acquire) != serial {
+            return None;
+        }
+        self.still(Mode::Shared, || slot.message.read())
     }
 }

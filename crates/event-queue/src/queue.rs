@@ -6,10 +6,13 @@ use crate::platform::{Lock, Mode, Platform};
 use crate::slot::Slot;
 use crate::sync::{Ordering, fence};
 
-/// The queue of a database.
+/// The queue of a database. An idle queue goes to whoever needs one: what is said to it then, as to the queue
+/// of the database that had it, is said to nobody. It does not change hands while it has a worker.
 pub struct Queue<'m, P: Platform> {
     pub(crate) queues: Queues<'m, P>,
     pub(crate) index: usize,
+    /// Whose it was when it was looked up.
+    pub(crate) database: u32,
 }
 
 impl<P: Platform> Clone for Queue<'_, P> {
@@ -29,27 +32,33 @@ pub enum Refused {
     Moved,
 }
 
+/// The queue is another database's by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved;
+
 impl<'m, P: Platform> Queue<'m, P> {
     /// Its number.
     pub fn index(self) -> usize {
         self.index
     }
 
-    /// The database; 0 if it is nobody's.
+    /// The database that had it when it was looked up; 0 if it was nobody's.
     pub fn database(self) -> u32 {
-        self.slot().database.load(Ordering::Acquire)
+        self.database
     }
 
-    /// Appends a record of a database. Wakes whoever writes it down.
-    pub fn append(self, database: u32, record: &[u8]) -> Result<(), Refused> {
+    /// Whether that database has it still. Only its lock, or a worker, keeps it.
+    pub(crate) fn is_still(self) -> bool {
+        self.slot().database.load(Ordering::Acquire) == self.database
+    }
+
+    /// Appends a record. Wakes whoever writes it down.
+    pub fn append(self, record: &[u8]) -> Result<(), Refused> {
         let (slot, ring) = (self.slot(), self.ring());
         let (room, needed) = (ring.len(), Ring::needed(record));
-        let before = self.locked(Mode::Exclusive, || {
+        let before = self.still(Mode::Exclusive, || {
             let (head, tail) =
                 (slot.head.load(Ordering::Relaxed), slot.tail.load(Ordering::Acquire));
-            if slot.database.load(Ordering::Relaxed) != database {
-                return Err(Refused::Moved);
-            }
             if head - tail + needed > room {
                 slot.kept.overflowed.fetch_add(1, Ordering::Relaxed);
                 slot.kept.overflowed_in_all.fetch_add(1, Ordering::Relaxed);
@@ -61,7 +70,7 @@ impl<'m, P: Platform> Queue<'m, P> {
             Ok(head - tail)
         });
         let half = room / 2;
-        match before {
+        match before.unwrap_or(Err(Refused::Moved)) {
             Err(Refused::Moved) => Err(Refused::Moved),
             Err(Refused::Full) => {
                 self.wake();
@@ -124,11 +133,13 @@ impl<'m, P: Platform> Queue<'m, P> {
     /// What comes before a position is written down, and with it so many events that found no room.
     pub fn written(self, position: u64, overflowed: u64, crashed: u64, now: i64) {
         let slot = self.slot();
-        slot.tail.store(position, Ordering::Release);
-        slot.kept.overflowed.fetch_sub(overflowed, Ordering::Relaxed);
-        slot.kept.crashed.fetch_sub(crashed, Ordering::Relaxed);
-        slot.kept.written_at.store(now, Ordering::Relaxed);
-        slot.kept.failures.store(0, Ordering::Relaxed);
+        self.still(Mode::Shared, || {
+            slot.tail.store(position, Ordering::Release);
+            slot.kept.overflowed.fetch_sub(overflowed, Ordering::Relaxed);
+            slot.kept.crashed.fetch_sub(crashed, Ordering::Relaxed);
+            slot.kept.written_at.store(now, Ordering::Relaxed);
+            slot.kept.failures.store(0, Ordering::Relaxed);
+        });
     }
 
     /// Events that found no room, and events that a crash sent to the server log, both not told yet.
@@ -141,27 +152,32 @@ impl<'m, P: Platform> Queue<'m, P> {
         self.worker() == 0 && !self.has_work() && !self.has_events()
     }
 
-    /// Takes the queue for a database, if it is nobody's or idle. The caller holds the lock of the
-    /// directory; a session of the database that had it may append until it is locked here.
-    pub(crate) fn begin(self, database: u32) -> bool {
+    /// Takes the queue for a database, if it is nobody's or idle. The caller has looked it up under the lock
+    /// of the directory, which it holds; a session of the database that had it may append until it is locked
+    /// here.
+    pub(crate) fn begin(self, database: u32) -> Option<Self> {
         self.locked(Mode::Exclusive, || {
             let slot = self.slot();
-            if self.database() != 0 && !self.is_idle() {
-                return false;
+            if self.database != 0 && !self.is_idle() {
+                return None;
             }
             slot.tail.store(slot.head.load(Ordering::Acquire), Ordering::Release);
             slot.kept.forget();
             // A question that its worker did not live to read the answer of was the other database's.
             slot.answered.store(slot.asked.load(Ordering::Acquire), Ordering::Release);
             slot.database.store(database, Ordering::Release);
-            true
+            Some(Self { database, ..self })
         })
     }
 
-    /// Gives the queue of a database that is gone to whoever needs one.
+    /// Gives the queue of a database that is gone to whoever needs one, unless it has a worker or events.
     pub fn end(self) {
         self.queues.platform.locked(Lock::Directory, Mode::Exclusive, || {
-            self.slot().database.store(0, Ordering::Release);
+            self.still(Mode::Exclusive, || {
+                if self.worker() == 0 && !self.has_events() {
+                    self.slot().database.store(0, Ordering::Release);
+                }
+            })
         });
     }
 
@@ -180,6 +196,11 @@ impl<'m, P: Platform> Queue<'m, P> {
 
     pub(crate) fn ring(self) -> Ring<'m> {
         self.queues.ring(self.index)
+    }
+
+    /// Runs `work` with the lock of the queue, if the database has it still.
+    pub(crate) fn still<R>(self, mode: Mode, work: impl FnOnce() -> R) -> Option<R> {
+        self.locked(mode, || self.is_still().then(work))
     }
 
     pub(crate) fn locked<R>(self, mode: Mode, work: impl FnOnce() -> R) -> R {

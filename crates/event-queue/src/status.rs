@@ -31,12 +31,17 @@ pub struct Status {
 impl<P: Platform> Queue<'_, P> {
     /// For people.
     pub fn status(self) -> Status {
+        let bytes = self.ring().len();
+        self.still(Mode::Shared, || self.figures(bytes))
+            .unwrap_or_else(|| Status { bytes, ..Status::default() })
+    }
+
+    fn figures(self, bytes: u64) -> Status {
         let kept = &self.slot().kept;
-        let problem = self.locked(Mode::Shared, || kept.problem.read());
-        let problem = String::from_utf8_lossy(&problem).into_owned();
+        let problem = String::from_utf8_lossy(&kept.problem.read()).into_owned();
         let (head, tail) = (self.head(), self.tail());
         Status {
-            bytes: self.ring().len(),
+            bytes,
             used: head.saturating_sub(tail),
             queued: kept.queued.load(Ordering::Relaxed),
             overflowed: kept.overflowed_in_all.load(Ordering::Relaxed),
@@ -52,7 +57,7 @@ impl<P: Platform> Queue<'_, P> {
     pub fn set_problem(self, problem: Option<&str>) {
         let problem = problem.unwrap_or_default();
         let kept = &problem[..problem.floor_char_boundary(PROBLEM)];
-        self.locked(Mode::Exclusive, || {
+        self.still(Mode::Exclusive, || {
             // It was cut to what there is room for.
             let _ = self.slot().kept.problem.set(kept.as_bytes());
         });

@@ -1,24 +1,27 @@
 //! Whether a worker is needed, and who it is.
 
-use crate::platform::Platform;
-use crate::queue::Queue;
+use crate::platform::{Mode, Platform};
+use crate::queue::{Moved, Queue};
 use crate::sync::{Ordering, fence};
 
 impl<P: Platform> Queue<'_, P> {
     /// Whether a worker is needed: events, gaps, or rows to be sealed.
     pub fn has_work(self) -> bool {
         let (overflowed, crashed) = self.gaps();
-        self.database() != 0
+        self.database != 0
             && (self.has_events()
                 || overflowed + crashed > 0
                 || self.slot().kept.wanted.load(Ordering::Acquire))
     }
 
     /// There are rows to be sealed, or may be.
-    pub fn want_worker(self) {
-        if !self.slot().kept.wanted.swap(true, Ordering::AcqRel) {
+    pub fn want_worker(self) -> Result<(), Moved> {
+        let wanted = &self.slot().kept.wanted;
+        let was_wanted = self.still(Mode::Shared, || wanted.swap(true, Ordering::AcqRel));
+        if !was_wanted.ok_or(Moved)? {
             self.wake();
         }
+        Ok(())
     }
 
     /// The worker takes notice of what `want_worker` and `look_again` said.
@@ -31,7 +34,7 @@ impl<P: Platform> Queue<'_, P> {
 
     /// A worker is wanted once more at this time, whatever happens until then.
     pub fn look_again(self, at: i64) {
-        self.slot().kept.look_again_at.swap(at, Ordering::AcqRel);
+        self.still(Mode::Shared, || self.slot().kept.look_again_at.swap(at, Ordering::AcqRel));
     }
 
     /// Whether that time has come.
@@ -43,19 +46,21 @@ impl<P: Platform> Queue<'_, P> {
     /// Since when nothing has come from a restore, if that is so now; otherwise what was seen is forgotten.
     pub fn quiet_since(self, now: Option<i64>) -> Option<i64> {
         let since = &self.slot().kept.quiet_since;
-        let Some(now) = now else {
-            since.store(0, Ordering::Relaxed);
-            return None;
-        };
-        match since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => Some(now),
-            Err(since) => Some(since),
-        }
+        self.still(Mode::Shared, || {
+            let Some(now) = now else {
+                since.store(0, Ordering::Relaxed);
+                return None;
+            };
+            match since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => Some(now),
+                Err(since) => Some(since),
+            }
+        })?
     }
 
     /// The database is dropped.
     pub fn database_dropped(self) {
-        self.slot().kept.dropped.store(true, Ordering::Release);
+        self.still(Mode::Shared, || self.slot().kept.dropped.store(true, Ordering::Release));
         self.queues.wake_launcher();
     }
 
@@ -69,15 +74,19 @@ impl<P: Platform> Queue<'_, P> {
         self.slot().worker.load(Ordering::Acquire)
     }
 
-    /// A worker is being started; `false` if there is one.
+    /// A worker is being started; `false` if there is one, or another database has the queue.
     pub fn expect_worker(self) -> bool {
-        self.change_worker(0, -1)
+        self.still(Mode::Shared, || self.change_worker(0, -1)).unwrap_or(false)
     }
 
-    /// This process is the worker; `false` if there is one. A launcher that was started anew knows nothing
+    /// This process is the worker; `false` if there is one, or another database has the queue. A launcher that was started anew knows nothing
     /// of the worker that the last one asked for, and asks for another.
     pub fn enter_worker(self, process: i32, latch: *mut P::Latch) -> bool {
-        let is_it = self.change_worker(-1, process) || self.change_worker(0, process);
+        let is_it = self
+            .still(Mode::Shared, || {
+                self.change_worker(-1, process) || self.change_worker(0, process)
+            })
+            .unwrap_or(false);
         if is_it {
             self.slot().worker_latch.store(latch, Ordering::Release);
             fence(Ordering::SeqCst);
@@ -120,19 +129,23 @@ impl<P: Platform> Queue<'_, P> {
     /// A checkpoint was stored.
     pub fn checkpoint_stored(self, size: u64, now: i64) {
         let kept = &self.slot().kept;
-        kept.checkpoint_size.store(size, Ordering::Relaxed);
-        kept.sealed_until.fetch_max(size, Ordering::Relaxed);
-        kept.checkpoint_at.store(now, Ordering::Relaxed);
+        self.still(Mode::Shared, || {
+            kept.checkpoint_size.store(size, Ordering::Relaxed);
+            kept.sealed_until.fetch_max(size, Ordering::Relaxed);
+            kept.checkpoint_at.store(now, Ordering::Relaxed);
+        });
     }
 
     /// How many rows a checkpoint stated since the server started, at the most.
     pub fn sealed_until(self) -> u64 {
-        self.slot().kept.sealed_until.load(Ordering::Relaxed)
+        let sealed_until = &self.slot().kept.sealed_until;
+        self.still(Mode::Shared, || sealed_until.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     /// The log begins anew, and may be shorter: the extension was dropped, or somebody said why.
     pub fn forget_sealed(self) {
-        self.slot().kept.sealed_until.store(0, Ordering::Relaxed);
+        let sealed_until = &self.slot().kept.sealed_until;
+        self.still(Mode::Shared, || sealed_until.store(0, Ordering::Relaxed));
     }
 
     fn change_worker(self, from: i32, to: i32) -> bool {

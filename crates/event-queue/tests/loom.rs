@@ -9,6 +9,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
+use fieldcrypt_event_queue::{Queue, Status};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use loom::thread;
@@ -35,6 +36,16 @@ fn process<R: 'static>(
 ) -> thread::JoinHandle<R> {
     let server = server.clone();
     thread::spawn(move || work(&server))
+}
+
+fn of_app(server: &Server, work: impl FnOnce(Queue<'_, &Server>)) {
+    if let Some(queue) = server.queues().of_database(APP) {
+        work(queue);
+    }
+}
+
+fn want_worker(server: &Server) {
+    server.queues().want_worker(APP, &Default::default());
 }
 
 fn append(server: &Server, database: u32, record: &[u8]) -> bool {
@@ -118,7 +129,7 @@ fn rows_are_sealed_or_a_worker_is_wanted() {
             let rows = rows.clone();
             process(&server, move |server| {
                 rows.fetch_add(1, Ordering::Relaxed);
-                server.own(APP).want_worker();
+                want_worker(server);
             })
         });
         let queue = server.own(APP);
@@ -154,8 +165,7 @@ fn a_second_look_is_had_or_still_to_come() {
 }
 
 /// What a session says of its database, each of which asks for a worker.
-const NEEDS: [fn(&Server); 2] =
-    [|server| server.own(APP).append(APP, &[1]).unwrap(), |server| server.own(APP).want_worker()];
+const NEEDS: [fn(&Server); 2] = [|server| server.own(APP).append(&[1]).unwrap(), want_worker];
 
 /// A worker that has nothing left to do leaves; a session needs one; the launcher, whom both may have woken,
 /// looks after the queue.
@@ -305,4 +315,94 @@ fn a_queue_that_changes_hands_takes_no_event_along() {
         // Whoever went without is counted.
         assert_eq!(server.queues().without_queue(), u64::from(!(is_taken && has_moved)));
     });
+}
+
+#[test]
+fn a_queue_that_changes_hands_takes_no_wish_along() {
+    every_order(3, || {
+        let server = Arc::new(Server::new(1, 8));
+        server.own(APP);
+        let newcomer = process(&server, |server| {
+            server.queues().own(OTHER, &Default::default());
+        });
+        want_worker(&server);
+        newcomer.join().unwrap();
+        // It came too late, or the queue, which is idle, was taken back.
+        assert!(server.own(APP).has_work());
+    });
+}
+
+/// What somebody says of a database while its queue becomes another's is not said of the other.
+#[test]
+fn a_queue_that_changes_hands_is_spoken_to_as_whose_it_was() {
+    let words: [fn(&Server); 7] = [
+        |server| server.queues().yield_until(APP, 9),
+        |server| of_app(server, |queue| queue.database_dropped()),
+        |server| of_app(server, |queue| queue.set_problem(Some("!"))),
+        |server| of_app(server, |queue| queue.look_again(9)),
+        |server| {
+            of_app(server, |queue| {
+                queue.quiet_since(Some(9));
+            });
+        },
+        |server| of_app(server, |queue| queue.checkpoint_stored(9, 9)),
+        |server| of_app(server, |queue| queue.written(0, 0, 0, 9)),
+    ];
+    for say in words {
+        every_order(3, move || {
+            let server = Arc::new(Server::new(1, 8));
+            server.own(APP);
+            let newcomer = process(&server, |server| {
+                server.own(OTHER);
+            });
+            say(&server);
+            newcomer.join().unwrap();
+            let queue = server.own(OTHER);
+            assert!(!queue.is_dropped() && !queue.has_work() && !queue.is_to_be_looked_at(9));
+            assert_eq!(queue.yielding_until(), 0);
+            assert_eq!(queue.quiet_since(Some(5)), Some(5));
+            assert_eq!(queue.sealed_until(), 0);
+            assert_eq!(queue.status(), Status { bytes: 8, ..Status::default() });
+        });
+    }
+}
+
+/// The launcher gives the queue of a dropped database away, of which somebody else has taken hold.
+#[test]
+fn a_queue_that_changes_hands_is_not_given_away() {
+    every_order(3, || {
+        let server = Arc::new(Server::new(1, 8));
+        let queue = server.own(APP);
+        queue.database_dropped();
+        let newcomer = process(&server, |server| assert!(append(server, OTHER, &[1])));
+        queue.written(queue.head(), 0, 0, 1);
+        queue.end();
+        newcomer.join().unwrap();
+        let queue = server.queues().of_database(OTHER).unwrap();
+        assert_eq!(queue.records(queue.tail(), ALL).0, [[1]]);
+    });
+}
+
+/// Events of one database never get to a worker in another.
+#[test]
+fn a_queue_with_a_worker_does_not_change_hands() {
+    for is_expected in [false, true] {
+        every_order(3, move || {
+            let server = Arc::new(Server::new(1, 8));
+            server.own(APP);
+            let newcomer = process(&server, |server| {
+                server.queues().own(OTHER, &Default::default());
+            });
+            let queue = || server.queues().of_index(0).unwrap();
+            let is_expected = is_expected && queue().expect_worker();
+            let worker = queue();
+            let is_worker = worker.enter_worker(2, latch(WORKER));
+            newcomer.join().unwrap();
+            if is_worker {
+                assert_eq!(queue().database(), worker.database());
+            } else {
+                assert!(!is_expected && queue().worker() == 0);
+            }
+        });
+    }
 }

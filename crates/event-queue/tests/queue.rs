@@ -52,10 +52,10 @@ proptest! {
                     if used + record.len() as u64 + 4 > room as u64 {
                         gap += 1;
                         overflowed += 1;
-                        prop_assert_eq!(queue.append(APP, &record), Err(Refused::Full));
+                        prop_assert_eq!(queue.append(&record), Err(Refused::Full));
                     } else {
                         queued += 1;
-                        prop_assert_eq!(queue.append(APP, &record), Ok(()));
+                        prop_assert_eq!(queue.append(&record), Ok(()));
                         model.push_back(record);
                     }
                 }
@@ -109,12 +109,12 @@ fn the_next_database_finds_nothing_of_the_last_one() {
     let fresh = kept(&server);
 
     let queue = server.own(APP);
-    assert_eq!(queue.append(APP, &[0; 100]), Err(Refused::Full));
-    queue.append(APP, b"event").unwrap();
+    assert_eq!(queue.append(&[0; 100]), Err(Refused::Full));
+    queue.append(b"event").unwrap();
     queue.enter_worker(7, latch(WORKER));
     queue.ask(b"question").unwrap();
     queue.written(queue.head(), 0, 0, 7);
-    queue.want_worker();
+    queue.want_worker().unwrap();
     queue.look_again(7);
     queue.quiet_since(Some(7));
     queue.checkpoint_stored(7, 7);
@@ -141,11 +141,11 @@ fn the_next_database_finds_nothing_of_the_last_one() {
 fn a_queue_in_use_stays_whose_it_is() {
     type Use = (&'static str, fn(&Server));
     let uses: [Use; 5] = [
-        ("an event", |server| server.own(APP).append(APP, b"event").unwrap()),
+        ("an event", |server| server.own(APP).append(b"event").unwrap()),
         ("a gap", |server| {
-            server.own(APP).append(APP, &[0; 100]).unwrap_err();
+            server.own(APP).append(&[0; 100]).unwrap_err();
         }),
-        ("rows", |server| server.own(APP).want_worker()),
+        ("rows", |server| server.own(APP).want_worker().unwrap()),
         ("a worker to come", |server| assert!(server.own(APP).expect_worker())),
         ("a worker", |server| assert!(server.own(APP).enter_worker(7, latch(WORKER)))),
     ];
@@ -170,7 +170,7 @@ fn a_process_that_knows_its_queue_is_told_that_it_has_moved() {
     let queue = server.own(APP);
     queue.written(queue.head(), 0, 0, 1);
     server.own(OTHER);
-    assert_eq!(queue.append(APP, b"two"), Err(Refused::Moved));
+    assert_eq!(queue.append(b"two"), Err(Refused::Moved));
     assert_eq!(queue.records(queue.tail(), ALL).0.len(), 0);
     // It takes it back, since it is idle.
     assert!(queues.append(APP, &known, b"two"));
@@ -196,7 +196,7 @@ fn the_worker_is_woken_when_it_may_sleep_and_when_it_is_high_time() {
     server.queues().enter_launcher(1, latch(LAUNCHER));
     let queue = server.own(APP);
     let wakes = |who| {
-        queue.append(APP, &[0; 12]).unwrap();
+        queue.append(&[0; 12]).unwrap();
         server.is_woken(who)
     };
     assert!(wakes(LAUNCHER), "the first event");
@@ -204,7 +204,7 @@ fn the_worker_is_woken_when_it_may_sleep_and_when_it_is_high_time() {
     assert!(!wakes(WORKER), "the second");
     assert!(wakes(WORKER), "half the room is taken");
     assert!(!wakes(WORKER), "the last that finds room");
-    queue.append(APP, &[]).unwrap_err();
+    queue.append(&[]).unwrap_err();
     assert!(server.is_woken(WORKER), "there is no room");
     assert!(!server.is_woken(LAUNCHER));
     queue.leave_worker(false, 1);
