@@ -94,9 +94,8 @@ impl<'m, P: Platform> Queues<'m, P> {
                 self.all().filter(is_free).chain(self.all()).find_map(|queue| queue.begin(database))
             })
         });
-        match found {
-            Some(queue) => known.set(Some(queue)),
-            None => self.count_without_queue(),
+        if found.is_some() {
+            known.set(found);
         }
         found
     }
@@ -104,16 +103,19 @@ impl<'m, P: Platform> Queues<'m, P> {
     /// Appends a record to the queue of a database; `false` if there is none or no room in it, which is
     /// counted.
     pub fn append(self, database: u32, known: &Known<'m, P>, record: &[u8]) -> bool {
+        if database == 0 {
+            return false;
+        }
         // An idle queue goes to whoever needs one, at worst between the look-up and the lock.
         for _ in 0..3 {
-            let Some(queue) = self.own(database, known) else { return false };
+            let Some(queue) = self.own(database, known) else { break };
             match queue.append(record) {
                 Ok(()) => return true,
                 Err(Refused::Full) => return false,
                 Err(Refused::Moved) => {}
             }
         }
-        self.count_without_queue();
+        self.directory.without_queue.fetch_add(1, Ordering::Relaxed);
         false
     }
 
@@ -130,10 +132,6 @@ impl<'m, P: Platform> Queues<'m, P> {
     /// Events of databases for which there was no queue.
     pub fn without_queue(self) -> u64 {
         self.directory.without_queue.load(Ordering::Relaxed)
-    }
-
-    fn count_without_queue(self) {
-        self.directory.without_queue.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The memory is new, after a crash that sent so many events of these databases to the server log. Called

@@ -154,12 +154,26 @@ fn a_queue_in_use_stays_whose_it_is() {
         use_it(&server);
         assert!(server.queues().own(OTHER, &Default::default()).is_none(), "{what}");
         assert_eq!(server.own(APP).database(), APP);
-        assert_eq!(server.queues().without_queue(), 1);
     }
     let server = Server::new(1, 64);
     server.own(APP);
     assert!(server.queues().own(OTHER, &Default::default()).is_some());
     assert!(server.queues().of_database(APP).is_none());
+}
+
+#[test]
+fn an_event_without_a_queue_is_counted_and_nothing_else_is() {
+    let server = Server::new(1, 64);
+    server.own(APP).append(b"event").unwrap();
+    let queues = server.queues();
+    assert!(queues.own(OTHER, &Default::default()).is_none());
+    queues.want_worker(OTHER, &Default::default());
+    assert_eq!(queues.without_queue(), 0);
+    assert!(!queues.append(OTHER, &Default::default(), b"event"));
+    assert_eq!(queues.without_queue(), 1);
+    // A process without a database has no log.
+    assert!(!queues.append(0, &Default::default(), b"event"));
+    assert_eq!(queues.without_queue(), 1);
 }
 
 #[test]
