@@ -4,7 +4,7 @@ use crate::bytes::Text;
 use crate::sync::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// The longest question to the launcher, and the longest answer.
-pub const MESSAGE: usize = if cfg!(loom) { 2 } else { 16 * 1024 };
+pub const MESSAGE: usize = if cfg!(any(loom, miri)) { 2 } else { 16 * 1024 };
 /// Bytes of a problem that are kept.
 pub(crate) const PROBLEM: usize = if cfg!(loom) { 2 } else { 256 };
 
