@@ -7,10 +7,9 @@ use crate::sync::{Ordering, fence};
 impl<P: Platform> Queue<'_, P> {
     /// Whether a worker is needed: events, gaps, or rows to be sealed.
     pub fn has_work(self) -> bool {
-        let (overflowed, crashed) = self.gaps();
         self.database != 0
             && (self.has_events()
-                || overflowed + crashed > 0
+                || self.gaps() != (0, 0)
                 || self.slot().kept.wanted.load(Ordering::Acquire))
     }
 
