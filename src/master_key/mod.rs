@@ -88,7 +88,7 @@ pub fn unwrap(
     check: &[u8],
 ) -> Result<DataKey, Error> {
     with_key(master_key, |key| {
-        key.unwrap(wrapped, metadata, check).map_err(|error| match error {
+        key.unwrap_key(wrapped, metadata, check).map_err(|error| match error {
             UnwrapError::Malformed | UnwrapError::NotAuthentic => {
                 Error::WrappedKeyNotAuthentic(metadata.key_id)
             }
@@ -110,7 +110,7 @@ pub fn wrap(
     data_key: &DataKey,
     metadata: &KeyMetadata<'_>,
 ) -> Result<Vec<u8>, Error> {
-    with_key(master_key, |key| Ok(key.wrap(data_key, metadata)?.to_vec()))
+    with_key(master_key, |key| Ok(key.wrap_key(data_key, metadata)?.to_vec()))
 }
 
 /// Wraps a key that one master key wraps under another, and checks the result.

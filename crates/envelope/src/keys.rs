@@ -104,7 +104,7 @@ impl MasterKey {
     }
 
     /// `0x01 ‖ 24 random bytes ‖ XAES-256-GCM(wrap, those, aad = metadata, DEK)`: 73 bytes.
-    pub fn wrap(
+    pub fn wrap_key(
         &self,
         key: &DataKey,
         metadata: &KeyMetadata<'_>,
@@ -141,14 +141,15 @@ impl MasterKey {
         metadata: &KeyMetadata<'_>,
         check: &[u8],
     ) -> Result<WrappedKey, RewrapError> {
-        let key = self.unwrap(wrapped, metadata, check).map_err(RewrapError::Unwrap)?;
+        let key = self.unwrap_key(wrapped, metadata, check).map_err(RewrapError::Unwrap)?;
         if !same_bytes(&key.check(metadata.key_id), check) {
             return Err(RewrapError::Unwrap(UnwrapError::NotAuthentic));
         }
         let rewrapped =
-            target.wrap(&key, metadata).map_err(|_| RewrapError::RandomnessUnavailable)?;
-        let opened =
-            target.unwrap(&rewrapped, metadata, check).map_err(|_| RewrapError::Verification)?;
+            target.wrap_key(&key, metadata).map_err(|_| RewrapError::RandomnessUnavailable)?;
+        let opened = target
+            .unwrap_key(&rewrapped, metadata, check)
+            .map_err(|_| RewrapError::Verification)?;
         if !same_bytes(&opened.0, &key.0) || !same_bytes(&opened.check(metadata.key_id), check) {
             return Err(RewrapError::Verification);
         }
@@ -156,7 +157,7 @@ impl MasterKey {
     }
 
     /// Opens a wrapped key. `check` is the `dek-check` stored beside it.
-    pub fn unwrap(
+    pub fn unwrap_key(
         &self,
         wrapped: &[u8],
         metadata: &KeyMetadata<'_>,

@@ -107,7 +107,7 @@ fn a_sealed_export_says_what_was_exported() {
         for one in read.keys().iter().filter(|one| one.master_key == vouching[0]) {
             if let Some(wrapped) = &one.wrapped_key {
                 let master_key = MasterKey::derive(&key);
-                assert!(master_key.unwrap(wrapped, &one.metadata(), &one.check).is_ok());
+                assert!(master_key.unwrap_key(wrapped, &one.metadata(), &one.check).is_ok());
             }
         }
     }

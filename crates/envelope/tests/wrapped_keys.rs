@@ -30,21 +30,21 @@ struct Row {
 fn row(metadata: &KeyMetadata<'_>) -> Row {
     let key = DataKey::generate().ok().unwrap();
     Row {
-        wrapped: master_key().wrap(&key, metadata).ok().unwrap(),
+        wrapped: master_key().wrap_key(&key, metadata).ok().unwrap(),
         check: key.check(metadata.key_id),
     }
 }
 
 fn refusal(wrapped: &[u8], metadata: &KeyMetadata<'_>, check: &[u8]) -> Option<UnwrapError> {
-    master_key().unwrap(wrapped, metadata, check).err()
+    master_key().unwrap_key(wrapped, metadata, check).err()
 }
 
 #[test]
 fn a_wrapped_key_opens_to_the_same_key() {
     let key = DataKey::generate().ok().unwrap();
-    let wrapped = master_key().wrap(&key, &metadata()).ok().unwrap();
+    let wrapped = master_key().wrap_key(&key, &metadata()).ok().unwrap();
     let check = key.check(metadata().key_id);
-    let opened = master_key().unwrap(&wrapped, &metadata(), &check).ok().unwrap();
+    let opened = master_key().unwrap_key(&wrapped, &metadata(), &check).ok().unwrap();
     assert_eq!(opened.check(metadata().key_id), check);
     assert_eq!(opened.check(key_id(7)), key.check(key_id(7)));
 }
@@ -53,15 +53,15 @@ fn a_wrapped_key_opens_to_the_same_key() {
 fn a_key_wrapped_by_an_independent_implementation_opens() {
     let wrapped = wrap_by_hand(&[0x4D; 32], &[0x0D; 32], &metadata(), &[0x4E; 24]);
     let check = support::hkdf_by_hand(&[0x0D; 32], &[b"dek-check", &42i64.to_be_bytes()]);
-    let opened = master_key().unwrap(&wrapped, &metadata(), &check[..16]).ok().unwrap();
+    let opened = master_key().unwrap_key(&wrapped, &metadata(), &check[..16]).ok().unwrap();
     assert_eq!(opened.check(metadata().key_id), check[..16]);
 }
 
 #[test]
 fn wrapping_twice_shows_no_equality() {
     let key = DataKey::generate().ok().unwrap();
-    let one = master_key().wrap(&key, &metadata()).ok().unwrap();
-    let two = master_key().wrap(&key, &metadata()).ok().unwrap();
+    let one = master_key().wrap_key(&key, &metadata()).ok().unwrap();
+    let two = master_key().wrap_key(&key, &metadata()).ok().unwrap();
     assert_ne!(one[1..25], two[1..25]);
     assert_ne!(one[25..57], two[25..57]);
 }
@@ -130,7 +130,7 @@ fn a_wrapped_key_does_not_open_with_another_check() {
 fn a_wrapped_key_does_not_open_under_another_master_key() {
     let row = row(&metadata());
     for other in [[0; 32], [0x4C; 32], [0xFF; 32]] {
-        let opened = MasterKey::derive(&other).unwrap(&row.wrapped, &metadata(), &row.check);
+        let opened = MasterKey::derive(&other).unwrap_key(&row.wrapped, &metadata(), &row.check);
         assert_eq!(opened.err(), Some(UnwrapError::NotAuthentic));
     }
 }
@@ -199,8 +199,8 @@ fn a_key_is_wrapped_again_under_another_master_key() {
     let target = MasterKey::derive(&[0x54; 32]);
     let rewrapped =
         master_key().rewrap(&target, &row.wrapped, &metadata(), &row.check).ok().unwrap();
-    let opened = target.unwrap(&rewrapped, &metadata(), &row.check).ok().unwrap();
-    let before = master_key().unwrap(&row.wrapped, &metadata(), &row.check).ok().unwrap();
+    let opened = target.unwrap_key(&rewrapped, &metadata(), &row.check).ok().unwrap();
+    let before = master_key().unwrap_key(&row.wrapped, &metadata(), &row.check).ok().unwrap();
     // Of another id too, so that it is the key and not its stored check that is the same.
     assert_eq!(opened.check(key_id(7)), before.check(key_id(7)));
     assert_eq!(refusal(&rewrapped, &metadata(), &row.check), Some(UnwrapError::NotAuthentic));

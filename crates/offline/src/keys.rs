@@ -107,7 +107,7 @@ impl Keys {
             .find(|one| one.fingerprint() == key.master_key)
             .ok_or(KeyProblem::NoMasterKey)?;
         let opened = master_key
-            .unwrap(wrapped, &key.metadata(), &key.check)
+            .unwrap_key(wrapped, &key.metadata(), &key.check)
             .map_err(|_| KeyProblem::NotAuthentic)?;
         if opened.check(key.key_id) == key.check {
             Ok(opened)

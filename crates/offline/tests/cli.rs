@@ -73,7 +73,7 @@ impl Room {
         let master_key =
             master_keys.iter().find(|one| one.fingerprint() == key.master_key).unwrap();
         let wrapped = key.wrapped_key.unwrap();
-        let data_key = master_key.unwrap(&wrapped, &key.metadata(), &key.check).ok().unwrap();
+        let data_key = master_key.unwrap_key(&wrapped, &key.metadata(), &key.check).ok().unwrap();
         let scope = BlockScope { process: 1, transaction: 1, statement: 1 };
         let mut block = NonceBlock::ENDED;
         let mut entropy = SystemEntropy::NEW;

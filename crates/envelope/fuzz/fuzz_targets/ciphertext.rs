@@ -29,7 +29,7 @@ static KEY: LazyLock<DataKey> = LazyLock::new(|| {
          332ec5402f5363c922f5f073265588d68494e08d8a8d92e0795e47253c83d971bf",
     );
     MasterKey::derive(&master_key)
-        .unwrap(&wrapped, &metadata, &bytes("765cc70de0ee6119e693a130a8c4fef9"))
+        .unwrap_key(&wrapped, &metadata, &bytes("765cc70de0ee6119e693a130a8c4fef9"))
         .unwrap_or_else(|error| panic!("{error:?}"))
 });
 

@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
     assert!(contents.keys().is_sorted_by(|a, b| a.key_id < b.key_id));
     for key in contents.keys() {
         if let Some(wrapped) = &key.wrapped_key {
-            assert!(MASTER_KEY.unwrap(wrapped, &key.metadata(), &key.check).is_err());
+            assert!(MASTER_KEY.unwrap_key(wrapped, &key.metadata(), &key.check).is_err());
         }
     }
     // Sealed by our key alone, only if no other one is needed; then authentic, until one byte changes.

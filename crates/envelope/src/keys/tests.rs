@@ -33,7 +33,7 @@ fn keys_are_wrapped_to_the_same_bytes() {
         let master_key = MasterKey::derive(&bytes(&vector, "mek"));
         let wrapped = master_key.wrap_with_nonce(&key, &metadata, bytes(&vector, "nonce"));
         assert_eq!(wrapped, Some(bytes(&vector, "wrapped")), "{}", vector["name"]);
-        let opened = master_key.unwrap(&bytes::<73>(&vector, "wrapped"), &metadata, &check);
+        let opened = master_key.unwrap_key(&bytes::<73>(&vector, "wrapped"), &metadata, &check);
         assert_eq!(opened.ok().unwrap().0, key.0, "{}", vector["name"]);
     }
 }

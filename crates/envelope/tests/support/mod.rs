@@ -61,7 +61,7 @@ pub fn data_key(bytes: [u8; 32]) -> DataKey {
     let master_key = [0x4D; 32];
     let wrapped = wrap_by_hand(&master_key, &bytes, &metadata, &[0x4E; 24]);
     MasterKey::derive(&master_key)
-        .unwrap(
+        .unwrap_key(
             &wrapped,
             &metadata,
             &hkdf_by_hand(&bytes, &[b"dek-check", &1i64.to_be_bytes()])[..16],
