@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build install package demo psql stop test test-core test-regress \
-	test-isolation test-cluster fuzz bench lint fmt clean
+	test-isolation test-cluster fuzz miri bench lint fmt clean
 
 export PG T
 
@@ -48,6 +48,9 @@ test-cluster: install ## restarts, crashes, standbys, dumps (T=name for one)
 
 fuzz: ## fuzz the parsers (FUZZ_SECONDS=60)
 	@tests/run/fuzz.sh
+
+miri: ## the queue of events under miri, if it is installed
+	@tests/run/miri.sh
 
 bench: install ## measure against the competitors, write the table and the picture
 	@bench/run.sh

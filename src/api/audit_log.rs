@@ -62,7 +62,6 @@ fn record(
     table_name: Option<&[u8]>,
 ) -> Result<(), Error> {
     security::refuse_for_planted_code()?;
-    let event =
-        Event::parse(event).ok_or_else(|| Error::Internal("there is no such event".into()))?;
+    let event = Event::parse(event).ok_or(Error::UnknownEvent)?;
     audit::record(event, &Details { tenant, key_id, reason, table_name, ..Details::default() })
 }

@@ -8,6 +8,10 @@ trap 'rm -f "$log"' EXIT
 status=0
 tests/run/errors.pl || status=1
 cargo test --locked --workspace --exclude pg_fieldcrypt --no-fail-fast 2>&1 | tee "$log" || status=$?
+# All orders in which the processes of a server can meet at a queue of events. Built apart: the flag is
+# of every crate.
+RUSTFLAGS="${RUSTFLAGS:-} --cfg loom" CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/loom CARGO_PROFILE_RELEASE_LTO=off \
+    timeout 300 cargo test --locked --release -p fieldcrypt-event-queue --test loom 2>&1 | tee -a "$log" || status=$?
 
 counts=$(awk '/^test result:/ {passed += $4; failed += $6} END {print passed + 0, failed + 0}' "$log")
 read -r passed failed <<<"$counts"

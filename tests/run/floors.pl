@@ -130,7 +130,7 @@ for my $folder ('src', sort glob 'crates/*/src') {
         print "floors: largest circle of $room: $size files: @{ $largest{$room} }\n" if $size > 1;
         problem("a circle of $size files in $room") if $size > $LARGEST_CIRCLE;
     }
-    for my $file (sort values %$modules) {
+    for my $file ($folder =~ m{^(src|crates/pg/src)$} ? sort values %$modules : ()) {
         my $lines = () = do { open my $in, '<', $file or die "$file: $!\n"; <$in> };
         problem("$file has $lines lines") if $lines > $LONGEST_FILE && !$TABLES{$file};
     }

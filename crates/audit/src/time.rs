@@ -2,6 +2,9 @@
 
 const DAY: i64 = 86_400_000_000;
 
+/// 2000-01-01 00:00 UTC, from where Postgres counts its microseconds.
+pub const UNTIL_2000: i64 = 10_957 * DAY;
+
 /// Microseconds since 1970-01-01 00:00 UTC as a text. `None` outside of the years 0000 to 9999.
 pub fn to_text(microseconds: i64) -> Option<String> {
     let (days, rest) = (microseconds.div_euclid(DAY), microseconds.rem_euclid(DAY));
@@ -56,12 +59,14 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{DAY, parse, to_text};
+    use super::{DAY, UNTIL_2000, parse, to_text};
 
     #[test]
     fn known_times_have_their_text() {
         let of = |text: &str| parse(text).unwrap_or_else(|| panic!("{text}"));
         assert_eq!(of("1970-01-01T00:00:00.000000Z"), 0);
+        assert_eq!(of("2000-01-01T00:00:00.000000Z"), UNTIL_2000);
+        assert_eq!(UNTIL_2000, 946_684_800_000_000);
         assert_eq!(of("2000-02-29T12:00:00.000001Z"), 951_825_600_000_001);
         assert_eq!(of("2026-11-23T00:30:00.500000Z"), 1_795_393_800_500_000);
         assert_eq!(of("1969-12-31T23:59:59.999999Z"), -1);

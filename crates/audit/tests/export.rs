@@ -162,7 +162,7 @@ fn log() -> (Keys, Sealer) {
 #[ignore = "writes files"]
 fn seeds_of_the_fuzzer() {
     let (keys, sealer) = log();
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../envelope/fuzz/seeds");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds");
     let write = |path: &str, text: &str| std::fs::write(format!("{folder}/{path}"), text).unwrap();
     write("audit_export/log", &sealer.stored.export());
     let small = Sealer::new(&keys);

@@ -7,6 +7,8 @@ use aes_gcm::aes::Block;
 use aes_gcm::aes::cipher::BlockCipherEncrypt;
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
+use rand::TryRng;
+use rand::rngs::SysRng;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -18,9 +20,10 @@ pub type Aes256Gcm = aes_gcm::AesGcm<Aes256Enc, U12>;
 pub struct RandomnessUnavailable;
 
 /// Fills `out` with random bytes from the operating system (`getrandom(2)`); no state is kept in
-/// user space, so there is none to inherit over a fork.
+/// user space, so there is none to inherit over a fork. The generator that is asked is an empty struct.
 pub fn random(out: &mut [u8]) -> Result<(), RandomnessUnavailable> {
-    getrandom::fill(out).map_err(|_| RandomnessUnavailable)
+    const { assert!(size_of::<SysRng>() == 0) };
+    SysRng.try_fill_bytes(out).map_err(|_| RandomnessUnavailable)
 }
 
 /// `HKDF-SHA256(salt = "pg_fieldcrypt/v1", ikm, info = the parts concatenated)`, RFC 5869.

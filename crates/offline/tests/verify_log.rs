@@ -8,10 +8,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const LOG: &str = include_str!("../../envelope/fuzz/seeds/audit_export/log");
-const CHECKPOINT: &str = include_str!("../../envelope/fuzz/seeds/audit_note/checkpoint");
-const KEY: &str = include_str!("../../envelope/fuzz/seeds/audit_note/key");
-const PROOF: &str = include_str!("../../envelope/fuzz/seeds/audit_note/proof");
+const LOG: &str = include_str!("../../audit/fuzz/seeds/audit_export/log");
+const CHECKPOINT: &str = include_str!("../../audit/fuzz/seeds/audit_note/checkpoint");
+const KEY: &str = include_str!("../../audit/fuzz/seeds/audit_note/key");
+const PROOF: &str = include_str!("../../audit/fuzz/seeds/audit_note/proof");
 /// Of nobody here (from C2SP signed-note).
 const OTHER_KEY: &str = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k";
 

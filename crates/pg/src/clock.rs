@@ -1,5 +1,6 @@
 //! Postgres's clock: microseconds since 2000-01-01.
 
+use fieldcrypt_audit::time::UNTIL_2000;
 use pgrx::pg_sys;
 
 /// A function that only reads a variable, without pgrx's guard against errors, which on the row path would
@@ -33,8 +34,6 @@ pub fn unix_time(time: i64) -> i64 {
 pub fn from_unix_time(time: i64) -> i64 {
     time.wrapping_sub(UNTIL_2000)
 }
-
-const UNTIL_2000: i64 = 946_684_800_000_000;
 
 /// Postgres's time in RFC 3339, UTC, with microseconds.
 pub fn iso_time(time: i64) -> String {

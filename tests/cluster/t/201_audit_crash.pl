@@ -155,7 +155,7 @@ while !$_streq($lock_name, "pg_fieldcrypt audit")
 end
 delete
 finish
-tbreak memcpy if $rdx > 100
+rbreak event_queue.*Ring.*put
 continue
 finish
 echo stopped behind the record\n
