@@ -10,7 +10,7 @@ export PG T
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-setup: ## install what is missing: PostgreSQL, compilers, cargo-pgrx
+setup: ## install what is missing: PostgreSQL, compilers, test programs
 	@pgrx-config/setup.sh
 
 build: setup ## build the extension (release)

@@ -28,17 +28,9 @@ pg_test=/usr/lib/postgresql/$pg/lib/pgxs/src/test
 if ((EUID == 0)); then server_user=fieldcrypt-dev; else server_user=$(id -un); fi
 work=${FIELDCRYPT_WORK:-/var/tmp/pg_fieldcrypt-$EUID}
 
-pgrx_version=$(sed -nE 's/^pgrx *= *(\{.*version *= *)?"=?([0-9][^"]*)".*/\2/p' Cargo.toml | head -n 1)
-cargo_pgrx=cargo-pgrx
-# Where setup.sh puts cargo-pgrx when another version is installed already.
-pgrx_beside=${XDG_CACHE_HOME:-$HOME/.cache}/pg_fieldcrypt/cargo-pgrx-$pgrx_version
-if [[ -x $pgrx_beside/bin/cargo-pgrx ]]; then cargo_pgrx=$pgrx_beside/bin/cargo-pgrx; fi
-
-pgrx_config=${PGRX_HOME:-$HOME/.pgrx}/config.toml
-# A developer's own PostgreSQL in pgrx's configuration stays there; here Debian's is used.
-if grep -qs "^pg$pg *=" "$pgrx_config" && ! grep -qs "^pg$pg *= *\"$pg_config\"" "$pgrx_config"; then
-    export PGRX_PG_CONFIG_PATH=$pg_config
-fi
+target=${CARGO_TARGET_DIR:-target} # as cargo has it: seen from the repository
+version=$(sed -nE '/^\[workspace\.package\]/,/^\[/s/^version *= *"([^"]*)".*/\1/p' Cargo.toml)
+export PGRX_PG_CONFIG_PATH=$pg_config # pgrx makes its bindings from this one's headers
 
 say() { printf '==> %s\n' "$*"; }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what building and testing need on Debian: packages, cargo-pgrx, pgrx's configuration.
+# Installs what building and testing need on Debian.
 # What is there is left alone, so a second run costs next to nothing.
 source "$(dirname "$0")/lib.sh"
 
@@ -15,11 +15,8 @@ packages=(
 
 main() {
     command -v cargo >/dev/null || die "Rust is missing: install it from https://rustup.rs, then run this again"
-    [[ -n $pgrx_version ]] || die "Cargo.toml pins no version of pgrx"
     debian_packages
     test_locale
-    cargo_pgrx
-    pgrx_configuration
     open_work
 }
 
@@ -54,27 +51,6 @@ test_locale() {
     if locale -a | grep -qix 'en_US.utf-\?8'; then return; fi
     say "Generating the locale en_US.UTF-8"
     as_root localedef -i en_US -f UTF-8 en_US.UTF-8
-}
-
-cargo_pgrx() {
-    local found options=()
-    found=$("$cargo_pgrx" pgrx --version 2>/dev/null || true)
-    if [[ $found == "cargo-pgrx $pgrx_version" ]]; then return; fi
-    if [[ -n $found ]]; then
-        options=(--root "$pgrx_beside")
-        say "$found stays; this project's version goes to $pgrx_beside"
-    fi
-    say "Installing cargo-pgrx $pgrx_version: this takes some minutes (seven on two cores)"
-    cargo install --locked --version "=$pgrx_version" "${options[@]}" cargo-pgrx
-}
-
-# The one line that pgrx needs. `cargo pgrx init` would replace what a developer has there.
-pgrx_configuration() {
-    if grep -qs "^pg$pg *=" "$pgrx_config"; then return; fi
-    say "Telling pgrx about PostgreSQL $pg in $pgrx_config"
-    mkdir -p "${pgrx_config%/*}"
-    grep -qs '^\[configs\]' "$pgrx_config" || echo '[configs]' >>"$pgrx_config"
-    sed -i "/^\[configs\]/a pg$pg = \"$pg_config\"" "$pgrx_config"
 }
 
 main

@@ -1,8 +1,8 @@
 //! pg_fieldcrypt: encrypts single fields inside PostgreSQL.
 //!
 //! This crate is the glue between Postgres and the core, `crates/envelope`. The SQL surface is in
-//! `sql/`; every function that it names is defined in one of the modules below. `unsafe` lives in
-//! [`pg`].
+//! `sql/`, put together by `make` in the order of `sql/order.txt`; every function that it names is defined
+//! in one of the modules below. `unsafe` lives in [`pg`].
 
 mod api;
 mod audit;
@@ -37,51 +37,8 @@ pub extern "C-unwind" fn _PG_init() {
     pg::callbacks::init();
 }
 
-extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);
-extension_sql_file!("../sql/type.sql", name = "type", requires = ["schema"]);
-extension_sql_file!("../sql/audit_log.sql", name = "audit_log", requires = ["type"]);
-extension_sql_file!("../sql/keys.sql", name = "keys", requires = ["audit_log"]);
-extension_sql_file!("../sql/fields.sql", name = "fields", requires = ["keys"]);
-extension_sql_file!("../sql/approvals.sql", name = "approvals", requires = ["fields"]);
-extension_sql_file!("../sql/key_states.sql", name = "key_states", requires = ["approvals"]);
-extension_sql_file!("../sql/rotation.sql", name = "rotation", requires = ["key_states"]);
-extension_sql_file!("../sql/reencryption.sql", name = "reencryption", requires = ["rotation"]);
-extension_sql_file!("../sql/key_usage.sql", name = "key_usage", requires = ["reencryption"]);
-extension_sql_file!(
-    "../sql/master_key_rotation.sql",
-    name = "master_key_rotation",
-    requires = ["key_usage"]
+// What cargo-pgrx packs would lack all of `sql/`, without a word. So it says so when it is created.
+extension_sql!(
+    "DO $$ BEGIN RAISE EXCEPTION 'this was packed by cargo pgrx, without the SQL of pg_fieldcrypt: use make package'; END $$;",
+    name = "not_by_cargo_pgrx"
 );
-extension_sql_file!(
-    "../sql/key_backup.sql",
-    name = "key_backup",
-    requires = ["master_key_rotation"]
-);
-extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["key_backup"]);
-extension_sql_file!("../sql/audit_status.sql", name = "audit_status", requires = ["schedule"]);
-extension_sql_file!("../sql/audit_seal.sql", name = "audit_seal", requires = ["audit_status"]);
-extension_sql_file!(
-    "../sql/audit_verification.sql",
-    name = "audit_verification",
-    requires = ["audit_seal"]
-);
-extension_sql_file!(
-    "../sql/statistics.sql",
-    name = "statistics",
-    requires = ["audit_verification"]
-);
-extension_sql_file!("../sql/health.sql", name = "health", requires = ["statistics"]);
-extension_sql_file!("../sql/health_keys.sql", name = "health_keys", requires = ["health"]);
-extension_sql_file!("../sql/health_server.sql", name = "health_server", requires = ["health_keys"]);
-extension_sql_file!("../sql/health_audit.sql", name = "health_audit", requires = ["health_server"]);
-extension_sql_file!("../sql/alerts.sql", name = "alerts", requires = ["health_audit"]);
-extension_sql_file!("../sql/report.sql", name = "report", requires = ["alerts"]);
-extension_sql_file!("../sql/redaction.sql", name = "redaction", requires = ["report"]);
-extension_sql_file!("../sql/report_figures.sql", name = "report_figures", requires = ["redaction"]);
-extension_sql_file!(
-    "../sql/report_audit.sql",
-    name = "report_audit",
-    requires = ["report_figures"]
-);
-extension_sql_file!("../sql/audit_table.sql", name = "audit_table", requires = ["report_audit"]);
-extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["audit_table"], finalize);
