@@ -27,7 +27,7 @@ main() {
 # A library of functions that do less than the extension's do. It is loaded by its path, not installed.
 build_baselines() {
     say "Building the baselines (the first time takes two minutes)"
-    logged cargo build --quiet --locked --release --target-dir "$target/bench" --manifest-path bench/bare/Cargo.toml \
+    compiled "$target/bench.log" --target-dir "$target/bench" --manifest-path bench/bare/Cargo.toml \
         --no-default-features --features "pg$pg"
 }
 

@@ -23,13 +23,13 @@ build() {
         say "The extension is built and nothing has changed"
         return
     fi
-    say "Building the extension (the first time takes some minutes)"
+    say "Compiling the extension for PostgreSQL $pg (the first time takes some minutes; the last step is the longest)"
     mkdir -p "$target/package"
     rm -rf "$tree" "$stamp"
     touch "$stamp.new" # before the build: what changes meanwhile is built next time
     # In one call, so that they are compiled side by side. The offline tool travels with the extension: who
     # has the one should have the other.
-    logged cargo build --locked --release --package pg_fieldcrypt --package fieldcrypt-offline \
+    compiled "$target/build.log" --package pg_fieldcrypt --package fieldcrypt-offline \
         --no-default-features --features "pg_fieldcrypt/pg$pg"
     put_together
     mv "$stamp.new" "$stamp"

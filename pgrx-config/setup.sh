@@ -31,7 +31,8 @@ debian_packages() {
         die "packages are missing, and there is no sudo. As root, run: apt-get install --no-install-recommends $missing"
     fi
     say "Installing Debian packages: $missing"
-    logged as_root apt-get -q update
+    as_root true # sudo may ask for a password: now, before a line of progress hides the question
+    watched "$target/apt.log" apt_how_far as_root apt-get -q update
     # Debian's package would create and start a cluster `main`. This drop-in forbids it, for as
     # long as the installation takes; clusters that exist are not touched.
     local drop_in=/etc/postgresql-common/createcluster.d/pg_fieldcrypt.conf
@@ -40,10 +41,23 @@ debian_packages() {
     trap "as_root rm -f $drop_in" EXIT
     echo 'create_main_cluster = false' | as_root tee "$drop_in" >/dev/null
     # shellcheck disable=SC2086
-    logged as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing
+    watched "$target/apt.log" apt_how_far \
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing
     as_root rm -f "$drop_in"
     as_root rmdir --ignore-fail-on-non-empty "${drop_in%/*}"
     trap - EXIT
+}
+
+apt_how_far() {
+    awk '
+        / newly installed, / {all = $1 + $3} # 3 upgraded, 119 newly installed, …
+        /^Get:/ {got++}
+        /^Unpacking / {unpacked++}
+        /^Setting up / {ready++}
+        END {
+            if (!all) print "reading the lists of packages"
+            else printf "%d packages: %d downloaded, %d unpacked, %d set up\n", all, got, unpacked, ready
+        }' "$1"
 }
 
 # The tests want one database whose order is not by bytes.
