@@ -1,29 +1,41 @@
 #!/usr/bin/env bash
-# Installs what building and testing need on Debian.
-# What is there is left alone, so a second run costs next to nothing.
+# setup.sh [build | demo | test]: installs the Debian packages that are missing for building, for running the
+# demo too, or for everything (without an argument). What is there is left alone, so a second run costs
+# next to nothing.
 source "$(dirname "$0")/lib.sh"
 
-packages=(
-    build-essential pkg-config clang libclang-dev           # pgrx generates its bindings with libclang
-    "postgresql-$pg" "postgresql-server-dev-$pg"            # the server, its headers, its test programs
-    "postgresql-$pg-cron"                                   # scheduled rotation
-    "postgresql-$pg-pgaudit"                                # what it writes to the server log is masked
-    perl libipc-run-perl gdb locales                        # tests on real clusters
-    chromium                                                # the compliance report is looked at in a browser
-    ca-certificates openssl
+packages_build=(
+    ca-certificates make gcc libc6-dev
+    clang                         # with libclang, by which pgrx generates its bindings
+    "postgresql-server-dev-$pg"   # headers; for the tests, PostgreSQL's own test programs
+)
+packages_demo=("postgresql-$pg")
+packages_test=(
+    "postgresql-$pg-cron"         # scheduled rotation
+    "postgresql-$pg-pgaudit"      # what it writes to the server log is masked
+    perl libipc-run-perl gdb locales openssl # tests on real clusters
+    chromium                      # the compliance report is looked at in a browser
+    g++                           # the fuzzer
 )
 
 main() {
+    local packages
+    case ${1:-test} in
+        build) packages=("${packages_build[@]}") ;;
+        demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
+        test) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
+        *) die "usage: setup.sh [build | demo | test]" ;;
+    esac
     command -v cargo >/dev/null || die "Rust is missing: install it from https://rustup.rs, then run this again"
-    debian_packages
-    test_locale
-    open_work
+    debian_packages "${packages[@]}"
+    if [[ ${1:-test} == test ]]; then test_locale; fi
+    if [[ ${1:-test} != build ]]; then open_work; fi
 }
 
 debian_packages() {
     local missing
-    missing=$(comm -23 <(printf '%s\n' "${packages[@]}" | sort) \
-        <(dpkg-query -W -f='${db:Status-Abbrev} ${Package}\n' "${packages[@]}" 2>/dev/null | awk '$1 == "ii" {print $2}' | sort))
+    missing=$(comm -23 <(printf '%s\n' "$@" | sort) \
+        <(dpkg-query -W -f='${db:Status-Abbrev} ${Package}\n' "$@" 2>/dev/null | awk '$1 == "ii" {print $2}' | sort))
     if [[ -z $missing ]]; then return; fi
 
     missing=${missing//$'\n'/ }
@@ -67,4 +79,4 @@ test_locale() {
     as_root localedef -i en_US -f UTF-8 en_US.UTF-8
 }
 
-main
+main "$@"
