@@ -10,16 +10,19 @@ export PG T
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-setup: ## install what is missing: PostgreSQL, compilers, cargo-pgrx
-	@pgrx-config/setup.sh
+setup: ## install what is missing for all of this: PostgreSQL, compilers, test programs
+	@pgrx-config/setup.sh test
 
-build: setup ## build the extension (release)
+build: ## build the extension (release)
+	@pgrx-config/setup.sh build
 	@pgrx-config/build.sh build
 
-install: setup ## build, and install into this machine's PostgreSQL
+install: ## build, and install into this machine's PostgreSQL
+	@pgrx-config/setup.sh demo
 	@pgrx-config/build.sh install
 
-package: setup ## build, and pack the files for another server
+package: ## build, and pack the files for another server
+	@pgrx-config/setup.sh build
 	@pgrx-config/build.sh package
 
 demo: install ## start a throw-away cluster and walk through the main job
@@ -37,13 +40,13 @@ test: ## everything: core, fuzzing, SQL, concurrency, real clusters
 test-core: ## the crates that need no PostgreSQL
 	@tests/run/core.sh
 
-test-regress: install ## SQL tests (T=name for one)
+test-regress: setup install ## SQL tests (T=name for one)
 	@tests/run/regress.sh regress
 
-test-isolation: install ## concurrency tests (T=name for one)
+test-isolation: setup install ## concurrency tests (T=name for one)
 	@tests/run/regress.sh isolation
 
-test-cluster: install ## restarts, crashes, standbys, dumps (T=name for one)
+test-cluster: setup install ## restarts, crashes, standbys, dumps (T=name for one)
 	@tests/run/cluster.sh
 
 fuzz: ## fuzz the parsers (FUZZ_SECONDS=60)
@@ -52,10 +55,10 @@ fuzz: ## fuzz the parsers (FUZZ_SECONDS=60)
 miri: ## the queue of events under miri, if it is installed
 	@tests/run/miri.sh
 
-bench: install ## measure against the competitors, write the table and the picture
+bench: setup install ## measure against the competitors, write the table and the picture
 	@bench/run.sh
 
-lint: setup ## rustfmt, clippy, table of errors, cargo-deny, shellcheck
+lint: setup ## rustfmt, clippy, floors, table of errors, cargo-deny, shellcheck
 	@tests/run/lint.sh
 
 fmt: ## format the code

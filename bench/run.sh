@@ -27,15 +27,14 @@ main() {
 # A library of functions that do less than the extension's do. It is loaded by its path, not installed.
 build_baselines() {
     say "Building the baselines (the first time takes two minutes)"
-    CARGO_TARGET_DIR=$root/target/bench PGRX_PG_CONFIG_PATH=$pg_config \
-        logged cargo build --quiet --locked --release --manifest-path bench/bare/Cargo.toml \
+    compiled "$target/bench.log" --target-dir "$target/bench" --manifest-path bench/bare/Cargo.toml \
         --no-default-features --features "pg$pg"
 }
 
 start() {
     as_server initdb --pgdata "$home/data" --username postgres --auth trust --encoding UTF8 --locale C.UTF-8 \
         --no-sync >/dev/null
-    as_server tee "$home/bare.so" <target/bench/release/libbare.so >/dev/null
+    as_server tee "$home/bare.so" <"$target/bench/release/libbare.so" >/dev/null
     new_master_key "$home/master.key"
     # Large enough that every measured table stays in memory, and that nothing runs beside a measurement.
     as_server tee -a "$home/data/postgresql.conf" >/dev/null <<-CONF

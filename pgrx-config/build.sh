@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
 # build.sh build | install | package: the extension for PostgreSQL $PG, always in release mode.
+#
+# All that an extension consists of is put together here: the library, which cargo builds; the script, which
+# is the SQL files one after the other; the control file. The tool of pgrx (cargo-pgrx) would do no more,
+# since no function is declared in Rust, and takes longer to compile than all this.
 source "$(dirname "$0")/lib.sh"
 
-tree=target/package/pg$pg # the files as they lie on a server: usr/lib/…, usr/share/…
+tree=$target/package/pg$pg # the files as they lie on a server: usr/lib/…, usr/share/…
 stamp=$tree.stamp
 
 main() {
@@ -19,21 +23,49 @@ build() {
         say "The extension is built and nothing has changed"
         return
     fi
-    say "Building the extension (the first time takes some minutes)"
-    mkdir -p target/package
+    say "Compiling the extension for PostgreSQL $pg (the first time takes some minutes; the last step is the longest)"
+    mkdir -p "$target/package"
     rm -rf "$tree" "$stamp"
     touch "$stamp.new" # before the build: what changes meanwhile is built next time
-    logged "$cargo_pgrx" pgrx package --pg-config "$pg_config" --no-default-features --features "pg$pg" --out-dir "$tree"
-    # The offline tool travels with the extension: who has the one should have the other.
-    logged cargo build --quiet --locked --release --package fieldcrypt-offline
-    install -D -m 755 target/release/fieldcrypt "$tree/usr/local/bin/fieldcrypt"
+    # In one call, so that they are compiled side by side. The offline tool travels with the extension: who
+    # has the one should have the other.
+    compiled "$target/build.log" --package pg_fieldcrypt --package fieldcrypt-offline \
+        --no-default-features --features "pg_fieldcrypt/pg$pg"
+    put_together
     mv "$stamp.new" "$stamp"
 }
 
 # Folders count too: their time tells of files removed.
 changed_since_stamp() {
-    find Cargo.toml Cargo.lock ./*.control rust-toolchain.toml .cargo src sql crates \
+    find Cargo.toml Cargo.lock ./*.control rust-toolchain.toml .cargo src sql crates pgrx-config/build.sh \
         -name fuzz -prune -o -newer "$stamp" -print -quit 2>/dev/null || true
+}
+
+put_together() {
+    local library extension
+    library=$tree$("$pg_config" --pkglibdir)
+    extension=$tree$("$pg_config" --sharedir)/extension
+    install -D -m 755 "$target/release/libpg_fieldcrypt.so" "$library/pg_fieldcrypt.so"
+    install -D -m 755 "$target/release/fieldcrypt" "$tree/usr/local/bin/fieldcrypt"
+    mkdir -p "$extension"
+    sed "s/@CARGO_VERSION@/$version/" pg_fieldcrypt.control >"$extension/pg_fieldcrypt.control"
+    script >"$extension/pg_fieldcrypt--$version.sql"
+    find sql -maxdepth 1 -name 'pg_fieldcrypt--*--*.sql' -exec install -m 644 -t "$extension" {} +
+}
+
+# The SQL files in the order of the list. A file that the list forgets would be missed by nobody until
+# somebody calls what it makes.
+script() {
+    local files file
+    mapfile -t files < <(grep -v '^#' sql/order.txt)
+    diff <(printf '%s\n' "${files[@]}" | sort) \
+        <(find sql -maxdepth 1 -name '*.sql' ! -name 'pg_fieldcrypt--*' -printf '%f\n' | sort) >&2 ||
+        die "sql/order.txt does not name each file of sql/ once ('<' is the list, '>' the folder)"
+    printf '%s\n' '\echo Use "CREATE EXTENSION pg_fieldcrypt" to load this file. \quit'
+    for file in "${files[@]}"; do
+        printf '\n-- sql/%s\n' "$file"
+        cat "sql/$file"
+    done
 }
 
 install_tree() {
@@ -54,9 +86,8 @@ install_tree() {
 }
 
 archive() {
-    local version archive
-    version=$(sed -n 's/.*--\([^-]*\)\.sql$/\1/p' <(find "$tree" -name 'pg_fieldcrypt--*.sql' | grep -v -- '--.*--'))
-    archive=target/pg_fieldcrypt-$version-pg$pg-$(uname -m).tar.gz
+    local archive
+    archive=$target/pg_fieldcrypt-$version-pg$pg-$(uname -m).tar.gz
     tar -C "$tree" --owner=0 --group=0 --sort=name -czf "$archive" usr
     say "The package: $archive (unpack it in / of the server)"
 }

@@ -28,17 +28,9 @@ pg_test=/usr/lib/postgresql/$pg/lib/pgxs/src/test
 if ((EUID == 0)); then server_user=fieldcrypt-dev; else server_user=$(id -un); fi
 work=${FIELDCRYPT_WORK:-/var/tmp/pg_fieldcrypt-$EUID}
 
-pgrx_version=$(sed -nE 's/^pgrx *= *(\{.*version *= *)?"=?([0-9][^"]*)".*/\2/p' Cargo.toml | head -n 1)
-cargo_pgrx=cargo-pgrx
-# Where setup.sh puts cargo-pgrx when another version is installed already.
-pgrx_beside=${XDG_CACHE_HOME:-$HOME/.cache}/pg_fieldcrypt/cargo-pgrx-$pgrx_version
-if [[ -x $pgrx_beside/bin/cargo-pgrx ]]; then cargo_pgrx=$pgrx_beside/bin/cargo-pgrx; fi
-
-pgrx_config=${PGRX_HOME:-$HOME/.pgrx}/config.toml
-# A developer's own PostgreSQL in pgrx's configuration stays there; here Debian's is used.
-if grep -qs "^pg$pg *=" "$pgrx_config" && ! grep -qs "^pg$pg *= *\"$pg_config\"" "$pgrx_config"; then
-    export PGRX_PG_CONFIG_PATH=$pg_config
-fi
+target=${CARGO_TARGET_DIR:-target} # as cargo has it: seen from the repository
+version=$(sed -nE '/^\[workspace\.package\]/,/^\[/s/^version *= *"([^"]*)".*/\1/p' Cargo.toml)
+export PGRX_PG_CONFIG_PATH=$pg_config # pgrx makes its bindings from this one's headers
 
 say() { printf '==> %s\n' "$*"; }
 
@@ -112,16 +104,54 @@ new_master_key() {
     as_server bash -c 'umask 077 && od -An -vtx1 -N32 /dev/urandom | tr -d " \n" >"$1" && echo >>"$1"' key "$1"
 }
 
-# Runs a command and shows its standard output only if it fails.
-logged() {
-    local log
-    log=$(mktemp)
-    if ! "$@" >"$log" </dev/null; then
-        cat "$log" >&2
-        rm -f "$log"
-        die "failed: $*"
+# watched LOG HOW_FAR COMMAND…: runs a command that takes long and says much. All of that goes to a file,
+# which is named if the command fails; meanwhile HOW_FAR, a function, reads there how far it is: a line
+# every 20 seconds, on a terminal one that changes.
+watched() {
+    local log=$1 how_far=$2 ticker status=0 command
+    shift 2
+    command=$*
+    mkdir -p "${log%/*}"
+    : >"$log"
+    tick "$log" "$how_far" &
+    ticker=$!
+    "$@" >"$log" 2>&1 </dev/null || status=$?
+    kill "$ticker" 2>/dev/null || true
+    wait "$ticker" 2>/dev/null || true
+    if [[ -t 1 ]]; then printf '\r\e[K'; fi
+    if ((status != 0)); then
+        # without the bars that cargo draws
+        tr '\r' '\n' <"$log" | grep -vE '^ *[A-Z][a-z]+ \[' | tail -n 40 >&2 || true
+        die "failed: ${command#as_root }
+       All that it said is in $log"
     fi
-    rm -f "$log"
+}
+
+tick() {
+    local began=$SECONDS every=20 next elapsed line
+    if [[ -t 1 ]]; then every=1; fi
+    next=$every
+    while sleep 1 && kill -0 $$ 2>/dev/null; do
+        elapsed=$((SECONDS - began))
+        if ((elapsed < next)); then continue; fi
+        next=$((elapsed + every))
+        line=$(printf '    %d:%02d  %s' $((elapsed / 60)) $((elapsed % 60)) "$("$how_far" "$log")")
+        if [[ -t 1 ]]; then printf '\r\e[K%s' "${line:0:79}"; else printf '%s\n' "$line"; fi
+    done
+}
+
+# Builds in release mode, with cargo's arguments: `compiled LOG ARGUMENTS…`.
+compiled() {
+    local log=$1
+    shift
+    CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=100 \
+        watched "$log" cargo_how_far cargo build --locked --release "$@"
+}
+
+# From the last bar: "    Building [====>     ] 120/245: pgrx, syn"
+cargo_how_far() {
+    tail -c 2000 "$1" | tr '\r' '\n' | sed -nE 's#^ *([A-Z][a-z]+) \[.*\] ([0-9]+)/([0-9]+)(.*)#\1: \2 of \3\4#p' |
+        tail -n 1 | sed -E 's/ +$//; s/^Building: /compiled /; s/: /, now /'
 }
 
 # The last word of a test suite: prints the count, keeps it for the summary, fails if it must.

@@ -1,32 +1,41 @@
 #!/usr/bin/env bash
-# Installs what building and testing need on Debian: packages, cargo-pgrx, pgrx's configuration.
-# What is there is left alone, so a second run costs next to nothing.
+# setup.sh [build | demo | test]: installs the Debian packages that are missing for building, for running the
+# demo too, or for everything (without an argument). What is there is left alone, so a second run costs
+# next to nothing.
 source "$(dirname "$0")/lib.sh"
 
-packages=(
-    build-essential pkg-config clang libclang-dev           # pgrx generates its bindings with libclang
-    "postgresql-$pg" "postgresql-server-dev-$pg"            # the server, its headers, its test programs
-    "postgresql-$pg-cron"                                   # scheduled rotation
-    "postgresql-$pg-pgaudit"                                # what it writes to the server log is masked
-    perl libipc-run-perl gdb locales                        # tests on real clusters
-    chromium                                                # the compliance report is looked at in a browser
-    ca-certificates openssl
+packages_build=(
+    ca-certificates make gcc libc6-dev
+    clang                         # with libclang, by which pgrx generates its bindings
+    "postgresql-server-dev-$pg"   # headers; for the tests, PostgreSQL's own test programs
+)
+packages_demo=("postgresql-$pg")
+packages_test=(
+    "postgresql-$pg-cron"         # scheduled rotation
+    "postgresql-$pg-pgaudit"      # what it writes to the server log is masked
+    perl libipc-run-perl gdb locales openssl # tests on real clusters
+    chromium                      # the compliance report is looked at in a browser
+    g++                           # the fuzzer
 )
 
 main() {
+    local packages
+    case ${1:-test} in
+        build) packages=("${packages_build[@]}") ;;
+        demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
+        test) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
+        *) die "usage: setup.sh [build | demo | test]" ;;
+    esac
     command -v cargo >/dev/null || die "Rust is missing: install it from https://rustup.rs, then run this again"
-    [[ -n $pgrx_version ]] || die "Cargo.toml pins no version of pgrx"
-    debian_packages
-    test_locale
-    cargo_pgrx
-    pgrx_configuration
-    open_work
+    debian_packages "${packages[@]}"
+    if [[ ${1:-test} == test ]]; then test_locale; fi
+    if [[ ${1:-test} != build ]]; then open_work; fi
 }
 
 debian_packages() {
     local missing
-    missing=$(comm -23 <(printf '%s\n' "${packages[@]}" | sort) \
-        <(dpkg-query -W -f='${db:Status-Abbrev} ${Package}\n' "${packages[@]}" 2>/dev/null | awk '$1 == "ii" {print $2}' | sort))
+    missing=$(comm -23 <(printf '%s\n' "$@" | sort) \
+        <(dpkg-query -W -f='${db:Status-Abbrev} ${Package}\n' "$@" 2>/dev/null | awk '$1 == "ii" {print $2}' | sort))
     if [[ -z $missing ]]; then return; fi
 
     missing=${missing//$'\n'/ }
@@ -34,7 +43,8 @@ debian_packages() {
         die "packages are missing, and there is no sudo. As root, run: apt-get install --no-install-recommends $missing"
     fi
     say "Installing Debian packages: $missing"
-    logged as_root apt-get -q update
+    as_root true # sudo may ask for a password: now, before a line of progress hides the question
+    watched "$target/apt.log" apt_how_far as_root apt-get -q update
     # Debian's package would create and start a cluster `main`. This drop-in forbids it, for as
     # long as the installation takes; clusters that exist are not touched.
     local drop_in=/etc/postgresql-common/createcluster.d/pg_fieldcrypt.conf
@@ -43,10 +53,23 @@ debian_packages() {
     trap "as_root rm -f $drop_in" EXIT
     echo 'create_main_cluster = false' | as_root tee "$drop_in" >/dev/null
     # shellcheck disable=SC2086
-    logged as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing
+    watched "$target/apt.log" apt_how_far \
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing
     as_root rm -f "$drop_in"
     as_root rmdir --ignore-fail-on-non-empty "${drop_in%/*}"
     trap - EXIT
+}
+
+apt_how_far() {
+    awk '
+        / newly installed, / {all = $1 + $3} # 3 upgraded, 119 newly installed, …
+        /^Get:/ {got++}
+        /^Unpacking / {unpacked++}
+        /^Setting up / {ready++}
+        END {
+            if (!all) print "reading the lists of packages"
+            else printf "%d packages: %d downloaded, %d unpacked, %d set up\n", all, got, unpacked, ready
+        }' "$1"
 }
 
 # The tests want one database whose order is not by bytes.
@@ -56,25 +79,4 @@ test_locale() {
     as_root localedef -i en_US -f UTF-8 en_US.UTF-8
 }
 
-cargo_pgrx() {
-    local found options=()
-    found=$("$cargo_pgrx" pgrx --version 2>/dev/null || true)
-    if [[ $found == "cargo-pgrx $pgrx_version" ]]; then return; fi
-    if [[ -n $found ]]; then
-        options=(--root "$pgrx_beside")
-        say "$found stays; this project's version goes to $pgrx_beside"
-    fi
-    say "Installing cargo-pgrx $pgrx_version: this takes some minutes (seven on two cores)"
-    cargo install --locked --version "=$pgrx_version" "${options[@]}" cargo-pgrx
-}
-
-# The one line that pgrx needs. `cargo pgrx init` would replace what a developer has there.
-pgrx_configuration() {
-    if grep -qs "^pg$pg *=" "$pgrx_config"; then return; fi
-    say "Telling pgrx about PostgreSQL $pg in $pgrx_config"
-    mkdir -p "${pgrx_config%/*}"
-    grep -qs '^\[configs\]' "$pgrx_config" || echo '[configs]' >>"$pgrx_config"
-    sed -i "/^\[configs\]/a pg$pg = \"$pg_config\"" "$pgrx_config"
-}
-
-main
+main "$@"

@@ -54,8 +54,8 @@ thief() {
     note "In a dump:"
     show "pg_dump --table patients --data-only"
     $cluster exec pg_dump --table patients --data-only | grep '^[0-9]'
-    note "In the data directory after a checkpoint: the name, which is not encrypted, and the number."
     quietly 'CHECKPOINT'
+    note "On the disk: how many files hold a name (names are not encrypted here), and how many a number."
     show "grep --recursive --files-with-matches Grace \$PGDATA | wc -l"
     files_with Grace
     show "grep --recursive --files-with-matches $ssn \$PGDATA | wc -l"
@@ -116,15 +116,16 @@ SQL
 
 audit_log() {
     heading "Who did what"
-    note "What was refused is recorded too, although its transaction was rolled back."
+    note "What was refused is recorded too, although its transaction was rolled back: KF002 and 42501, from above."
+    note "The first key is the log's own, the second the one that the rows were encrypted with."
     wait_for "SELECT count(*) FROM fieldcrypt.audit_log WHERE event = 'decrypt_failed'" 1
     sql <<'SQL'
 SELECT at::time(0), event, actor, key_id, row_key, error_code
 FROM fieldcrypt.audit_log WHERE event <> 'master_key_loaded' ORDER BY id;
 SQL
-    note "Every row is sealed in a Merkle tree, and every few seconds a checkpoint of it is signed."
     wait_for "SELECT count(*) FROM fieldcrypt.audit_log WHERE leaf IS NULL" 0
-    note "Somebody with all rights on the tables hides that failure:"
+    note "Every row is sealed in a Merkle tree, of which a checkpoint is signed every few seconds. So somebody with all
+-- rights on the tables can put another name to the failure, but it shows: row_changed, with the row's id."
     sql <<'SQL'
 ALTER TABLE fieldcrypt.audit_log DISABLE TRIGGER refuse_change;
 UPDATE fieldcrypt.audit_log SET actor = 'nobody' WHERE event = 'decrypt_failed';
@@ -135,6 +136,7 @@ SQL
 
 health() {
     heading "Is everything well?"
+    note "What a new server still lacks: a verification every night, copies elsewhere. The column hint says what to do."
     sql <<'SQL'
 SELECT "check", status, detail FROM fieldcrypt.health() WHERE status <> 'ok';
 SQL
@@ -164,6 +166,8 @@ goodbye() {
     cat <<-TEXT
 		    make psql    opens psql on this cluster
 		    make stop    stops it
+
+		The quick start for a server of your own is in README.md.
 	TEXT
 }
 
@@ -176,7 +180,8 @@ sql() {
     echo
     $cluster psql --no-psqlrc --username "${user:-postgres}" --set ON_ERROR_STOP=1 --set VERBOSITY=verbose \
         --set SHOW_CONTEXT=never --pset footer=off --pset null=- --echo-queries --quiet 2>&1 |
-        sed -e '/^LOCATION: /d' -e 's/^NOTICE:  00000: /NOTICE:  /' -e 's/^psql:<stdin>:[0-9]*: //'
+        sed -e '/^LOCATION: /d' -e 's/^NOTICE:  00000: /NOTICE:  /' -e 's/^psql:<stdin>:[0-9]*: //' |
+        sed -zE 's/\n [a-z_]+ *\n-+\n *\n/\n/g' # tables of a function that returns nothing
 }
 
 # The same for one statement that must be refused, with this SQLSTATE.

@@ -18,7 +18,7 @@ copy_in src/api cluster/api
 copy_in sql cluster/sql
 # The offline tool, where the server's user can run it.
 cargo build --quiet --locked -p fieldcrypt-offline
-as_server dd of="$work/cluster/fieldcrypt" status=none <"${CARGO_TARGET_DIR:-target}/debug/fieldcrypt"
+as_server dd of="$work/cluster/fieldcrypt" status=none <"$target/debug/fieldcrypt"
 as_server chmod 755 "$work/cluster/fieldcrypt"
 
 options=(--jobs 2)

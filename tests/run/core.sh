@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# The crates that need no PostgreSQL, and the table of errors.
+# The crates that need no PostgreSQL, the floors of the others, and the table of errors.
 source "$(dirname "$0")/../../pgrx-config/lib.sh"
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
 status=0
+tests/run/floors.pl || status=1
 tests/run/errors.pl || status=1
-cargo test --locked --workspace --exclude pg_fieldcrypt --no-fail-fast 2>&1 | tee "$log" || status=$?
+cargo test --locked --workspace --exclude pg_fieldcrypt --exclude fieldcrypt-pg --no-fail-fast 2>&1 | tee "$log" || status=$?
 # All orders in which the processes of a server can meet at a queue of events. Built apart: the flag is
 # of every crate.
 RUSTFLAGS="${RUSTFLAGS:-} --cfg loom" CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/loom CARGO_PROFILE_RELEASE_LTO=off \

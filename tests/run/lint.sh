@@ -8,10 +8,21 @@ check() {
     "$@" || failed=1
 }
 
+# META.json, which PGXN reads: it parses, the versions are Cargo.toml's, the files that it names are there.
+meta() {
+    # shellcheck disable=SC2016,SC2317 # perl's; called by check
+    perl -MJSON::PP -0777 -we '
+        my ($version, $meta) = (shift, decode_json(<>));
+        my $extension = $meta->{provides}{pg_fieldcrypt};
+        $_ eq $version or die "META.json has version $_, Cargo.toml $version\n" foreach $meta->{version}, $extension->{version};
+        -e or die "META.json names $_, which is not there\n" foreach @$extension{qw(file docfile)};' "$version" META.json
+}
+
 check cargo fmt --all --check
 for fuzz in crates/*/fuzz/Cargo.toml; do
     check cargo fmt --manifest-path "$fuzz" --check
 done
+check tests/run/floors.pl
 check tests/run/errors.pl
 check cargo clippy --locked --workspace --all-targets --no-default-features --features "pg$pg" -- -D warnings
 
@@ -25,6 +36,8 @@ if timeout 60 cargo deny fetch db >/dev/null 2>&1; then
 else
     say "the advisory database can't be fetched: advisories are not checked"
 fi
+
+check meta
 
 if command -v shellcheck >/dev/null; then
     mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
