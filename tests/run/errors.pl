@@ -1,5 +1,5 @@
 #!/usr/bin/env perl
-# errors.pl: the errors of the library (error.rs) and those that SQL raises are one table, which docs/errors.md shows.
+# errors.pl: the errors of the library (crates/error) and those that SQL raises are one table, which docs/errors.md shows.
 # Each code of class KF that one of them raises is there, and none besides; one message has one code and one hint.
 use strict;
 use warnings;
@@ -27,7 +27,7 @@ sub told
 }
 
 my @files;
-File::Find::find({ no_chdir => 1, wanted => sub { push @files, $_ if /\.(?:rs|sql)$/ } }, 'src', 'sql');
+File::Find::find({ no_chdir => 1, wanted => sub { push @files, $_ if /\.(?:rs|sql)$/ } }, 'src', 'crates/error/src', 'crates/pg/src', 'sql');
 foreach my $file (sort @files)
 {
 	my $text = text($file);
