@@ -1,6 +1,6 @@
 #!/usr/bin/env perl
 # errors.pl: the errors of the library (crates/error) and those that SQL raises are one table, which docs/errors.md shows.
-# Each code of class KF that one of them raises is there, and none besides; one message has one code and one hint.
+# So are the names of events, and docs/audit.md. Each code of class KF that one of them raises is there, and none besides; one message has one code and one hint.
 use strict;
 use warnings;
 use File::Find ();
@@ -50,6 +50,14 @@ foreach my $file (sort @files)
 		}
 	}
 }
+
+# Events have one list in the library, and one for people.
+my %events = map { $_ => 1 } text('src/events/mod.rs') =~ /^    \w+ = "(\w+)",$/mg;
+my ($shown) = text('docs/audit.md') =~ /## What is recorded\n(.*?)\n\*\*Key use/s;
+my %shown = map { $_ => 1 } map { /`(\w+)`/g } $shown =~ /^\| (`[^|]*`) \|/mg;
+problem("the event $_ is not in docs/audit.md") foreach grep { !$shown{$_} } sort keys %events;
+problem("docs/audit.md has the event $_, which there is not") foreach grep { !$events{$_} } sort keys %shown;
+problem('no events are found') if keys %events < 40;
 
 my %listed = map { $_ => 1 } text('docs/errors.md') =~ /^\| (KF\d{3}) \|/mg;
 problem("$_ of $raised->{$_} is not in docs/errors.md") foreach grep { !$listed{$_} } sort keys %$raised;
