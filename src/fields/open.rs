@@ -5,7 +5,7 @@ use std::rc::Rc;
 use fieldcrypt_envelope::{Ciphertext, Context};
 
 use crate::error::Error;
-use crate::keyring::{self, Ring, Slot};
+use crate::keyring::{self, Cache, Slot};
 use crate::settings;
 use crate::usage::{self, Record};
 
@@ -13,15 +13,15 @@ use crate::usage::{self, Record};
 #[inline]
 pub fn open(value: &Ciphertext<'_>, context: &Context<'_>, buffer: &mut [u8]) -> Result<(), Error> {
     let record = usage::before_decryption();
-    let alone = keyring::with_key(value.key_id(), |ring, slot| {
-        let stopwatch = ring.stopwatch();
-        open_with(ring, slot, value, context, buffer)?;
-        let tally = ring.tally(slot);
+    let alone = keyring::with_key(value.key_id(), |cache, slot| {
+        let stopwatch = cache.stopwatch();
+        open_with(cache, slot, value, context, buffer)?;
+        let tally = cache.tally(slot);
         tally.decrypted += 1;
         tally.decrypted_bytes += value.plaintext_length() as u64;
         tally.decrypt_time += stopwatch.nanoseconds();
         tally.recorded += u64::from(record == Record::InStatement);
-        Ok((record == Record::Alone).then(|| Rc::clone(&ring.facts(slot).tenant)))
+        Ok((record == Record::Alone).then(|| Rc::clone(&cache.facts(slot).tenant)))
     })?;
     match alone {
         Some(tenant) => usage::record_call(&tenant, value.key_id()),
@@ -31,14 +31,14 @@ pub fn open(value: &Ciphertext<'_>, context: &Context<'_>, buffer: &mut [u8]) ->
 
 #[inline]
 pub(super) fn open_with(
-    ring: &mut Ring,
+    cache: &mut Cache,
     slot: Slot,
     value: &Ciphertext<'_>,
     context: &Context<'_>,
     buffer: &mut [u8],
 ) -> Result<(), Error> {
-    refuse_other_tenant(&ring.facts(slot).tenant)?;
-    let key = ring.message_key(slot, value.nonce())?;
+    refuse_other_tenant(&cache.facts(slot).tenant)?;
+    let key = cache.message_key(slot, value.nonce())?;
     Ok(value.open_in_place(key, context, buffer)?)
 }
 

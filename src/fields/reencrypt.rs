@@ -8,7 +8,7 @@ use fieldcrypt_envelope::{Ciphertext, Context, KeyId, KeyState};
 use super::open::open_with;
 use super::seal::seal_and_count;
 use crate::error::Error;
-use crate::keyring::{self, Ring, Slot, Tally};
+use crate::keyring::{self, Cache, Slot, Tally};
 use crate::pg::values::Varlena;
 
 /// The same plaintext under the active key of the value's own tenant. It goes from the old value's key
@@ -19,9 +19,9 @@ pub fn reencrypt(bytes: &[u8], context: &Context<'_>) -> Result<Varlena, Error> 
     let mut fresh = Varlena::around(bytes.len(), 0, bytes)?;
     let plaintext = PLAINTEXT_OFFSET..PLAINTEXT_OFFSET + value.plaintext_length();
     let buffer = &mut fresh.bytes_mut()[plaintext];
-    let (standing, tenant) = keyring::with_key(value.key_id(), |ring, slot| {
-        open_with(ring, slot, &value, context, buffer)?;
-        Ok((standing_of(ring, slot), Rc::clone(&ring.facts(slot).tenant)))
+    let (standing, tenant) = keyring::with_key(value.key_id(), |cache, slot| {
+        open_with(cache, slot, &value, context, buffer)?;
+        Ok((standing_of(cache, slot), Rc::clone(&cache.facts(slot).tenant)))
     })?;
     if standing == Standing::Active {
         fresh.bytes_mut().copy_from_slice(bytes);
@@ -45,11 +45,11 @@ pub enum Standing {
 
 /// How a key stands. A key that may not decrypt is an error.
 pub fn standing(key_id: KeyId) -> Result<Standing, Error> {
-    keyring::with_key(key_id, |ring, slot| Ok(standing_of(ring, slot)))
+    keyring::with_key(key_id, |cache, slot| Ok(standing_of(cache, slot)))
 }
 
-fn standing_of(ring: &Ring, slot: Slot) -> Standing {
-    match ring.facts(slot).state {
+fn standing_of(cache: &Cache, slot: Slot) -> Standing {
+    match cache.facts(slot).state {
         KeyState::Active => Standing::Active,
         KeyState::Compromised => Standing::Compromised,
         KeyState::Deactivated | KeyState::Suspended | KeyState::Destroyed => Standing::Deactivated,

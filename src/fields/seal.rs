@@ -4,7 +4,7 @@ use fieldcrypt_envelope::Context;
 use fieldcrypt_envelope::ciphertext::{self, PLAINTEXT_OFFSET};
 
 use crate::error::Error;
-use crate::keyring::{self, DEFAULT_TENANT, Ring, Slot, Tally};
+use crate::keyring::{self, Cache, DEFAULT_TENANT, Slot, Tally};
 use crate::lifecycle;
 use crate::pg::transaction;
 use crate::settings;
@@ -40,25 +40,25 @@ pub(super) fn seal_and_count(
     buffer: &mut [u8],
     count: impl Fn(&mut Tally, u64, u64),
 ) -> Result<(), Error> {
-    keyring::with_active_key(tenant, lifecycle::first_key, |ring, slot| {
-        let stopwatch = ring.stopwatch();
-        seal_with(ring, slot, context, buffer)?;
+    keyring::with_active_key(tenant, lifecycle::first_key, |cache, slot| {
+        let stopwatch = cache.stopwatch();
+        seal_with(cache, slot, context, buffer)?;
         let bytes = buffer.len().saturating_sub(ciphertext::OVERHEAD) as u64;
-        count(ring.tally(slot), bytes, stopwatch.nanoseconds());
+        count(cache.tally(slot), bytes, stopwatch.nanoseconds());
         Ok(())
     })
 }
 
 fn seal_with(
-    ring: &mut Ring,
+    cache: &mut Cache,
     slot: Slot,
     context: &Context<'_>,
     buffer: &mut [u8],
 ) -> Result<(), Error> {
     let length = buffer.len().saturating_sub(ciphertext::OVERHEAD) as u64;
-    let key_id = ring.facts(slot).key_id;
-    let nonce = ring.next_nonce(slot, transaction::block_scope(), length)?;
-    let key = ring.message_key(slot, &nonce)?;
+    let key_id = cache.facts(slot).key_id;
+    let nonce = cache.next_nonce(slot, transaction::block_scope(), length)?;
+    let key = cache.message_key(slot, &nonce)?;
     ciphertext::seal_in_place(key, key_id, &nonce, context, buffer)
         .map_err(|_| Error::TooLarge { bytes: buffer.len() })
 }

@@ -38,12 +38,12 @@ pub struct Facts {
     pub uncommitted: Option<SubTransactionId>,
 }
 
-/// Where a key stands in the cache. Good until the ring changes.
+/// Where a key stands in the cache. Good until the cache changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot(u32);
 
 /// The cache.
-pub struct Ring {
+pub struct Cache {
     secrets: LockedSlab<Secret>,
     entries: Vec<Option<Entry>>,
     by_id: HashMap<KeyId, Slot, BuildHasherDefault<RandomIdHasher>>,
@@ -77,7 +77,7 @@ struct Entry {
     tally: Tally,
 }
 
-impl Ring {
+impl Cache {
     /// An empty one. Draws nothing random and maps no memory.
     pub fn new() -> Self {
         Self {
@@ -160,7 +160,7 @@ impl Ring {
     pub fn tally(&mut self, slot: Slot) -> &mut Tally {
         match self.entries.get_mut(slot.0 as usize) {
             Some(Some(entry)) => &mut entry.tally,
-            _ => unreachable!("a slot is used only before the ring changes"),
+            _ => unreachable!("a slot is used only before the cache changes"),
         }
     }
 
@@ -203,7 +203,7 @@ impl Ring {
     pub fn facts(&self, slot: Slot) -> &Facts {
         match self.entries.get(slot.0 as usize) {
             Some(Some(entry)) => &entry.facts,
-            _ => unreachable!("a slot is used only before the ring changes"),
+            _ => unreachable!("a slot is used only before the cache changes"),
         }
     }
 

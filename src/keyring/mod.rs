@@ -19,7 +19,7 @@ use fieldcrypt_locked_memory::{DEEP, with_scrubbed_stack};
 use pgrx::pg_sys::SubTransactionId;
 
 pub use audit_keys::{adopt_audit_key, cached_audit_key, with_audit_key};
-pub use cache::{Ring, Slot};
+pub use cache::{Cache, Slot};
 pub use make::{make, not_loaded, written};
 pub use tally::Tally;
 
@@ -55,7 +55,7 @@ pub struct UseListener {
 static USE_LISTENER: OnceLock<UseListener> = OnceLock::new();
 
 thread_local! {
-    static RING: RefCell<Ring> = RefCell::new(Ring::new());
+    static CACHE: RefCell<Cache> = RefCell::new(Cache::new());
     static FORGET: Cell<bool> = const { Cell::new(false) };
     static EPOCH: Cell<u64> = const { Cell::new(0) };
 }
@@ -83,10 +83,10 @@ fn first_use() {
 pub fn with_active_key<R>(
     tenant: &[u8],
     first_key: impl Fn(&[u8]) -> Result<KeyRow, Error>,
-    use_it: impl FnOnce(&mut Ring, Slot) -> Result<R, Error>,
+    use_it: impl FnOnce(&mut Cache, Slot) -> Result<R, Error>,
 ) -> Result<R, Error> {
     with_slot(
-        |ring, generation| ring.active(tenant, generation),
+        |cache, generation| cache.active(tenant, generation),
         |generation| {
             let row = match key_table::active_key(Purpose::Field, tenant)? {
                 Some(row) => row,
@@ -101,14 +101,14 @@ pub fn with_active_key<R>(
 /// Uses a key that may decrypt.
 pub fn with_key<R>(
     key_id: KeyId,
-    use_it: impl FnOnce(&mut Ring, Slot) -> Result<R, Error>,
+    use_it: impl FnOnce(&mut Cache, Slot) -> Result<R, Error>,
 ) -> Result<R, Error> {
     with_slot(
-        |ring, generation| ring.key(key_id, generation),
+        |cache, generation| cache.key(key_id, generation),
         |generation| {
             let row = key_table::key_by_id(key_id)?.ok_or(Error::UnknownKey(key_id));
             if row.is_err() {
-                RING.with_borrow_mut(|ring| ring.forget(key_id));
+                CACHE.with_borrow_mut(|cache| cache.forget(key_id));
             }
             adopt(row?, generation)
         },
@@ -120,9 +120,9 @@ pub fn with_key<R>(
 /// generation before its snapshot: if keys changed since, it is loaded again.
 #[inline]
 fn with_slot<R>(
-    find: impl Fn(&mut Ring, u64) -> Option<Slot>,
+    find: impl Fn(&mut Cache, u64) -> Option<Slot>,
     load: impl Fn(u64) -> Result<(), Error>,
-    use_it: impl FnOnce(&mut Ring, Slot) -> Result<R, Error>,
+    use_it: impl FnOnce(&mut Cache, Slot) -> Result<R, Error>,
 ) -> Result<R, Error> {
     invalidations::accept_invalidations();
     master_key::notice_reload();
@@ -130,18 +130,18 @@ fn with_slot<R>(
     let mut as_of = invalidations::generation();
     let mut load_time = None;
     for attempt in 0..=PATIENCE + 1 {
-        let done = RING.with_borrow_mut(|ring| {
+        let done = CACHE.with_borrow_mut(|cache| {
             // What was unwrapped by other master keys is not gone on with.
             let epoch = master_key::epoch();
             let is_other_epoch = EPOCH.replace(epoch) != epoch;
-            ring.wake(FORGET.replace(false) || is_other_epoch);
-            let slot = find(ring, as_of)?;
+            cache.wake(FORGET.replace(false) || is_other_epoch);
+            let slot = find(cache, as_of)?;
             if let Some(load_time) = load_time {
-                let tally = ring.tally(slot);
+                let tally = cache.tally(slot);
                 tally.misses += 1;
                 tally.load_time += load_time;
             }
-            use_it.take().map(|use_it| use_it(ring, slot))
+            use_it.take().map(|use_it| use_it(cache, slot))
         });
         if let Some(result) = done {
             return result;
@@ -173,21 +173,21 @@ fn adopt(row: KeyRow, generation: u64) -> Result<(), Error> {
         uncommitted: row.uncommitted.then(transaction::current_subtransaction),
     };
     if let Some(error) = refused {
-        RING.with_borrow_mut(|ring| ring.forget(row.key_id));
+        CACHE.with_borrow_mut(|cache| cache.forget(row.key_id));
         return Err(error);
     }
-    if RING.with_borrow(Ring::is_full_of_use) {
+    if CACHE.with_borrow(Cache::is_full_of_use) {
         if let Some(listener) = USE_LISTENER.get() {
             (listener.is_much)()?;
         }
     }
-    let facts = match RING.with_borrow_mut(|ring| ring.revalidate(facts)) {
+    let facts = match CACHE.with_borrow_mut(|cache| cache.revalidate(facts)) {
         None => return Ok(()),
         Some(facts) => facts,
     };
     with_scrubbed_stack::<DEEP, _>(|| {
         let suite_key = unwrap_key(&row)?.suite_key(row.key_id);
-        RING.with_borrow_mut(|ring| ring.insert(facts, suite_key, settings::key_cache_size()))
+        CACHE.with_borrow_mut(|cache| cache.insert(facts, suite_key, settings::key_cache_size()))
     })
 }
 
@@ -198,38 +198,38 @@ pub fn tenant_of_key(key_id: KeyId) -> Option<Vec<u8>> {
 
 /// The tenant of a key, if it is cached.
 pub fn cached_tenant(key_id: KeyId) -> Option<Rc<[u8]>> {
-    RING.with_borrow(|ring| ring.tenant(key_id))
+    CACHE.with_borrow(|cache| cache.tenant(key_id))
 }
 
 /// Takes what each key was used for since this was last called. Called where nothing may fail.
 pub fn take_use(take: &mut TakeUse<'_>) {
     // Without FORGET: what can't be taken now stays.
-    let _ = RING.try_with(|ring| ring.try_borrow_mut().map(|mut ring| ring.take_use(take)));
+    let _ = CACHE.try_with(|cache| cache.try_borrow_mut().map(|mut cache| cache.take_use(take)));
 }
 
 /// Keys that this transaction made are committed now. Called where nothing may fail.
 fn transaction_committed() {
-    in_callback(Ring::transaction_committed);
+    in_callback(Cache::transaction_committed);
     audit_keys::transaction_committed();
 }
 
 /// Keys of a subtransaction are its parent's now.
 fn subtransaction_committed(child: SubTransactionId, parent: SubTransactionId) {
-    in_callback(|ring| ring.subtransaction_committed(child, parent));
+    in_callback(|cache| cache.subtransaction_committed(child, parent));
     audit_keys::subtransaction_committed(child, parent);
 }
 
 /// Keys of a subtransaction, and of those inside it, are gone; with 0, all that are not committed: they may
 /// belong to a prepared transaction.
 fn subtransaction_gone(child: SubTransactionId) {
-    in_callback(|ring| ring.subtransaction_gone(child));
+    in_callback(|cache| cache.subtransaction_gone(child));
     audit_keys::subtransaction_gone(child);
 }
 
-/// A callback may come while the ring is borrowed only if the backend is going down in the middle of
+/// A callback may come while the cache is borrowed only if the backend is going down in the middle of
 /// a look-up; then forgetting is left to the next one, if there ever is.
-fn in_callback(work: impl FnOnce(&mut Ring)) {
-    let reached = RING.try_with(|ring| ring.try_borrow_mut().map(|mut ring| work(&mut ring)));
+fn in_callback(work: impl FnOnce(&mut Cache)) {
+    let reached = CACHE.try_with(|cache| cache.try_borrow_mut().map(|mut cache| work(&mut cache)));
     if !matches!(reached, Ok(Ok(()))) {
         FORGET.set(true);
     }

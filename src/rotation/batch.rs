@@ -126,7 +126,7 @@ impl Batch<'_> {
         let mut targets = self.targets(table)?;
         let end_block = self.limits.end_block.min(table.blocks());
         if targets.is_empty() || self.from.block >= end_block {
-            return Ok(report(&Outcome::default(), 0, None));
+            return Ok(summary(&Outcome::default(), 0, None));
         }
         let row_key = RowKey::of(table);
         let holders: Vec<_> = targets.iter().map(|target| target.holder.look()).collect();
@@ -188,7 +188,7 @@ impl Batch<'_> {
         let rows = scan.rows();
         scan.finish();
         scratch.end();
-        Ok(report(&outcome, rows, next))
+        Ok(summary(&outcome, rows, next))
     }
 
     fn targets(&self, table: &Table) -> Result<Vec<Target>, Error> {
@@ -417,7 +417,7 @@ fn key_id_of(value: &[u8]) -> Option<KeyId> {
     ciphertext::key_id_in_header(header).ok()
 }
 
-fn report(outcome: &Outcome, rows: u64, next: Option<RowId>) -> Value {
+fn summary(outcome: &Outcome, rows: u64, next: Option<RowId>) -> Value {
     json!({
         "is_gone": false,
         "next_block": next.map(|next| next.block),
