@@ -58,6 +58,11 @@ pub fn with_audit_key<R>(key_id: KeyId, work: impl FnOnce(&AuditKey) -> R) -> Re
     })
 }
 
+/// Empties the cache if the master keys have changed, though no row of the log may be written for long.
+pub fn notice_epoch() {
+    with_keys(|_| ());
+}
+
 /// Keys that this transaction made are committed now. Called where nothing may fail.
 pub fn transaction_committed() {
     in_callback(|keys| keys.entries.iter_mut().for_each(|known| known.uncommitted = None));

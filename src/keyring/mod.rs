@@ -134,6 +134,9 @@ fn with_slot<R>(
             // What was unwrapped by other master keys is not gone on with.
             let epoch = master_key::epoch();
             let is_other_epoch = EPOCH.replace(epoch) != epoch;
+            if is_other_epoch {
+                audit_keys::notice_epoch();
+            }
             cache.wake(FORGET.replace(false) || is_other_epoch);
             let slot = find(cache, as_of)?;
             if let Some(load_time) = load_time {

@@ -213,7 +213,7 @@ struct Search {
     // Numbers of objects, sorted.
     seen: Vec<u64>,
     waiting: Vec<Object>,
-    /// The extension's own schemas, which are known by their names.
+    /// The extension's own schemas, which are known by their names: the users', and that of internals.
     schemas: [Oid; 2],
 }
 
@@ -260,8 +260,11 @@ impl Search {
                 }
             }
             Dependent::Function(oid) => {
+                // Internals take no values, and have names that applications may have for their own; who calls
+                // one names its schema.
                 if self.is_new(Object::Function(oid))?
-                    && let Some(name) = dependents::function(oid)
+                    && let Some((name, schema)) = dependents::function(oid)
+                    && schema != self.schemas[1]
                 {
                     self.known.names.add(&name, Place::Call)?;
                 }

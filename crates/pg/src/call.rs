@@ -77,7 +77,7 @@ impl Call {
     /// # Safety
     ///
     /// The argument is a `jsonb`.
-    pub(super) unsafe fn jsonb(&self, index: usize) -> Option<Jsonb> {
+    pub(super) unsafe fn jsonb(&self, index: usize) -> Option<Jsonb<'_>> {
         // SAFETY: by the contract.
         self.datum(index).map(|datum| unsafe { Jsonb::new(datum) })
     }

@@ -284,10 +284,10 @@ pub fn column(relation: Oid, column: i16) -> Option<Vec<u8>> {
     unsafe { name(pg_sys::get_attname(relation, column, true)) }
 }
 
-/// The name of a function.
-pub fn function(oid: Oid) -> Option<Vec<u8>> {
+/// The name of a function, and its schema.
+pub fn function(oid: Oid) -> Option<(Vec<u8>, Oid)> {
     // SAFETY: as above.
-    unsafe { name(pg_sys::get_func_name(oid)) }
+    unsafe { Some((name(pg_sys::get_func_name(oid))?, pg_sys::get_func_namespace(oid))) }
 }
 
 /// The name of an operator.

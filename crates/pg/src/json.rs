@@ -1,6 +1,7 @@
 //! JSON, between Postgres and Rust.
 
 use std::ffi::CStr;
+use std::marker::PhantomData;
 
 use pgrx::pg_sys::{self, Datum};
 use serde_json::Value;
@@ -9,34 +10,35 @@ use super::encoding;
 use super::values::{self, Varlena};
 use fieldcrypt_error::Error;
 
-/// A value of type `jsonb`.
+/// A value of type `jsonb`, in memory that lives as long.
 #[derive(Clone, Copy)]
-pub struct Jsonb(Datum);
+pub struct Jsonb<'a>(Datum, PhantomData<&'a ()>);
 
-impl Jsonb {
+impl<'a> Jsonb<'a> {
     /// # Safety
     ///
     /// The datum is a non-null `jsonb`.
     pub(super) unsafe fn new(datum: Datum) -> Self {
-        Self(datum)
+        Self(datum, PhantomData)
     }
 
     /// Parses a text, in the current memory context.
     pub fn parse(text: &[u8]) -> Result<Self, Error> {
         let text = values::c_string(text)?;
         // SAFETY: the arguments that every input function takes.
-        Ok(Self(unsafe {
+        let document = unsafe {
             pg_sys::OidInputFunctionCall(
                 pg_sys::F_JSONB_IN.into(),
                 text.cast_mut_ptr(),
                 pg_sys::InvalidOid,
                 -1,
             )
-        }))
+        };
+        Ok(Self(document, PhantomData))
     }
 
     /// What `jsonb_out` writes, in the current memory context.
-    pub fn to_text<'a>(self) -> &'a [u8] {
+    pub fn to_text(self) -> &'a [u8] {
         // SAFETY: a jsonb; the string lives as long as the memory context of the call.
         unsafe {
             let text =

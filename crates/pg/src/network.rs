@@ -1,36 +1,38 @@
 //! Network addresses.
 
 use std::ffi::CStr;
+use std::marker::PhantomData;
 
 use pgrx::pg_sys::{self, Datum};
 
 use super::values;
 use fieldcrypt_error::Error;
 
-/// A value of type `inet`.
+/// A value of type `inet`, in memory that lives as long.
 #[derive(Clone, Copy)]
-pub struct Inet(Datum);
+pub struct Inet<'a>(Datum, PhantomData<&'a ()>);
 
-impl Inet {
+impl Inet<'_> {
     /// # Safety
     ///
     /// The datum is a non-null `inet`.
     pub(super) unsafe fn new(datum: Datum) -> Self {
-        Self(datum)
+        Self(datum, PhantomData)
     }
 
     /// From what its output function wrote.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let text = values::c_string(text.as_bytes())?;
         // SAFETY: the arguments that every input function takes.
-        Ok(Self(unsafe {
+        let address = unsafe {
             pg_sys::OidInputFunctionCall(
                 pg_sys::F_INET_IN.into(),
                 text.cast_mut_ptr(),
                 pg_sys::InvalidOid,
                 -1,
             )
-        }))
+        };
+        Ok(Self(address, PhantomData))
     }
 
     /// As its output function writes it.

@@ -62,7 +62,7 @@ arguments! {
     /// What is left of a binary message, the argument of a receive function.
     internal: &'c [u8] = Call::message_rest;
     /// A document.
-    jsonb: Jsonb = Call::jsonb;
+    jsonb: Jsonb<'c> = Call::jsonb;
     /// A number of 64 bits.
     bigint: i64 = Call::bigint;
     /// Microseconds since 2000-01-01.

@@ -52,9 +52,9 @@ impl Row<'_> {
         Some(datum)
     }
 
-    /// A `text` or `bytea` column, detoasted.
+    /// A `text` (or what is one in the memory) or `bytea` column, detoasted.
     pub fn optional_bytes(&self, column: i16) -> Option<&[u8]> {
-        let datum = self.typed(column, &[pg_sys::TEXTOID, pg_sys::BYTEAOID])?;
+        let datum = self.typed(column, &[pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::BYTEAOID])?;
         // SAFETY: a varlena; the tuple outlives the row.
         Some(unsafe { values::detoasted(datum) })
     }
@@ -79,13 +79,13 @@ impl Row<'_> {
     }
 
     /// A `jsonb` column.
-    pub fn jsonb(&self, column: i16) -> Option<Jsonb> {
+    pub fn jsonb(&self, column: i16) -> Option<Jsonb<'_>> {
         // SAFETY: of that type.
         self.typed(column, &[pg_sys::JSONBOID]).map(|datum| unsafe { Jsonb::new(datum) })
     }
 
     /// An `inet` column.
-    pub fn inet(&self, column: i16) -> Option<Inet> {
+    pub fn inet(&self, column: i16) -> Option<Inet<'_>> {
         // SAFETY: of that type.
         self.typed(column, &[pg_sys::INETOID]).map(|datum| unsafe { Inet::new(datum) })
     }
