@@ -3,7 +3,7 @@
 # calls, without what the queries around them cost: the same number on a busy machine.
 source "$(dirname "$0")/../pgrx-config/lib.sh"
 
-# Fewer a statement than a nonce block has, whose end valgrind does not survive.
+# Fewer a statement than a nonce block has: what a new block costs is not counted as a call.
 calls=50000
 statements=${STATEMENTS:-20}
 command -v valgrind >/dev/null || die "valgrind is missing: apt-get install valgrind"
