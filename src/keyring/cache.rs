@@ -57,6 +57,7 @@ pub struct Cache {
     used: Vec<Slot>,
     gone: Vec<Gone>,
     until_timed: u32,
+    epoch: u64,
 }
 
 /// What a key was used for that is no longer cached.
@@ -94,17 +95,22 @@ impl Cache {
             used: Vec::new(),
             gone: Vec::new(),
             until_timed: Stopwatch::first(std::process::id()),
+            epoch: 0,
         }
     }
 
-    /// Forgets everything in a forked child, whose copy of the secrets reads as zero bytes.
+    /// Forgets everything in a forked child, whose copy of the secrets reads as zero bytes, and what was
+    /// unwrapped in another epoch of the master keys. Says whether it did.
     #[inline]
-    pub fn wake(&mut self, forget: bool) {
+    pub fn wake(&mut self, forget: bool, epoch: u64) -> bool {
         let wiped =
             self.secrets.was_wiped() || self.entropy.was_wiped() || self.messages.was_wiped();
-        if wiped || forget {
+        let is_old = wiped || forget || self.epoch != epoch;
+        if is_old {
             self.forget_everything();
+            self.epoch = epoch;
         }
+        is_old
     }
 
     /// The tenant's active key as of a generation.
@@ -286,7 +292,7 @@ impl Cache {
     }
 
     /// Forgets every key, but not what they were used for.
-    pub fn forget_everything(&mut self) {
+    fn forget_everything(&mut self) {
         let mut gone = Vec::new();
         self.take_use(&mut |tenant, key_id, tally| {
             gone.push(Gone { tenant: Rc::clone(tenant), key_id, tally: *tally });

@@ -57,7 +57,6 @@ static USE_LISTENER: OnceLock<UseListener> = OnceLock::new();
 thread_local! {
     static CACHE: RefCell<Cache> = RefCell::new(Cache::new());
     static FORGET: Cell<bool> = const { Cell::new(false) };
-    static EPOCH: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Is told of the ends of transactions. `listener` is told of uses.
@@ -131,13 +130,9 @@ fn with_slot<R>(
     let mut load_time = None;
     for attempt in 0..=PATIENCE + 1 {
         let done = CACHE.with_borrow_mut(|cache| {
-            // What was unwrapped by other master keys is not gone on with.
-            let epoch = master_key::epoch();
-            let is_other_epoch = EPOCH.replace(epoch) != epoch;
-            if is_other_epoch {
+            if cache.wake(FORGET.replace(false), master_key::epoch()) {
                 audit_keys::notice_epoch();
             }
-            cache.wake(FORGET.replace(false) || is_other_epoch);
             let slot = find(cache, as_of)?;
             if let Some(load_time) = load_time {
                 let tally = cache.tally(slot);

@@ -47,7 +47,8 @@ impl Varlena {
 
     /// Memory for a value of `length` bytes, of which all outside `copied` are zero and those from
     /// `at` on are `copied`.
-    #[inline]
+    // Where the places are constants, clearing what is around them takes no call.
+    #[inline(always)]
     pub fn around(length: usize, at: usize, copied: &[u8]) -> Result<Self, Error> {
         let end = at + copied.len();
         if length > Self::MAX - Self::HEADER {
