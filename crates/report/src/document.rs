@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use crate::html::Html;
-use crate::page::{self, cell, of, tone, words};
+use crate::page::{self, Column, cell, of, tone, words};
 use crate::record::{Count, Report};
 use crate::sections::{SECTIONS, Section, ran};
 use crate::show::{Day, Name, Or, Percent, Time};
@@ -277,31 +277,23 @@ fn requirements(page: &mut Html, report: &Report, number: usize) {
         page::all(
             page,
             "Requirements",
-            &[
-                page::Column::Time("Requirement"),
-                page::Column::Text("About"),
-                page::Column::Text("Supported by section"),
-                page::Column::Text("How"),
-            ],
             &report.requirements,
-            |row| {
-                let sections: Vec<String> = SECTIONS
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, section)| {
-                        row.figures.iter().any(|figure| figure == section.figure)
-                    })
-                    .map(|(index, section)| format!("{} {}", index + 1, section.title))
-                    .collect();
-                vec![
-                    cell(cited(&format!("{} {}", row.standard, row.section))),
-                    cell(&row.title),
-                    cell(words(&sections)),
-                    cell(&row.note),
-                ]
-            },
+            &[
+                Column::Time("Requirement", |row| {
+                    cell(cited(&format!("{} {}", row.standard, row.section)))
+                }),
+                Column::Text("About", |row| cell(&row.title)),
+                Column::Text("Supported by section", |row| cell(words(&supporting(&row.figures)))),
+                Column::Text("How", |row| cell(&row.note)),
+            ],
         );
     });
+}
+
+fn supporting(figures: &[String]) -> Vec<String> {
+    let numbered = SECTIONS.iter().zip(1..);
+    let supporting = numbered.filter(|(section, _)| figures.iter().any(|it| it == section.figure));
+    supporting.map(|(section, number)| format!("{number} {}", section.title)).collect()
 }
 
 fn limits(page: &mut Html, report: &Report, number: usize) {

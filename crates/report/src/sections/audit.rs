@@ -16,34 +16,28 @@ pub fn events(page: &mut Html, caption: &str, events: &List<Event>) {
     list(
         page,
         caption,
-        &[
-            Time("At (UTC)"),
-            Text("Event"),
-            Name("By"),
-            Name("Tenant"),
-            Text("Code"),
-            Name("What, in the words of the record"),
-        ],
         events,
-        |row| {
-            vec![
-                cell(show::Time(&row.at)),
-                cell(&row.event),
+        &[
+            Time("At (UTC)", |row| cell(show::Time(&row.at))),
+            Text("Event", |row| cell(&row.event)),
+            Name("By", |row| {
                 name(&match &row.client_address {
                     Some(address) => format!("{} from {address}", who(&row.actor, &row.role)),
                     None => who(&row.actor, &row.role),
-                }),
-                name_or_dash(&row.tenant),
-                cell(Or(&row.error_code)),
+                })
+            }),
+            Name("Tenant", |row| name_or_dash(&row.tenant)),
+            Text("Code", |row| cell(Or(&row.error_code))),
+            Name("What, in the words of the record", |row| {
                 sentence_or_dash(&match (row.value_count, &row.reason) {
                     (Some(count), Some(reason)) if count.0 > 1 => {
                         Some(format!("{count} times: {reason}"))
                     }
                     (Some(count), None) if count.0 > 1 => Some(format!("{count} times")),
                     (_, reason) => reason.clone(),
-                }),
-            ]
-        },
+                })
+            }),
+        ],
     );
 }
 
@@ -64,45 +58,34 @@ pub fn access(page: &mut Html, report: &Report) {
     list(
         page,
         "Roles and their privileges now",
-        &[
-            Name("Role"),
-            Text("Logs in"),
-            Text("Privileges"),
-            Text("Granted to itself"),
-            Name("Through"),
-            Name("Other rights"),
-        ],
         &section.roles,
-        |row| {
-            let more = row.other_rights_total.0.saturating_sub(row.other_rights.len() as i64);
-            vec![
-                name(&row.role),
-                cell(if row.can_login { "yes" } else { "no" }),
-                cell(words(&row.privileges)),
-                cell(words(&row.granted)),
-                if row.through.is_empty() { cell("-") } else { cell(words(&row.through)) },
-                match (row.other_rights.is_empty(), more > 0) {
-                    (true, _) => cell("-"),
-                    (false, false) => cell(row.other_rights.join("; ")),
-                    (false, true) => {
-                        cell(format_args!("{}; and {}", row.other_rights.join("; "), Count(more)))
-                    }
-                },
-            ]
-        },
+        &[
+            Name("Role", |row| name(&row.role)),
+            Text("Logs in", |row| cell(if row.can_login { "yes" } else { "no" })),
+            Text("Privileges", |row| cell(words(&row.privileges))),
+            Text("Granted to itself", |row| cell(words(&row.granted))),
+            Name("Through", |row| {
+                if row.through.is_empty() { cell("-") } else { cell(words(&row.through)) }
+            }),
+            Name("Other rights", |row| {
+                let rights = row.other_rights.join("; ");
+                match row.other_rights_total.0.saturating_sub(row.other_rights.len() as i64) {
+                    _ if row.other_rights.is_empty() => cell("-"),
+                    more if more > 0 => cell(format_args!("{rights}; and {}", Count(more))),
+                    _ => cell(rights),
+                }
+            }),
+        ],
     );
     list(
         page,
         "Roles that are above these rights, or near the master key",
-        &[Name("Role"), Text("Logs in"), Text("Because of")],
         &section.powerful,
-        |row| {
-            vec![
-                name(&row.role),
-                cell(if row.can_login { "yes" } else { "no" }),
-                cell(words(&row.why)),
-            ]
-        },
+        &[
+            Name("Role", |row| name(&row.role)),
+            Text("Logs in", |row| cell(if row.can_login { "yes" } else { "no" })),
+            Text("Because of", |row| cell(words(&row.why))),
+        ],
     );
     note(
         page,
@@ -159,65 +142,41 @@ pub fn used(page: &mut Html, report: &Report) {
     list(
         page,
         "Use by role",
-        &[
-            Name("Role"),
-            Name("Logged in as"),
-            Number("Tenants"),
-            Number("Decrypted"),
-            Number("Failed"),
-            Number("Refused"),
-            Time("Last (UTC)"),
-        ],
         &section.by_role,
-        |row| {
-            vec![
-                name(&row.role),
-                name(&row.actor),
-                cell(row.tenants),
-                cell(row.decrypted),
-                alarming(row.failed),
-                alarming(row.refused),
-                cell(show::Time(&row.last_at)),
-            ]
-        },
+        &[
+            Name("Role", |row| name(&row.role)),
+            Name("Logged in as", |row| name(&row.actor)),
+            Number("Tenants", |row| cell(row.tenants)),
+            Number("Decrypted", |row| cell(row.decrypted)),
+            Number("Failed", |row| alarming(row.failed)),
+            Number("Refused", |row| alarming(row.refused)),
+            Time("Last (UTC)", |row| cell(show::Time(&row.last_at))),
+        ],
     );
     list(
         page,
         "Use by tenant",
-        &[
-            Name("Tenant"),
-            Number("Roles"),
-            Number("Decrypted"),
-            Number("Failed"),
-            Number("Refused"),
-            Time("Last (UTC)"),
-        ],
         &section.by_tenant,
-        |row| {
-            vec![
-                name_or_dash(&row.tenant),
-                cell(row.roles),
-                cell(row.decrypted),
-                alarming(row.failed),
-                alarming(row.refused),
-                cell(show::Time(&row.last_at)),
-            ]
-        },
+        &[
+            Name("Tenant", |row| name_or_dash(&row.tenant)),
+            Number("Roles", |row| cell(row.roles)),
+            Number("Decrypted", |row| cell(row.decrypted)),
+            Number("Failed", |row| alarming(row.failed)),
+            Number("Refused", |row| alarming(row.refused)),
+            Time("Last (UTC)", |row| cell(show::Time(&row.last_at))),
+        ],
     );
     list(
         page,
         "Failures by code",
-        &[Text("Event"), Text("Code"), Text("Meaning"), Number("Times"), Time("Last (UTC)")],
         &section.by_code,
-        |row| {
-            vec![
-                cell(&row.event),
-                cell(Or(&row.error_code)),
-                cell(meaning(row.error_code.as_deref())),
-                cell(row.times),
-                cell(show::Time(&row.last_at)),
-            ]
-        },
+        &[
+            Text("Event", |row| cell(&row.event)),
+            Text("Code", |row| cell(Or(&row.error_code))),
+            Text("Meaning", |row| cell(meaning(row.error_code.as_deref()))),
+            Number("Times", |row| cell(row.times)),
+            Time("Last (UTC)", |row| cell(show::Time(&row.last_at))),
+        ],
     );
     events(page, "Failures and refusals, the latest first", &section.refusals);
 }
@@ -270,27 +229,16 @@ pub fn approvals(page: &mut Html, report: &Report) {
     list(
         page,
         "Open requests",
-        &[
-            Text("No."),
-            Text("Operation"),
-            Name("Subject"),
-            Name("Reason"),
-            Name("Requested by"),
-            Time("Expires (UTC)"),
-            Name("Approved by"),
-        ],
         &section.open,
-        |row| {
-            vec![
-                cell(&row.id),
-                cell(&row.operation),
-                name(&row.subject),
-                sentence(&row.reason),
-                name(&row.requested_by),
-                cell(show::Time(&row.expires_at)),
-                name_or_dash(&row.approved_by),
-            ]
-        },
+        &[
+            Text("No.", |row| cell(&row.id)),
+            Text("Operation", |row| cell(&row.operation)),
+            Name("Subject", |row| name(&row.subject)),
+            Name("Reason", |row| sentence(&row.reason)),
+            Name("Requested by", |row| name(&row.requested_by)),
+            Time("Expires (UTC)", |row| cell(show::Time(&row.expires_at))),
+            Name("Approved by", |row| name_or_dash(&row.approved_by)),
+        ],
     );
     events(page, "Requests, approvals and refusals in the period", &section.events);
 }
@@ -405,27 +353,16 @@ pub fn log(page: &mut Html, report: &Report) {
     list(
         page,
         "Where the log was written",
-        &[
-            Time("Since (UTC)"),
-            Text("Log"),
-            Text("Cause"),
-            Number("From row"),
-            Time("Acknowledged"),
-            Name("By"),
-            Name("Reason"),
-        ],
         &section.origins,
-        |row| {
-            vec![
-                cell(show::Time(&row.at)),
-                cell(&row.log_id),
-                cell(&row.cause),
-                cell(row.old_size),
-                cell(show::Time(&row.acknowledged_at)),
-                name_or_dash(&row.acknowledged_by),
-                sentence_or_dash(&row.acknowledged_reason),
-            ]
-        },
+        &[
+            Time("Since (UTC)", |row| cell(show::Time(&row.at))),
+            Text("Log", |row| cell(&row.log_id)),
+            Text("Cause", |row| cell(&row.cause)),
+            Number("From row", |row| cell(row.old_size)),
+            Time("Acknowledged", |row| cell(show::Time(&row.acknowledged_at))),
+            Name("By", |row| name_or_dash(&row.acknowledged_by)),
+            Name("Reason", |row| sentence_or_dash(&row.acknowledged_reason)),
+        ],
     );
     events(page, "Gaps, starts of the seal, forks and retirements in the period", &section.events);
 }
@@ -462,33 +399,27 @@ pub fn verification(page: &mut Html, report: &Report) {
         list(
             page,
             "Findings",
-            &[Text("Status"), Text("Finding"), Number("Leaf"), Text("Row"), Name("Detail")],
             &section.findings,
-            |row| {
-                vec![
-                    status(&row.status),
-                    cell(&row.finding),
-                    cell(Or(&row.leaf)),
-                    cell(Or(&row.log_id)),
-                    sentence_or_dash(&row.detail),
-                ]
-            },
+            &[
+                Text("Status", |row| status(&row.status)),
+                Text("Finding", |row| cell(&row.finding)),
+                Number("Leaf", |row| cell(Or(&row.leaf))),
+                Text("Row", |row| cell(Or(&row.log_id))),
+                Name("Detail", |row| sentence_or_dash(&row.detail)),
+            ],
         );
     }
     list(
         page,
         "Verifications in the period, by check_audit_log",
-        &[Time("At (UTC)"), Text("Status"), Number("Findings"), Name("By"), Name("Detail")],
         &section.stored,
-        |row| {
-            vec![
-                cell(show::Time(&row.at)),
-                status(&row.status),
-                cell(row.findings),
-                name(&row.actor),
-                sentence_or_dash(&row.detail),
-            ]
-        },
+        &[
+            Time("At (UTC)", |row| cell(show::Time(&row.at))),
+            Text("Status", |row| status(&row.status)),
+            Number("Findings", |row| cell(row.findings)),
+            Name("By", |row| name(&row.actor)),
+            Name("Detail", |row| sentence_or_dash(&row.detail)),
+        ],
     );
 }
 
@@ -514,9 +445,13 @@ pub fn health(page: &mut Html, report: &Report) {
     all(
         page,
         "Checks",
-        &[Text("Check"), Text("Status"), Name("Detail"), Name("What to do")],
         &section.checks,
-        |row| vec![cell(&row.check), status(&row.status), long(&row.detail), long(&row.hint)],
+        &[
+            Text("Check", |row| cell(&row.check)),
+            Text("Status", |row| status(&row.status)),
+            Name("Detail", |row| long(&row.detail)),
+            Name("What to do", |row| long(&row.hint)),
+        ],
     );
 }
 
