@@ -275,18 +275,13 @@ fn is_too_early(queue: Queue, event: &QueuedEvent) -> bool {
 
 /// Whether the last checkpoint of the log closed it; `None` if it has none.
 fn last_is_final() -> Result<Option<bool>, Error> {
-    let mut last = None;
     security::as_owner(|| {
-        spi::each_row(
+        spi::first_row(
             "SELECT c.is_final FROM fieldcrypt.audit_checkpoints AS c ORDER BY c.id DESC LIMIT 1",
             &[],
-            |row| {
-                last = Some(row.boolean(1)?);
-                Ok(())
-            },
+            |row| row.boolean(1),
         )
-    })?;
-    Ok(last)
+    })
 }
 
 /// Stores the statement by which the log gets to know a signing key, and records it.
