@@ -110,11 +110,13 @@ fn note_first_use() {
 
 fn open() {
     IS_OPEN.store(true, Ordering::Relaxed);
-    let _ = STATEMENT.try_with(|statement| {
-        if let Ok(mut statement) = statement.try_borrow_mut() {
-            statement.began = clock::statement_start();
-        }
-    });
+    with_statement(|statement| statement.began = clock::statement_start());
+}
+
+/// Calls `work` with what is to be told. A callback may come while it is in use only if the backend is going
+/// down: then nothing is done.
+fn with_statement<R>(work: impl FnOnce(&mut Statement) -> R) -> Option<R> {
+    STATEMENT.try_with(|place| place.try_borrow_mut().ok().map(|mut it| work(&mut it))).ok()?
 }
 
 /// How a decryption is recorded.
@@ -274,11 +276,7 @@ fn tell_early() -> Result<(), Error> {
 fn close() {
     IS_OPEN.store(false, Ordering::Relaxed);
     CLIENT_IS_KNOWN.store(false, Ordering::Relaxed);
-    let _ = STATEMENT.try_with(|statement| {
-        if let Ok(mut statement) = statement.try_borrow_mut() {
-            statement.client = None;
-        }
-    });
+    with_statement(|statement| statement.client = None);
 }
 
 fn push_events() -> Result<(), Error> {
@@ -289,10 +287,7 @@ fn push_events() -> Result<(), Error> {
 }
 
 fn next_event() -> Option<Pending> {
-    let next = STATEMENT.try_with(|statement| {
-        statement.try_borrow_mut().ok().and_then(|mut statement| statement.events.pop_front())
-    });
-    next.ok().flatten()
+    with_statement(|statement| statement.events.pop_front())?
 }
 
 /// The client of the statement, resolved once.
@@ -313,17 +308,13 @@ struct TenantUse {
 }
 
 /// Takes the counts from the cache of keys: adds them to the statistics, and makes events of what is to
-/// be recorded. A callback may come while they are in use only if the backend is going down.
+/// be recorded.
 fn gather() {
     let uses = by_tenant();
     for used in &uses {
         statistics_memory::add(Some(&used.tenant), &counters_of(&used.tally));
     }
-    let _ = STATEMENT.try_with(|statement| {
-        if let Ok(mut statement) = statement.try_borrow_mut() {
-            statement.take(uses);
-        }
-    });
+    with_statement(|statement| statement.take(uses));
 }
 
 /// What a statement did with a tenant's keys.
