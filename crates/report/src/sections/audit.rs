@@ -7,7 +7,7 @@ use crate::page::{
     alarming, all, cell, facts, list, name, name_or_dash, note, of, sentence, sentence_or_dash,
     status, tone, words,
 };
-use crate::record::{Count, Event, List, Report, Used};
+use crate::record::{Count, Event, List, Report};
 use crate::sections::keys::who;
 use crate::show::{self, Day, Or};
 
@@ -115,7 +115,7 @@ pub fn used(page: &mut Html, report: &Report) {
             of(section.decrypted, "value decrypted", "values decrypted")
         ),
         series: &[Series { class: "s-active", name: "values decrypted" }],
-        bars: bars(&section.over_time, |row| vec![row.decrypted]),
+        bars: bars(&section.over_time, |row| (&row.from, vec![row.decrypted])),
         empty: "No decryption was recorded in this period.",
     }
     .upright(page, 190.0);
@@ -131,7 +131,7 @@ pub fn used(page: &mut Html, report: &Report) {
             Series { class: "s-bad", name: "failed decrypts" },
             Series { class: "s-old", name: "refused calls" },
         ],
-        bars: bars(&section.over_time, |row| vec![row.failed, row.refused]),
+        bars: bars(&section.over_time, |row| (&row.from, vec![row.failed, row.refused])),
         empty: "No failure was recorded in this period.",
     }
     .upright(page, 190.0);
@@ -181,10 +181,10 @@ pub fn used(page: &mut Html, report: &Report) {
     events(page, "Failures and refusals, the latest first", &section.refusals);
 }
 
-fn bars(rows: &[Used], parts: fn(&Used) -> Vec<Count>) -> Vec<Bar> {
-    rows.iter()
-        .map(|row| Bar { label: row.from.clone(), parts: parts(row), instead: None })
-        .collect()
+/// Bars along time, by the label and the parts of each.
+pub fn bars<T>(rows: &[T], bar: fn(&T) -> (&String, Vec<Count>)) -> Vec<Bar> {
+    let bars = rows.iter().map(bar);
+    bars.map(|(label, parts)| Bar { label: label.clone(), parts, instead: None }).collect()
 }
 
 /// What the extension's error codes of failing decryption say.

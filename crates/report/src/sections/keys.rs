@@ -8,7 +8,7 @@ use crate::page::{
     sentence_or_dash, status,
 };
 use crate::record::{Count, Coverage, Key, Report};
-use crate::sections::audit::events;
+use crate::sections::audit::{bars, events};
 use crate::show::{self, Day, Or, Percent};
 
 pub fn cryptography(page: &mut Html, report: &Report) {
@@ -223,15 +223,7 @@ pub fn rotation(page: &mut Html, report: &Report) {
             Series { class: "s-active", name: "rotated" },
             Series { class: "s-bad", name: "failed" },
         ],
-        bars: section
-            .over_time
-            .iter()
-            .map(|row| Bar {
-                label: row.from.clone(),
-                parts: vec![row.rotated, row.failed],
-                instead: None,
-            })
-            .collect(),
+        bars: bars(&section.over_time, |row| (&row.from, vec![row.rotated, row.failed])),
         empty: "No rotation in this period.",
     }
     .upright(page, 200.0);
