@@ -377,39 +377,28 @@ impl Statement {
             let counters = Counters { keys_made: 1, ..Counters::default() };
             statistics_memory::add(Some(&tenant), &counters);
         }
+        // Nothing is recorded before its client is known.
+        let client = || self.client.clone().unwrap_or_else(|| Rc::new(Client::unknown()));
         let recorded = uses.into_iter().filter(|used| used.tally.recorded > 0);
-        let mut events: Vec<Pending> = Vec::new();
-        for used in recorded {
-            events.push(Pending {
-                event: Event::ValuesDecrypted,
-                tenant: Some(used.tenant),
-                count: used.tally.recorded,
-                error_code: None,
-                reason: used.keys.in_words(),
-                keys: used.keys,
-                client: self.known_client(),
-            });
-        }
-        for failed in std::mem::take(&mut self.failures) {
-            events.push(Pending {
-                event: Event::DecryptFailed,
-                tenant: failed.tenant,
-                count: failed.count,
-                error_code: Some(failed.error_code),
-                reason: Some(failed.reason),
-                keys: failed.keys,
-                client: self.known_client(),
-            });
-        }
-        self.events.extend(events);
-    }
-
-    /// Nothing is recorded before its client is known.
-    fn known_client(&self) -> Rc<Client> {
-        match &self.client {
-            Some(client) => Rc::clone(client),
-            None => Rc::new(Client::unknown()),
-        }
+        self.events.extend(recorded.map(|used| Pending {
+            event: Event::ValuesDecrypted,
+            tenant: Some(used.tenant),
+            count: used.tally.recorded,
+            error_code: None,
+            reason: used.keys.in_words(),
+            keys: used.keys,
+            client: client(),
+        }));
+        let failures = std::mem::take(&mut self.failures);
+        self.events.extend(failures.into_iter().map(|failed| Pending {
+            event: Event::DecryptFailed,
+            tenant: failed.tenant,
+            count: failed.count,
+            error_code: Some(failed.error_code),
+            reason: Some(failed.reason),
+            keys: failed.keys,
+            client: client(),
+        }));
     }
 }
 
