@@ -126,10 +126,7 @@ fn begin(old: Option<Origin>, here: Here, cause: &str) -> Result<Origin, Error> 
         frontier.size(),
         hexadecimal(&frontier.root())
     );
-    super::record(
-        Event::AuditOriginBegun,
-        &Details { reason: Some(reason.as_bytes()), ..Details::default() },
-    )?;
+    super::record_reason(Event::AuditOriginBegun, &reason)?;
     Ok(origin)
 }
 

@@ -9,7 +9,7 @@ use super::publisher::Publisher;
 use super::seal::{self, NewSigner, Unsigned};
 use super::settings::{self, SEAL_ROWS};
 use super::signer::{Answer, Question};
-use super::{Details, mac_key, write};
+use super::{mac_key, write};
 use crate::error::Error;
 use crate::events::{self, Event, QueuedEvent};
 use crate::keyring::{self, hexadecimal};
@@ -311,9 +311,6 @@ fn store_signer(answer: &Answer) -> Result<i64, Error> {
     })?;
     let handover = if statement.is_clean { "clean" } else { "unclean" };
     let reason = format!("{handover} handover to {}, vouched for by: {introduced_by}", answer.key);
-    super::record(
-        Event::AuditStarted,
-        &Details { reason: Some(reason.as_bytes()), ..Details::default() },
-    )?;
+    super::record_reason(Event::AuditStarted, &reason)?;
     Ok(id)
 }
