@@ -51,18 +51,20 @@ pub trait Check {
 
 /// Defines a text that is checked.
 pub fn define_checked<C: Check>(text: Text) {
-    // SAFETY: the hook is a C function that lives as long as the library and never raises.
+    define(text, GucFlags::default(), Some(check::<C>), None);
+}
+
+fn define(
+    text: Text,
+    flags: GucFlags,
+    check: pg_sys::GucStringCheckHook,
+    show: pg_sys::GucShowHook,
+) {
+    let Text { name, about, details, value, context } = text;
+    // SAFETY: the hooks are C functions that live as long as the library and never raise.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
-            text.name,
-            text.about,
-            text.details,
-            text.value,
-            text.context,
-            GucFlags::default(),
-            Some(check::<C>),
-            None,
-            None,
+            name, about, details, value, context, flags, check, None, show,
         );
     }
 }
@@ -90,20 +92,8 @@ pub trait Secret {
 
 /// Defines a text that is never shown. The name's prefix is that of no placeholder: see [`is_placeholder`].
 pub fn define_secret<S: Secret>(text: Text) {
-    // SAFETY: the hook is a C function that lives as long as the library and never raises.
-    unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            text.name,
-            text.about,
-            text.details,
-            text.value,
-            text.context,
-            GucFlags::SUPERUSER_ONLY | GucFlags::DISALLOW_IN_AUTO_FILE | GucFlags::NO_SHOW_ALL,
-            None,
-            None,
-            Some(show_masked::<S>),
-        );
-    }
+    let flags = GucFlags::SUPERUSER_ONLY | GucFlags::DISALLOW_IN_AUTO_FILE | GucFlags::NO_SHOW_ALL;
+    define(text, flags, None, Some(show_masked::<S>));
 }
 
 unsafe extern "C-unwind" fn show_masked<S: Secret>() -> *const c_char {
