@@ -14,12 +14,18 @@ use crate::pg::spi::{self, Parameter};
 use crate::pg::{audit_memory, clock, encoding, log_table, report, security, session, setting};
 
 /// The tree, as far as this process has it.
+#[derive(Clone)]
 pub struct Tree {
+    /// The log.
     pub origin: Origin,
     pub frontier: Frontier,
+    /// The tree as of the last checkpoint that was stored.
     pub stored: Frontier,
+    /// The hash of that checkpoint, if it is one of this origin.
     pub previous: Option<Hash>,
+    /// The leaves since.
     pub range: CompactRange,
+    /// The signing key that the log knows: its row and its text.
     pub signer: Option<(i64, String)>,
     pub since: i64,
     pub highest_id: i64,

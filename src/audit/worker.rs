@@ -6,9 +6,10 @@ use std::time::Duration;
 use fieldcrypt_audit::{Checkpoint, Note, SignerStatement};
 
 use super::publisher::Publisher;
-use super::seal::{self, NewSigner, Unsigned};
+use super::seal::{self, NewSigner};
 use super::settings::{self, SEAL_ROWS};
 use super::signer::{Answer, Question};
+use super::tree::Tree;
 use super::{mac_key, write};
 use crate::error::Error;
 use crate::events::{self, Event, QueuedEvent};
@@ -248,7 +249,7 @@ enum Signed {
     WithNewKey,
 }
 
-fn question(unsigned: &Unsigned, is_final: bool, last_is_final: Option<bool>) -> Question {
+fn question(unsigned: &Tree, is_final: bool, last_is_final: Option<bool>) -> Question {
     let place = unsigned.origin.place;
     Question {
         log: unsigned.origin.log.to_string(),
