@@ -176,10 +176,10 @@ fn adopt(row: KeyRow, generation: u64) -> Result<(), Error> {
         RING.with_borrow_mut(|ring| ring.forget(row.key_id));
         return Err(error);
     }
-    if RING.with_borrow(Ring::is_full_of_use) {
-        if let Some(listener) = USE_LISTENER.get() {
-            (listener.is_much)()?;
-        }
+    if RING.with_borrow(Ring::is_full_of_use)
+        && let Some(listener) = USE_LISTENER.get()
+    {
+        (listener.is_much)()?;
     }
     let facts = match RING.with_borrow_mut(|ring| ring.revalidate(facts)) {
         None => return Ok(()),
