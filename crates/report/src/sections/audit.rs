@@ -1,5 +1,7 @@
 //! Sections about people, and about the record of what they did.
 
+use std::fmt::Display;
+
 use crate::chart::{Bar, Chart, Series};
 use crate::html::Html;
 use crate::page::Column::{Name, Number, Text, Time};
@@ -318,31 +320,13 @@ pub fn log(page: &mut Html, report: &Report) {
                     ),
                 ],
             );
-            page.element("figure", &[("class", &"signed")], |page| {
-                page.leaf(
-                    "figcaption",
-                    &[],
-                    "The last checkpoint as it was signed (C2SP tlog-checkpoint)",
-                );
-                page.element("pre", &[], |page| {
-                    for line in checkpoint.note.as_deref().unwrap_or_default().lines() {
-                        page.leaf("code", &[], line);
-                    }
-                });
-            });
-            page.element("figure", &[("class", &"signed")], |page| {
-                page.leaf(
-                    "figcaption",
-                    &[],
-                    "The first and the present public key (C2SP signed-note)",
-                );
-                page.element("pre", &[], |page| {
-                    for key in [&section.signers.first_public_key, &section.signers.last_public_key]
-                    {
-                        page.leaf("code", &[], Or(key));
-                    }
-                });
-            });
+            let text = checkpoint.note.as_deref().unwrap_or_default();
+            let caption = "The last checkpoint as it was signed (C2SP tlog-checkpoint)";
+            signed(page, caption, text.lines());
+            let signers = &section.signers;
+            let keys = [&signers.first_public_key, &signers.last_public_key];
+            let caption = "The first and the present public key (C2SP signed-note)";
+            signed(page, caption, keys.into_iter().map(Or));
             note(
                 page,
                 "Compare checkpoint and first key with copies that were kept outside of the database: this page alone proves nothing against who can change the database.",
@@ -367,6 +351,14 @@ pub fn log(page: &mut Html, report: &Report) {
     events(page, "Gaps, starts of the seal, forks and retirements in the period", &section.events);
 }
 
+/// Lines as they were signed, or are signed with.
+fn signed(page: &mut Html, caption: &str, lines: impl Iterator<Item: Display>) {
+    page.element("figure", &[("class", &"signed")], |page| {
+        page.leaf("figcaption", &[], caption);
+        page.element("pre", &[], |page| lines.for_each(|line| page.leaf("code", &[], line)));
+    });
+}
+
 pub fn verification(page: &mut Html, report: &Report) {
     let section = &report.verification;
     let result = section.status.as_deref().unwrap_or("not known");
@@ -378,20 +370,8 @@ pub fn verification(page: &mut Html, report: &Report) {
     facts(
         page,
         &[
-            (
-                "Verified from (UTC)",
-                &section.from.as_ref().map_or_else(
-                    || "the beginning".to_string(),
-                    |_| show::Time(&section.from).to_string(),
-                ),
-            ),
-            (
-                "To (UTC)",
-                &section
-                    .to
-                    .as_ref()
-                    .map_or_else(|| "the end".to_string(), |_| show::Time(&section.to).to_string()),
-            ),
+            ("Verified from (UTC)", &time_or(&section.from, "the beginning")),
+            ("To (UTC)", &time_or(&section.to, "the end")),
             ("Took, in seconds", &Or(&section.seconds)),
         ],
     );
@@ -421,6 +401,10 @@ pub fn verification(page: &mut Html, report: &Report) {
             Name("Detail", |row| sentence_or_dash(&row.detail)),
         ],
     );
+}
+
+fn time_or(time: &Option<String>, instead: &str) -> String {
+    if time.is_some() { show::Time(time).to_string() } else { instead.to_string() }
 }
 
 /// Whether a check has a result: it was asked for, and came to its end.
