@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use crate::html::Html;
 use crate::record::{Count, List};
-use crate::show::{Name, Of, Sentence};
+use crate::show::{Name, Sentence};
 
 /// A column of a table: its title, and what its cells say of a row.
 pub enum Column<T> {
@@ -174,9 +174,4 @@ pub fn words(words: &[String]) -> String {
         [one] => one.clone(),
         [first @ .., last] => format!("{} and {last}", first.join(", ")),
     }
-}
-
-/// "3 keys".
-pub fn of(count: Count, one: &'static str, many: &'static str) -> Of {
-    Of(count, one, many)
 }

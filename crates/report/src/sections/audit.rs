@@ -6,12 +6,12 @@ use crate::chart::{Bar, Chart, Series};
 use crate::html::Html;
 use crate::page::Column::{Name, Number, Text, Time};
 use crate::page::{
-    alarming, all, cell, facts, list, name, name_or_dash, note, of, sentence, sentence_or_dash,
-    status, tone, words,
+    alarming, all, cell, facts, list, name, name_or_dash, note, sentence, sentence_or_dash, status,
+    tone, words,
 };
 use crate::record::{Count, Event, List, Report};
 use crate::sections::keys::who;
-use crate::show::{self, Day, Or};
+use crate::show::{self, Day, Of, Or};
 
 /// Events of the audit log.
 pub fn events(page: &mut Html, caption: &str, events: &List<Event>) {
@@ -114,7 +114,7 @@ pub fn used(page: &mut Html, report: &Report) {
         title: &format!("Values decrypted a {bucket}, as recorded"),
         description: format!(
             "{} {period}, a bar for each {bucket}.",
-            of(section.decrypted, "value decrypted", "values decrypted")
+            Of(section.decrypted, "value decrypted", "values decrypted")
         ),
         series: &[Series { class: "s-active", name: "values decrypted" }],
         bars: bars(&section.over_time, |row| (&row.from, vec![row.decrypted])),
@@ -126,8 +126,8 @@ pub fn used(page: &mut Html, report: &Report) {
         title: &format!("Failed decrypts and refused calls a {bucket}"),
         description: format!(
             "{} and {} {period}, a bar for each {bucket}.",
-            of(section.failed, "failed decrypt", "failed decrypts"),
-            of(section.refused, "refused call", "refused calls")
+            Of(section.failed, "failed decrypt", "failed decrypts"),
+            Of(section.refused, "refused call", "refused calls")
         ),
         series: &[
             Series { class: "s-bad", name: "failed decrypts" },

@@ -4,12 +4,12 @@ use crate::chart::{Bar, Chart, Series};
 use crate::html::Html;
 use crate::page::Column::{Name, Number, Text, Time};
 use crate::page::{
-    Cell, Column, alarming, all, cell, facts, list, name, note, of, paragraph, sentence,
+    Cell, Column, alarming, all, cell, facts, list, name, note, paragraph, sentence,
     sentence_or_dash, status,
 };
 use crate::record::{Count, Coverage, Key, Report};
 use crate::sections::audit::{bars, events};
-use crate::show::{self, Day, Or, Percent};
+use crate::show::{self, Day, Of, Or, Percent};
 
 pub fn cryptography(page: &mut Html, report: &Report) {
     let section = &report.cryptography;
@@ -50,7 +50,7 @@ pub fn inventory(page: &mut Html, report: &Report) {
                 &format_args!(
                     "{} ({} of their own)",
                     section.default_policy,
-                    of(section.own_policies, "tenant has one", "tenants have one")
+                    Of(section.own_policies, "tenant has one", "tenants have one")
                 ),
             ),
             ("Active keys past their policy", &totals.overdue),
@@ -68,7 +68,7 @@ pub fn inventory(page: &mut Html, report: &Report) {
         title: "Keys by state",
         description: format!(
             "Of {}, {} are active, {} deactivated, {} suspended, {} compromised and {} destroyed.",
-            of(totals.keys, "key", "keys"),
+            Of(totals.keys, "key", "keys"),
             totals.active,
             totals.deactivated,
             totals.suspended,
@@ -102,7 +102,7 @@ pub fn inventory(page: &mut Html, report: &Report) {
         title: "Active keys by age in days",
         description: format!(
             "Ages of active encryption keys. {} older than 90 days; {} past the policy of rotation.",
-            of(old, "is", "are"), of(totals.overdue, "is", "are")
+            Of(old, "is", "are"), Of(totals.overdue, "is", "are")
         ),
         series: &[Series { class: "s-active", name: "within policy" }, Series { class: "s-bad", name: "past policy" }],
         bars: section
@@ -214,8 +214,8 @@ pub fn rotation(page: &mut Html, report: &Report) {
         title: &format!("Rotations of encryption keys a {bucket}"),
         description: format!(
             "{} and {} from {} to {}, a bar for each {bucket}.",
-            of(section.rotated, "rotation", "rotations"),
-            of(section.failed, "failed attempt", "failed attempts"),
+            Of(section.rotated, "rotation", "rotations"),
+            Of(section.failed, "failed attempt", "failed attempts"),
             Day(&report.period.from),
             Day(&report.period.to)
         ),
@@ -304,8 +304,8 @@ pub fn reencryption(page: &mut Html, report: &Report) {
             Some(active) => format!(
                 "{} of {} are on active keys, in {}.",
                 active,
-                of(sum, "value", "values"),
-                of(totals.columns, "column", "columns")
+                Of(sum, "value", "values"),
+                Of(totals.columns, "column", "columns")
             ),
             None => "The values were not counted.".into(),
         },
