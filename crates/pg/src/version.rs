@@ -162,16 +162,6 @@ pub(super) unsafe fn init_recheck(epq: *mut pg_sys::EPQState, estate: *mut pg_sy
     }
 }
 
-/// The end of [`init_recheck`].
-///
-/// # Safety
-///
-/// `epq` was set up by it.
-pub(super) unsafe fn end_recheck(epq: *mut pg_sys::EPQState) {
-    // SAFETY: by the contract.
-    unsafe { pg_sys::EvalPlanQualEnd(epq) }
-}
-
 /// Updates a row version in place of `table_tuple_update`. With `is_ours` the row is locked by this
 /// transaction already; otherwise nobody is waited for.
 ///
