@@ -10,10 +10,6 @@ CREATE TABLE fieldcrypt.alerts (
     since timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     told_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
-CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.alerts
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
-CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.alerts
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 COMMENT ON TABLE fieldcrypt.alerts IS 'the findings that check_alerts has told of and that are not over: not dumped, a restored database tells of its own';
 COMMENT ON COLUMN fieldcrypt.alerts."check" IS 'as in fieldcrypt.health()';
 COMMENT ON COLUMN fieldcrypt.alerts.status IS 'warning or critical';

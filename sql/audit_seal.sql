@@ -95,25 +95,10 @@ COMMENT ON COLUMN fieldcrypt.audit_retirements.size IS 'leaves below this number
 COMMENT ON COLUMN fieldcrypt.audit_retirements.root IS 'root of the Merkle tree over the retired leaves';
 COMMENT ON COLUMN fieldcrypt.audit_retirements.frontier IS 'that tree''s right edge, from which verification goes on';
 
-DO $guards$
-DECLARE
-    part text;
-BEGIN
-    FOREACH part IN ARRAY '{audit_origins,audit_signers,audit_checkpoints,audit_retirements}'::text[] LOOP
-        EXECUTE pg_catalog.format(
-            'CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.%I
-                FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change()', part);
-        EXECUTE pg_catalog.format(
-            'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.%I
-                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change()', part);
-        EXECUTE pg_catalog.format(
-            'CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.%I
-                FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over_log()', part);
-        PERFORM pg_catalog.pg_extension_config_dump(
-            pg_catalog.format('fieldcrypt.%I', part)::pg_catalog.regclass, '');
-    END LOOP;
-END
-$guards$;
+SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.audit_origins', '');
+SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.audit_signers', '');
+SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.audit_checkpoints', '');
+SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.audit_retirements', '');
 
 -- Whether somebody seems to be restoring a dump into this database, whose rows bring leaves with them.
 CREATE FUNCTION fieldcrypt_internal.is_being_restored() RETURNS boolean

@@ -13,10 +13,6 @@ CREATE TABLE fieldcrypt.column_contexts (
     PRIMARY KEY (table_name, column_name),
     CHECK ((constant IS NULL) OPERATOR(pg_catalog.<>) (expression IS NULL))
 );
-CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.column_contexts
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
-CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.column_contexts
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
 SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.column_contexts', '');
 COMMENT ON TABLE fieldcrypt.column_contexts IS 'what the values of columns are bound to, for re-encryption: written by fieldcrypt.set_column_context()';
 COMMENT ON COLUMN fieldcrypt.column_contexts.table_name IS 'the table, qualified';

@@ -10,12 +10,6 @@ CREATE TABLE fieldcrypt.audit_verifications (
     detail text NOT NULL,
     actor text NOT NULL DEFAULT session_user
 );
-CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.audit_verifications
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
-CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.audit_verifications
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
-CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.audit_verifications
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over();
 SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.audit_verifications', '');
 COMMENT ON TABLE fieldcrypt.audit_verifications IS 'when check_audit_log verified the whole log, and with what result';
 COMMENT ON COLUMN fieldcrypt.audit_verifications.id IS 'in the order of writing; shares its numbers with audit_log';

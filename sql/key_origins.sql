@@ -11,12 +11,6 @@ CREATE TABLE fieldcrypt.origins (
     database_oid bigint NOT NULL,
     timeline bigint NOT NULL
 );
-CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.origins
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
-CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.origins
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
-CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.origins
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over();
 SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.origins', '');
 
 COMMENT ON TABLE fieldcrypt.origins IS 'where the key states were confirmed to be the newest: the last row counts; another cluster or timeline means a restore';

@@ -44,20 +44,6 @@ CREATE FUNCTION fieldcrypt_internal.invalidate_keys() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'fieldcrypt_invalidate_keys';
 COMMENT ON FUNCTION fieldcrypt_internal.invalidate_keys() IS 'trigger: tells every session that keys have changed';
 
-CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.encryption_keys
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
-CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.encryption_keys
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
-CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.encryption_keys
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over();
-
-CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.master_keys
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
-CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.master_keys
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
-CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.master_keys
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over();
-
 -- A new row changes nothing that a session could have cached, so INSERT tells nobody. ALWAYS: a
 -- subscriber that receives the table by logical replication must notice too.
 CREATE TRIGGER invalidate AFTER UPDATE OR DELETE ON fieldcrypt.encryption_keys

@@ -13,12 +13,6 @@ COMMENT ON COLUMN fieldcrypt.rotation_policies.rotate_every IS 'the age at which
 COMMENT ON COLUMN fieldcrypt.rotation_policies.set_at IS 'when it was set';
 COMMENT ON COLUMN fieldcrypt.rotation_policies.set_by IS 'session_user: who set it';
 
-CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.rotation_policies
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
-CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.rotation_policies
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
-CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.rotation_policies
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over();
 SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.rotation_policies', '');
 
 -- The ids are those of the audit log: a restored database deals out higher ones.
@@ -53,12 +47,6 @@ COMMENT ON COLUMN fieldcrypt.rotation_log.reason IS 'why, in the words of the ca
 COMMENT ON COLUMN fieldcrypt.rotation_log.actor IS 'session_user: who logged in';
 COMMENT ON COLUMN fieldcrypt.rotation_log.role IS 'the role chosen with SET ROLE; the actor, if none was';
 
-CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.rotation_log
-    FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
-CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.rotation_log
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
-CREATE TRIGGER refuse_restore BEFORE INSERT ON fieldcrypt.rotation_log
-    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_restore_over();
 SELECT pg_catalog.pg_extension_config_dump('fieldcrypt.rotation_log', '');
 
 CREATE FUNCTION fieldcrypt_internal.store_rotation_policy(tenant text, every text) RETURNS void

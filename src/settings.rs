@@ -21,15 +21,9 @@ static MASTER_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CStrin
 static MASTER_KEY_COMMAND: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c""));
 
-/// How long the command may take, so that a key service that hangs does not hang every session.
-static MASTER_KEY_COMMAND_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
-
 /// The master key itself, for platforms that pass secrets as settings. Weaker than the others: it
 /// stands in the configuration file.
 static MASTER_KEY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
-
-/// How many keys a session keeps unwrapped, so that millions of tenants don't take its memory.
-static KEY_CACHE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
 /// Which operations need two people. Of the configuration file, so that none of the two can switch it
 /// off in a session.
@@ -41,6 +35,19 @@ static REQUIRE_APPROVAL: GucSetting<Option<CString>> =
 /// approval. Without that, a client's PGOPTIONS would leave the file's value aside.
 static REQUIRE_APPROVAL_OR_ALL: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"rotate_master_key, shred_tenant, destroy_key"));
+
+crate::pg::numbers! {
+    /// How long the command may take, so that a key service that hangs does not hang every session.
+    MASTER_KEY_COMMAND_TIMEOUT = 10_000, 100, 300_000, GucFlags::UNIT_MS, GucContext::Sighup,
+        c"fieldcrypt.master_key_command_timeout",
+        c"How long fieldcrypt.master_key_command may run.",
+        c"A command that takes longer is killed, and the statement that needed the key fails.";
+    /// How many keys a session keeps unwrapped, so that millions of tenants don't take its memory.
+    KEY_CACHE_SIZE = 10_000, 1, 10_000_000, GucFlags::default(), GucContext::Suset,
+        c"fieldcrypt.key_cache_size",
+        c"How many encryption keys a session keeps unwrapped in memory.",
+        c"Each takes less than 1 kB. With more keys in use, those used longest ago are unwrapped again when needed.";
+}
 
 /// What `fieldcrypt.require_approval` may name.
 pub const APPROVED_OPERATIONS: [&[u8]; 3] = [b"rotate_master_key", b"shred_tenant", b"destroy_key"];
@@ -58,6 +65,7 @@ pub fn init() {
 }
 
 fn define() {
+    define_numbers();
     setting::define_checked::<TenantName>(Text {
         name: c"fieldcrypt.tenant",
         about: c"The session's tenant, used where a call names none.",
@@ -80,26 +88,6 @@ fn define() {
         &MASTER_KEY_COMMAND,
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY | GucFlags::DISALLOW_IN_AUTO_FILE,
-    );
-    GucRegistry::define_int_guc(
-        c"fieldcrypt.master_key_command_timeout",
-        c"How long fieldcrypt.master_key_command may run.",
-        c"A command that takes longer is killed, and the statement that needed the key fails.",
-        &MASTER_KEY_COMMAND_TIMEOUT,
-        100,
-        300_000,
-        GucContext::Sighup,
-        GucFlags::UNIT_MS,
-    );
-    GucRegistry::define_int_guc(
-        c"fieldcrypt.key_cache_size",
-        c"How many encryption keys a session keeps unwrapped in memory.",
-        c"Each takes less than 1 kB. With more keys in use, those used longest ago are unwrapped again when needed.",
-        &KEY_CACHE_SIZE,
-        1,
-        10_000_000,
-        GucContext::Suset,
-        GucFlags::default(),
     );
     define_require_approval();
     define_master_key();

@@ -85,6 +85,11 @@ pub fn record_key(
     )
 }
 
+/// Records an event of the log itself, in words.
+fn record_reason(event: Event, reason: &str) -> Result<(), Error> {
+    record(event, &Details { reason: Some(reason.as_bytes()), ..Details::default() })
+}
+
 /// Records an event of a tenant.
 pub fn record_tenant(event: Event, tenant: &[u8], reason: Option<&[u8]>) -> Result<(), Error> {
     security::refuse_for_planted_code()?;

@@ -79,11 +79,8 @@ fn may_begin(first_own_id: i64) -> Result<bool, Error> {
     if super::has_key_events_since(first_own_id)? {
         return Ok(true);
     }
-    let mut is_busy = false;
-    spi::each_row("SELECT fieldcrypt_internal.is_being_restored()", &[], |row| {
-        is_busy = row.boolean(1)?;
-        Ok(())
-    })?;
+    let is_busy = "SELECT fieldcrypt_internal.is_being_restored()";
+    let is_busy = spi::first_row(is_busy, &[], |row| row.boolean(1))?.unwrap_or(false);
     let Some(queue) = audit_memory::of_database(session::database()) else { return Ok(false) };
     let now = clock::now();
     if now - queue.quiet_since((!is_busy).then_some(now)).unwrap_or(now) >= RESTORE_PAUSE {
@@ -129,17 +126,13 @@ fn begin(old: Option<Origin>, here: Here, cause: &str) -> Result<Origin, Error> 
         frontier.size(),
         hexadecimal(&frontier.root())
     );
-    super::record(
-        Event::AuditOriginBegun,
-        &Details { reason: Some(reason.as_bytes()), ..Details::default() },
-    )?;
+    super::record_reason(Event::AuditOriginBegun, &reason)?;
     Ok(origin)
 }
 
 /// The last origin, and its place as the table says it.
 fn last() -> Result<Option<(Origin, Here)>, Error> {
-    let mut found = None;
-    spi::each_row(
+    spi::first_row(
         "SELECT o.id, o.log_id, o.at, o.system_identifier, o.database_oid, o.timeline, o.old_size
            FROM fieldcrypt.audit_origins AS o ORDER BY o.id DESC LIMIT 1",
         &[],
@@ -152,25 +145,19 @@ fn last() -> Result<Option<(Origin, Here)>, Error> {
                 place: place(here.0, here.1, here.2),
                 old_size: row.bigint(7)?.max(0) as u64,
             };
-            found = Some((origin, here));
-            Ok(())
+            Ok((origin, here))
         },
-    )?;
-    Ok(found)
+    )
 }
 
 fn here() -> Result<Here, Error> {
     if let Some(here) = HERE.get() {
         return Ok(here);
     }
-    let mut found = None;
-    spi::each_row(
+    let found = spi::first_row(
         "SELECT h.system_identifier, h.database_oid, h.timeline FROM fieldcrypt_internal.origin_here() AS h",
         &[],
-        |row| {
-            found = Some((row.bigint(1)?, row.bigint(2)?, row.bigint(3)?));
-            Ok(())
-        },
+        |row| Ok((row.bigint(1)?, row.bigint(2)?, row.bigint(3)?)),
     )?;
     HERE.set(found);
     found.ok_or_else(|| Error::Internal("a database has no place".into()))

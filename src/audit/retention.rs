@@ -16,14 +16,10 @@ use crate::pg::{clock, encoding, log_table};
 pub fn retire(partition: &[u8]) -> Result<i64, Error> {
     let name = encoding::lossy(partition);
     log_table::lock_sealing()?;
-    let mut found = None;
-    spi::each_row(
+    let found = spi::first_row(
         "SELECT p.row_count, p.unsealed, p.size FROM fieldcrypt_internal.lock_audit_partition($1) AS p",
         &[Parameter::Text(Some(partition))],
-        |row| {
-            found = Some((row.bigint(1)?, row.bigint(2)?, row.bigint(3)?));
-            Ok(())
-        },
+        |row| Ok((row.bigint(1)?, row.bigint(2)?, row.bigint(3)?)),
     )?;
     let Some((rows, unsealed, size)) = found else {
         return Err(Error::Internal("a partition has no rows to be counted".into()));
@@ -89,23 +85,20 @@ pub fn retire(partition: &[u8]) -> Result<i64, Error> {
 /// The tree where earlier retirements ended. What comes behind it is read once more, row by row: what is about to
 /// go may be the evidence that somebody changed it.
 fn retired_frontier() -> Result<Frontier, Error> {
-    let mut frontier = Frontier::new();
-    spi::each_row(
+    let found = spi::first_row(
         "SELECT r.frontier FROM fieldcrypt.audit_retirements AS r ORDER BY r.size DESC, r.id DESC LIMIT 1",
         &[],
         |row| {
-            frontier = Frontier::from_bytes(row.bytes(1)?)
-                .map_err(|_| Error::KeyTable("a retirement of the audit log was damaged".into()))?;
-            Ok(())
+            Frontier::from_bytes(row.bytes(1)?)
+                .map_err(|_| Error::KeyTable("a retirement of the audit log was damaged".into()))
         },
     )?;
-    Ok(frontier)
+    Ok(found.unwrap_or_default())
 }
 
 /// The first checkpoint of at least this size.
 fn checkpoint_behind(size: u64) -> Result<Option<(u64, [u8; 32])>, Error> {
-    let mut found = None;
-    spi::each_row(
+    spi::first_row(
         "SELECT c.size, c.root FROM fieldcrypt.audit_checkpoints AS c
           WHERE c.size OPERATOR(pg_catalog.>=) $1 ORDER BY c.size, c.id LIMIT 1",
         &[Parameter::BigInt(Some(size as i64))],
@@ -113,9 +106,7 @@ fn checkpoint_behind(size: u64) -> Result<Option<(u64, [u8; 32])>, Error> {
             let root = row.bytes(2)?.try_into();
             let root = root
                 .map_err(|_| Error::KeyTable("a checkpoint of the audit log was damaged".into()))?;
-            found = Some((row.bigint(1)? as u64, root));
-            Ok(())
+            Ok((row.bigint(1)? as u64, root))
         },
-    )?;
-    Ok(found)
+    )
 }

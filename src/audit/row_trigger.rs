@@ -73,7 +73,7 @@ pub fn key_object(
             Some(datum) => json_value(&output(datum, *type_oid), *type_oid)?,
             None => Value::Null,
         };
-        object.insert(utf8(name)?, value);
+        object.insert(encoding::to_string(name)?, value);
     }
     Ok((!object.is_empty()).then_some(Value::Object(object)))
 }
@@ -94,14 +94,10 @@ fn changed_columns(
 }
 
 fn json_value(text: &[u8], type_oid: Oid) -> Result<Value, Error> {
-    let text = utf8(text)?;
+    let text = encoding::to_string(text)?;
     let is_integer = [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID].contains(&type_oid);
     Ok(match text.parse::<i64>() {
         Ok(number) if is_integer => Value::from(number),
         _ => Value::String(text),
     })
-}
-
-fn utf8(text: &[u8]) -> Result<String, Error> {
-    String::from_utf8(encoding::to_utf8(text)?.into_owned()).map_err(|_| Error::NotUtf8)
 }

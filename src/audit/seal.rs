@@ -3,12 +3,11 @@
 //! A row becomes a leaf when it is seen: what is committed and has no leaf gets the next numbers. So a
 //! transaction that commits late is sealed late, and nothing depends on the order of transaction ids.
 
-use fieldcrypt_audit::tree::Hash;
-use fieldcrypt_audit::{Checkpoint, CompactRange, Frontier, Note};
+use fieldcrypt_audit::{Checkpoint, CompactRange, Note};
 use pgrx::pg_sys::BuiltinOid;
 
-use super::origin::Origin;
-use super::{notes, row, tree};
+use super::tree::{self, Tree};
+use super::{notes, row};
 use crate::error::Error;
 use crate::pg::spi::{self, Parameter};
 use crate::pg::{arrays, clock, log_table};
@@ -22,22 +21,6 @@ pub struct Sealed {
     pub has_more: bool,
     /// Whether a checkpoint is due.
     pub is_due: bool,
-}
-
-/// What is to be signed: the leaves since the last checkpoint.
-pub struct Unsigned {
-    /// The log.
-    pub origin: Origin,
-    /// The tree as of the last checkpoint that was stored.
-    pub stored: Frontier,
-    /// The hash of that checkpoint, if it is one of this origin.
-    pub previous: Option<Hash>,
-    /// The leaves since.
-    pub range: CompactRange,
-    /// The tree with them.
-    pub frontier: Frontier,
-    /// The signing key that the log knows: its row and its text.
-    pub signer: Option<(i64, String)>,
 }
 
 /// Gives the next leaf numbers to committed rows that have none, at most `limit` of them. Nothing happens
@@ -126,19 +109,10 @@ fn number(rows: &[(i64, i64)], first: u64) -> Result<u64, Error> {
     )
 }
 
-/// What the next checkpoint is to state. `None` where the log is not sealed. It may be that nothing is
+/// The tree that the next checkpoint is to state. `None` where the log is not sealed. It may be that nothing is
 /// new: whoever asks knows whether another checkpoint of the same size is wanted.
-pub fn unsigned() -> Result<Option<Unsigned>, Error> {
-    tree::with_tree(|tree| {
-        Ok(Unsigned {
-            origin: tree.origin.clone(),
-            stored: tree.stored.clone(),
-            previous: tree.previous,
-            range: tree.range.clone(),
-            frontier: tree.frontier.clone(),
-            signer: tree.signer.clone(),
-        })
-    })
+pub fn unsigned() -> Result<Option<Tree>, Error> {
+    tree::with_tree(|tree| Ok(tree.clone()))
 }
 
 /// Stores a signed checkpoint of this log, of the tree as it is or was since the last one.

@@ -6,13 +6,28 @@ use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 use crate::pg::setting;
 
-static SEAL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(3000);
-static KEY_EPOCH: GucSetting<i32> = GucSetting::<i32>::new(3600);
-static LINGER: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static CHECKPOINT_COMMAND: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
-static CHECKPOINT_COMMAND_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static RETENTION: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"6 years"));
+
+crate::pg::numbers! {
+    SEAL_INTERVAL = 3000, 100, 600_000, GucFlags::UNIT_MS, GucContext::Sighup,
+        c"fieldcrypt.audit_seal_interval",
+        c"How long after a row was written to the audit log a checkpoint covers it, at the latest.",
+        c"Each thousand rows make one earlier.";
+    KEY_EPOCH = 3600, 1, 86_400 * 30, GucFlags::UNIT_S, GucContext::Sighup,
+        c"fieldcrypt.audit_key_epoch",
+        c"How long one key signs the checkpoints of the audit log.",
+        c"Then it signs its successor and is erased, so that nobody can use it to rewrite the past.";
+    LINGER = 10_000, 0, 3_600_000, GucFlags::UNIT_MS, GucContext::Sighup,
+        c"fieldcrypt.audit_worker_linger",
+        c"How long a worker of the audit log waits for more before it leaves.",
+        c"It occupies one of max_worker_processes for as long.";
+    CHECKPOINT_COMMAND_INTERVAL = 60, 1, 86_400, GucFlags::UNIT_S, GucContext::Sighup,
+        c"fieldcrypt.audit_checkpoint_command_interval",
+        c"Least time between two runs of the checkpoint command for one database.",
+        c"The checkpoint with which a worker leaves is passed on at once.";
+}
 
 /// Rows after which a checkpoint is due, however little time has passed.
 pub const SEAL_ROWS: u64 = 1000;
@@ -24,36 +39,7 @@ pub fn init() {
 }
 
 fn define() {
-    GucRegistry::define_int_guc(
-        c"fieldcrypt.audit_seal_interval",
-        c"How long after a row was written to the audit log a checkpoint covers it, at the latest.",
-        c"Each thousand rows make one earlier.",
-        &SEAL_INTERVAL,
-        100,
-        600_000,
-        GucContext::Sighup,
-        GucFlags::UNIT_MS,
-    );
-    GucRegistry::define_int_guc(
-        c"fieldcrypt.audit_key_epoch",
-        c"How long one key signs the checkpoints of the audit log.",
-        c"Then it signs its successor and is erased, so that nobody can use it to rewrite the past.",
-        &KEY_EPOCH,
-        1,
-        86_400 * 30,
-        GucContext::Sighup,
-        GucFlags::UNIT_S,
-    );
-    GucRegistry::define_int_guc(
-        c"fieldcrypt.audit_worker_linger",
-        c"How long a worker of the audit log waits for more before it leaves.",
-        c"It occupies one of max_worker_processes for as long.",
-        &LINGER,
-        0,
-        3_600_000,
-        GucContext::Sighup,
-        GucFlags::UNIT_MS,
-    );
+    define_numbers();
     GucRegistry::define_string_guc(
         c"fieldcrypt.audit_retention",
         c"How long rows of the audit log are kept.",
@@ -69,16 +55,6 @@ fn define() {
         &CHECKPOINT_COMMAND,
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY | GucFlags::DISALLOW_IN_AUTO_FILE,
-    );
-    GucRegistry::define_int_guc(
-        c"fieldcrypt.audit_checkpoint_command_interval",
-        c"Least time between two runs of the checkpoint command for one database.",
-        c"The checkpoint with which a worker leaves is passed on at once.",
-        &CHECKPOINT_COMMAND_INTERVAL,
-        1,
-        86_400,
-        GucContext::Sighup,
-        GucFlags::UNIT_S,
     );
 }
 

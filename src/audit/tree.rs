@@ -14,12 +14,18 @@ use crate::pg::spi::{self, Parameter};
 use crate::pg::{audit_memory, clock, encoding, log_table, report, security, session, setting};
 
 /// The tree, as far as this process has it.
+#[derive(Clone)]
 pub struct Tree {
+    /// The log.
     pub origin: Origin,
     pub frontier: Frontier,
+    /// The tree as of the last checkpoint that was stored.
     pub stored: Frontier,
+    /// The hash of that checkpoint, if it is one of this origin.
     pub previous: Option<Hash>,
+    /// The leaves since.
     pub range: CompactRange,
+    /// The signing key that the log knows: its row and its text.
     pub signer: Option<(i64, String)>,
     pub since: i64,
     pub highest_id: i64,
@@ -227,8 +233,7 @@ fn each_leaf(from: u64, to: u64, mut visit: impl FnMut(&LogRow)) -> Result<(), E
 
 /// The last checkpoint: its origin, tree, note and time.
 fn last_checkpoint() -> Result<Option<(i64, Frontier, String, i64)>, Error> {
-    let mut found = None;
-    spi::each_row(
+    spi::first_row(
         "SELECT c.origin_id, c.frontier, c.note, c.at FROM fieldcrypt.audit_checkpoints AS c
           ORDER BY c.size DESC, c.id DESC LIMIT 1",
         &[],
@@ -236,25 +241,18 @@ fn last_checkpoint() -> Result<Option<(i64, Frontier, String, i64)>, Error> {
             let frontier = Frontier::from_bytes(row.bytes(2)?)
                 .map_err(|_| Error::KeyTable("a checkpoint of the audit log was damaged".into()))?;
             let note = notes::from_database(row.bytes(3)?);
-            found = Some((row.bigint(1)?, frontier, note, row.bigint(4)?));
-            Ok(())
+            Ok((row.bigint(1)?, frontier, note, row.bigint(4)?))
         },
-    )?;
-    Ok(found)
+    )
 }
 
 fn last_signer(origin_id: i64) -> Result<Option<(i64, String)>, Error> {
-    let mut found = None;
-    spi::each_row(
+    spi::first_row(
         "SELECT s.id, s.public_key FROM fieldcrypt.audit_signers AS s
           WHERE s.origin_id OPERATOR(pg_catalog.=) $1 ORDER BY s.id DESC LIMIT 1",
         &[Parameter::BigInt(Some(origin_id))],
-        |row| {
-            found = Some((row.bigint(1)?, encoding::lossy(row.bytes(2)?)));
-            Ok(())
-        },
-    )?;
-    Ok(found)
+        |row| Ok((row.bigint(1)?, encoding::lossy(row.bytes(2)?))),
+    )
 }
 
 /// Runs what must go by indexes, whatever the statistics of a log that was just begun say.

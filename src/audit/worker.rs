@@ -6,10 +6,11 @@ use std::time::Duration;
 use fieldcrypt_audit::{Checkpoint, Note, SignerStatement};
 
 use super::publisher::Publisher;
-use super::seal::{self, NewSigner, Unsigned};
+use super::seal::{self, NewSigner};
 use super::settings::{self, SEAL_ROWS};
 use super::signer::{Answer, Question};
-use super::{Details, mac_key, write};
+use super::tree::Tree;
+use super::{mac_key, write};
 use crate::error::Error;
 use crate::events::{self, Event, QueuedEvent};
 use crate::keyring::{self, hexadecimal};
@@ -248,7 +249,7 @@ enum Signed {
     WithNewKey,
 }
 
-fn question(unsigned: &Unsigned, is_final: bool, last_is_final: Option<bool>) -> Question {
+fn question(unsigned: &Tree, is_final: bool, last_is_final: Option<bool>) -> Question {
     let place = unsigned.origin.place;
     Question {
         log: unsigned.origin.log.to_string(),
@@ -275,18 +276,13 @@ fn is_too_early(queue: Queue, event: &QueuedEvent) -> bool {
 
 /// Whether the last checkpoint of the log closed it; `None` if it has none.
 fn last_is_final() -> Result<Option<bool>, Error> {
-    let mut last = None;
     security::as_owner(|| {
-        spi::each_row(
+        spi::first_row(
             "SELECT c.is_final FROM fieldcrypt.audit_checkpoints AS c ORDER BY c.id DESC LIMIT 1",
             &[],
-            |row| {
-                last = Some(row.boolean(1)?);
-                Ok(())
-            },
+            |row| row.boolean(1),
         )
-    })?;
-    Ok(last)
+    })
 }
 
 /// Stores the statement by which the log gets to know a signing key, and records it.
@@ -316,9 +312,6 @@ fn store_signer(answer: &Answer) -> Result<i64, Error> {
     })?;
     let handover = if statement.is_clean { "clean" } else { "unclean" };
     let reason = format!("{handover} handover to {}, vouched for by: {introduced_by}", answer.key);
-    super::record(
-        Event::AuditStarted,
-        &Details { reason: Some(reason.as_bytes()), ..Details::default() },
-    )?;
+    super::record_reason(Event::AuditStarted, &reason)?;
     Ok(id)
 }

@@ -37,12 +37,14 @@ pub fn record(event: Event, details: &Details<'_>) -> Result<(), Error> {
     let mut encoded = Vec::with_capacity(512);
     row.encode(&mut encoded);
     let mac = authenticate(mac_key, &encoded);
-    let bytea = |bytes: [u8; 32]| Varlena::of(&bytes).map(Varlena::into_datum);
     let texts = |list: &[Vec<u8>]| {
         arrays::of_bytes(BuiltinOid::TEXTOID, list.iter().map(|one| Some(one.as_slice())))
     };
     let bigints =
         |list: &[i64]| arrays::of_numbers(BuiltinOid::INT8OID, list.iter().copied().map(Some));
+    let changed_columns = details.changed_columns.map(texts).transpose()?;
+    let key_ids = details.key_ids.map(bigints).transpose()?;
+    let mac_bytes = mac.map(|(_, mac)| Varlena::of(&mac)).transpose()?.map(Varlena::into_datum);
     let address = client.address.as_deref().map(Inet::parse).transpose()?;
     let written = security::as_owner(|| {
         spi::execute(
@@ -69,20 +71,11 @@ pub fn record(event: Event, details: &Details<'_>) -> Result<(), Error> {
                 Parameter::Text(details.partition_name),
                 Parameter::Made(BuiltinOid::JSONBOID, row_key.map(Jsonb::datum)),
                 Parameter::Made(BuiltinOid::JSONBOID, old_row_key.map(Jsonb::datum)),
-                Parameter::Made(
-                    BuiltinOid::TEXTARRAYOID,
-                    details.changed_columns.map(texts).transpose()?,
-                ),
+                Parameter::Made(BuiltinOid::TEXTARRAYOID, changed_columns),
                 Parameter::Text(details.error_code.map(str::as_bytes)),
                 Parameter::BigInt(details.value_count),
-                Parameter::Made(
-                    BuiltinOid::INT8ARRAYOID,
-                    details.key_ids.map(bigints).transpose()?,
-                ),
-                Parameter::Made(
-                    BuiltinOid::BYTEAOID,
-                    mac.map(|(_, mac)| bytea(mac)).transpose()?,
-                ),
+                Parameter::Made(BuiltinOid::INT8ARRAYOID, key_ids),
+                Parameter::Made(BuiltinOid::BYTEAOID, mac_bytes),
                 Parameter::BigInt(mac.map(|(key_id, _)| key_id.as_i64())),
             ],
         )

@@ -25,7 +25,7 @@ pub fn listen_to_denials() {
 macro_rules! events {
     ($($(#[$what:meta])* $event:ident = $name:literal,)*) => {
         /// What happened, as column `event` says it. Rows are written by the rooms that know of it; those
-        /// that only SQL knows of, by `record(event, …)`.
+        /// that only SQL knows of, by `record(event, …)`. docs/audit.md says what each tells.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Event {
             $($(#[$what])* $event,)*
@@ -51,7 +51,6 @@ macro_rules! events {
 }
 
 events! {
-    /// A tenant's first key was made.
     KeyCreated = "key_created",
     /// A new version became the tenant's active key.
     KeyRotated = "key_rotated",
@@ -59,45 +58,31 @@ events! {
     KeyDeactivated = "key_deactivated",
     /// A key neither encrypts nor decrypts for now.
     KeySuspended = "key_suspended",
-    /// A suspended key is back.
     KeyResumed = "key_resumed",
     /// A key is known to others.
     KeyCompromised = "key_compromised",
-    /// A key is to be destroyed.
     KeyDestructionScheduled = "key_destruction_scheduled",
-    /// A key is not to be destroyed after all.
     KeyDestructionCancelled = "key_destruction_cancelled",
     /// A wrapped key was erased.
     KeyDestroyed = "key_destroyed",
-    /// All keys of a tenant were destroyed.
     TenantShredded = "tenant_shredded",
     /// A step of a procedure on keys was refused or failed.
     KeyRefused = "key_refused",
-    /// A row of an audited table was inserted.
     RowInserted = "row_inserted",
-    /// A row of an audited table was updated.
     RowUpdated = "row_updated",
-    /// A row of an audited table was deleted.
     RowDeleted = "row_deleted",
-    /// An audited table was emptied.
     TableTruncated = "table_truncated",
-    /// Changes of a table are recorded from now on.
     TableAudited = "table_audited",
-    /// Changes of a table are no longer recorded.
     TableUnaudited = "table_unaudited",
     /// A value, or several of a statement, did not decrypt.
     DecryptFailed = "decrypt_failed",
     /// The extension, or Postgres for want of a grant, refused a call.
     CallRefused = "call_refused",
-    /// A process loaded the master key.
     MasterKeyLoaded = "master_key_loaded",
     /// A process found no usable master key.
     MasterKeyFailed = "master_key_failed",
-    /// A rotation of the master key has begun.
     MasterKeyRotationStarted = "master_key_rotation_started",
-    /// A rotation of the master key is over.
     MasterKeyRotationFinished = "master_key_rotation_finished",
-    /// Values were decrypted.
     ValuesDecrypted = "values_decrypted",
     /// Events were not written to the log.
     AuditGap = "audit_gap",
@@ -109,40 +94,25 @@ events! {
     AuditForkAcknowledged = "audit_fork_acknowledged",
     /// A year of the log was emptied.
     AuditRetired = "audit_retired",
-    /// Privileges were granted.
     AccessGranted = "access_granted",
-    /// Privileges were taken away.
     AccessRevoked = "access_revoked",
-    /// What a column's values are bound to was set.
     ColumnContextSet = "column_context_set",
-    /// The keys were exported.
     KeysExported = "keys_exported",
-    /// Keys were imported.
     KeysImported = "keys_imported",
     /// Somebody confirmed that the states of the keys are the newest.
     KeyStatesConfirmed = "key_states_confirmed",
-    /// A rotation policy was set.
     RotationPolicySet = "rotation_policy_set",
-    /// A rotation policy was removed.
     RotationPolicyRemoved = "rotation_policy_removed",
-    /// A re-encryption has begun.
     ReencryptionStarted = "reencryption_started",
     /// A re-encryption moved every value.
     ReencryptionFinished = "reencryption_finished",
     /// A re-encryption left values behind.
     ReencryptionIncomplete = "reencryption_incomplete",
-    /// An approval was asked for.
     ApprovalRequested = "approval_requested",
-    /// An approval was given.
     ApprovalGiven = "approval_given",
-    /// An approval was refused.
     ApprovalRefused = "approval_refused",
-    /// An approval was spent.
     ApprovalUsed = "approval_used",
-    /// An approval was withdrawn.
     ApprovalWithdrawn = "approval_withdrawn",
-    /// An alert was raised.
     AlertRaised = "alert_raised",
-    /// An alert is over.
     AlertResolved = "alert_resolved",
 }

@@ -3,7 +3,8 @@
 //! A session appends them to a queue in shared memory; a worker writes them to the log in a transaction
 //! of its own. Where there is no queue (no preload, a standby) they go to the server log.
 
-use serde_json::{Map, Value, json};
+use fieldcrypt_envelope::to_ascii;
+use serde_json::{Value, json};
 
 use super::settings::{self, OnOverflow};
 use super::{Event, shutdown_marker};
@@ -246,34 +247,23 @@ impl QueuedEvent {
 
     /// One line of JSON in ASCII, whatever the database's encoding.
     fn line(&self, remark: Option<&str>) -> String {
-        let mut line = Map::new();
-        line.insert("event".into(), json!(self.event.name()));
-        line.insert("at".into(), json!(clock::iso_time(self.at)));
-        line.insert("actor".into(), text(&self.client.actor));
-        line.insert("role".into(), text(&self.client.role));
-        line.insert("client_address".into(), json!(self.client.address));
-        line.insert("application".into(), text(&self.client.application));
-        line.insert("backend_pid".into(), json!(self.client.process));
-        line.insert("tenant".into(), self.tenant.as_deref().map_or(Value::Null, text));
-        line.insert("key_ids".into(), json!(self.key_ids));
-        line.insert("value_count".into(), json!(self.value_count));
-        line.insert("error_code".into(), json!(self.error_code));
-        line.insert("reason".into(), self.reason.as_deref().map_or(Value::Null, text));
-        line.insert("remark".into(), json!(remark));
-        format!("fieldcrypt audit: {}", in_ascii(&Value::Object(line).to_string()))
+        let line = json!({
+            "event": self.event.name(),
+            "at": clock::iso_time(self.at),
+            "actor": text(&self.client.actor),
+            "role": text(&self.client.role),
+            "client_address": self.client.address,
+            "application": text(&self.client.application),
+            "backend_pid": self.client.process,
+            "tenant": self.tenant.as_deref().map(text),
+            "key_ids": self.key_ids,
+            "value_count": self.value_count,
+            "error_code": self.error_code,
+            "reason": self.reason.as_deref().map(text),
+            "remark": remark,
+        });
+        format!("fieldcrypt audit: {}", to_ascii(&line.to_string()))
     }
-}
-
-/// JSON with what is not ASCII escaped.
-fn in_ascii(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for unit in json.encode_utf16() {
-        match u8::try_from(unit) {
-            Ok(byte) if byte.is_ascii() => out.push(byte.into()),
-            _ => out.push_str(&format!("\\u{unit:04x}")),
-        }
-    }
-    out
 }
 
 fn text(bytes: &[u8]) -> Value {

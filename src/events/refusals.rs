@@ -6,7 +6,7 @@ use super::Event;
 use super::queue::{self, Surviving};
 use crate::error::Error;
 use crate::pg::client::{self, Client};
-use crate::pg::{report, session};
+use crate::pg::{dependents, report};
 
 /// A function of the extension gives an error. If it refuses somebody something, that is recorded; gives the
 /// error to be raised.
@@ -15,7 +15,7 @@ pub fn called(function: pg_sys::Oid, error: Error) -> Error {
         return error;
     }
     let report = error.report();
-    let name = session::function_name(function);
+    let name = dependents::function(function).map_or_else(Vec::new, |(name, _)| name);
     let message = report::in_database_encoding(&report.message);
     let reason = [name.as_slice(), b": ", &message].concat();
     let details = Surviving {

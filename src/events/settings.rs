@@ -2,7 +2,7 @@
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
-use crate::pg::{setting, shared_memory};
+use crate::pg::setting;
 
 /// What happens to an event that finds no room in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -16,8 +16,17 @@ pub enum OnOverflow {
 }
 
 static ON_OVERFLOW: GucSetting<OnOverflow> = GucSetting::<OnOverflow>::new(OnOverflow::Log);
-static QUEUE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(4096);
-static QUEUES: GucSetting<i32> = GucSetting::<i32>::new(8);
+
+crate::pg::numbers! {
+    QUEUE_SIZE = 4096, 64, 1 << 20, GucFlags::UNIT_KB, setting::at_start(),
+        c"fieldcrypt.audit_queue_size",
+        c"Shared memory for events of one database that are not written yet.",
+        c"An event takes about 200 bytes. Needs pg_fieldcrypt in shared_preload_libraries.";
+    QUEUES = 8, 1, 1000, GucFlags::default(), setting::at_start(),
+        c"fieldcrypt.audit_queue_databases",
+        c"How many databases can have an audit queue at a time.",
+        c"Events of further ones count as overflow.";
+}
 
 /// Defines the settings.
 pub fn init() {
@@ -26,36 +35,13 @@ pub fn init() {
 }
 
 fn define() {
-    // A setting of the postmaster's can be defined by it alone; without preload these have no use.
-    let at_start = || {
-        if shared_memory::is_preloading() { GucContext::Postmaster } else { GucContext::Sighup }
-    };
+    define_numbers();
     GucRegistry::define_enum_guc(
         c"fieldcrypt.audit_on_overflow",
         c"What happens when an event finds no room in the audit queue.",
         c"log: the event goes to the server log and is counted in the audit log. error: what it tells of is refused, too.",
         &ON_OVERFLOW,
         GucContext::Sighup,
-        GucFlags::default(),
-    );
-    GucRegistry::define_int_guc(
-        c"fieldcrypt.audit_queue_size",
-        c"Shared memory for events of one database that are not written yet.",
-        c"An event takes about 200 bytes. Needs pg_fieldcrypt in shared_preload_libraries.",
-        &QUEUE_SIZE,
-        64,
-        1 << 20,
-        at_start(),
-        GucFlags::UNIT_KB,
-    );
-    GucRegistry::define_int_guc(
-        c"fieldcrypt.audit_queue_databases",
-        c"How many databases can have an audit queue at a time.",
-        c"Events of further ones count as overflow.",
-        &QUEUES,
-        1,
-        1000,
-        at_start(),
         GucFlags::default(),
     );
 }

@@ -11,96 +11,52 @@ use crate::pg::setting::{self, Check, Text};
 const HOUR: i32 = 3600;
 const DAY: i32 = 24 * HOUR;
 
-/// A threshold that is a number or a time; SQL reads it by its name.
-struct Threshold {
-    name: &'static CStr,
-    about: &'static CStr,
-    value: GucSetting<i32>,
-    least: i32,
-    unit: GucFlags,
-}
+const DETAILS: &CStr = c"A threshold of fieldcrypt.health(), see docs/health.md.";
 
-const fn time(name: &'static CStr, seconds: i32, about: &'static CStr) -> Threshold {
-    Threshold {
-        name,
-        about,
-        value: GucSetting::<i32>::new(seconds),
-        least: 0,
-        unit: GucFlags::UNIT_S,
-    }
-}
-
-const fn count(name: &'static CStr, number: i32, about: &'static CStr) -> Threshold {
-    Threshold {
-        name,
-        about,
-        value: GucSetting::<i32>::new(number),
-        least: 1,
-        unit: GucFlags::from_bits_retain(0),
-    }
-}
-
-static THRESHOLDS: [Threshold; 13] = [
-    // So that a nightly rotation or destruction that is a few hours ahead is no finding, if wanted.
-    time(
+// Thresholds, which SQL reads by their names.
+crate::pg::numbers! {
+    /// So that a nightly rotation or destruction that is a few hours ahead is no finding, if wanted.
+    DUE_GRACE = 0, 0, i32::MAX, GucFlags::UNIT_S, GucContext::Sighup,
         c"fieldcrypt.health_due_grace",
-        0,
-        c"How long a rotation or a destruction that is due may wait for the job that does it.",
-    ),
-    time(
+        c"How long a rotation or a destruction that is due may wait for the job that does it.", DETAILS;
+    MASTER_KEY_AGE = 365 * DAY, 0, i32::MAX, GucFlags::UNIT_S, GucContext::Sighup,
         c"fieldcrypt.health_master_key_age",
-        365 * DAY,
-        c"How old the current master key may become.",
-    ),
-    count(c"fieldcrypt.health_failed_decrypts", 3, c"How many failed decryptions are a warning."),
-    count(
+        c"How old the current master key may become.", DETAILS;
+    FAILED_DECRYPTS = 3, 1, i32::MAX, GucFlags::default(), GucContext::Sighup,
+        c"fieldcrypt.health_failed_decrypts",
+        c"How many failed decryptions are a warning.", DETAILS;
+    FAILED_DECRYPTS_CRITICAL = 100, 1, i32::MAX, GucFlags::default(), GucContext::Sighup,
         c"fieldcrypt.health_failed_decrypts_critical",
-        100,
-        c"How many failed decryptions are critical.",
-    ),
-    time(
+        c"How many failed decryptions are critical.", DETAILS;
+    FAILED_DECRYPTS_WINDOW = HOUR, 0, i32::MAX, GucFlags::UNIT_S, GucContext::Sighup,
         c"fieldcrypt.health_failed_decrypts_window",
-        HOUR,
-        c"In what time failed decryptions are counted.",
-    ),
-    time(c"fieldcrypt.health_use_window", DAY, c"How far back unusual use is looked for."),
-    time(
+        c"In what time failed decryptions are counted.", DETAILS;
+    USE_WINDOW = DAY, 0, i32::MAX, GucFlags::UNIT_S, GucContext::Sighup,
+        c"fieldcrypt.health_use_window",
+        c"How far back unusual use is looked for.", DETAILS;
+    ADDRESS_MEMORY = 30 * DAY, 0, i32::MAX, GucFlags::UNIT_S, GucContext::Sighup,
         c"fieldcrypt.health_address_memory",
-        30 * DAY,
-        c"How long an address that decrypted is known.",
-    ),
-    // Re-encryption follows rotation in its own time, so that values lie on an old key for a while.
-    time(
+        c"How long an address that decrypted is known.", DETAILS;
+    /// Re-encryption follows rotation in its own time, so that values lie on an old key for a while.
+    REENCRYPTION_DELAY = DAY, 0, i32::MAX, GucFlags::UNIT_S, GucContext::Sighup,
         c"fieldcrypt.health_reencryption_delay",
-        DAY,
-        c"How long values may stay on a deactivated key.",
-    ),
-    time(
+        c"How long values may stay on a deactivated key.", DETAILS;
+    REENCRYPTION_STALL = HOUR, 0, i32::MAX, GucFlags::UNIT_S, GucContext::Sighup,
         c"fieldcrypt.health_reencryption_stall",
-        HOUR,
-        c"How long a re-encryption may make no progress.",
-    ),
-    time(
+        c"How long a re-encryption may make no progress.", DETAILS;
+    VERIFICATION_AGE = DAY, 0, i32::MAX, GucFlags::UNIT_S, GucContext::Sighup,
         c"fieldcrypt.health_verification_age",
-        DAY,
-        c"How long ago the audit log may have been verified.",
-    ),
-    time(
+        c"How long ago the audit log may have been verified.", DETAILS;
+    SEAL_DELAY = 10 * 60, 0, i32::MAX, GucFlags::UNIT_S, GucContext::Sighup,
         c"fieldcrypt.health_seal_delay",
-        10 * 60,
-        c"How long rows of the audit log may wait for their seal.",
-    ),
-    time(
+        c"How long rows of the audit log may wait for their seal.", DETAILS;
+    EVENT_MEMORY = 7 * DAY, 0, i32::MAX, GucFlags::UNIT_S, GucContext::Sighup,
         c"fieldcrypt.health_event_memory",
-        7 * DAY,
-        c"How long gaps and unclean handovers of the audit log are reported.",
-    ),
-    time(
+        c"How long gaps and unclean handovers of the audit log are reported.", DETAILS;
+    KEY_EXPORT_AGE = 30 * DAY, 0, i32::MAX, GucFlags::UNIT_S, GucContext::Sighup,
         c"fieldcrypt.health_key_export_age",
-        30 * DAY,
-        c"How long ago the keys may have been exported.",
-    ),
-];
+        c"How long ago the keys may have been exported.", DETAILS;
+}
 
 /// When values are usually decrypted: only the administrator knows.
 static HOURS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -118,18 +74,7 @@ pub fn init() {
 }
 
 fn define() {
-    for threshold in &THRESHOLDS {
-        GucRegistry::define_int_guc(
-            threshold.name,
-            threshold.about,
-            c"A threshold of fieldcrypt.health(), see docs/health.md.",
-            &threshold.value,
-            threshold.least,
-            i32::MAX,
-            GucContext::Sighup,
-            threshold.unit,
-        );
-    }
+    define_numbers();
     GucRegistry::define_string_guc(
         c"fieldcrypt.health_accepted",
         c"Checks of fieldcrypt.health() whose warnings are accepted.",

@@ -174,10 +174,10 @@ fn adopt(row: KeyRow, generation: u64) -> Result<(), Error> {
         CACHE.with_borrow_mut(|cache| cache.forget(row.key_id));
         return Err(error);
     }
-    if CACHE.with_borrow(Cache::is_full_of_use) {
-        if let Some(listener) = USE_LISTENER.get() {
-            (listener.is_much)()?;
-        }
+    if CACHE.with_borrow(Cache::is_full_of_use)
+        && let Some(listener) = USE_LISTENER.get()
+    {
+        (listener.is_much)()?;
     }
     let facts = match CACHE.with_borrow_mut(|cache| cache.revalidate(facts)) {
         None => return Ok(()),

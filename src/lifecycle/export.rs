@@ -17,7 +17,7 @@ use crate::pg::{encoding, security, transaction};
 
 /// The document of these contents, authenticated by every master key that wraps one of its keys.
 pub fn seal(contents: &[u8]) -> Result<String, Error> {
-    let contents = Contents::parse(&utf8(contents)?).map_err(|problem| {
+    let contents = Contents::parse(&encoding::to_string(contents)?).map_err(|problem| {
         Error::KeyTable(format!("the keys of this database can't be exported: {problem}"))
     })?;
     let mut authenticating = contents.authenticating_master_keys();
@@ -40,13 +40,13 @@ pub fn seal(contents: &[u8]) -> Result<String, Error> {
 
 /// What an authentic document says. No key of it is opened.
 pub fn read(document: &[u8]) -> Result<String, Error> {
-    Ok(authentic(&utf8(document)?)?.to_json())
+    Ok(authentic(&encoding::to_string(document)?)?.to_json())
 }
 
 /// Takes the keys of a document over, all or none, and gives the counts as JSON.
 pub fn import(document: &[u8], apply_states: bool, renumber: bool) -> Result<String, Error> {
     transaction::refuse_unless_writable()?;
-    let contents = authentic(&utf8(document)?)?;
+    let contents = authentic(&encoding::to_string(document)?)?;
     refuse_unless_loaded(&contents.authenticating_master_keys(), not_loaded)?;
     for key in contents.keys() {
         transaction::check_for_interrupts();
@@ -131,10 +131,6 @@ fn opens(key_id: KeyId) -> Result<(), Error> {
     let check =
         with_scrubbed_stack::<DEEP, _>(|| keyring::unwrap_key(&row).map(|key| key.check(key_id)))?;
     if check == row.check { Ok(()) } else { Err(Error::WrappedKeyNotAuthentic(key_id)) }
-}
-
-fn utf8(text: &[u8]) -> Result<String, Error> {
-    String::from_utf8(encoding::to_utf8(text)?.into_owned()).map_err(|_| Error::NotUtf8)
 }
 
 /// What a document says, if at least one of its master keys is loaded, and all that are vouch for it.

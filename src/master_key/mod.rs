@@ -64,6 +64,18 @@ struct Loaded {
     problem: Option<String>,
 }
 
+impl Loaded {
+    /// The keys, in order.
+    fn fingerprints(&self) -> Vec<Fingerprint> {
+        self.order.iter().map(|(fingerprint, _)| *fingerprint).collect()
+    }
+
+    /// Where a key lies.
+    fn index(&self, wanted: Fingerprint) -> Option<u32> {
+        self.order.iter().find(|(known, _)| *known == wanted).map(|(_, index)| *index)
+    }
+}
+
 thread_local! {
     static LOADED: RefCell<Option<Loaded>> = const { RefCell::new(None) };
     static EPOCH: Cell<u64> = const { Cell::new(0) };
@@ -78,13 +90,7 @@ pub fn epoch() -> u64 {
 /// The fingerprints of the loaded keys, in order; loads them if need be.
 pub fn fingerprints() -> Result<Vec<Fingerprint>, Error> {
     ensure_loaded()?;
-    Ok(LOADED.with_borrow(|loaded| {
-        loaded
-            .iter()
-            .flat_map(|loaded| &loaded.order)
-            .map(|(fingerprint, _)| *fingerprint)
-            .collect()
-    }))
+    Ok(LOADED.with_borrow(|loaded| loaded.as_ref().map_or_else(Vec::new, Loaded::fingerprints)))
 }
 
 /// Opens a wrapped key with the master key that wrapped it.
@@ -132,10 +138,7 @@ pub fn rewrap(
     with_key(to, |_| Ok(()))?;
     LOADED.with_borrow_mut(|loaded| {
         let loaded = loaded.as_mut().ok_or(Error::NoMasterKey)?;
-        let index = |wanted| {
-            loaded.order.iter().find(|(known, _)| *known == wanted).map(|(_, index)| *index)
-        };
-        let [Some(from), Some(to)] = [index(from), index(to)] else {
+        let [Some(from), Some(to)] = [from, to].map(|wanted| loaded.index(wanted)) else {
             return Err(Error::NoMasterKey);
         };
         let Some((from, to)) = loaded.keys.get_two(from, to) else {
@@ -171,7 +174,7 @@ pub fn look_again_for(wanted: Fingerprint) {
     }
     LAST.set(now);
     match load() {
-        Ok(fresh) if fresh.order.iter().any(|(known, _)| *known == wanted) => adopt(fresh),
+        Ok(fresh) if fresh.index(wanted).is_some() => adopt(fresh),
         _ => {}
     }
 }
@@ -201,7 +204,7 @@ pub fn status() -> Result<Status, Error> {
         let loaded = loaded.as_ref().ok_or(Error::NoMasterKey)?;
         Ok(Status {
             source: loaded.source,
-            fingerprints: loaded.order.iter().map(|(fingerprint, _)| *fingerprint).collect(),
+            fingerprints: loaded.fingerprints(),
             loaded_at: loaded.loaded_at,
             problem: loaded.problem.clone(),
         })
@@ -213,30 +216,25 @@ fn with_key<R>(
     work: impl FnOnce(&MasterKey) -> Result<R, Error>,
 ) -> Result<R, Error> {
     ensure_loaded()?;
-    let is_loaded = LOADED.with_borrow(|loaded| {
-        loaded.as_ref().is_some_and(|loaded| loaded.order.iter().any(|(known, _)| *known == wanted))
-    });
+    let is_loaded = LOADED
+        .with_borrow(|loaded| loaded.as_ref().is_some_and(|loaded| loaded.index(wanted).is_some()));
     if !is_loaded {
         look_again_for(wanted);
     }
     LOADED.with_borrow_mut(|loaded| {
         let loaded = loaded.as_mut().ok_or(Error::NoMasterKey)?;
-        let index =
-            loaded.order.iter().find(|(known, _)| *known == wanted).map(|(_, index)| *index);
+        let index = loaded.index(wanted);
         match index.and_then(|index| loaded.keys.get_mut(index)) {
             Some(key) => work(key),
-            None => Err(Error::WrongMasterKey {
-                needed: vec![wanted],
-                loaded: loaded.order.iter().map(|(known, _)| *known).collect(),
-            }),
+            None => {
+                Err(Error::WrongMasterKey { needed: vec![wanted], loaded: loaded.fingerprints() })
+            }
         }
     })
 }
 
 fn ensure_loaded() -> Result<(), Error> {
-    let usable =
-        LOADED.with_borrow(|loaded| loaded.as_ref().is_some_and(|loaded| !loaded.keys.was_wiped()));
-    if usable {
+    if is_loaded() {
         notice_reload();
         return Ok(());
     }
@@ -275,7 +273,8 @@ fn recorded(outcome: Result<Loaded, Error>) -> Result<Loaded, Error> {
     }
     match outcome {
         Ok(loaded) => {
-            let names: Vec<String> = loaded.order.iter().map(|(key, _)| key.to_hex()).collect();
+            let names: Vec<_> =
+                loaded.fingerprints().into_iter().map(Fingerprint::to_hex).collect();
             let reason = format!("{}: {}", loaded.source.setting(), names.join(", "));
             record(Event::MasterKeyLoaded, None, &reason)?;
             Ok(loaded)
@@ -307,11 +306,7 @@ fn record(event: Event, code: Option<&str>, reason: &str) -> Result<(), Error> {
 /// Puts what was read in the place of what was loaded.
 fn adopt(fresh: Loaded) {
     let same_keys = LOADED.with_borrow(|loaded| {
-        loaded.as_ref().is_some_and(|loaded| {
-            let names = |keys: &Loaded| keys.order.iter().map(|(name, _)| *name).collect();
-            let (old, new): (Vec<_>, Vec<_>) = (names(loaded), names(&fresh));
-            old == new
-        })
+        loaded.as_ref().is_some_and(|loaded| loaded.fingerprints() == fresh.fingerprints())
     });
     LOADED.set(Some(fresh));
     if !same_keys {

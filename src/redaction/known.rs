@@ -80,21 +80,14 @@ pub fn is_wanted(will: bool) -> bool {
 
 /// A relation changed, or any may have. Called in callbacks of Postgres: nothing here can fail.
 pub fn relation_changed(relation: Option<Oid>) {
-    let (Some(relation), changed) = (
-        relation,
-        match AGE.get() {
-            Age::Unread | Age::Stale => return,
-            Age::Fresh => 0,
-            Age::Changed(changed) => changed,
-        },
-    ) else {
-        AGE.set(Age::Stale);
-        return;
+    let changed = match AGE.get() {
+        Age::Unread | Age::Stale => return,
+        Age::Fresh => 0,
+        Age::Changed(changed) => changed,
     };
-    let noted = CHANGED_RELATIONS.with(|all| {
-        all.try_borrow_mut()
-            .ok()
-            .and_then(|mut all| all.get_mut(changed).map(|place| *place = relation))
+    let noted = relation.and_then(|relation| {
+        CHANGED_RELATIONS
+            .with(|all| all.try_borrow_mut().ok()?.get_mut(changed).map(|place| *place = relation))
     });
     AGE.set(if noted.is_some() { Age::Changed(changed + 1) } else { Age::Stale });
 }

@@ -110,11 +110,13 @@ fn note_first_use() {
 
 fn open() {
     IS_OPEN.store(true, Ordering::Relaxed);
-    let _ = STATEMENT.try_with(|statement| {
-        if let Ok(mut statement) = statement.try_borrow_mut() {
-            statement.began = clock::statement_start();
-        }
-    });
+    with_statement(|statement| statement.began = clock::statement_start());
+}
+
+/// Calls `work` with what is to be told. A callback may come while it is in use only if the backend is going
+/// down: then nothing is done.
+fn with_statement<R>(work: impl FnOnce(&mut Statement) -> R) -> Option<R> {
+    STATEMENT.try_with(|place| place.try_borrow_mut().ok().map(|mut it| work(&mut it))).ok()?
 }
 
 /// How a decryption is recorded.
@@ -274,11 +276,7 @@ fn tell_early() -> Result<(), Error> {
 fn close() {
     IS_OPEN.store(false, Ordering::Relaxed);
     CLIENT_IS_KNOWN.store(false, Ordering::Relaxed);
-    let _ = STATEMENT.try_with(|statement| {
-        if let Ok(mut statement) = statement.try_borrow_mut() {
-            statement.client = None;
-        }
-    });
+    with_statement(|statement| statement.client = None);
 }
 
 fn push_events() -> Result<(), Error> {
@@ -289,10 +287,7 @@ fn push_events() -> Result<(), Error> {
 }
 
 fn next_event() -> Option<Pending> {
-    let next = STATEMENT.try_with(|statement| {
-        statement.try_borrow_mut().ok().and_then(|mut statement| statement.events.pop_front())
-    });
-    next.ok().flatten()
+    with_statement(|statement| statement.events.pop_front())?
 }
 
 /// The client of the statement, resolved once.
@@ -313,17 +308,13 @@ struct TenantUse {
 }
 
 /// Takes the counts from the cache of keys: adds them to the statistics, and makes events of what is to
-/// be recorded. A callback may come while they are in use only if the backend is going down.
+/// be recorded.
 fn gather() {
     let uses = by_tenant();
     for used in &uses {
         statistics_memory::add(Some(&used.tenant), &counters_of(&used.tally));
     }
-    let _ = STATEMENT.try_with(|statement| {
-        if let Ok(mut statement) = statement.try_borrow_mut() {
-            statement.take(uses);
-        }
-    });
+    with_statement(|statement| statement.take(uses));
 }
 
 /// What a statement did with a tenant's keys.
@@ -386,39 +377,28 @@ impl Statement {
             let counters = Counters { keys_made: 1, ..Counters::default() };
             statistics_memory::add(Some(&tenant), &counters);
         }
+        // Nothing is recorded before its client is known.
+        let client = || self.client.clone().unwrap_or_else(|| Rc::new(Client::unknown()));
         let recorded = uses.into_iter().filter(|used| used.tally.recorded > 0);
-        let mut events: Vec<Pending> = Vec::new();
-        for used in recorded {
-            events.push(Pending {
-                event: Event::ValuesDecrypted,
-                tenant: Some(used.tenant),
-                count: used.tally.recorded,
-                error_code: None,
-                reason: used.keys.in_words(),
-                keys: used.keys,
-                client: self.known_client(),
-            });
-        }
-        for failed in std::mem::take(&mut self.failures) {
-            events.push(Pending {
-                event: Event::DecryptFailed,
-                tenant: failed.tenant,
-                count: failed.count,
-                error_code: Some(failed.error_code),
-                reason: Some(failed.reason),
-                keys: failed.keys,
-                client: self.known_client(),
-            });
-        }
-        self.events.extend(events);
-    }
-
-    /// Nothing is recorded before its client is known.
-    fn known_client(&self) -> Rc<Client> {
-        match &self.client {
-            Some(client) => Rc::clone(client),
-            None => Rc::new(Client::unknown()),
-        }
+        self.events.extend(recorded.map(|used| Pending {
+            event: Event::ValuesDecrypted,
+            tenant: Some(used.tenant),
+            count: used.tally.recorded,
+            error_code: None,
+            reason: used.keys.in_words(),
+            keys: used.keys,
+            client: client(),
+        }));
+        let failures = std::mem::take(&mut self.failures);
+        self.events.extend(failures.into_iter().map(|failed| Pending {
+            event: Event::DecryptFailed,
+            tenant: failed.tenant,
+            count: failed.count,
+            error_code: Some(failed.error_code),
+            reason: Some(failed.reason),
+            keys: failed.keys,
+            client: client(),
+        }));
     }
 }
 

@@ -3,7 +3,7 @@
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 use crate::pg;
-use crate::pg::{setting, shared_memory};
+use crate::pg::setting;
 
 /// Which decryptions the audit log tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -33,8 +33,13 @@ static AUDIT_DECRYPT: GucSetting<AuditDecrypt> =
 static AUDIT_DECRYPT_OR_ALL: GucSetting<AuditDecrypt> =
     GucSetting::<AuditDecrypt>::new(AuditDecrypt::All);
 
-/// How many tenants the statistics tell apart, so that millions don't take the server's memory.
-static STATS_MAX: GucSetting<i32> = GucSetting::<i32>::new(5000);
+crate::pg::numbers! {
+    /// How many tenants the statistics tell apart, so that millions don't take the server's memory.
+    STATS_MAX = 5000, 100, 100_000, GucFlags::default(), setting::at_start(),
+        c"fieldcrypt.stats_max",
+        c"How many tenants fieldcrypt_stats tells apart, of all databases together.",
+        c"Those beyond it are counted in one row. Needs pg_fieldcrypt in shared_preload_libraries.";
+}
 
 /// Defines the settings.
 pub fn init() {
@@ -43,6 +48,7 @@ pub fn init() {
 }
 
 fn define() {
+    define_numbers();
     let was_set = pg::setting::is_placeholder(c"fieldcrypt.audit_decrypt");
     WAS_SET.store(was_set, std::sync::atomic::Ordering::Relaxed);
     GucRegistry::define_enum_guc(
@@ -51,17 +57,6 @@ fn define() {
         c"off; failures; statements: also one row for each statement and tenant; all: a row for each call.",
         if was_set { &AUDIT_DECRYPT_OR_ALL } else { &AUDIT_DECRYPT },
         GucContext::Suset,
-        GucFlags::default(),
-    );
-    GucRegistry::define_int_guc(
-        c"fieldcrypt.stats_max",
-        c"How many tenants fieldcrypt_stats tells apart, of all databases together.",
-        c"Those beyond it are counted in one row. Needs pg_fieldcrypt in shared_preload_libraries.",
-        &STATS_MAX,
-        100,
-        100_000,
-        // A setting of the postmaster's can be defined by it alone; without preload this one has no use.
-        if shared_memory::is_preloading() { GucContext::Postmaster } else { GucContext::Sighup },
         GucFlags::default(),
     );
 }

@@ -1,10 +1,10 @@
 //! The proof that a row is in the log, as a document that an outsider checks.
 
 use base64ct::{Base64, Encoding};
+use fieldcrypt_envelope::to_ascii;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
-use crate::export::to_ascii;
 use crate::note::{Malformed, NotSigned, Note, VerifyingKey};
 use crate::proof::verify_inclusion;
 use crate::row::{LogRow, leaf_hash};

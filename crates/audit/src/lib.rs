@@ -10,6 +10,7 @@
 
 pub mod checkpoint;
 pub mod export;
+mod form;
 mod inclusion;
 pub mod note;
 mod primitives;

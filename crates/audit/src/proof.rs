@@ -105,24 +105,35 @@ pub fn verify_inclusion(leaf: &Hash, index: u64, size: u64, root: &Hash, proof: 
     if index >= size {
         return false;
     }
-    let (mut index, mut last, mut hash) = (index, size - 1, *leaf);
-    for sibling in proof {
+    let mut hash = *leaf;
+    let is_root = climb(index, size - 1, proof.iter(), |sibling, is_left| {
+        hash = if is_left { node_hash(sibling, &hash) } else { node_hash(&hash, sibling) };
+    });
+    is_root && hash == *root
+}
+
+/// Calls `join` with each sibling on the way from node `index`, of which `last` is the rightmost of its level, up to
+/// the root, and whether it is the left one. Whether the root is reached with the last of them.
+fn climb<'p>(
+    mut index: u64,
+    mut last: u64,
+    siblings: impl Iterator<Item = &'p Hash>,
+    mut join: impl FnMut(&Hash, bool),
+) -> bool {
+    for sibling in siblings {
         if last == 0 {
             return false;
         }
-        if index & 1 == 1 || index == last {
-            hash = node_hash(sibling, &hash);
-            while index & 1 == 0 && index != 0 {
-                index >>= 1;
-                last >>= 1;
-            }
-        } else {
-            hash = node_hash(&hash, sibling);
+        let is_left = index & 1 == 1 || index == last;
+        join(sibling, is_left);
+        while is_left && index & 1 == 0 && index != 0 {
+            index >>= 1;
+            last >>= 1;
         }
         index >>= 1;
         last >>= 1;
     }
-    last == 0 && hash == *root
+    last == 0
 }
 
 /// Whether `proof` shows that the tree of `old` leaves with root `old_root` begins the one of `size`
@@ -150,24 +161,15 @@ pub fn verify_consistency(
         last >>= 1;
     }
     let (mut old_hash, mut hash) = (*first, *first);
-    for node in nodes {
-        if last == 0 {
-            return false;
-        }
-        if index & 1 == 1 || index == last {
+    let is_root = climb(index, last, nodes, |node, is_left| {
+        if is_left {
             old_hash = node_hash(node, &old_hash);
             hash = node_hash(node, &hash);
-            while index & 1 == 0 && index != 0 {
-                index >>= 1;
-                last >>= 1;
-            }
         } else {
             hash = node_hash(&hash, node);
         }
-        index >>= 1;
-        last >>= 1;
-    }
-    last == 0 && old_hash == *old_root && hash == *root
+    });
+    is_root && old_hash == *old_root && hash == *root
 }
 
 /// The leaves under each node of PATH(m, D[n]), from the bottom up.

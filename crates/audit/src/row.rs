@@ -3,7 +3,7 @@
 use fieldcrypt_envelope::sha256;
 use serde::{Deserialize, Serialize};
 
-use crate::export::form;
+use crate::form;
 use crate::tree::Hash;
 
 /// The first byte of an encoded row.

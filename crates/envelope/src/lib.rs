@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod ascii;
 pub mod ciphertext;
 pub mod context;
 pub mod key_export;
@@ -18,6 +19,7 @@ pub mod master_key_text;
 pub mod nonce;
 mod primitives;
 
+pub use ascii::to_ascii;
 pub use ciphertext::{Ciphertext, Malformed};
 pub use context::Context;
 pub use keys::{

@@ -268,18 +268,14 @@ impl Error {
             ),
             Self::CannotCreateKey(reason) => (
                 b"KF013",
-                match reason {
-                    KeyCreationRefused::Standby => {
-                        "a new encryption key is needed, and a standby can't make one"
+                format!(
+                    "a new encryption key is needed, and {} can't make one",
+                    match reason {
+                        KeyCreationRefused::Standby => "a standby",
+                        KeyCreationRefused::ReadOnlyTransaction => "a READ ONLY transaction",
+                        KeyCreationRefused::ParallelMode => "a parallel query",
                     }
-                    KeyCreationRefused::ReadOnlyTransaction => {
-                        "a new encryption key is needed, and a READ ONLY transaction can't make one"
-                    }
-                    KeyCreationRefused::ParallelMode => {
-                        "a new encryption key is needed, and a parallel query can't make one"
-                    }
-                }
-                .into(),
+                ),
                 "Make it ahead of time, on the primary: SELECT fieldcrypt.create_key(tenant).",
             ),
             Self::SecurityRestricted => (

@@ -30,27 +30,48 @@ pub struct Slot<L> {
     pub(crate) kept: Kept,
 }
 
-/// What a queue keeps about the database that has it. The next one begins without it.
-#[derive(Debug)]
-pub(crate) struct Kept {
-    pub queued: AtomicU64,
-    pub overflowed: AtomicU64,
-    pub overflowed_in_all: AtomicU64,
-    pub crashed: AtomicU64,
-    pub wanted: AtomicBool,
-    pub dropped: AtomicBool,
-    pub failures: AtomicU32,
-    pub not_before: AtomicI64,
-    pub yield_until: AtomicI64,
-    pub look_again_at: AtomicI64,
-    pub quiet_since: AtomicI64,
-    pub written_at: AtomicI64,
-    pub checkpoint_at: AtomicI64,
-    pub checkpoint_size: AtomicU64,
+/// Names once what a queue keeps: every field of it is forgotten, too.
+macro_rules! kept {
+    ($($(#[$what:meta])* $field:ident: $atomic:ident = $start:literal,)*) => {
+        /// What a queue keeps about the database that has it. The next one begins without it.
+        #[derive(Debug)]
+        pub(crate) struct Kept {
+            $($(#[$what])* pub $field: $atomic,)*
+            /// Under the lock of the queue.
+            pub problem: Text<PROBLEM>,
+        }
+
+        impl Kept {
+            fn new() -> Self {
+                Self { $($field: $atomic::new($start),)* problem: Text::new() }
+            }
+
+            /// Forgets all of it.
+            pub fn forget(&self) {
+                $(self.$field.store($start, Ordering::Relaxed);)*
+                self.problem.clear();
+            }
+        }
+    };
+}
+
+kept! {
+    queued: AtomicU64 = 0,
+    overflowed: AtomicU64 = 0,
+    overflowed_in_all: AtomicU64 = 0,
+    crashed: AtomicU64 = 0,
+    wanted: AtomicBool = false,
+    dropped: AtomicBool = false,
+    failures: AtomicU32 = 0,
+    not_before: AtomicI64 = 0,
+    yield_until: AtomicI64 = 0,
+    look_again_at: AtomicI64 = 0,
+    quiet_since: AtomicI64 = 0,
+    written_at: AtomicI64 = 0,
+    checkpoint_at: AtomicI64 = 0,
+    checkpoint_size: AtomicU64 = 0,
     /// The most that any checkpoint stated, also after smaller ones.
-    pub sealed_until: AtomicU64,
-    /// Under the lock of the queue.
-    pub problem: Text<PROBLEM>,
+    sealed_until: AtomicU64 = 0,
 }
 
 impl<L> Slot<L> {
@@ -74,63 +95,5 @@ impl<L> Slot<L> {
 impl<L> Default for Slot<L> {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Kept {
-    fn new() -> Self {
-        Self {
-            queued: AtomicU64::new(0),
-            overflowed: AtomicU64::new(0),
-            overflowed_in_all: AtomicU64::new(0),
-            crashed: AtomicU64::new(0),
-            wanted: AtomicBool::new(false),
-            dropped: AtomicBool::new(false),
-            failures: AtomicU32::new(0),
-            not_before: AtomicI64::new(0),
-            yield_until: AtomicI64::new(0),
-            look_again_at: AtomicI64::new(0),
-            quiet_since: AtomicI64::new(0),
-            written_at: AtomicI64::new(0),
-            checkpoint_at: AtomicI64::new(0),
-            checkpoint_size: AtomicU64::new(0),
-            sealed_until: AtomicU64::new(0),
-            problem: Text::new(),
-        }
-    }
-
-    /// Forgets all of it. Whoever adds a field is asked for it here by the compiler.
-    pub fn forget(&self) {
-        let Self {
-            queued,
-            overflowed,
-            overflowed_in_all,
-            crashed,
-            wanted,
-            dropped,
-            failures,
-            not_before,
-            yield_until,
-            look_again_at,
-            quiet_since,
-            written_at,
-            checkpoint_at,
-            checkpoint_size,
-            sealed_until,
-            problem,
-        } = self;
-        for count in [queued, overflowed, overflowed_in_all, crashed, checkpoint_size, sealed_until]
-        {
-            count.store(0, Ordering::Relaxed);
-        }
-        for time in [not_before, yield_until, look_again_at, quiet_since, written_at, checkpoint_at]
-        {
-            time.store(0, Ordering::Relaxed);
-        }
-        for flag in [wanted, dropped] {
-            flag.store(false, Ordering::Relaxed);
-        }
-        failures.store(0, Ordering::Relaxed);
-        problem.clear();
     }
 }

@@ -1,5 +1,7 @@
 //! Arrays, taken apart and built.
 
+use std::ffi::c_int;
+
 use pgrx::pg_sys::{self, BuiltinOid, Datum, Oid};
 
 use super::values::{Varlena, detoasted};
@@ -7,7 +9,7 @@ use fieldcrypt_error::Error;
 
 /// How the elements of an array are stored.
 #[derive(Clone, Copy)]
-struct Element {
+pub(super) struct Element {
     oid: Oid,
     length: i32,
     by_value: bool,
@@ -25,6 +27,69 @@ impl Element {
             _ => Self { oid, length: -1, by_value: false, alignment: b'i' },
         }
     }
+
+    /// Of any type.
+    pub(super) fn of_type(oid: Oid) -> Self {
+        let (mut length, mut by_value, mut alignment) = (0, false, 0);
+        // SAFETY: a catalog look-up that fills the three.
+        unsafe { pg_sys::get_typlenbyvalalign(oid, &mut length, &mut by_value, &mut alignment) };
+        Self { oid, length: length.into(), by_value, alignment: alignment as u8 }
+    }
+}
+
+/// The elements of an array, `None` for NULL.
+///
+/// # Safety
+///
+/// A plain array of that element type.
+pub(super) unsafe fn taken_apart(
+    array: *mut pg_sys::ArrayType,
+    element: Element,
+) -> Vec<Option<Datum>> {
+    let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
+    // SAFETY: by the contract; the arrays that come back have a place for every element.
+    unsafe {
+        pg_sys::deconstruct_array(
+            array,
+            element.oid,
+            element.length,
+            element.by_value,
+            element.alignment as _,
+            &mut values,
+            &mut nulls,
+            &mut count,
+        );
+        (0..count as usize).map(|index| (!*nulls.add(index)).then(|| *values.add(index))).collect()
+    }
+}
+
+/// An array of these elements, which are copied into the current memory context.
+///
+/// # Safety
+///
+/// The elements are of that type, as many as the dimensions say; each of these has its lower bound.
+pub(super) unsafe fn put_together(
+    element: Element,
+    elements: &[Option<Datum>],
+    dimensions: &mut [c_int],
+    lower_bounds: &mut [c_int],
+) -> Datum {
+    let mut nulls: Vec<bool> = elements.iter().map(Option::is_none).collect();
+    let mut values: Vec<Datum> = elements.iter().map(|one| one.unwrap_or(Datum::null())).collect();
+    // SAFETY: by the contract.
+    Datum::from(unsafe {
+        pg_sys::construct_md_array(
+            values.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+            dimensions.len() as c_int,
+            dimensions.as_mut_ptr(),
+            lower_bounds.as_mut_ptr(),
+            element.oid,
+            element.length,
+            element.by_value,
+            element.alignment as _,
+        )
+    })
 }
 
 /// The elements of an array, and whether it is a plain list: of one dimension that begins at 1.
@@ -37,29 +102,15 @@ struct Elements {
 ///
 /// `datum` must be a non-null array of that element type.
 unsafe fn elements(datum: Datum, element: BuiltinOid) -> Elements {
-    let element = Element::of(element);
-    // SAFETY: by the contract; the arrays that come back have a place for every element.
+    // SAFETY: by the contract.
     unsafe {
         let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr::<pg_sys::varlena>())
             .cast::<pg_sys::ArrayType>();
-        let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
-        pg_sys::deconstruct_array(
-            array,
-            element.oid,
-            element.length,
-            element.by_value,
-            element.alignment as _,
-            &mut values,
-            &mut nulls,
-            &mut count,
-        );
+        let elements = taken_apart(array, Element::of(element));
         let dimensions = (*array).ndim;
         // The lower bounds follow the lengths, which follow the header.
         let first_bound = array.add(1).cast::<i32>().add(1);
         let is_list = dimensions == 0 || dimensions == 1 && first_bound.read() == 1;
-        let elements = (0..count as usize)
-            .map(|index| (!*nulls.add(index)).then(|| *values.add(index)))
-            .collect();
         Elements { elements, is_list }
     }
 }
@@ -106,29 +157,13 @@ fn build(
     element: BuiltinOid,
     list: impl Iterator<Item = Result<Option<Datum>, Error>>,
 ) -> Result<Datum, Error> {
-    let (mut values, mut nulls) = (Vec::new(), Vec::new());
-    for one in list {
-        let one = one?;
-        nulls.push(one.is_none());
-        values.push(one.unwrap_or(Datum::null()));
-    }
-    let element = Element::of(element);
-    let (mut lengths, mut bounds) = ([values.len() as i32], [1]);
-    // SAFETY: as many values and nulls as the length says, of the type that `element` describes.
-    let array = unsafe {
-        pg_sys::construct_md_array(
-            values.as_mut_ptr(),
-            nulls.as_mut_ptr(),
-            i32::from(!values.is_empty()),
-            lengths.as_mut_ptr(),
-            bounds.as_mut_ptr(),
-            element.oid,
-            element.length,
-            element.by_value,
-            element.alignment as _,
-        )
-    };
-    Ok(Datum::from(array))
+    let elements = list.collect::<Result<Vec<_>, _>>()?;
+    // An array without elements has no dimension.
+    let dimensions = usize::from(!elements.is_empty());
+    let (mut lengths, mut bounds) = ([elements.len() as c_int], [1]);
+    let (lengths, bounds) = (&mut lengths[..dimensions], &mut bounds[..dimensions]);
+    // SAFETY: as many elements as the length says, of the type that was named.
+    Ok(unsafe { put_together(Element::of(element), &elements, lengths, bounds) })
 }
 
 /// A `bigint[]`, `timestamptz[]`, `xid8[]` or `integer[]`.

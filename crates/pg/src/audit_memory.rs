@@ -94,6 +94,10 @@ impl Platform for Postgres {
         self.region.locked(lock, mode == Mode::Exclusive, work)
     }
 
+    #[expect(
+        clippy::not_unsafe_ptr_arg_deref,
+        reason = "the queue gives only what a process stored"
+    )]
     fn wake(&self, latch: *mut pg_sys::Latch) {
         // SAFETY: latches of processes lie in shared memory for the life of the server; setting one whose
         // process is gone wakes at most whoever has its place now. It raises nothing.

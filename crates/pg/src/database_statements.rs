@@ -8,6 +8,7 @@ use std::ffi::{CStr, c_char};
 use pgrx::pg_sys;
 
 use super::callbacks::{self, Listener};
+use super::syscache::with_form;
 use super::{audit_memory, clock, session, statistics_memory, version};
 
 /// How long workers stay away at most, should the session that asked for it die.
@@ -147,21 +148,12 @@ impl About {
 }
 
 fn may_create_databases() -> bool {
-    // SAFETY: reads catalogs; the row is used before it is released.
+    use pg_sys::SysCacheIdentifier::AUTHOID;
+    // SAFETY: reads variables of the backend, and catalogs: a cache of roles by oid.
     unsafe {
-        if pg_sys::superuser() {
-            return true;
-        }
-        let row = pg_sys::SearchSysCache1(
-            pg_sys::SysCacheIdentifier::AUTHOID as std::ffi::c_int,
-            pg_sys::Datum::from(pg_sys::GetUserId()),
-        );
-        if row.is_null() {
-            return false;
-        }
-        let may = (*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_authid>()).rolcreatedb;
-        pg_sys::ReleaseSysCache(row);
-        may
+        let keys = [pg_sys::Datum::from(pg_sys::GetUserId())];
+        let may = |form: *const pg_sys::FormData_pg_authid| (*form).rolcreatedb;
+        pg_sys::superuser() || with_form(AUTHOID, &keys, may).unwrap_or(false)
     }
 }
 

@@ -4,11 +4,13 @@
 //! has a snapshot of its own.
 
 use std::ffi::{CStr, c_char, c_int};
-use std::mem::MaybeUninit;
 
+use pgrx::pg_sys::SysCacheIdentifier::{ATTNUM, INDEXRELID, RELOID, TYPEOID};
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::{tuple, values};
+use super::scan::{self, oid_key};
+use super::syscache::{with_form, with_row};
+use super::tuple;
 
 const PG_DEPEND: Oid = Oid::from_u32(2608);
 const PG_DEPEND_BY_DEPENDENT: Oid = Oid::from_u32(2673);
@@ -263,7 +265,7 @@ pub fn function_sources(visit: &mut dyn FnMut(Oid, Oid, &[u8])) {
         if oid.to_u32() < pg_sys::FirstNormalObjectId || matches!(language.to_u32(), 12 | 13) {
             return;
         }
-        if let Some(source) = row.bytes(SOURCE) {
+        if let Some(source) = row.optional_bytes(SOURCE) {
             visit(oid, schema, source);
         }
     });
@@ -284,7 +286,7 @@ pub fn column(relation: Oid, column: i16) -> Option<Vec<u8>> {
     unsafe { name(pg_sys::get_attname(relation, column, true)) }
 }
 
-/// The name of a function, and its schema.
+/// The name of a function in the database's encoding, and its schema.
 pub fn function(oid: Oid) -> Option<(Vec<u8>, Oid)> {
     // SAFETY: as above.
     unsafe { Some((name(pg_sys::get_func_name(oid))?, pg_sys::get_func_namespace(oid))) }
@@ -305,100 +307,71 @@ pub fn indexed_table(index: Oid) -> Option<Oid> {
 
 /// The name of a type.
 pub fn type_name(oid: Oid) -> Option<Vec<u8>> {
-    // SAFETY: the sequence of every look-up in a syscache: the tuple is valid until it is released.
+    // SAFETY: a cache of types by oid; the name is copied.
     unsafe {
-        let tuple =
-            pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::TYPEOID as c_int, Datum::from(oid));
-        if tuple.is_null() {
-            return None;
-        }
-        let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_type>();
-        let name = CStr::from_ptr((*form).typname.data.as_ptr()).to_bytes().to_vec();
-        pg_sys::ReleaseSysCache(tuple);
-        Some(name)
+        with_form(TYPEOID, &[Datum::from(oid)], |form: *const pg_sys::FormData_pg_type| {
+            CStr::from_ptr((*form).typname.data.as_ptr()).to_bytes().to_vec()
+        })
     }
 }
 
 /// Whether a relation is one that may hold or show values of these types, or that may call something;
 /// `true` if that can't be told cheaply.
 pub fn may_concern(relation: Oid, types: &[Oid]) -> bool {
-    // SAFETY: as for `type_name`; `relnatts` columns at most are looked up.
-    unsafe {
-        let tuple = pg_sys::SearchSysCache1(
-            pg_sys::SysCacheIdentifier::RELOID as c_int,
-            Datum::from(relation),
-        );
-        if tuple.is_null() {
-            return false;
+    // SAFETY: a cache of relations by oid.
+    let found = unsafe {
+        with_form(RELOID, &[Datum::from(relation)], |form: *const pg_sys::FormData_pg_class| {
+            let may_call = (*form).relhastriggers
+                || (*form).relhasrules
+                || (*form).relrowsecurity
+                || (*form).relispartition
+                || (*form).relchecks > 0;
+            ((*form).relkind as u8, (*form).relnatts, may_call)
+        })
+    };
+    let Some((kind, columns, may_call)) = found else { return false };
+    match kind {
+        b'r' | b'f' => {
+            may_call || (1..=columns).any(|column| column_may_concern(relation, column, types))
         }
-        let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
-        let (kind, columns) = ((*form).relkind as u8, (*form).relnatts);
-        let may_call = (*form).relhastriggers
-            || (*form).relhasrules
-            || (*form).relrowsecurity
-            || (*form).relispartition
-            || (*form).relchecks > 0;
-        pg_sys::ReleaseSysCache(tuple);
-        match kind {
-            b'r' | b'f' => {
-                may_call || (1..=columns).any(|column| column_may_concern(relation, column, types))
-            }
-            b'v' | b'm' | b'c' | b'p' => true,
-            b'i' | b'I' => index_may_call(relation),
-            _ => false,
-        }
+        b'v' | b'm' | b'c' | b'p' => true,
+        b'i' | b'I' => index_may_call(relation),
+        _ => false,
     }
 }
 
 fn column_may_concern(relation: Oid, column: i16, types: &[Oid]) -> bool {
-    // SAFETY: as for `type_name`.
-    unsafe {
-        let tuple = pg_sys::SearchSysCache2(
-            pg_sys::SysCacheIdentifier::ATTNUM as c_int,
-            Datum::from(relation),
-            Datum::from(column),
-        );
-        if tuple.is_null() {
-            return false;
-        }
-        let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_attribute>();
-        let (oid, has_default) = ((*form).atttypid, (*form).atthasdef);
-        pg_sys::ReleaseSysCache(tuple);
+    let keys = [Datum::from(relation), Datum::from(column)];
+    // SAFETY: a cache of columns by relation and number.
+    let found = unsafe {
+        with_form(ATTNUM, &keys, |form: *const pg_sys::FormData_pg_attribute| {
+            ((*form).atttypid, (*form).atthasdef)
+        })
+    };
+    found.is_some_and(|(oid, has_default)| {
         has_default || oid.to_u32() >= pg_sys::FirstNormalObjectId || types.contains(&oid)
-    }
+    })
 }
 
 /// Whether an index has expressions, a predicate, or an operator class that is not built in.
 fn index_may_call(index: Oid) -> bool {
-    const CACHE: c_int = pg_sys::SysCacheIdentifier::INDEXRELID as c_int;
-    // SAFETY: as for `type_name`; the column of operator classes is never NULL and is an array of ids
-    // that is stored in the tuple.
-    unsafe {
-        let tuple = pg_sys::SearchSysCache1(CACHE, Datum::from(index));
-        if tuple.is_null() {
-            return false;
-        }
-        let holds =
-            |column: u32| !pg_sys::heap_attisnull(tuple, column as c_int, std::ptr::null_mut());
-        let mut is_null = false;
-        let classes = pg_sys::SysCacheGetAttr(
-            CACHE,
-            tuple,
-            pg_sys::Anum_pg_index_indclass as i16,
-            &mut is_null,
-        );
-        let classes = classes.cast_mut_ptr::<pg_sys::oidvector>();
-        let is_built_in = (*classes)
-            .values
-            .as_slice((*classes).dim1 as usize)
-            .iter()
-            .all(|class| class.to_u32() < pg_sys::FirstNormalObjectId);
-        let may_call = !is_built_in
-            || holds(pg_sys::Anum_pg_index_indexprs)
-            || holds(pg_sys::Anum_pg_index_indpred);
-        pg_sys::ReleaseSysCache(tuple);
-        may_call
-    }
+    const CLASSES: i16 = pg_sys::Anum_pg_index_indclass as i16;
+    // SAFETY: a cache of indexes by oid; the column of operator classes is never NULL and is an array of
+    // ids that is stored in the row.
+    let found = unsafe {
+        with_row(INDEXRELID, &[Datum::from(index)], |row| {
+            let holds =
+                |column: u32| !pg_sys::heap_attisnull(row, column as c_int, std::ptr::null_mut());
+            let mut is_null = false;
+            let classes = pg_sys::SysCacheGetAttr(INDEXRELID as c_int, row, CLASSES, &mut is_null);
+            let classes = classes.cast_mut_ptr::<pg_sys::oidvector>();
+            let mut classes = (*classes).values.as_slice((*classes).dim1 as usize).iter();
+            classes.any(|class| class.to_u32() >= pg_sys::FirstNormalObjectId)
+                || holds(pg_sys::Anum_pg_index_indexprs)
+                || holds(pg_sys::Anum_pg_index_indpred)
+        })
+    };
+    found.unwrap_or(false)
 }
 
 /// Runs `work` with a memory context of its own; what it gives must not point there.
@@ -419,66 +392,15 @@ unsafe fn name(name: *const c_char) -> Option<Vec<u8>> {
     (!name.is_null()).then(|| unsafe { CStr::from_ptr(name).to_bytes().to_vec() })
 }
 
-/// A row of a catalog during a scan.
-struct CatalogRow<'t>(tuple::Row<'t>);
-
-impl CatalogRow<'_> {
-    fn datum(&self, column: i16) -> Option<Datum> {
-        self.0.datum(column)
-    }
-
-    fn oid(&self, column: i16) -> Option<Oid> {
-        self.datum(column).map(|datum| Oid::from_u32(datum.value() as u32))
-    }
-
-    fn bytes(&self, column: i16) -> Option<&[u8]> {
-        // SAFETY: called for a column of type text; the tuple outlives the row.
-        self.datum(column).map(|datum| unsafe { values::detoasted(datum) })
-    }
-}
-
 fn scan(
     catalog: Oid,
     index: Oid,
     keys: &mut [pg_sys::ScanKeyData],
-    visit: &mut dyn FnMut(&CatalogRow<'_>),
+    visit: &mut dyn FnMut(&tuple::Row<'_>),
 ) {
-    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: the sequence of every catalog scan in Postgres; a row is used only before the next
-    // `systable_getnext`. After an error the transaction's resource owner releases everything.
-    unsafe {
-        let heap = pg_sys::table_open(catalog, lock);
-        let descriptor = pg_sys::systable_beginscan(
-            heap,
-            index,
-            index != pg_sys::InvalidOid,
-            std::ptr::null_mut(),
-            keys.len() as c_int,
-            keys.as_mut_ptr(),
-        );
-        loop {
-            let tuple = pg_sys::systable_getnext(descriptor);
-            if tuple.is_null() {
-                break;
-            }
-            visit(&CatalogRow(tuple::Row::deform(tuple, (*heap).rd_att)));
-        }
-        pg_sys::systable_endscan(descriptor);
-        pg_sys::table_close(heap, lock);
-    }
-}
-
-fn oid_key(column: i16, oid: Oid) -> pg_sys::ScanKeyData {
-    let mut key = MaybeUninit::<pg_sys::ScanKeyData>::zeroed();
-    // SAFETY: initialises the structure it is given; all-zero bytes are valid for it before that.
-    unsafe {
-        pg_sys::ScanKeyInit(
-            key.as_mut_ptr(),
-            column,
-            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-            Oid::from_u32(pg_sys::F_OIDEQ),
-            Datum::from(oid),
-        );
-        key.assume_init()
-    }
+    // Any catalog can be scanned, and `visit` refuses nothing.
+    let _ = scan::scan(catalog, index, keys, |row| {
+        visit(row);
+        Ok(true)
+    });
 }

@@ -25,6 +25,11 @@ pub fn to_utf8(text: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
     }
 }
 
+/// The same as a Rust string.
+pub fn to_string(text: &[u8]) -> Result<String, Error> {
+    String::from_utf8(to_utf8(text)?.into_owned()).map_err(|_| Error::NotUtf8)
+}
+
 /// At most so many bytes of a text of the database, with no character cut in two.
 pub fn clipped(text: &[u8], limit: usize) -> &[u8] {
     let limit = limit.min(text.len());

@@ -70,9 +70,7 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
 unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     // SAFETY: the hook that was there before, or what Postgres does without hooks.
     unsafe { PREVIOUS_END.unwrap_or(unguarded::standard_ExecutorEnd)(query) };
-    if is_between_statements() {
-        call::raising(|| LISTENER.get().map_or(Ok(()), |one| (one.ends)()));
-    }
+    tell_of_end();
 }
 
 unsafe extern "C-unwind" fn utility(
@@ -102,10 +100,14 @@ unsafe extern "C-unwind" fn utility(
             completion,
         );
     });
+    tell_of_end();
+    database_statements::after(about);
+}
+
+fn tell_of_end() {
     if is_between_statements() {
         call::raising(|| LISTENER.get().map_or(Ok(()), |one| (one.ends)()));
     }
-    database_statements::after(about);
 }
 
 /// Runs a part of a statement one level deeper, whether it ends by an error or not.

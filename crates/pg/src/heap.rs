@@ -9,7 +9,7 @@ use fieldcrypt_envelope::ciphertext::HEADER_LENGTH;
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::varlena;
 
-use super::version;
+use super::version::{self, of_heap};
 use fieldcrypt_error::Error;
 
 /// What a scan calls for each row, without pgrx's guard: all of it runs inside one.
@@ -259,12 +259,7 @@ impl Scan {
                 let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
                 let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
                 let routine = &*(*relation).rd_tableam;
-                let (Some(begin), Some(set_range)) =
-                    (routine.scan_begin, routine.scan_set_tidrange)
-                else {
-                    unreachable!("the heap access method has these")
-                };
-                let descriptor = begin(
+                let descriptor = of_heap(routine.scan_begin)(
                     relation,
                     snapshot,
                     0,
@@ -272,7 +267,7 @@ impl Scan {
                     std::ptr::null_mut(),
                     SO_TYPE_TIDRANGESCAN | SO_ALLOW_PAGEMODE | SO_ALLOW_STRAT,
                 );
-                set_range(descriptor, &mut first, &mut last);
+                of_heap(routine.scan_set_tidrange)(descriptor, &mut first, &mut last);
                 (descriptor, slot, snapshot)
             })
         };
@@ -307,9 +302,7 @@ impl Scan {
         // have `last_column` elements after `slot_getsomeattrs_int`.
         unsafe {
             let relation = (*descriptor).rs_rd;
-            let Some(next) = (*(*relation).rd_tableam).scan_getnextslot_tidrange else {
-                unreachable!("the heap access method has it")
-            };
+            let next = of_heap((*(*relation).rd_tableam).scan_getnextslot_tidrange);
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 for _ in 0..at_most {
                     if !next(descriptor, pg_sys::ScanDirection::ForwardScanDirection, slot) {
@@ -367,9 +360,7 @@ impl Scan {
         // SAFETY: what `table_endscan` does; the slot and the snapshot are this scan's own.
         unsafe {
             let (descriptor, slot) = (self.descriptor, self.slot);
-            let Some(end) = (*(*(*descriptor).rs_rd).rd_tableam).scan_end else {
-                unreachable!("the heap access method has it")
-            };
+            let end = of_heap((*(*(*descriptor).rs_rd).rd_tableam).scan_end);
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 pg_sys::ExecDropSingleTupleTableSlot(slot);
                 end(descriptor);

@@ -44,6 +44,7 @@ pub mod spi;
 pub mod sql;
 pub mod statements;
 pub mod statistics_memory;
+mod syscache;
 pub mod transaction;
 pub mod triggers;
 pub mod tuple;

@@ -3,31 +3,25 @@
 use std::ffi::c_int;
 
 use fieldcrypt_error::Error;
+use pgrx::pg_sys::SysCacheIdentifier::SEQRELID;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::relations::Relations;
 use super::scan::scan;
+use super::syscache;
 
 /// The first id that this database's own sequence dealt to the audit log: restored rows have lower ones.
 pub fn first_own_log_id() -> Result<i64, Error> {
     /// `Anum_pg_sequence_seqstart`, a bigint that is never NULL.
     const SEQSTART: pg_sys::AttrNumber = 3;
     let sequence = Relations::resolve()?.log_sequence;
-    // SAFETY: a row of pg_sequence, used until it is released.
-    unsafe {
-        let row = pg_sys::SearchSysCache1(
-            pg_sys::SysCacheIdentifier::SEQRELID as c_int,
-            Datum::from(sequence),
-        );
-        if row.is_null() {
-            return Err(Error::NotInstalled);
-        }
-        let mut is_null = false;
-        let cache = pg_sys::SysCacheIdentifier::SEQRELID as c_int;
-        let start = pg_sys::SysCacheGetAttr(cache, row, SEQSTART, &mut is_null);
-        pg_sys::ReleaseSysCache(row);
-        Ok(start.value() as i64)
-    }
+    // SAFETY: a cache of sequences by oid.
+    let start = unsafe {
+        syscache::with_row(SEQRELID, &[Datum::from(sequence)], |row| {
+            pg_sys::SysCacheGetAttr(SEQRELID as c_int, row, SEQSTART, &mut false).value() as i64
+        })
+    };
+    start.ok_or(Error::NotInstalled)
 }
 
 /// The next id of the audit log.

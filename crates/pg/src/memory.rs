@@ -8,6 +8,7 @@ pub struct Scratch(pg_sys::MemoryContext);
 
 impl Scratch {
     /// Makes one.
+    #[expect(clippy::new_without_default, reason = "it is a child of the context that is current")]
     pub fn new() -> Self {
         // SAFETY: makes a child of the current context.
         Self(unsafe {

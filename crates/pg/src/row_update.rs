@@ -272,7 +272,7 @@ impl RowUpdate {
                 pg_sys::ExecASUpdateTriggers(self.estate, self.result, self.capture);
                 pg_sys::AfterTriggerEndQuery(self.estate);
             });
-            version::end_recheck(self.epq);
+            pg_sys::EvalPlanQualEnd(self.epq);
             pg_sys::ExecDropSingleTupleTableSlot(self.new_slot);
             pg_sys::ExecDropSingleTupleTableSlot(self.lock_slot);
             pg_sys::ExecCloseIndices(self.result);

@@ -84,6 +84,10 @@ pub(super) fn int8_key(column: i16, value: i64) -> pg_sys::ScanKeyData {
     scan_key(column, pg_sys::F_INT8EQ, Datum::from(value))
 }
 
+pub(super) fn oid_key(column: i16, value: Oid) -> pg_sys::ScanKeyData {
+    scan_key(column, pg_sys::F_OIDEQ, Datum::from(value))
+}
+
 pub(super) fn text_key(column: i16, value: &[u8]) -> Result<pg_sys::ScanKeyData, Error> {
     Ok(scan_key(column, pg_sys::F_TEXTEQ, Varlena::of(value)?.into_datum()))
 }

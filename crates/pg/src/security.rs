@@ -90,7 +90,7 @@ thread_local! {
 /// himself, but not at the end of the transaction, with the rights of the session.
 pub fn as_owner<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
     let owner = relations::owner_of_keys()?;
-    let guards = (GuardsOpen::new(), RestrictedHere::begin());
+    let guards = AsOwner::begin();
     let result = as_user(owner, pg_sys::SECURITY_RESTRICTED_OPERATION, work);
     drop(guards);
     result
@@ -128,26 +128,6 @@ fn as_user<R>(user: pg_sys::Oid, restrictions: u32, work: impl FnOnce() -> R) ->
 thread_local! {
     /// The restriction is that of [`as_owner`], and there was none around it.
     static RESTRICTED_HERE: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Puts back what was, after an error too.
-struct RestrictedHere(bool);
-
-impl RestrictedHere {
-    fn begin() -> Self {
-        let before = RESTRICTED_HERE.get();
-        RESTRICTED_HERE.set(before || !is_restricted());
-        Self(before)
-    }
-}
-
-impl Drop for RestrictedHere {
-    fn drop(&mut self) {
-        RESTRICTED_HERE.set(self.0);
-    }
-}
-
-thread_local! {
     static GUARDS_OPEN: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -156,20 +136,24 @@ pub fn guards_are_open() -> bool {
     GUARDS_OPEN.get() > 0
 }
 
-/// Lets writes through the guards of the extension's tables while it lives. Dropped by unwinding
-/// too, so an error closes them again.
-pub struct GuardsOpen(());
+/// Lets writes through the guards of the extension's tables while it lives. Dropped by unwinding too, so an
+/// error closes them again.
+struct AsOwner {
+    was_restricted_here: bool,
+}
 
-impl GuardsOpen {
-    /// Opens them.
-    pub fn new() -> Self {
+impl AsOwner {
+    fn begin() -> Self {
+        let was_restricted_here = RESTRICTED_HERE.get();
+        RESTRICTED_HERE.set(was_restricted_here || !is_restricted());
         GUARDS_OPEN.set(GUARDS_OPEN.get() + 1);
-        Self(())
+        Self { was_restricted_here }
     }
 }
 
-impl Drop for GuardsOpen {
+impl Drop for AsOwner {
     fn drop(&mut self) {
+        RESTRICTED_HERE.set(self.was_restricted_here);
         GUARDS_OPEN.set(GUARDS_OPEN.get().saturating_sub(1));
     }
 }

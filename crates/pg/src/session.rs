@@ -28,12 +28,3 @@ pub fn data_directory() -> Option<std::path::PathBuf> {
         })
     }
 }
-
-/// The name of a function, without its schema, in the database's encoding.
-pub fn function_name(function: pg_sys::Oid) -> Vec<u8> {
-    // SAFETY: a catalog look-up that answers NULL if there is none; the name is copied.
-    unsafe {
-        let name = pg_sys::get_func_name(function);
-        if name.is_null() { Vec::new() } else { CStr::from_ptr(name).to_bytes().to_vec() }
-    }
-}

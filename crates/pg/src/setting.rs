@@ -6,6 +6,26 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use pgrx::guc::{GucContext, GucEnum, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys::{self, GucSource};
 
+use super::shared_memory;
+
+/// Names settings that are numbers once: where Postgres keeps each, with the reason why it exists, its default, its
+/// least and its highest value, its unit and who may set it; its name, one sentence, and what else there is to know.
+/// `define_numbers` defines them.
+#[macro_export]
+macro_rules! numbers {
+    ($($(#[$why:meta])* $place:ident = $default:expr, $least:expr, $most:expr, $unit:expr, $context:expr,
+        $name:expr, $about:expr, $details:expr;)*) => {
+        $($(#[$why])*
+        static $place: pgrx::guc::GucSetting<i32> = pgrx::guc::GucSetting::<i32>::new($default);)*
+
+        fn define_numbers() {
+            $(pgrx::guc::GucRegistry::define_int_guc(
+                $name, $about, $details, &$place, $least, $most, $context, $unit,
+            );)*
+        }
+    };
+}
+
 /// A setting that is a text.
 pub struct Text {
     /// Its name.
@@ -31,18 +51,20 @@ pub trait Check {
 
 /// Defines a text that is checked.
 pub fn define_checked<C: Check>(text: Text) {
-    // SAFETY: the hook is a C function that lives as long as the library and never raises.
+    define(text, GucFlags::default(), Some(check::<C>), None);
+}
+
+fn define(
+    text: Text,
+    flags: GucFlags,
+    check: pg_sys::GucStringCheckHook,
+    show: pg_sys::GucShowHook,
+) {
+    let Text { name, about, details, value, context } = text;
+    // SAFETY: the hooks are C functions that live as long as the library and never raise.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
-            text.name,
-            text.about,
-            text.details,
-            text.value,
-            text.context,
-            GucFlags::default(),
-            Some(check::<C>),
-            None,
-            None,
+            name, about, details, value, context, flags, check, None, show,
         );
     }
 }
@@ -70,20 +92,8 @@ pub trait Secret {
 
 /// Defines a text that is never shown. The name's prefix is that of no placeholder: see [`is_placeholder`].
 pub fn define_secret<S: Secret>(text: Text) {
-    // SAFETY: the hook is a C function that lives as long as the library and never raises.
-    unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            text.name,
-            text.about,
-            text.details,
-            text.value,
-            text.context,
-            GucFlags::SUPERUSER_ONLY | GucFlags::DISALLOW_IN_AUTO_FILE | GucFlags::NO_SHOW_ALL,
-            None,
-            None,
-            Some(show_masked::<S>),
-        );
-    }
+    let flags = GucFlags::SUPERUSER_ONLY | GucFlags::DISALLOW_IN_AUTO_FILE | GucFlags::NO_SHOW_ALL;
+    define(text, flags, None, Some(show_masked::<S>));
 }
 
 unsafe extern "C-unwind" fn show_masked<S: Secret>() -> *const c_char {
@@ -116,6 +126,12 @@ pub fn is_placeholder(name: &'static CStr) -> bool {
         !pg_sys::process_shared_preload_libraries_in_progress
             && !pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null()
     }
+}
+
+/// Who sets what the server is started with: a setting of the postmaster's can be defined by it alone. Without
+/// preload such a setting has no use.
+pub fn at_start() -> GucContext {
+    if shared_memory::is_preloading() { GucContext::Postmaster } else { GucContext::Sighup }
 }
 
 /// Runs `work`, which concerns this process alone, as if no parallel query were under way.

@@ -5,6 +5,7 @@ use std::ffi::c_int;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
+use super::arrays::{self, Element};
 use super::owners_code::owners_code;
 use super::{relations, values, version};
 use fieldcrypt_error::Error;
@@ -166,41 +167,16 @@ struct ArrayParts {
     lower_bounds: Vec<c_int>,
 }
 
-/// How a type's values are stored.
-fn storage_of(type_oid: Oid) -> (i16, bool, std::ffi::c_char) {
-    let (mut length, mut by_value, mut alignment) = (0, false, 0);
-    // SAFETY: a catalog look-up that fills the three.
-    unsafe {
-        pg_sys::get_typlenbyvalalign(type_oid, &mut length, &mut by_value, &mut alignment);
-    }
-    (length, by_value, alignment)
-}
-
 impl ArrayParts {
     fn of(datum: Datum, element_type: Oid) -> Self {
-        let (length, by_value, alignment) = storage_of(element_type);
         // SAFETY: a datum of an array type, detoasted; its header is followed by `ndim` dimensions and
-        // as many lower bounds. The element arrays are palloc'd with `count` places.
+        // as many lower bounds.
         unsafe {
             let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
             let dimensions = (*array).ndim as usize;
             let numbers = array.cast::<u8>().add(size_of::<pg_sys::ArrayType>()).cast::<c_int>();
-            let (mut values, mut nulls, mut count) =
-                (std::ptr::null_mut(), std::ptr::null_mut(), 0);
-            pg_sys::deconstruct_array(
-                array,
-                element_type,
-                length.into(),
-                by_value,
-                alignment,
-                &mut values,
-                &mut nulls,
-                &mut count,
-            );
             Self {
-                elements: (0..count as usize)
-                    .map(|index| (!*nulls.add(index)).then(|| *values.add(index)))
-                    .collect(),
+                elements: arrays::taken_apart(array, Element::of_type(element_type)),
                 dimensions: (0..dimensions).map(|index| *numbers.add(index)).collect(),
                 lower_bounds: (dimensions..2 * dimensions)
                     .map(|index| *numbers.add(index))
@@ -210,23 +186,15 @@ impl ArrayParts {
     }
 
     fn into_datum(mut self, element_type: Oid) -> Datum {
-        let (length, by_value, alignment) = storage_of(element_type);
-        let mut nulls: Vec<bool> = self.elements.iter().map(Option::is_none).collect();
-        let mut values: Vec<Datum> =
-            self.elements.iter().map(|value| value.unwrap_or(Datum::null())).collect();
-        // SAFETY: the arrays have as many places as the dimensions say; the elements are copied.
+        let element = Element::of_type(element_type);
+        // SAFETY: the elements are as many as the dimensions say.
         unsafe {
-            Datum::from(pg_sys::construct_md_array(
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-                self.dimensions.len() as c_int,
-                self.dimensions.as_mut_ptr(),
-                self.lower_bounds.as_mut_ptr(),
-                element_type,
-                length.into(),
-                by_value,
-                alignment,
-            ))
+            arrays::put_together(
+                element,
+                &self.elements,
+                &mut self.dimensions,
+                &mut self.lower_bounds,
+            )
         }
     }
 }

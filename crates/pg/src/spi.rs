@@ -85,6 +85,29 @@ pub fn text(
     run(statement, parameters, |table| table.first().get::<String>(1))
 }
 
+/// What `read` makes of the first row of a query, which is meant to give one; `None` if it gives none.
+pub fn first_row<T>(
+    statement: &'static str,
+    parameters: &[Parameter<'_>],
+    read: impl FnMut(&Row<'_>) -> Result<T, Error>,
+) -> Result<Option<T>, Error> {
+    rows(statement, parameters, read).map(|rows| rows.into_iter().next())
+}
+
+/// What `read` makes of the rows of a query, which are few.
+pub fn rows<T>(
+    statement: &'static str,
+    parameters: &[Parameter<'_>],
+    mut read: impl FnMut(&Row<'_>) -> Result<T, Error>,
+) -> Result<Vec<T>, Error> {
+    let mut rows = Vec::new();
+    each_row(statement, parameters, |row| {
+        rows.push(read(row)?);
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
 /// Calls `visit` with each row of a query, in memory that does not grow with their number. What `visit`
 /// keeps must not point into the row. It may run statements itself.
 pub fn each_row(

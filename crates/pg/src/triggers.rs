@@ -1,11 +1,12 @@
 //! Trigger calls: what fired, on which relation, with which rows.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::call::Call;
 use super::setting::TemporarySettings;
+use super::syscache::with_form;
 use super::tuple::Row;
 use super::{relations, values, version};
 use fieldcrypt_error::Error;
@@ -142,26 +143,22 @@ impl TriggerCall {
 ///
 /// The relation must be open.
 pub(super) unsafe fn primary_key(relation: pg_sys::Relation) -> Vec<i16> {
-    // SAFETY: the list of indexes is the caller's own copy; a row of pg_index is used only until
-    // it is released, and its indkey is never NULL and has indnatts numbers behind it.
+    // SAFETY: the list of indexes is the caller's own copy; a cache of indexes by oid, whose indkey is never
+    // NULL and has indnatts numbers behind it.
     unsafe {
         let indexes = pg_sys::RelationGetIndexList(relation);
         let indexes = pgrx::PgList::<()>::from_pg(indexes);
         for index in indexes.iter_oid() {
-            let row = pg_sys::SearchSysCache1(
-                pg_sys::SysCacheIdentifier::INDEXRELID as c_int,
-                Datum::from(index),
+            let columns = with_form(
+                pg_sys::SysCacheIdentifier::INDEXRELID,
+                &[Datum::from(index)],
+                |form: *const pg_sys::FormData_pg_index| {
+                    let columns = (*form).indnkeyatts as usize;
+                    (*form).indisprimary.then(|| (*form).indkey.values.as_slice(columns).to_vec())
+                },
             );
-            if row.is_null() {
-                continue;
-            }
-            let form = pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_index>();
-            let is_primary = (*form).indisprimary;
-            let columns = (*form).indnkeyatts as usize;
-            let numbers = (*form).indkey.values.as_slice(columns).to_vec();
-            pg_sys::ReleaseSysCache(row);
-            if is_primary {
-                return numbers;
+            if let Some(columns) = columns.flatten() {
+                return columns;
             }
         }
         Vec::new()

@@ -42,6 +42,11 @@ impl Row<'_> {
         if is_null { None } else { self.values.get(index).copied() }
     }
 
+    /// An `oid` column.
+    pub(super) fn oid(&self, column: i16) -> Option<pg_sys::Oid> {
+        self.datum(column).map(|datum| pg_sys::Oid::from_u32(datum.value() as u32))
+    }
+
     /// A column of the extension's own tables, or of a query over them, which has one of these types.
     fn typed(&self, column: i16, types: &[pg_sys::Oid]) -> Option<Datum> {
         let datum = self.datum(column)?;

@@ -162,16 +162,6 @@ pub(super) unsafe fn init_recheck(epq: *mut pg_sys::EPQState, estate: *mut pg_sy
     }
 }
 
-/// The end of [`init_recheck`].
-///
-/// # Safety
-///
-/// `epq` was set up by it.
-pub(super) unsafe fn end_recheck(epq: *mut pg_sys::EPQState) {
-    // SAFETY: by the contract.
-    unsafe { pg_sys::EvalPlanQualEnd(epq) }
-}
-
 /// Updates a row version in place of `table_tuple_update`. With `is_ours` the row is locked by this
 /// transaction already; otherwise nobody is waited for.
 ///
@@ -193,9 +183,7 @@ pub(super) unsafe fn update_tuple(
     let mut indexes = pg_sys::TU_UpdateIndexes::TU_None;
     // SAFETY: by the contract; the closure holds nothing that needs dropping.
     unsafe {
-        let Some(update) = (*(*relation).rd_tableam).tuple_update else {
-            unreachable!("the heap access method has it")
-        };
+        let update = of_heap((*(*relation).rd_tableam).tuple_update);
         let outcome = pg_sys::ffi::pg_guard_ffi_boundary(|| {
             update(
                 relation,
@@ -215,6 +203,14 @@ pub(super) unsafe fn update_tuple(
         #[cfg(not(any(feature = "pg14", feature = "pg15")))]
         let indexes = (indexes != pg_sys::TU_UpdateIndexes::TU_None).then_some(indexes);
         (outcome, indexes)
+    }
+}
+
+/// A routine of the heap access method, of which no other is looked for.
+pub(super) fn of_heap<F>(routine: Option<F>) -> F {
+    match routine {
+        Some(routine) => routine,
+        None => unreachable!("the heap access method has it"),
     }
 }
 
@@ -266,41 +262,19 @@ pub(super) unsafe fn before_row_triggers(
     use std::ptr::null_mut;
     // SAFETY: by the contract.
     unsafe {
+        macro_rules! fire {
+            ($($more:expr),*) => {
+                pg_sys::ExecBRUpdateTriggers(estate, epq, result, tid, null_mut(), slot $(, $more)*)
+            };
+        }
         #[cfg(feature = "pg14")]
-        return pg_sys::ExecBRUpdateTriggers(estate, epq, result, tid, null_mut(), slot);
+        return fire!();
         #[cfg(feature = "pg15")]
-        return pg_sys::ExecBRUpdateTriggers(
-            estate,
-            epq,
-            result,
-            tid,
-            null_mut(),
-            slot,
-            null_mut(),
-        );
+        return fire!(null_mut());
         #[cfg(any(feature = "pg16", feature = "pg17"))]
-        return pg_sys::ExecBRUpdateTriggers(
-            estate,
-            epq,
-            result,
-            tid,
-            null_mut(),
-            slot,
-            null_mut(),
-            null_mut(),
-        );
+        return fire!(null_mut(), null_mut());
         #[cfg(feature = "pg18")]
-        return pg_sys::ExecBRUpdateTriggers(
-            estate,
-            epq,
-            result,
-            tid,
-            null_mut(),
-            slot,
-            null_mut(),
-            null_mut(),
-            false,
-        );
+        return fire!(null_mut(), null_mut(), false);
     }
 }
 
@@ -372,33 +346,22 @@ pub fn around_executor_runs(around: fn(&mut dyn FnMut())) {
     static mut PREVIOUS: pg_sys::ExecutorRun_hook_type = None;
     static mut AROUND: Option<fn(&mut dyn FnMut())> = None;
 
-    #[cfg(not(feature = "pg18"))]
     unsafe extern "C-unwind" fn hook(
         query: *mut pg_sys::QueryDesc,
         direction: pg_sys::ScanDirection::Type,
         count: u64,
-        once: bool,
+        #[cfg(not(feature = "pg18"))] once: bool,
     ) {
         // SAFETY: variables of a process that has one thread; the arguments are passed on.
         unsafe {
             let run = PREVIOUS.unwrap_or(standard_ExecutorRun);
             if let Some(around) = AROUND {
-                around(&mut || run(query, direction, count, once));
-            }
-        }
-    }
-
-    #[cfg(feature = "pg18")]
-    unsafe extern "C-unwind" fn hook(
-        query: *mut pg_sys::QueryDesc,
-        direction: pg_sys::ScanDirection::Type,
-        count: u64,
-    ) {
-        // SAFETY: variables of a process that has one thread; the arguments are passed on.
-        unsafe {
-            let run = PREVIOUS.unwrap_or(standard_ExecutorRun);
-            if let Some(around) = AROUND {
-                around(&mut || run(query, direction, count));
+                around(&mut || {
+                    #[cfg(not(feature = "pg18"))]
+                    run(query, direction, count, once);
+                    #[cfg(feature = "pg18")]
+                    run(query, direction, count);
+                });
             }
         }
     }
@@ -422,18 +385,11 @@ pub const WORKER_SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[];
 mod unguarded {
     use pgrx::pg_sys;
     unsafe extern "C-unwind" {
-        #[cfg(not(feature = "pg18"))]
         pub fn standard_ExecutorRun(
             query: *mut pg_sys::QueryDesc,
             direction: pg_sys::ScanDirection::Type,
             count: u64,
-            once: bool,
-        );
-        #[cfg(feature = "pg18")]
-        pub fn standard_ExecutorRun(
-            query: *mut pg_sys::QueryDesc,
-            direction: pg_sys::ScanDirection::Type,
-            count: u64,
+            #[cfg(not(feature = "pg18"))] once: bool,
         );
     }
 }

@@ -26,6 +26,25 @@ impl Bar {
     fn sum(&self) -> f64 {
         self.parts.iter().map(|part| part.0.max(0) as f64).sum()
     }
+
+    /// A part of it, which says of itself what it is.
+    fn part(&self, page: &mut Html, series: &Series, part: Count, place: [f64; 4]) {
+        rectangle(page, series.class, place, |page| {
+            page.leaf("title", &[], format_args!("{}: {} {part}", self.label, series.name));
+        });
+    }
+}
+
+/// At `x` and `y`, so wide and so tall.
+fn rectangle(page: &mut Html, class: &str, place: [f64; 4], content: impl FnOnce(&mut Html)) {
+    let [x, y, width, height] = place.map(Length);
+    let place: [(_, &dyn Display); 5] =
+        [("class", &class), ("x", &x), ("y", &y), ("width", &width), ("height", &height)];
+    page.element("rect", &place, content);
+}
+
+fn text(page: &mut Html, anchor: &'static str, x: f64, y: f64, text: impl Display) {
+    page.leaf("text", &[("x", &Length(x)), ("y", &Length(y)), ("text-anchor", &anchor)], text);
 }
 
 /// A chart.
@@ -71,11 +90,7 @@ impl Chart<'_> {
                         ("y2", &Length(y)),
                     ],
                 );
-                page.leaf(
-                    "text",
-                    &[("x", &Length(left - 8.0)), ("y", &Length(y + 4.0)), ("text-anchor", &"end")],
-                    short(value),
-                );
+                text(page, "end", left - 8.0, y + 4.0, short(value));
             }
             let slot = (right - left) / self.bars.len().max(1) as f64;
             let gap = (slot * 0.2).min(12.0);
@@ -90,34 +105,10 @@ impl Chart<'_> {
                     let tall =
                         ((bottom - top) * part.0 as f64 / (step * f64::from(steps))).max(1.0);
                     y -= tall;
-                    page.element(
-                        "rect",
-                        &[
-                            ("class", &series.class),
-                            ("x", &Length(x + gap / 2.0)),
-                            ("y", &Length(y)),
-                            ("width", &Length(slot - gap)),
-                            ("height", &Length(tall)),
-                        ],
-                        |page| {
-                            page.leaf(
-                                "title",
-                                &[],
-                                format_args!("{}: {} {part}", bar.label, series.name),
-                            )
-                        },
-                    );
+                    bar.part(page, series, *part, [x + gap / 2.0, y, slot - gap, tall]);
                 }
                 if index % every == 0 && (index + every / 2 < self.bars.len() || every == 1) {
-                    page.leaf(
-                        "text",
-                        &[
-                            ("x", &Length(x + slot / 2.0)),
-                            ("y", &Length(height - 8.0)),
-                            ("text-anchor", &"middle"),
-                        ],
-                        &bar.label,
-                    );
+                    text(page, "middle", x + slot / 2.0, height - 8.0, &bar.label);
                 }
             }
             self.say_if_empty(page, highest, (top + bottom) / 2.0);
@@ -133,27 +124,9 @@ impl Chart<'_> {
             for (index, bar) in self.bars.iter().enumerate() {
                 let y = row * index as f64 + 8.0;
                 let sum = bar.sum();
-                page.leaf(
-                    "text",
-                    &[
-                        ("x", &Length(left - 10.0)),
-                        ("y", &Length(y + 12.5)),
-                        ("text-anchor", &"end"),
-                    ],
-                    &bar.label,
-                );
-                let whole: &dyn Display =
-                    if bar.instead.is_some() { &"unknown-amount" } else { &"nothing" };
-                page.empty(
-                    "rect",
-                    &[
-                        ("class", whole),
-                        ("x", &Length(left)),
-                        ("y", &Length(y)),
-                        ("width", &Length(right - left)),
-                        ("height", &Length(thick)),
-                    ],
-                );
+                text(page, "end", left - 10.0, y + 12.5, &bar.label);
+                let whole = if bar.instead.is_some() { "unknown-amount" } else { "nothing" };
+                rectangle(page, whole, [left, y, right - left, thick], |_| ());
                 if let Some(instead) = &bar.instead {
                     page.leaf(
                         "text",
@@ -171,23 +144,7 @@ impl Chart<'_> {
                     bar.parts.iter().zip(self.series).filter(|(part, _)| part.0 > 0)
                 {
                     let wide = ((right - left) * part.0 as f64 / sum).max(1.5);
-                    page.element(
-                        "rect",
-                        &[
-                            ("class", &series.class),
-                            ("x", &Length(x.min(right - wide))),
-                            ("y", &Length(y)),
-                            ("width", &Length(wide)),
-                            ("height", &Length(thick)),
-                        ],
-                        |page| {
-                            page.leaf(
-                                "title",
-                                &[],
-                                format_args!("{}: {} {part}", bar.label, series.name),
-                            )
-                        },
-                    );
+                    bar.part(page, series, *part, [x.min(right - wide), y, wide, thick]);
                     x += wide;
                 }
                 page.leaf(

@@ -3,10 +3,10 @@
 use std::fmt::Display;
 
 use crate::html::Html;
-use crate::page::{self, cell, of, tone, words};
+use crate::page::{self, Column, cell, tone, words};
 use crate::record::{Count, Report};
 use crate::sections::{SECTIONS, Section, ran};
-use crate::show::{Day, Name, Or, Percent, Time};
+use crate::show::{Day, Name, Of, Or, Percent, Time};
 
 /// Nothing is fetched and nothing runs, whatever the page holds.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
@@ -98,10 +98,10 @@ fn summary(page: &mut Html, report: &Report) {
                     Percent(active, [old, active].iter().sum()).to_string(),
                     format!(
                         "{} not on active keys{}{}",
-                        of(old, "value", "values"),
+                        Of(old, "value", "values"),
                         if coverage.is_exact { "" } else { ", estimated" },
                         if left_out > 0 {
-                            format!("; {} not counted", of(Count(left_out), "column", "columns"))
+                            format!("; {} not counted", Of(Count(left_out), "column", "columns"))
                         } else {
                             String::new()
                         }
@@ -136,7 +136,7 @@ fn summary(page: &mut Html, report: &Report) {
             &match report.verification.findings.total.0 {
                 _ if !ran(&report.verification.status) => "no result".to_string(),
                 0 => "no findings".to_string(),
-                _ => of(report.verification.findings.total, "finding", "findings").to_string(),
+                _ => Of(report.verification.findings.total, "finding", "findings").to_string(),
             },
             "#verification",
         );
@@ -147,7 +147,7 @@ fn summary(page: &mut Html, report: &Report) {
             &if ran(&report.health.status) {
                 format!(
                     "{}, {} critical",
-                    of(report.health.warning, "warning", "warnings"),
+                    Of(report.health.warning, "warning", "warnings"),
                     report.health.critical
                 )
             } else {
@@ -159,7 +159,7 @@ fn summary(page: &mut Html, report: &Report) {
             "Active keys",
             "",
             &keys.active,
-            &format_args!("of {}", of(keys.tenants, "tenant", "tenants")),
+            &format_args!("of {}", Of(keys.tenants, "tenant", "tenants")),
             "#keys",
         );
         tile(
@@ -196,7 +196,7 @@ fn summary(page: &mut Html, report: &Report) {
             &report.r#use.failed,
             &format_args!(
                 "in the period; {}",
-                of(report.r#use.refused, "call refused", "calls refused")
+                Of(report.r#use.refused, "call refused", "calls refused")
             ),
             "#use",
         );
@@ -277,31 +277,23 @@ fn requirements(page: &mut Html, report: &Report, number: usize) {
         page::all(
             page,
             "Requirements",
-            &[
-                page::Column::Time("Requirement"),
-                page::Column::Text("About"),
-                page::Column::Text("Supported by section"),
-                page::Column::Text("How"),
-            ],
             &report.requirements,
-            |row| {
-                let sections: Vec<String> = SECTIONS
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, section)| {
-                        row.figures.iter().any(|figure| figure == section.figure)
-                    })
-                    .map(|(index, section)| format!("{} {}", index + 1, section.title))
-                    .collect();
-                vec![
-                    cell(cited(&format!("{} {}", row.standard, row.section))),
-                    cell(&row.title),
-                    cell(words(&sections)),
-                    cell(&row.note),
-                ]
-            },
+            &[
+                Column::Time("Requirement", |row| {
+                    cell(cited(&format!("{} {}", row.standard, row.section)))
+                }),
+                Column::Text("About", |row| cell(&row.title)),
+                Column::Text("Supported by section", |row| cell(words(&supporting(&row.figures)))),
+                Column::Text("How", |row| cell(&row.note)),
+            ],
         );
     });
+}
+
+fn supporting(figures: &[String]) -> Vec<String> {
+    let numbered = SECTIONS.iter().zip(1..);
+    let supporting = numbered.filter(|(section, _)| figures.iter().any(|it| it == section.figure));
+    supporting.map(|(section, number)| format!("{number} {}", section.title)).collect()
 }
 
 fn limits(page: &mut Html, report: &Report, number: usize) {

@@ -4,37 +4,42 @@ use std::fmt::Display;
 
 use crate::html::Html;
 use crate::record::{Count, List};
-use crate::show::{Name, Of, Sentence};
+use crate::show::{Name, Sentence};
 
-/// How a column of a table is set.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Column {
+/// A column of a table: its title, and what its cells say of a row.
+pub enum Column<T> {
     /// Words.
-    Text(&'static str),
+    Text(&'static str, fn(&T) -> Cell),
     /// A number, or another short thing to the right.
-    Number(&'static str),
+    Number(&'static str, fn(&T) -> Cell),
     /// A name of any length that somebody chose.
-    Name(&'static str),
+    Name(&'static str, fn(&T) -> Cell),
     /// A time: never broken.
-    Time(&'static str),
+    Time(&'static str, fn(&T) -> Cell),
 }
 
-impl Column {
-    fn title(self) -> &'static str {
-        match self {
-            Self::Text(title) | Self::Number(title) | Self::Name(title) | Self::Time(title) => {
-                title
-            }
+impl<T> Column<T> {
+    /// Its class, title and cells.
+    fn parts(&self) -> (&'static str, &'static str, fn(&T) -> Cell) {
+        match *self {
+            Self::Text(title, cell) => ("text", title, cell),
+            Self::Number(title, cell) => ("number", title, cell),
+            Self::Name(title, cell) => ("name", title, cell),
+            Self::Time(title, cell) => ("time", title, cell),
         }
     }
 
-    fn class(self) -> &'static str {
-        match self {
-            Self::Text(_) => "text",
-            Self::Number(_) => "number",
-            Self::Name(_) => "name",
-            Self::Time(_) => "time",
-        }
+    fn write(&self, page: &mut Html, row: &T) {
+        let (column, _, cell) = self.parts();
+        let Cell(content, class) = cell(row);
+        page.element("td", &[("class", &format_args!("{column} {class}"))], |page| {
+            if matches!(self, Self::Name(..)) {
+                // Whatever direction it is written in, it stays in its cell.
+                page.leaf("bdi", &[], content);
+            } else {
+                page.text(content);
+            }
+        });
     }
 }
 
@@ -87,34 +92,16 @@ pub fn tone(status: &str) -> &'static str {
 }
 
 /// A table of some rows of a list, which says how many there are in all.
-pub fn list<T>(
-    page: &mut Html,
-    caption: &str,
-    columns: &[Column],
-    list: &List<T>,
-    row: impl Fn(&T) -> Vec<Cell>,
-) {
-    table(page, caption, columns, list.rows.iter().map(row), list.total);
+pub fn list<T>(page: &mut Html, caption: &str, list: &List<T>, columns: &[Column<T>]) {
+    table(page, caption, &list.rows, list.total, columns);
 }
 
 /// A table of all rows there are.
-pub fn all<T>(
-    page: &mut Html,
-    caption: &str,
-    columns: &[Column],
-    rows: &[T],
-    row: impl Fn(&T) -> Vec<Cell>,
-) {
-    table(page, caption, columns, rows.iter().map(row), Count(rows.len() as i64));
+pub fn all<T>(page: &mut Html, caption: &str, rows: &[T], columns: &[Column<T>]) {
+    table(page, caption, rows, Count(rows.len() as i64), columns);
 }
 
-fn table(
-    page: &mut Html,
-    caption: &str,
-    columns: &[Column],
-    rows: impl ExactSizeIterator<Item = Vec<Cell>>,
-    total: Count,
-) {
+fn table<T>(page: &mut Html, caption: &str, rows: &[T], total: Count, columns: &[Column<T>]) {
     let shown = Count(rows.len() as i64);
     if shown.0 == 0 {
         page.element("p", &[("class", &"none")], |page| {
@@ -133,46 +120,24 @@ fn table(
             });
             page.element("thead", &[], |page| {
                 page.element("tr", &[], |page| {
-                    for column in columns {
-                        page.leaf(
-                            "th",
-                            &[("scope", &"col"), ("class", &column.class())],
-                            column.title(),
-                        );
+                    for (class, title, _) in columns.iter().map(Column::parts) {
+                        page.leaf("th", &[("scope", &"col"), ("class", &class)], title);
                     }
                 });
             });
             page.element("tbody", &[], |page| {
-                for cells in rows {
+                for row in rows {
                     page.element("tr", &[], |page| {
-                        for (Cell(content, class), column) in cells.iter().zip(columns) {
-                            page.element(
-                                "td",
-                                &[("class", &format_args!("{} {class}", column.class()))],
-                                |page| {
-                                    if matches!(column, Column::Name(_)) {
-                                        // Whatever direction it is written in, it stays in its cell.
-                                        page.leaf("bdi", &[], content);
-                                    } else {
-                                        page.text(content);
-                                    }
-                                },
-                            );
-                        }
+                        columns.iter().for_each(|it| it.write(page, row))
                     });
                 }
             });
             if total > shown {
+                let rest = Count(total.0.saturating_sub(shown.0));
                 page.element("tfoot", &[], |page| {
                     page.element("tr", &[], |page| {
-                        page.leaf(
-                            "td",
-                            &[("colspan", &columns.len())],
-                            format_args!(
-                                "{} more not listed here.",
-                                Count(total.0.saturating_sub(shown.0))
-                            ),
-                        );
+                        let text = format_args!("{rest} more not listed here.");
+                        page.leaf("td", &[("colspan", &columns.len())], text);
                     });
                 });
             }
@@ -209,9 +174,4 @@ pub fn words(words: &[String]) -> String {
         [one] => one.clone(),
         [first @ .., last] => format!("{} and {last}", first.join(", ")),
     }
-}
-
-/// "3 keys".
-pub fn of(count: Count, one: &'static str, many: &'static str) -> Of {
-    Of(count, one, many)
 }

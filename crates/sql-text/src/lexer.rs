@@ -167,11 +167,8 @@ impl<'t> Tokens<'t> {
             let quote = self.run(at, |byte| byte != b'"');
             if self.byte(quote).is_none() {
                 let end = self.text.len();
-                return Token {
-                    kind: Kind::OpenIdentifier,
-                    range: start..end,
-                    content: content..end,
-                };
+                let (range, content) = (start..end, content..end);
+                return Token { kind: Kind::OpenIdentifier, range, content };
             }
             if self.byte(quote + 1) != Some(b'"') {
                 let (range, content) = (start..quote + 1, content..quote);
@@ -199,11 +196,8 @@ impl<'t> Tokens<'t> {
         loop {
             at = self.run(at, |byte| byte != b'$');
             if at >= length {
-                return Some(Token {
-                    kind: Kind::String,
-                    range: start..length,
-                    content: content..length,
-                });
+                let (range, content) = (start..length, content..length);
+                return Some(Token { kind: Kind::String, range, content });
             }
             if self.starts_with(at, delimiter) {
                 let range = start..at + delimiter.len();
@@ -285,24 +279,6 @@ pub(crate) const fn continues_word(byte: u8) -> bool {
     starts_word(byte) || byte.is_ascii_digit() || byte == b'$'
 }
 
-const fn is_operator(byte: u8) -> bool {
-    matches!(
-        byte,
-        b'~' | b'!'
-            | b'@'
-            | b'#'
-            | b'^'
-            | b'&'
-            | b'|'
-            | b'`'
-            | b'?'
-            | b'+'
-            | b'-'
-            | b'*'
-            | b'/'
-            | b'%'
-            | b'<'
-            | b'>'
-            | b'='
-    )
+fn is_operator(byte: u8) -> bool {
+    b"~!@#^&|`?+-*/%<>=".contains(&byte)
 }

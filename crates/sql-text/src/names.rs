@@ -107,9 +107,12 @@ impl Names {
         }
         let mut is_call_if_parenthesis = false;
         for token in Tokens::of(text) {
+            if matches!(token.kind, Kind::Space | Kind::Comment) {
+                continue;
+            }
             let content = text.get(token.content.clone()).unwrap_or_default();
+            let is_after_name = std::mem::take(&mut is_call_if_parenthesis);
             let found = match token.kind {
-                Kind::Space | Kind::Comment => continue,
                 Kind::Word => key(content.iter().copied()),
                 Kind::QuotedIdentifier | Kind::OpenIdentifier => {
                     // Unicode escapes spell any name.
@@ -128,25 +131,12 @@ impl Names {
                     if self.may_hold_code(content) && self.mentioned(content, depth + 1) {
                         return true;
                     }
-                    is_call_if_parenthesis = false;
                     continue;
                 }
-                Kind::Operator => {
-                    if self.has_operator(content) {
-                        return true;
-                    }
-                    is_call_if_parenthesis = false;
-                    continue;
-                }
-                _ => {
-                    if is_call_if_parenthesis && content == b"(" {
-                        return true;
-                    }
-                    is_call_if_parenthesis = false;
-                    continue;
-                }
+                Kind::Operator if self.has_operator(content) => return true,
+                _ if is_after_name && content == b"(" => return true,
+                _ => continue,
             };
-            is_call_if_parenthesis = false;
             for place in self.places(&found) {
                 match place {
                     Place::Anywhere => return true,

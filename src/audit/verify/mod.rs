@@ -140,7 +140,7 @@ pub fn proof(id: i64) -> Result<String, Error> {
             builder.begin(&edge);
         }
         let mut encoded = Vec::new();
-        each_sealed(builder.seen(), size, |item| {
+        each_leaf(builder.seen(), size, |_, item| {
             if let Item::Row(row) = item {
                 row.encode(&mut encoded);
                 let leaf = row.leaf.unwrap_or_default().max(0).cast_unsigned();
@@ -348,12 +348,4 @@ fn each_leaf(
 /// gives is not to be missed.
 fn last_leaf(to: u64) -> i64 {
     if to == i64::MAX.cast_unsigned() { i64::MAX } else { to.cast_signed() - 1 }
-}
-
-fn each_sealed(
-    from: u64,
-    to: u64,
-    mut see: impl FnMut(Item<'_>) -> Result<(), Error>,
-) -> Result<(), Error> {
-    each_leaf(from, to, |_, item| see(item))
 }

@@ -15,14 +15,10 @@ use crate::pg::{clock, encoding};
 
 /// The row with this id.
 pub fn sealed_row(id: i64) -> Result<LogRow, Error> {
-    let mut found = None;
-    spi::each_row(
+    let found = spi::first_row(
         "SELECT l.* FROM fieldcrypt.audit_log AS l WHERE l.id OPERATOR(pg_catalog.=) $1 LIMIT 1",
         &[Parameter::BigInt(Some(id))],
-        |row| {
-            found = Some(row::read(row)?);
-            Ok(())
-        },
+        row::read,
     )?;
     found.ok_or_else(|| Error::AuditVerification {
         problem: format!("the audit log has no row {id}"),
@@ -90,7 +86,7 @@ impl Checkpoints {
 
 /// The last checkpoint of the period.
 pub fn last_checkpoint(period: &Period) -> Result<Option<StoredCheckpoint>, Error> {
-    one_checkpoint(
+    spi::first_row(
         "SELECT c.id, c.size, c.at, c.root, c.frontier, c.signer_id, c.origin_id, c.is_final, c.note
            FROM fieldcrypt.audit_checkpoints AS c
           WHERE $1 IS NULL OR c.size OPERATOR(pg_catalog.<=) (
@@ -99,30 +95,20 @@ pub fn last_checkpoint(period: &Period) -> Result<Option<StoredCheckpoint>, Erro
              OR NOT EXISTS (SELECT FROM fieldcrypt.audit_checkpoints AS e WHERE e.at OPERATOR(pg_catalog.>=) $1)
           ORDER BY c.size DESC, c.id DESC LIMIT 1",
         &[Parameter::Time(period.to)],
+        checkpoint,
     )
 }
 
 /// The last checkpoint that was signed by then and states at most so many rows.
 pub fn checkpoint_before(at: i64, size: i64) -> Result<Option<StoredCheckpoint>, Error> {
-    one_checkpoint(
+    spi::first_row(
         "SELECT c.id, c.size, c.at, c.root, c.frontier, c.signer_id, c.origin_id, c.is_final, c.note
            FROM fieldcrypt.audit_checkpoints AS c
           WHERE c.at OPERATOR(pg_catalog.<=) $1 AND c.size OPERATOR(pg_catalog.<=) $2
           ORDER BY c.size DESC, c.id DESC LIMIT 1",
         &[Parameter::Time(Some(at)), Parameter::BigInt(Some(size))],
+        checkpoint,
     )
-}
-
-fn one_checkpoint(
-    statement: &'static str,
-    parameters: &[Parameter<'_>],
-) -> Result<Option<StoredCheckpoint>, Error> {
-    let mut found = None;
-    spi::each_row(statement, parameters, |row| {
-        found = Some(checkpoint(row)?);
-        Ok(())
-    })?;
-    Ok(found)
 }
 
 fn checkpoint(row: &Row<'_>) -> Result<StoredCheckpoint, Error> {
@@ -160,18 +146,14 @@ pub fn edge_before(leaf: u64) -> Result<Option<Frontier>, Error> {
 }
 
 fn edge(statement: &'static str, parameters: &[Parameter<'_>]) -> Result<Option<Frontier>, Error> {
-    let mut found = None;
-    spi::each_row(statement, parameters, |row| {
-        found = Frontier::from_bytes(row.bytes(1)?).ok();
-        Ok(())
-    })?;
-    Ok(found)
+    let found =
+        spi::first_row(statement, parameters, |row| Ok(Frontier::from_bytes(row.bytes(1)?).ok()))?;
+    Ok(found.flatten())
 }
 
 /// The origins, in their order.
 pub fn origins() -> Result<Vec<Origin>, Error> {
-    let mut origins = Vec::new();
-    spi::each_row(
+    spi::rows(
         "SELECT o.id, o.log_id, o.at, o.cause, o.system_identifier, o.database_oid, o.timeline,
                 o.old_log_id, o.old_size, o.old_root, o.acknowledged_at, o.acknowledged_by,
                 o.acknowledged_reason
@@ -187,7 +169,7 @@ pub fn origins() -> Result<Vec<Origin>, Error> {
                     reason: reason.map(encoding::lossy).unwrap_or_default(),
                 }),
             };
-            origins.push(Origin {
+            Ok(Origin {
                 id: row.bigint(1)?,
                 log: log_id(row.bytes(2)?),
                 at: clock::unix_time(row.bigint(3)?),
@@ -199,11 +181,9 @@ pub fn origins() -> Result<Vec<Origin>, Error> {
                 old_size: row.bigint(9)?,
                 old_root: row.bytes(10)?.to_vec(),
                 acknowledgement,
-            });
-            Ok(())
+            })
         },
-    )?;
-    Ok(origins)
+    )
 }
 
 /// Another length than 16 bytes is no log's.
@@ -213,14 +193,13 @@ fn log_id(bytes: &[u8]) -> LogId {
 
 /// The signers, in their order.
 pub fn signers() -> Result<Vec<Signer>, Error> {
-    let mut signers = Vec::new();
-    spi::each_row(
+    spi::rows(
         "SELECT s.id, s.origin_id, s.public_key, s.introduced_at, s.introduced_by, s.from_size,
                 s.is_clean, s.proof
            FROM fieldcrypt.audit_signers AS s ORDER BY s.id",
         &[],
         |row| {
-            signers.push(Signer {
+            Ok(Signer {
                 id: row.bigint(1)?,
                 origin_id: row.bigint(2)?,
                 public_key: encoding::lossy(row.bytes(3)?),
@@ -229,23 +208,17 @@ pub fn signers() -> Result<Vec<Signer>, Error> {
                 from_size: row.bigint(6)?,
                 is_clean: row.boolean(7)?,
                 proof: notes::from_database(row.bytes(8)?),
-            });
-            Ok(())
+            })
         },
-    )?;
-    Ok(signers)
+    )
 }
 
 /// The public key of a signer; empty if it is not there.
 pub fn signer_key(id: i64) -> Result<String, Error> {
-    let mut key = String::new();
-    spi::each_row(
+    let key = spi::first_row(
         "SELECT s.public_key FROM fieldcrypt.audit_signers AS s WHERE s.id OPERATOR(pg_catalog.=) $1",
         &[Parameter::BigInt(Some(id))],
-        |row| {
-            key = encoding::lossy(row.bytes(1)?);
-            Ok(())
-        },
+        |row| Ok(encoding::lossy(row.bytes(1)?)),
     )?;
-    Ok(key)
+    Ok(key.unwrap_or_default())
 }

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::form::{Hex, Number, Time};
 use crate::checkpoint::LogId;
+use crate::form::{Hex, Number, Time};
 use crate::row::LogRow;
 use crate::verify::{Acknowledgement, Origin, Signer, StoredCheckpoint};
 
@@ -13,7 +13,7 @@ use crate::verify::{Acknowledgement, Origin, Signer, StoredCheckpoint};
 #[allow(clippy::large_enum_variant, reason = "one at a time")]
 pub enum Line {
     AuditExport(HeaderLine),
-    Checkpoint(CheckpointLine),
+    Checkpoint(StoredCheckpoint),
     Row(Box<LogRow>),
     End(EndLine),
 }
@@ -28,7 +28,7 @@ pub struct HeaderLine {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frontier: Option<Hex>,
     pub origins: Vec<OriginLine>,
-    pub signers: Vec<SignerLine>,
+    pub signers: Vec<Signer>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
@@ -59,33 +59,6 @@ pub struct OriginLine {
     acknowledged_by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     acknowledged_reason: Option<String>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SignerLine {
-    id: Number,
-    origin_id: Number,
-    public_key: String,
-    introduced_at: Time,
-    introduced_by: String,
-    from_size: Number,
-    is_clean: bool,
-    proof: String,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CheckpointLine {
-    pub id: Number,
-    pub size: Number,
-    pub at: Time,
-    pub root: Hex,
-    pub frontier: Hex,
-    pub signer_id: Number,
-    pub origin_id: Number,
-    pub is_final: bool,
-    pub note: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -142,49 +115,5 @@ impl OriginLine {
             old_root: self.old_root.0.clone(),
             acknowledgement,
         })
-    }
-}
-
-impl SignerLine {
-    pub fn of(one: &Signer) -> Self {
-        Self {
-            id: Number(one.id),
-            origin_id: Number(one.origin_id),
-            public_key: one.public_key.clone(),
-            introduced_at: Time(one.introduced_at),
-            introduced_by: one.introduced_by.clone(),
-            from_size: Number(one.from_size),
-            is_clean: one.is_clean,
-            proof: one.proof.clone(),
-        }
-    }
-
-    pub fn read(&self) -> Signer {
-        Signer {
-            id: self.id.0,
-            origin_id: self.origin_id.0,
-            public_key: self.public_key.clone(),
-            introduced_at: self.introduced_at.0,
-            introduced_by: self.introduced_by.clone(),
-            from_size: self.from_size.0,
-            is_clean: self.is_clean,
-            proof: self.proof.clone(),
-        }
-    }
-}
-
-impl CheckpointLine {
-    pub fn read(self) -> StoredCheckpoint {
-        StoredCheckpoint {
-            id: self.id.0,
-            size: self.size.0,
-            at: self.at.0,
-            root: self.root.0,
-            frontier: self.frontier.0,
-            signer_id: self.signer_id.0,
-            origin_id: self.origin_id.0,
-            is_final: self.is_final,
-            note: self.note,
-        }
     }
 }

@@ -4,20 +4,21 @@
 //! The first line is the header; then come checkpoints and rows as a [`Verifier`] takes them, rows that
 //! are not sealed, and a last line that says how many there were.
 
-pub(crate) mod form;
 mod lines;
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
 
+use fieldcrypt_envelope::to_ascii;
+
+use crate::form::{Hex, Time};
 use crate::row::LogRow;
 use crate::tree::Frontier;
 use crate::verify::{
     Anchor, AuditKeys, Finding, Origin, Signer, StoredCheckpoint, Summary, Verifier,
 };
 
-use form::{Hex, Number, Time};
-use lines::{Begins, CheckpointLine, EndLine, HeaderLine, Line, OriginLine, SignerLine};
+use lines::{Begins, EndLine, HeaderLine, Line, OriginLine};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -65,24 +66,14 @@ impl Writer {
             is_cut,
             frontier,
             origins: origins.iter().map(OriginLine::of).collect(),
-            signers: signers.iter().map(SignerLine::of).collect(),
+            signers: signers.to_vec(),
         }))
     }
 
     /// A checkpoint, by size and id, behind the rows below it.
     pub fn checkpoint(&mut self, one: &StoredCheckpoint) -> String {
         self.checkpoints += 1;
-        line(&Line::Checkpoint(CheckpointLine {
-            id: Number(one.id),
-            size: Number(one.size),
-            at: Time(one.at),
-            root: Hex(one.root.clone()),
-            frontier: Hex(one.frontier.clone()),
-            signer_id: Number(one.signer_id),
-            origin_id: Number(one.origin_id),
-            is_final: one.is_final,
-            note: one.note.clone(),
-        }))
+        line(&Line::Checkpoint(one.clone()))
     }
 
     /// A row, by leaf; rows without one come last.
@@ -115,8 +106,7 @@ pub fn verify(
     let wrong = |line| Unusable::Line { line };
     let origins: Vec<Origin> =
         header.origins.iter().map(OriginLine::read).collect::<Option<_>>().ok_or(wrong(1))?;
-    let signers: Vec<Signer> = header.signers.iter().map(SignerLine::read).collect();
-    let mut verifier = Verifier::new(origins, &signers, anchors, keys);
+    let mut verifier = Verifier::new(origins, &header.signers, anchors, keys);
     if header.begins == Begins::Retired {
         let edge = header.frontier.as_ref().and_then(|edge| Frontier::from_bytes(&edge.0).ok());
         verifier.begin_retired(edge.ok_or(wrong(1))?);
@@ -131,7 +121,6 @@ pub fn verify(
             None => return Err(Unusable::Cut),
             Some(Line::AuditExport(_)) => return Err(wrong(number)),
             Some(Line::Checkpoint(one)) => {
-                let one = one.read();
                 if checkpoints == 0 && header.begins == Begins::Asked {
                     if !verifier.begin_at(&one) {
                         return Err(Unusable::Beginning);
@@ -165,21 +154,6 @@ pub fn verify(
 fn line(line: &Line) -> String {
     // The types above have nothing that can't be written.
     to_ascii(&serde_json::to_string(line).unwrap_or_default())
-}
-
-/// JSON with what is not ASCII escaped: whatever the encoding of a database, it can hold it.
-pub fn to_ascii(json: &str) -> String {
-    if json.is_ascii() {
-        return json.to_owned();
-    }
-    let mut out = String::with_capacity(json.len() + 16);
-    for unit in json.encode_utf16() {
-        match u8::try_from(unit) {
-            Ok(byte) if byte.is_ascii() => out.push(byte.into()),
-            _ => out.push_str(&format!("\\u{unit:04x}")),
-        }
-    }
-    out
 }
 
 fn read_line(

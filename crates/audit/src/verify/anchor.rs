@@ -15,7 +15,7 @@ pub struct Anchor {
 
 /// How far an anchor has been compared.
 pub(super) struct AnchorState {
-    anchor: Anchor,
+    pub anchor: Anchor,
     pub is_before_beginning: bool,
     /// Something was said of it, good or bad.
     is_settled: bool,
@@ -75,12 +75,6 @@ impl Anchor {
 /// A note that lost its last newline, or gained one, on the way through a terminal or a variable.
 fn whole(note: &str) -> String {
     format!("{}\n", note.trim_end())
-}
-
-impl AnchorState {
-    pub fn size(&self) -> Option<u64> {
-        self.anchor.size()
-    }
 }
 
 impl Verifier {

@@ -52,7 +52,7 @@ impl Verifier {
         let from = self.from;
         self.expected.retain(|(size, ..)| *size >= from);
         for anchor in &mut self.anchors {
-            anchor.is_before_beginning |= anchor.size().is_some_and(|size| size < from);
+            anchor.is_before_beginning |= anchor.anchor.size().is_some_and(|size| size < from);
         }
     }
 

@@ -15,7 +15,10 @@ mod signers;
 
 use std::collections::{HashMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::checkpoint::LogId;
+use crate::form;
 use crate::tree::{Frontier, Hash};
 
 pub use anchor::Anchor;
@@ -81,20 +84,25 @@ pub struct Acknowledgement {
     pub reason: String,
 }
 
-/// A row of `audit_signers`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A row of `audit_signers`, and a part of an export's header.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Signer {
     /// Column `id`: in the order of introduction.
+    #[serde(with = "form")]
     pub id: i64,
     /// Column `origin_id`.
+    #[serde(with = "form")]
     pub origin_id: i64,
     /// Column `public_key`.
     pub public_key: String,
     /// Column `introduced_at`, in microseconds since 1970.
+    #[serde(with = "form::time")]
     pub introduced_at: i64,
     /// Column `introduced_by`.
     pub introduced_by: String,
     /// Column `from_size`.
+    #[serde(with = "form")]
     pub from_size: i64,
     /// Column `is_clean`.
     pub is_clean: bool,
@@ -102,22 +110,30 @@ pub struct Signer {
     pub proof: String,
 }
 
-/// A row of `audit_checkpoints`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A row of `audit_checkpoints`, and a line of an export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StoredCheckpoint {
     /// Column `id`: in the order of writing.
+    #[serde(with = "form")]
     pub id: i64,
     /// Column `size`.
+    #[serde(with = "form")]
     pub size: i64,
     /// Column `at`, in microseconds since 1970.
+    #[serde(with = "form::time")]
     pub at: i64,
     /// Column `root`.
+    #[serde(with = "form")]
     pub root: Vec<u8>,
     /// Column `frontier`.
+    #[serde(with = "form")]
     pub frontier: Vec<u8>,
     /// Column `signer_id`.
+    #[serde(with = "form")]
     pub signer_id: i64,
     /// Column `origin_id`.
+    #[serde(with = "form")]
     pub origin_id: i64,
     /// Column `is_final`.
     pub is_final: bool,

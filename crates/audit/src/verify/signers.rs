@@ -148,29 +148,30 @@ impl Verifier {
         signer: &Signer,
     ) {
         let id = signer.id;
+        let mut found = |kind, detail: String| self.findings.push(kind, None, None, || detail);
         let Some(index) = self.origins.iter().position(|origin| origin.log == statement.log) else {
-            self.findings.push(FindingKind::OriginChanged, None, None, || {
-                format!("signer {id}: its log {} is not among the origins", statement.log)
-            });
-            return;
+            let detail = format!("signer {id}: its log {} is not among the origins", statement.log);
+            return found(FindingKind::OriginChanged, detail);
         };
         let log_of = |one: &SignerState| one.statement.as_ref().map(|statement| statement.log);
         let is_first = !self.signers.iter().any(|one| log_of(one) == Some(statement.log));
         let is_last_log = self.signers.last().and_then(log_of);
         let origin = &self.origins[index];
-        if origin.id != signer.origin_id {
-            self.findings.push(FindingKind::SignerChanged, None, None, || {
-                format!("signer {id}: column origin_id is not what its introduction says")
-            });
+        let number = origin.id;
+        if number != signer.origin_id {
+            let detail = format!("signer {id}: column origin_id is not what its introduction says");
+            found(FindingKind::SignerChanged, detail);
         }
         if is_first {
             state.begins_origin = Some(index);
             let begun = self.signers.iter().filter(|one| one.begins_origin.is_some()).count();
             if begun != index {
-                let number = origin.id;
-                self.findings.push(FindingKind::OriginChanged, None, None, || {
-                    format!("origin {number}: it is not in the order in which signers began them (signer {id})")
-                });
+                found(
+                    FindingKind::OriginChanged,
+                    format!(
+                        "origin {number}: it is not in the order in which signers began them (signer {id})"
+                    ),
+                );
             }
             let place = statement.place;
             // The key knows of the last checkpoint; rows may have been sealed behind it.
@@ -181,17 +182,16 @@ impl Verifier {
                 && origin.database_oid == i64::from(place.database)
                 && origin.timeline == i64::from(place.timeline);
             if !is_same {
-                let number = origin.id;
-                self.findings.push(FindingKind::OriginChanged, None, None, || {
+                found(
+                    FindingKind::OriginChanged,
                     format!(
                         "origin {number}: its size, root or place is not what its first key says (signer {id})"
-                    )
-                });
+                    ),
+                );
             }
         } else if is_last_log != Some(statement.log) {
-            self.findings.push(FindingKind::OriginChanged, None, None, || {
-                format!("signer {id}: its log {} had ended before", statement.log)
-            });
+            let detail = format!("signer {id}: its log {} had ended before", statement.log);
+            found(FindingKind::OriginChanged, detail);
         }
     }
 

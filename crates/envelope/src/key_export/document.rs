@@ -1,7 +1,6 @@
 //! The JSON of an export: read strictly, written in ASCII.
 
 use std::collections::HashSet;
-use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +8,7 @@ use super::{
     Authentication, Contents, Database, ExportError, FORMAT, KeyEntry, KeyState, MAX_LENGTH,
     MAX_TENANT_BYTES, MasterKeyEntry, Timestamp, VERSION,
 };
+use crate::ascii::to_ascii;
 use crate::keys::{Fingerprint, KeyId};
 
 #[derive(Deserialize)]
@@ -295,26 +295,7 @@ pub fn write(contents: &Contents, authentication: &[Authentication]) -> String {
         }),
     };
     // Structures of texts and numbers always have a JSON.
-    ascii(&serde_json::to_string(&document).unwrap_or_default())
-}
-
-/// The same JSON in ASCII, which every database encoding, mail and printer keeps as it is.
-fn ascii(json: &str) -> String {
-    if json.is_ascii() {
-        return json.to_owned();
-    }
-    let mut out = String::with_capacity(json.len() + json.len() / 8);
-    for character in json.chars() {
-        if character.is_ascii() {
-            out.push(character);
-        } else {
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                // Writing to a String can't fail.
-                let _ = write!(out, "\\u{unit:04x}");
-            }
-        }
-    }
-    out
+    to_ascii(&serde_json::to_string(&document).unwrap_or_default())
 }
 
 fn is_name(text: &str) -> bool {

@@ -1,49 +1,45 @@
 //! Sections about people, and about the record of what they did.
 
+use std::fmt::Display;
+
 use crate::chart::{Bar, Chart, Series};
 use crate::html::Html;
 use crate::page::Column::{Name, Number, Text, Time};
 use crate::page::{
-    alarming, all, cell, facts, list, name, name_or_dash, note, of, sentence, sentence_or_dash,
-    status, tone, words,
+    alarming, all, cell, facts, list, name, name_or_dash, note, sentence, sentence_or_dash, status,
+    tone, words,
 };
-use crate::record::{Count, Event, List, Report, Used};
+use crate::record::{Count, Event, List, Report};
 use crate::sections::keys::who;
-use crate::show::{self, Day, Or};
+use crate::show::{self, Day, Of, Or};
 
 /// Events of the audit log.
 pub fn events(page: &mut Html, caption: &str, events: &List<Event>) {
     list(
         page,
         caption,
-        &[
-            Time("At (UTC)"),
-            Text("Event"),
-            Name("By"),
-            Name("Tenant"),
-            Text("Code"),
-            Name("What, in the words of the record"),
-        ],
         events,
-        |row| {
-            vec![
-                cell(show::Time(&row.at)),
-                cell(&row.event),
+        &[
+            Time("At (UTC)", |row| cell(show::Time(&row.at))),
+            Text("Event", |row| cell(&row.event)),
+            Name("By", |row| {
                 name(&match &row.client_address {
                     Some(address) => format!("{} from {address}", who(&row.actor, &row.role)),
                     None => who(&row.actor, &row.role),
-                }),
-                name_or_dash(&row.tenant),
-                cell(Or(&row.error_code)),
+                })
+            }),
+            Name("Tenant", |row| name_or_dash(&row.tenant)),
+            Text("Code", |row| cell(Or(&row.error_code))),
+            Name("What, in the words of the record", |row| {
                 sentence_or_dash(&match (row.value_count, &row.reason) {
                     (Some(count), Some(reason)) if count.0 > 1 => {
                         Some(format!("{count} times: {reason}"))
                     }
                     (Some(count), None) if count.0 > 1 => Some(format!("{count} times")),
                     (_, reason) => reason.clone(),
-                }),
-            ]
-        },
+                })
+            }),
+        ],
     );
 }
 
@@ -64,45 +60,34 @@ pub fn access(page: &mut Html, report: &Report) {
     list(
         page,
         "Roles and their privileges now",
-        &[
-            Name("Role"),
-            Text("Logs in"),
-            Text("Privileges"),
-            Text("Granted to itself"),
-            Name("Through"),
-            Name("Other rights"),
-        ],
         &section.roles,
-        |row| {
-            let more = row.other_rights_total.0.saturating_sub(row.other_rights.len() as i64);
-            vec![
-                name(&row.role),
-                cell(if row.can_login { "yes" } else { "no" }),
-                cell(words(&row.privileges)),
-                cell(words(&row.granted)),
-                if row.through.is_empty() { cell("-") } else { cell(words(&row.through)) },
-                match (row.other_rights.is_empty(), more > 0) {
-                    (true, _) => cell("-"),
-                    (false, false) => cell(row.other_rights.join("; ")),
-                    (false, true) => {
-                        cell(format_args!("{}; and {}", row.other_rights.join("; "), Count(more)))
-                    }
-                },
-            ]
-        },
+        &[
+            Name("Role", |row| name(&row.role)),
+            Text("Logs in", |row| cell(if row.can_login { "yes" } else { "no" })),
+            Text("Privileges", |row| cell(words(&row.privileges))),
+            Text("Granted to itself", |row| cell(words(&row.granted))),
+            Name("Through", |row| {
+                if row.through.is_empty() { cell("-") } else { cell(words(&row.through)) }
+            }),
+            Name("Other rights", |row| {
+                let rights = row.other_rights.join("; ");
+                match row.other_rights_total.0.saturating_sub(row.other_rights.len() as i64) {
+                    _ if row.other_rights.is_empty() => cell("-"),
+                    more if more > 0 => cell(format_args!("{rights}; and {}", Count(more))),
+                    _ => cell(rights),
+                }
+            }),
+        ],
     );
     list(
         page,
         "Roles that are above these rights, or near the master key",
-        &[Name("Role"), Text("Logs in"), Text("Because of")],
         &section.powerful,
-        |row| {
-            vec![
-                name(&row.role),
-                cell(if row.can_login { "yes" } else { "no" }),
-                cell(words(&row.why)),
-            ]
-        },
+        &[
+            Name("Role", |row| name(&row.role)),
+            Text("Logs in", |row| cell(if row.can_login { "yes" } else { "no" })),
+            Text("Because of", |row| cell(words(&row.why))),
+        ],
     );
     note(
         page,
@@ -129,10 +114,10 @@ pub fn used(page: &mut Html, report: &Report) {
         title: &format!("Values decrypted a {bucket}, as recorded"),
         description: format!(
             "{} {period}, a bar for each {bucket}.",
-            of(section.decrypted, "value decrypted", "values decrypted")
+            Of(section.decrypted, "value decrypted", "values decrypted")
         ),
         series: &[Series { class: "s-active", name: "values decrypted" }],
-        bars: bars(&section.over_time, |row| vec![row.decrypted]),
+        bars: bars(&section.over_time, |row| (&row.from, vec![row.decrypted])),
         empty: "No decryption was recorded in this period.",
     }
     .upright(page, 190.0);
@@ -141,14 +126,14 @@ pub fn used(page: &mut Html, report: &Report) {
         title: &format!("Failed decrypts and refused calls a {bucket}"),
         description: format!(
             "{} and {} {period}, a bar for each {bucket}.",
-            of(section.failed, "failed decrypt", "failed decrypts"),
-            of(section.refused, "refused call", "refused calls")
+            Of(section.failed, "failed decrypt", "failed decrypts"),
+            Of(section.refused, "refused call", "refused calls")
         ),
         series: &[
             Series { class: "s-bad", name: "failed decrypts" },
             Series { class: "s-old", name: "refused calls" },
         ],
-        bars: bars(&section.over_time, |row| vec![row.failed, row.refused]),
+        bars: bars(&section.over_time, |row| (&row.from, vec![row.failed, row.refused])),
         empty: "No failure was recorded in this period.",
     }
     .upright(page, 190.0);
@@ -159,73 +144,49 @@ pub fn used(page: &mut Html, report: &Report) {
     list(
         page,
         "Use by role",
-        &[
-            Name("Role"),
-            Name("Logged in as"),
-            Number("Tenants"),
-            Number("Decrypted"),
-            Number("Failed"),
-            Number("Refused"),
-            Time("Last (UTC)"),
-        ],
         &section.by_role,
-        |row| {
-            vec![
-                name(&row.role),
-                name(&row.actor),
-                cell(row.tenants),
-                cell(row.decrypted),
-                alarming(row.failed),
-                alarming(row.refused),
-                cell(show::Time(&row.last_at)),
-            ]
-        },
+        &[
+            Name("Role", |row| name(&row.role)),
+            Name("Logged in as", |row| name(&row.actor)),
+            Number("Tenants", |row| cell(row.tenants)),
+            Number("Decrypted", |row| cell(row.decrypted)),
+            Number("Failed", |row| alarming(row.failed)),
+            Number("Refused", |row| alarming(row.refused)),
+            Time("Last (UTC)", |row| cell(show::Time(&row.last_at))),
+        ],
     );
     list(
         page,
         "Use by tenant",
-        &[
-            Name("Tenant"),
-            Number("Roles"),
-            Number("Decrypted"),
-            Number("Failed"),
-            Number("Refused"),
-            Time("Last (UTC)"),
-        ],
         &section.by_tenant,
-        |row| {
-            vec![
-                name_or_dash(&row.tenant),
-                cell(row.roles),
-                cell(row.decrypted),
-                alarming(row.failed),
-                alarming(row.refused),
-                cell(show::Time(&row.last_at)),
-            ]
-        },
+        &[
+            Name("Tenant", |row| name_or_dash(&row.tenant)),
+            Number("Roles", |row| cell(row.roles)),
+            Number("Decrypted", |row| cell(row.decrypted)),
+            Number("Failed", |row| alarming(row.failed)),
+            Number("Refused", |row| alarming(row.refused)),
+            Time("Last (UTC)", |row| cell(show::Time(&row.last_at))),
+        ],
     );
     list(
         page,
         "Failures by code",
-        &[Text("Event"), Text("Code"), Text("Meaning"), Number("Times"), Time("Last (UTC)")],
         &section.by_code,
-        |row| {
-            vec![
-                cell(&row.event),
-                cell(Or(&row.error_code)),
-                cell(meaning(row.error_code.as_deref())),
-                cell(row.times),
-                cell(show::Time(&row.last_at)),
-            ]
-        },
+        &[
+            Text("Event", |row| cell(&row.event)),
+            Text("Code", |row| cell(Or(&row.error_code))),
+            Text("Meaning", |row| cell(meaning(row.error_code.as_deref()))),
+            Number("Times", |row| cell(row.times)),
+            Time("Last (UTC)", |row| cell(show::Time(&row.last_at))),
+        ],
     );
     events(page, "Failures and refusals, the latest first", &section.refusals);
 }
 
-fn bars(rows: &[Used], parts: fn(&Used) -> Vec<Count>) -> Vec<Bar> {
-    rows.iter()
-        .map(|row| Bar { label: row.from.clone(), parts: parts(row), instead: None })
-        .collect()
+/// Bars along time, by the label and the parts of each.
+pub fn bars<T>(rows: &[T], bar: fn(&T) -> (&String, Vec<Count>)) -> Vec<Bar> {
+    let bars = rows.iter().map(bar);
+    bars.map(|(label, parts)| Bar { label: label.clone(), parts, instead: None }).collect()
 }
 
 /// What the extension's error codes of failing decryption say.
@@ -270,27 +231,16 @@ pub fn approvals(page: &mut Html, report: &Report) {
     list(
         page,
         "Open requests",
-        &[
-            Text("No."),
-            Text("Operation"),
-            Name("Subject"),
-            Name("Reason"),
-            Name("Requested by"),
-            Time("Expires (UTC)"),
-            Name("Approved by"),
-        ],
         &section.open,
-        |row| {
-            vec![
-                cell(&row.id),
-                cell(&row.operation),
-                name(&row.subject),
-                sentence(&row.reason),
-                name(&row.requested_by),
-                cell(show::Time(&row.expires_at)),
-                name_or_dash(&row.approved_by),
-            ]
-        },
+        &[
+            Text("No.", |row| cell(&row.id)),
+            Text("Operation", |row| cell(&row.operation)),
+            Name("Subject", |row| name(&row.subject)),
+            Name("Reason", |row| sentence(&row.reason)),
+            Name("Requested by", |row| name(&row.requested_by)),
+            Time("Expires (UTC)", |row| cell(show::Time(&row.expires_at))),
+            Name("Approved by", |row| name_or_dash(&row.approved_by)),
+        ],
     );
     events(page, "Requests, approvals and refusals in the period", &section.events);
 }
@@ -370,31 +320,13 @@ pub fn log(page: &mut Html, report: &Report) {
                     ),
                 ],
             );
-            page.element("figure", &[("class", &"signed")], |page| {
-                page.leaf(
-                    "figcaption",
-                    &[],
-                    "The last checkpoint as it was signed (C2SP tlog-checkpoint)",
-                );
-                page.element("pre", &[], |page| {
-                    for line in checkpoint.note.as_deref().unwrap_or_default().lines() {
-                        page.leaf("code", &[], line);
-                    }
-                });
-            });
-            page.element("figure", &[("class", &"signed")], |page| {
-                page.leaf(
-                    "figcaption",
-                    &[],
-                    "The first and the present public key (C2SP signed-note)",
-                );
-                page.element("pre", &[], |page| {
-                    for key in [&section.signers.first_public_key, &section.signers.last_public_key]
-                    {
-                        page.leaf("code", &[], Or(key));
-                    }
-                });
-            });
+            let text = checkpoint.note.as_deref().unwrap_or_default();
+            let caption = "The last checkpoint as it was signed (C2SP tlog-checkpoint)";
+            signed(page, caption, text.lines());
+            let signers = &section.signers;
+            let keys = [&signers.first_public_key, &signers.last_public_key];
+            let caption = "The first and the present public key (C2SP signed-note)";
+            signed(page, caption, keys.into_iter().map(Or));
             note(
                 page,
                 "Compare checkpoint and first key with copies that were kept outside of the database: this page alone proves nothing against who can change the database.",
@@ -405,29 +337,26 @@ pub fn log(page: &mut Html, report: &Report) {
     list(
         page,
         "Where the log was written",
-        &[
-            Time("Since (UTC)"),
-            Text("Log"),
-            Text("Cause"),
-            Number("From row"),
-            Time("Acknowledged"),
-            Name("By"),
-            Name("Reason"),
-        ],
         &section.origins,
-        |row| {
-            vec![
-                cell(show::Time(&row.at)),
-                cell(&row.log_id),
-                cell(&row.cause),
-                cell(row.old_size),
-                cell(show::Time(&row.acknowledged_at)),
-                name_or_dash(&row.acknowledged_by),
-                sentence_or_dash(&row.acknowledged_reason),
-            ]
-        },
+        &[
+            Time("Since (UTC)", |row| cell(show::Time(&row.at))),
+            Text("Log", |row| cell(&row.log_id)),
+            Text("Cause", |row| cell(&row.cause)),
+            Number("From row", |row| cell(row.old_size)),
+            Time("Acknowledged", |row| cell(show::Time(&row.acknowledged_at))),
+            Name("By", |row| name_or_dash(&row.acknowledged_by)),
+            Name("Reason", |row| sentence_or_dash(&row.acknowledged_reason)),
+        ],
     );
     events(page, "Gaps, starts of the seal, forks and retirements in the period", &section.events);
+}
+
+/// Lines as they were signed, or are signed with.
+fn signed(page: &mut Html, caption: &str, lines: impl Iterator<Item: Display>) {
+    page.element("figure", &[("class", &"signed")], |page| {
+        page.leaf("figcaption", &[], caption);
+        page.element("pre", &[], |page| lines.for_each(|line| page.leaf("code", &[], line)));
+    });
 }
 
 pub fn verification(page: &mut Html, report: &Report) {
@@ -441,20 +370,8 @@ pub fn verification(page: &mut Html, report: &Report) {
     facts(
         page,
         &[
-            (
-                "Verified from (UTC)",
-                &section.from.as_ref().map_or_else(
-                    || "the beginning".to_string(),
-                    |_| show::Time(&section.from).to_string(),
-                ),
-            ),
-            (
-                "To (UTC)",
-                &section
-                    .to
-                    .as_ref()
-                    .map_or_else(|| "the end".to_string(), |_| show::Time(&section.to).to_string()),
-            ),
+            ("Verified from (UTC)", &time_or(&section.from, "the beginning")),
+            ("To (UTC)", &time_or(&section.to, "the end")),
             ("Took, in seconds", &Or(&section.seconds)),
         ],
     );
@@ -462,34 +379,32 @@ pub fn verification(page: &mut Html, report: &Report) {
         list(
             page,
             "Findings",
-            &[Text("Status"), Text("Finding"), Number("Leaf"), Text("Row"), Name("Detail")],
             &section.findings,
-            |row| {
-                vec![
-                    status(&row.status),
-                    cell(&row.finding),
-                    cell(Or(&row.leaf)),
-                    cell(Or(&row.log_id)),
-                    sentence_or_dash(&row.detail),
-                ]
-            },
+            &[
+                Text("Status", |row| status(&row.status)),
+                Text("Finding", |row| cell(&row.finding)),
+                Number("Leaf", |row| cell(Or(&row.leaf))),
+                Text("Row", |row| cell(Or(&row.log_id))),
+                Name("Detail", |row| sentence_or_dash(&row.detail)),
+            ],
         );
     }
     list(
         page,
         "Verifications in the period, by check_audit_log",
-        &[Time("At (UTC)"), Text("Status"), Number("Findings"), Name("By"), Name("Detail")],
         &section.stored,
-        |row| {
-            vec![
-                cell(show::Time(&row.at)),
-                status(&row.status),
-                cell(row.findings),
-                name(&row.actor),
-                sentence_or_dash(&row.detail),
-            ]
-        },
+        &[
+            Time("At (UTC)", |row| cell(show::Time(&row.at))),
+            Text("Status", |row| status(&row.status)),
+            Number("Findings", |row| cell(row.findings)),
+            Name("By", |row| name(&row.actor)),
+            Name("Detail", |row| sentence_or_dash(&row.detail)),
+        ],
     );
+}
+
+fn time_or(time: &Option<String>, instead: &str) -> String {
+    if time.is_some() { show::Time(time).to_string() } else { instead.to_string() }
 }
 
 /// Whether a check has a result: it was asked for, and came to its end.
@@ -514,9 +429,13 @@ pub fn health(page: &mut Html, report: &Report) {
     all(
         page,
         "Checks",
-        &[Text("Check"), Text("Status"), Name("Detail"), Name("What to do")],
         &section.checks,
-        |row| vec![cell(&row.check), status(&row.status), long(&row.detail), long(&row.hint)],
+        &[
+            Text("Check", |row| cell(&row.check)),
+            Text("Status", |row| status(&row.status)),
+            Name("Detail", |row| long(&row.detail)),
+            Name("What to do", |row| long(&row.hint)),
+        ],
     );
 }
 

@@ -4,34 +4,31 @@ use crate::chart::{Bar, Chart, Series};
 use crate::html::Html;
 use crate::page::Column::{Name, Number, Text, Time};
 use crate::page::{
-    alarming, all, cell, facts, list, name, note, of, paragraph, sentence, sentence_or_dash, status,
+    Cell, Column, alarming, all, cell, facts, list, name, note, paragraph, sentence,
+    sentence_or_dash, status,
 };
-use crate::record::{Count, Coverage, Key, Report, Tenant};
-use crate::sections::audit::events;
-use crate::show::{self, Day, Or, Percent};
+use crate::record::{Count, Coverage, Key, Report};
+use crate::sections::audit::{bars, events};
+use crate::show::{self, Day, Of, Or, Percent};
 
 pub fn cryptography(page: &mut Html, report: &Report) {
     let section = &report.cryptography;
     all(
         page,
         "Algorithms",
-        &[Text("Use"), Text("Algorithm"), Number("Key bits"), Text("Standard")],
         &section.algorithms,
-        |row| {
-            vec![
-                cell(&row.r#use),
-                cell(&row.algorithm),
-                cell(Or(&row.key_bits)),
-                cell(&row.standard),
-            ]
-        },
+        &[
+            Text("Use", |row| cell(&row.r#use)),
+            Text("Algorithm", |row| cell(&row.algorithm)),
+            Number("Key bits", |row| cell(Or(&row.key_bits))),
+            Text("Standard", |row| cell(&row.standard)),
+        ],
     );
     all(
         page,
         "Keys that are not destroyed, by algorithm",
-        &[Text("Algorithm"), Number("Keys")],
         &report.keys.algorithms,
-        |row| vec![cell(&row.algorithm), cell(row.keys)],
+        &[Text("Algorithm", |row| cell(&row.algorithm)), Number("Keys", |row| cell(row.keys))],
     );
     note(page, "The extension is not a certified cryptographic module.");
 }
@@ -53,7 +50,7 @@ pub fn inventory(page: &mut Html, report: &Report) {
                 &format_args!(
                     "{} ({} of their own)",
                     section.default_policy,
-                    of(section.own_policies, "tenant has one", "tenants have one")
+                    Of(section.own_policies, "tenant has one", "tenants have one")
                 ),
             ),
             ("Active keys past their policy", &totals.overdue),
@@ -71,7 +68,7 @@ pub fn inventory(page: &mut Html, report: &Report) {
         title: "Keys by state",
         description: format!(
             "Of {}, {} are active, {} deactivated, {} suspended, {} compromised and {} destroyed.",
-            of(totals.keys, "key", "keys"),
+            Of(totals.keys, "key", "keys"),
             totals.active,
             totals.deactivated,
             totals.suspended,
@@ -105,7 +102,7 @@ pub fn inventory(page: &mut Html, report: &Report) {
         title: "Active keys by age in days",
         description: format!(
             "Ages of active encryption keys. {} older than 90 days; {} past the policy of rotation.",
-            of(old, "is", "are"), of(totals.overdue, "is", "are")
+            Of(old, "is", "are"), Of(totals.overdue, "is", "are")
         ),
         series: &[Series { class: "s-active", name: "within policy" }, Series { class: "s-bad", name: "past policy" }],
         bars: section
@@ -126,41 +123,28 @@ pub fn inventory(page: &mut Html, report: &Report) {
     list(
         page,
         "Tenants, those with the oldest active keys first",
-        &[
-            Name("Tenant"),
-            Text("Active key"),
-            Number("Version"),
-            Time("Since"),
-            Number("Age, days"),
-            Text("Rotates every"),
-            Number("Versions"),
-            Number("Deact."),
-            Number("Susp."),
-            Number("Compr."),
-            Number("Destr."),
-        ],
         &section.tenants,
-        |row: &Tenant| {
-            vec![
-                name(&row.tenant),
-                cell(row.key_id.as_deref().unwrap_or("none")),
-                cell(Or(&row.version)),
-                cell(Day(&row.active_since)),
+        &[
+            Name("Tenant", |row| name(&row.tenant)),
+            Text("Active key", |row| cell(row.key_id.as_deref().unwrap_or("none"))),
+            Number("Version", |row| cell(Or(&row.version))),
+            Time("Since", |row| cell(Day(&row.active_since))),
+            Number("Age, days", |row| {
                 if row.is_overdue {
                     alarming(row.age_days.unwrap_or_default())
                 } else {
                     cell(Or(&row.age_days))
-                },
-                cell(Or(&row.rotate_every)),
-                cell(row.versions),
-                cell(row.deactivated),
-                cell(row.suspended),
-                alarming(row.compromised),
-                cell(row.destroyed),
-            ]
-        },
+                }
+            }),
+            Text("Rotates every", |row| cell(Or(&row.rotate_every))),
+            Number("Versions", |row| cell(row.versions)),
+            Number("Deact.", |row| cell(row.deactivated)),
+            Number("Susp.", |row| cell(row.suspended)),
+            Number("Compr.", |row| alarming(row.compromised)),
+            Number("Destr.", |row| cell(row.destroyed)),
+        ],
     );
-    list(page, "Keys that are suspended or compromised", &KEY_COLUMNS, &section.attention, key);
+    list(page, "Keys that are suspended or compromised", &section.attention, &KEY_COLUMNS);
 }
 
 const STATES: [Series; 5] = [
@@ -171,29 +155,16 @@ const STATES: [Series; 5] = [
     Series { class: "s-gone", name: "destroyed" },
 ];
 
-const KEY_COLUMNS: [crate::page::Column; 8] = [
-    Name("Tenant"),
-    Text("Key"),
-    Number("Version"),
-    Text("State"),
-    Time("Made"),
-    Time("Deactivated"),
-    Time("Destroyed"),
-    Time("To be destroyed"),
+const KEY_COLUMNS: [Column<Key>; 8] = [
+    Name("Tenant", |row| name(&row.tenant)),
+    Text("Key", |row| cell(&row.key_id)),
+    Number("Version", |row| cell(row.version)),
+    Text("State", |row| cell(&row.state)),
+    Time("Made", |row| cell(Day(&row.created_at))),
+    Time("Deactivated", |row| cell(Day(&row.deactivated_at))),
+    Time("Destroyed", |row| cell(show::Time(&row.destroyed_at))),
+    Time("To be destroyed", |row| cell(Day(&row.destroy_after))),
 ];
-
-fn key(row: &Key) -> Vec<crate::page::Cell> {
-    vec![
-        name(&row.tenant),
-        cell(&row.key_id),
-        cell(row.version),
-        cell(&row.state),
-        cell(Day(&row.created_at)),
-        cell(Day(&row.deactivated_at)),
-        cell(show::Time(&row.destroyed_at)),
-        cell(Day(&row.destroy_after)),
-    ]
-}
 
 pub fn master_keys(page: &mut Html, report: &Report) {
     let section = &report.master_keys;
@@ -201,31 +172,23 @@ pub fn master_keys(page: &mut Html, report: &Report) {
     list(
         page,
         "Master keys by fingerprint",
-        &[
-            Text("Fingerprint"),
-            Text("Now"),
-            Time("First used"),
-            Number("Age, days"),
-            Time("Retired"),
-            Number("Keys it wraps"),
-        ],
         &section.keys,
-        |row| {
-            vec![
-                cell(&row.fingerprint),
+        &[
+            Text("Fingerprint", |row| cell(&row.fingerprint)),
+            Text("Now", |row| {
                 cell(if row.is_current {
                     "current"
                 } else if row.retired_at.is_some() {
                     "retired"
                 } else {
                     "still needed"
-                }),
-                cell(show::Time(&row.first_used_at)),
-                cell(Or(&row.age_days)),
-                cell(show::Time(&row.retired_at)),
-                cell(row.wrapped_keys),
-            ]
-        },
+                })
+            }),
+            Time("First used", |row| cell(show::Time(&row.first_used_at))),
+            Number("Age, days", |row| cell(Or(&row.age_days))),
+            Time("Retired", |row| cell(show::Time(&row.retired_at))),
+            Number("Keys it wraps", |row| cell(row.wrapped_keys)),
+        ],
     );
     events(page, "Rotations of the master key, and failures to load it", &section.events);
     note(
@@ -251,8 +214,8 @@ pub fn rotation(page: &mut Html, report: &Report) {
         title: &format!("Rotations of encryption keys a {bucket}"),
         description: format!(
             "{} and {} from {} to {}, a bar for each {bucket}.",
-            of(section.rotated, "rotation", "rotations"),
-            of(section.failed, "failed attempt", "failed attempts"),
+            Of(section.rotated, "rotation", "rotations"),
+            Of(section.failed, "failed attempt", "failed attempts"),
             Day(&report.period.from),
             Day(&report.period.to)
         ),
@@ -260,43 +223,25 @@ pub fn rotation(page: &mut Html, report: &Report) {
             Series { class: "s-active", name: "rotated" },
             Series { class: "s-bad", name: "failed" },
         ],
-        bars: section
-            .over_time
-            .iter()
-            .map(|row| Bar {
-                label: row.from.clone(),
-                parts: vec![row.rotated, row.failed],
-                instead: None,
-            })
-            .collect(),
+        bars: bars(&section.over_time, |row| (&row.from, vec![row.rotated, row.failed])),
         empty: "No rotation in this period.",
     }
     .upright(page, 200.0);
     list(
         page,
         "What rotate_keys did, the latest first",
-        &[
-            Time("At (UTC)"),
-            Name("Tenant"),
-            Text("Outcome"),
-            Text("Key"),
-            Name("By"),
-            Name("Reason or error"),
-        ],
         &section.log,
-        |row| {
-            vec![
-                cell(show::Time(&row.at)),
-                name(&row.tenant),
-                status(&row.outcome),
-                cell(Or(&row.new_key_id)),
-                name(&who(&row.actor, &row.role)),
-                match (&row.error_code, &row.error) {
-                    (Some(code), Some(error)) => sentence(&format!("{code}: {error}")),
-                    _ => sentence_or_dash(&row.reason),
-                },
-            ]
-        },
+        &[
+            Time("At (UTC)", |row| cell(show::Time(&row.at))),
+            Name("Tenant", |row| name(&row.tenant)),
+            Text("Outcome", |row| status(&row.outcome)),
+            Text("Key", |row| cell(Or(&row.new_key_id))),
+            Name("By", |row| name(&who(&row.actor, &row.role))),
+            Name("Reason or error", |row| match (&row.error_code, &row.error) {
+                (Some(code), Some(error)) => sentence(&format!("{code}: {error}")),
+                _ => sentence_or_dash(&row.reason),
+            }),
+        ],
     );
     note(
         page,
@@ -359,8 +304,8 @@ pub fn reencryption(page: &mut Html, report: &Report) {
             Some(active) => format!(
                 "{} of {} are on active keys, in {}.",
                 active,
-                of(sum, "value", "values"),
-                of(totals.columns, "column", "columns")
+                Of(sum, "value", "values"),
+                Of(totals.columns, "column", "columns")
             ),
             None => "The values were not counted.".into(),
         },
@@ -382,77 +327,45 @@ pub fn reencryption(page: &mut Html, report: &Report) {
     list(
         page,
         "Columns that can hold encrypted values",
-        &[
-            Name("Table"),
-            Name("Column"),
-            Number("On active"),
-            Number("On old"),
-            Number("Compromised"),
-            Number("Suspended"),
-            Number("Unreadable"),
-            Text("How it was counted"),
-        ],
         &section.columns,
-        |row| {
-            let mut cells = vec![name(&row.table), name(&row.column)];
-            match &row.not_counted {
-                Some(problem) => {
-                    cells.extend((0..5).map(|_| cell("?")));
-                    cells.push(sentence(problem));
-                }
-                None => {
-                    cells.extend([
-                        cell(row.active),
-                        cell(row.deactivated),
-                        alarming(row.compromised),
-                        cell(row.suspended),
-                        alarming([row.destroyed, row.unknown].iter().sum()),
-                    ]);
-                    cells.push(match (&row.note, row.is_exact) {
-                        (None, true) => cell("all rows"),
-                        (None, false) => cell("estimated from a sample"),
-                        (Some(note), true) => cell(format_args!("all rows; {note}")),
-                        (Some(note), false) => {
-                            cell(format_args!("estimated from a sample; {note}"))
-                        }
-                    });
-                }
-            }
-            cells
-        },
+        &[
+            Name("Table", |row| name(&row.table)),
+            Name("Column", |row| name(&row.column)),
+            Number("On active", |row| if_counted(row, cell(row.active))),
+            Number("On old", |row| if_counted(row, cell(row.deactivated))),
+            Number("Compromised", |row| if_counted(row, alarming(row.compromised))),
+            Number("Suspended", |row| if_counted(row, cell(row.suspended))),
+            Number("Unreadable", |row| {
+                if_counted(row, alarming([row.destroyed, row.unknown].iter().sum()))
+            }),
+            Text("How it was counted", |row| match (&row.not_counted, &row.note, row.is_exact) {
+                (Some(problem), ..) => sentence(problem),
+                (None, None, true) => cell("all rows"),
+                (None, None, false) => cell("estimated from a sample"),
+                (None, Some(note), true) => cell(format_args!("all rows; {note}")),
+                (None, Some(note), false) => cell(format_args!("estimated from a sample; {note}")),
+            }),
+        ],
     );
     list(
         page,
         "Runs of re-encryption",
-        &[
-            Name("Table"),
-            Text("State"),
-            Number("Rows"),
-            Number("Seen"),
-            Number("Moved"),
-            Number("Failed"),
-            Time("Began (UTC)"),
-            Time("Ended (UTC)"),
-            Name("Error"),
-        ],
         &section.runs,
-        |row| {
-            vec![
-                name(&row.table),
-                status(&row.state),
-                cell(row.rows_total),
-                cell(row.rows_done),
-                cell(row.rows_moved),
-                alarming(row.rows_failed),
-                cell(show::Time(&row.started_at)),
-                cell(show::Time(&row.finished_at)),
-                match (&row.error_code, &row.error) {
-                    (Some(code), Some(error)) => sentence(&format!("{code}: {error}")),
-                    (Some(code), None) => cell(code),
-                    _ => cell("-"),
-                },
-            ]
-        },
+        &[
+            Name("Table", |row| name(&row.table)),
+            Text("State", |row| status(&row.state)),
+            Number("Rows", |row| cell(row.rows_total)),
+            Number("Seen", |row| cell(row.rows_done)),
+            Number("Moved", |row| cell(row.rows_moved)),
+            Number("Failed", |row| alarming(row.rows_failed)),
+            Time("Began (UTC)", |row| cell(show::Time(&row.started_at))),
+            Time("Ended (UTC)", |row| cell(show::Time(&row.finished_at))),
+            Name("Error", |row| match (&row.error_code, &row.error) {
+                (Some(code), Some(error)) => sentence(&format!("{code}: {error}")),
+                (Some(code), None) => cell(code),
+                _ => cell("-"),
+            }),
+        ],
     );
     note(
         page,
@@ -468,6 +381,11 @@ const COVERAGE: [Series; 6] = [
     Series { class: "s-gone", name: "destroyed" },
     Series { class: "s-odd", name: "unknown" },
 ];
+
+/// What was counted in a column, if it was.
+fn if_counted(row: &Coverage, cell: Cell) -> Cell {
+    if row.not_counted.is_some() { crate::page::cell("?") } else { cell }
+}
 
 fn parts(row: &Coverage) -> Vec<Count> {
     vec![row.active, row.deactivated, row.suspended, row.compromised, row.destroyed, row.unknown]
@@ -492,8 +410,8 @@ pub fn destruction(page: &mut Html, report: &Report) {
             ("Destruction scheduled", &section.scheduled.total),
         ],
     );
-    list(page, "Destroyed keys, the latest first", &KEY_COLUMNS, &section.destroyed, key);
-    list(page, "Keys to be destroyed", &KEY_COLUMNS, &section.scheduled, key);
+    list(page, "Destroyed keys, the latest first", &section.destroyed, &KEY_COLUMNS);
+    list(page, "Keys to be destroyed", &section.scheduled, &KEY_COLUMNS);
     events(page, "Events of destruction in the period", &section.events);
     if section.destroyed.total.0 > 0 {
         paragraph(

@@ -19,82 +19,36 @@ pub struct Section {
 
 /// All of them.
 pub const SECTIONS: [Section; 13] = [
-    Section {
-        figure: "cryptography",
-        title: "Cryptography",
-        supports: |r| &r.cryptography.supports,
-        write: keys::cryptography,
-    },
-    Section {
-        figure: "keys",
-        title: "Encryption keys",
-        supports: |r| &r.keys.supports,
-        write: keys::inventory,
-    },
-    Section {
-        figure: "master_keys",
-        title: "Master keys",
-        supports: |r| &r.master_keys.supports,
-        write: keys::master_keys,
-    },
-    Section {
-        figure: "rotation",
-        title: "Rotation",
-        supports: |r| &r.rotation.supports,
-        write: keys::rotation,
-    },
-    Section {
-        figure: "reencryption",
-        title: "Re-encryption coverage",
-        supports: |r| &r.reencryption.supports,
-        write: keys::reencryption,
-    },
-    Section {
-        figure: "destruction",
-        title: "Destruction of keys",
-        supports: |r| &r.destruction.supports,
-        write: keys::destruction,
-    },
-    Section {
-        figure: "access",
-        title: "Access by role",
-        supports: |r| &r.access.supports,
-        write: audit::access,
-    },
-    Section {
-        figure: "use",
-        title: "Use of keys, failures and refusals",
-        supports: |r| &r.r#use.supports,
-        write: audit::used,
-    },
-    Section {
-        figure: "approvals",
-        title: "Approvals by two people",
-        supports: |r| &r.approvals.supports,
-        write: audit::approvals,
-    },
-    Section {
-        figure: "exports",
-        title: "Exports and imports of keys",
-        supports: |r| &r.exports.supports,
-        write: audit::exports,
-    },
-    Section {
-        figure: "audit_log",
-        title: "Audit log",
-        supports: |r| &r.audit_log.supports,
-        write: audit::log,
-    },
-    Section {
-        figure: "verification",
-        title: "Verification of the audit log",
-        supports: |r| &r.verification.supports,
-        write: audit::verification,
-    },
-    Section {
-        figure: "health",
-        title: "Health checks",
-        supports: |r| &r.health.supports,
-        write: audit::health,
-    },
+    section("cryptography", "Cryptography", |r| &r.cryptography.supports, keys::cryptography),
+    section("keys", "Encryption keys", |r| &r.keys.supports, keys::inventory),
+    section("master_keys", "Master keys", |r| &r.master_keys.supports, keys::master_keys),
+    section("rotation", "Rotation", |r| &r.rotation.supports, keys::rotation),
+    section(
+        "reencryption",
+        "Re-encryption coverage",
+        |r| &r.reencryption.supports,
+        keys::reencryption,
+    ),
+    section("destruction", "Destruction of keys", |r| &r.destruction.supports, keys::destruction),
+    section("access", "Access by role", |r| &r.access.supports, audit::access),
+    section("use", "Use of keys, failures and refusals", |r| &r.r#use.supports, audit::used),
+    section("approvals", "Approvals by two people", |r| &r.approvals.supports, audit::approvals),
+    section("exports", "Exports and imports of keys", |r| &r.exports.supports, audit::exports),
+    section("audit_log", "Audit log", |r| &r.audit_log.supports, audit::log),
+    section(
+        "verification",
+        "Verification of the audit log",
+        |r| &r.verification.supports,
+        audit::verification,
+    ),
+    section("health", "Health checks", |r| &r.health.supports, audit::health),
 ];
+
+const fn section(
+    figure: &'static str,
+    title: &'static str,
+    supports: fn(&Report) -> &[String],
+    write: fn(&mut Html, &Report),
+) -> Section {
+    Section { figure, title, supports, write }
+}

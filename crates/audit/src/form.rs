@@ -1,5 +1,8 @@
 //! How numbers, bytes and times stand in JSON: as texts, which every reader keeps exactly.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::time as rfc3339;
@@ -41,40 +44,26 @@ pub mod time {
     }
 }
 
-impl HasForm for i64 {
-    type Form = Number;
+macro_rules! forms {
+    ($($type:ty => $form:ident $(<$of:ty>)?;)*) => {$(
+        impl HasForm for $type {
+            type Form = $form $(<$of>)?;
 
-    fn form(&self) -> Number {
-        Number(*self)
-    }
+            fn form(&self) -> Self::Form {
+                $form(self.clone())
+            }
 
-    fn of(form: Number) -> Self {
-        form.0
-    }
+            fn of(form: Self::Form) -> Self {
+                form.0
+            }
+        }
+    )*};
 }
 
-impl HasForm for u64 {
-    type Form = Unsigned;
-
-    fn form(&self) -> Unsigned {
-        Unsigned(*self)
-    }
-
-    fn of(form: Unsigned) -> Self {
-        form.0
-    }
-}
-
-impl HasForm for Vec<u8> {
-    type Form = Hex;
-
-    fn form(&self) -> Hex {
-        Hex(self.clone())
-    }
-
-    fn of(form: Hex) -> Self {
-        form.0
-    }
+forms! {
+    i64 => Number<i64>;
+    u64 => Number<u64>;
+    Vec<u8> => Hex;
 }
 
 impl HasForm for Vec<i64> {
@@ -103,37 +92,18 @@ impl<T: HasForm> HasForm for Option<T> {
 
 /// A 64-bit integer, as a text: not every reader of JSON keeps one exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Number(pub i64);
+pub struct Number<T = i64>(pub T);
 
-impl Serialize for Number {
+impl<T: Display> Serialize for Number<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }
 }
 
-impl<'de> Deserialize<'de> for Number {
+impl<'de, T: Display + FromStr> Deserialize<'de> for Number<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         parsed(deserializer, |text| {
-            text.parse().ok().filter(|number: &i64| number.to_string() == text)
-        })
-        .map(Self)
-    }
-}
-
-/// An unsigned one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unsigned(pub u64);
-
-impl Serialize for Unsigned {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Unsigned {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        parsed(deserializer, |text| {
-            text.parse().ok().filter(|number: &u64| number.to_string() == text)
+            text.parse().ok().filter(|number: &T| number.to_string() == text)
         })
         .map(Self)
     }
