@@ -34,6 +34,7 @@ pgrx::pg_module_magic!(name, version);
 pub extern "C-unwind" fn _PG_init() {
     events::init();
     usage::init();
+    keyring::init();
     audit::init();
     health::init();
     redaction::init();

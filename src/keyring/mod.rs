@@ -59,9 +59,13 @@ thread_local! {
     static FORGET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Is told of the ends of transactions. `listener` is told of uses.
-pub fn init(listener: UseListener) {
+/// Registers who is told of uses.
+pub fn on_use(listener: UseListener) {
     USE_LISTENER.get_or_init(|| listener);
+}
+
+/// Is told of the ends of transactions.
+pub fn init() {
     callbacks::listen(Listener {
         committed: transaction_committed,
         gone: || subtransaction_gone(0),

@@ -98,7 +98,7 @@ pub fn init() {
         },
         ..Listener::DEAF
     });
-    keyring::init(UseListener { first_use: note_first_use, is_much: tell_early });
+    keyring::on_use(UseListener { first_use: note_first_use, is_much: tell_early });
 }
 
 /// A key is used that no other use since the last telling was counted for.
