@@ -25,7 +25,7 @@ pub fn listen_to_denials() {
 macro_rules! events {
     ($($(#[$what:meta])* $event:ident = $name:literal,)*) => {
         /// What happened, as column `event` says it. Rows are written by the rooms that know of it; those
-        /// that only SQL knows of, by `record(event, …)`. docs/audit.md says what each tells.
+        /// that only SQL knows of, by `record_event(event, …)`. docs/audit.md says what each tells.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Event {
             $($(#[$what])* $event,)*

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 /// This process.
+#[inline]
 pub fn process() -> i32 {
     // SAFETY: reads a variable of the process.
     unsafe { pg_sys::MyProcPid }

@@ -90,7 +90,8 @@ pub trait Secret {
     fn is_set() -> bool;
 }
 
-/// Defines a text that is never shown. The name's prefix is that of no placeholder: see [`is_placeholder`].
+/// Defines a text that is never shown. For the postmaster alone: in a session it would have been a placeholder
+/// until now, which every role can read (see [`is_placeholder`]).
 pub fn define_secret<S: Secret>(text: Text) {
     let flags = GucFlags::SUPERUSER_ONLY | GucFlags::DISALLOW_IN_AUTO_FILE | GucFlags::NO_SHOW_ALL;
     define(text, flags, None, Some(show_masked::<S>));

@@ -201,11 +201,12 @@ fn composite(call: &Call, values: &mut [Datum]) -> Result<Datum, Error> {
 ///
 /// ```text
 /// sql_functions! {
-///     key_id(value: encrypted) -> bigint;          calls key_id(Option<&[u8]>) -> Result<Option<i64>, Error>
+///     report_page(report: jsonb) -> text;          calls report_page(Option<Jsonb>) -> Result<Option<String>, Error>
 ///     suspend_key(key: key_id!, why: text!) -> void = states::suspend;
 ///                                                  calls states::suspend(KeyId, &[u8]) -> Result<(), Error>
 ///     trigger refuse_change;                       calls refuse_change(&TriggerCall) -> Result<Option<Datum>, Error>
-///     set audit_export(from: timestamptz);         calls audit_export(&TextSet, Option<i64>) -> Result<(), Error>
+///     set audit_export(from: timestamptz) = export;
+///                                                  calls export(&TextSet, Option<i64>) -> Result<(), Error>
 /// }
 /// ```
 ///

@@ -6,14 +6,16 @@ use fieldcrypt_envelope::BlockScope;
 use fieldcrypt_error::{Error, KeyCreationRefused};
 use pgrx::pg_sys;
 
-use super::{callbacks, clock};
+use super::{callbacks, clock, session};
 
 /// The process, transaction and client statement that a nonce block belongs to.
 #[inline]
 pub fn block_scope() -> BlockScope {
-    // SAFETY: reads variables of the backend.
-    let (process, statement) = unsafe { (pg_sys::MyProcPid, clock::statement_start()) };
-    BlockScope { process: process as u32, transaction: callbacks::transaction_serial(), statement }
+    BlockScope {
+        process: session::process() as u32,
+        transaction: callbacks::transaction_serial(),
+        statement: clock::statement_start(),
+    }
 }
 
 /// The innermost subtransaction in progress.
