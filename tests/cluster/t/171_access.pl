@@ -171,6 +171,8 @@ foreach my $keep (@privileges)
 	is(breaches($role, qw(encrypt reencrypt manage audit)), '', 'two of six taken away');
 	value($node, "SELECT fieldcrypt.revoke_access('$role', " . join(', ', map { "'$_'" } @privileges) . ')');
 	is(breaches($role), '', 'all of them taken away');
+	# The role's last session owns a function in its temporary schema until its backend is gone.
+	eventually($node, "SELECT count(*) FROM pg_stat_activity WHERE usename = '$role'", '0');
 	value($node, "DROP ROLE $role");
 	pass('a role whose access was taken away can be dropped');
 
