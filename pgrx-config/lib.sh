@@ -154,9 +154,15 @@ cargo_how_far() {
         tail -n 1 | sed -E 's/ +$//; s/^Building: /compiled /; s/: /, now /'
 }
 
-# The last word of a test suite: prints the count, keeps it for the summary, fails if it must.
+# The last word of a test suite: prints the count, keeps it and the names of what failed (its input) for the
+# summary, fails if it must.
 report() {
+    local failures
+    failures=$(cat)
     say "$1: $2 passed, $3 failed"
-    if [[ -n ${FIELDCRYPT_RESULTS:-} ]]; then echo "$1 $2 $3" >>"$FIELDCRYPT_RESULTS"; fi
+    if [[ -n ${FIELDCRYPT_RESULTS:-} ]]; then
+        echo "$1 $2 $3" >>"$FIELDCRYPT_RESULTS"
+        if [[ -n $failures ]]; then printf '%s\n' "$failures" | sed "s/^/    $1: /" >>"$FIELDCRYPT_RESULTS.failures"; fi
+    fi
     (($2 > 0 && $3 == 0))
 }

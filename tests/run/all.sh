@@ -4,7 +4,7 @@ source "$(dirname "$0")/../../pgrx-config/lib.sh"
 
 FIELDCRYPT_RESULTS=$(mktemp)
 export FIELDCRYPT_RESULTS
-trap 'rm -f "$FIELDCRYPT_RESULTS"' EXIT
+trap 'rm -f "$FIELDCRYPT_RESULTS"*' EXIT
 
 # A suite that ends badly before it could count is one failure.
 suite() {
@@ -35,5 +35,9 @@ suite fuzz tests/run/fuzz.sh
 
 say "Summary"
 awk '{printf "    %-10s %5d passed %5d failed\n", $1, $2, $3}' "$FIELDCRYPT_RESULTS"
+if [[ -s $FIELDCRYPT_RESULTS.failures ]]; then
+    say "What failed"
+    head -n 40 "$FIELDCRYPT_RESULTS.failures"
+fi
 say "$((SECONDS / 60)) min $((SECONDS % 60)) s"
 awk '{passed += $2; failed += $3} END {printf "%d passed, %d failed\n", passed, failed; exit failed > 0}' "$FIELDCRYPT_RESULTS"

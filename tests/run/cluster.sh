@@ -40,11 +40,19 @@ as_server env \
 total=$(sed -nE 's/^Files=[0-9]+, Tests=([0-9]+).*/\1/p' "$log")
 failed=$(sed -nE 's/.*\(Wstat: .*Tests: [0-9]+ Failed: ([0-9]+)\).*/\1/p' "$log" | awk '{n += ($1 > 0 ? $1 : 1)} END {print n + 0}')
 if ((status != 0 && failed == 0)); then failed=1; fi
-if ((status != 0)); then
-    while IFS= read -r name; do
-        say "the end of $name's log; all of it, and the servers' logs: $work/cluster/tmp_check/log"
-        as_server tail -n 40 "$work/cluster/tmp_check/log/regress_log_$name" || true
-    done < <(sed -nE 's#^t/([^ ]+)\.pl +\(Wstat.*#\1#p' "$log")
-fi
+ended_badly=$(sed -nE 's#^t/([^ ]+)\.pl +\(Wstat.*#\1#p' "$log")
+for name in $ended_badly; do
+    say "the end of $name's log; all of it, and the servers' logs: $work/cluster/tmp_check/log"
+    as_server tail -n 40 "$work/cluster/tmp_check/log/regress_log_$name" || true
+done
 passed=$((${total:-0} - failed))
-report cluster "$((passed > 0 ? passed : 0))" "$failed"
+
+# The tests that failed with what they got, the files that ended badly, and what they died of.
+failures() {
+    grep -E -A 8 '^# +Failed test' "$log" | grep '^#' || true
+    for name in $ended_badly; do
+        grep -E "^t/$name" "$log" | tail -n 1
+        as_server grep -hE -A 2 '^failed: | line [0-9]+\.$' "$work/cluster/tmp_check/log/regress_log_$name" | grep -v '^#' | tail -n 4 || true
+    done
+}
+report cluster "$((passed > 0 ? passed : 0))" "$failed" < <(failures)

@@ -17,4 +17,4 @@ RUSTFLAGS="${RUSTFLAGS:-} --cfg loom" CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-targe
 counts=$(awk '/^test result:/ {passed += $4; failed += $6} END {print passed + 0, failed + 0}' "$log")
 read -r passed failed <<<"$counts"
 if ((status != 0 && failed == 0)); then failed=1; fi # it did not even build
-report core "$passed" "$failed"
+report core "$passed" "$failed" < <(grep -E '^test .* FAILED|panicked at|^error' "$log" || true)

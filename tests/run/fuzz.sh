@@ -6,7 +6,7 @@ seconds=${FUZZ_SECONDS:-60}
 if tests/run/fuzz_crate.sh crates/envelope "$((seconds * 9 / 20))" &&
     tests/run/fuzz_crate.sh crates/audit "$((seconds * 6 / 20))" &&
     tests/run/fuzz_crate.sh crates/sql-text "$((seconds / 4 + 1))"; then
-    report fuzz 1 0
+    report fuzz 1 0 </dev/null
 else
-    report fuzz 0 1
+    report fuzz 0 1 </dev/null
 fi

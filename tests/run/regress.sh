@@ -53,4 +53,4 @@ if ((status != 0)); then
         as_server bash -c "tail -n 30 output/log/*.log 2>/dev/null" || true
     fi
 fi
-report "$suite" "$passed" "$failed"
+report "$suite" "$passed" "$failed" < <(grep -E '\.\.\. .*FAILED|^not ok ' "$log" || true)
