@@ -13,7 +13,7 @@ packages_demo=("postgresql-$pg")
 packages_test=(
     "postgresql-$pg-cron"         # scheduled rotation
     "postgresql-$pg-pgaudit"      # what it writes to the server log is masked
-    perl libipc-run-perl gdb locales openssl # tests on real clusters
+    perl libipc-run-perl locales openssl # tests on real clusters
     chromium                      # the compliance report is looked at in a browser
     g++                           # the fuzzer
 )

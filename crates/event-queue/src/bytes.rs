@@ -22,9 +22,7 @@ impl<'m> Ring<'m> {
         (RECORD_HEADER + record.len()) as u64
     }
 
-    /// Writes a record, which must not be longer than the ring. A function of its own in the library, too:
-    /// the test of crashes kills a session that comes out of it.
-    #[inline(never)]
+    /// Writes a record, which must not be longer than the ring.
     pub fn put(self, position: u64, record: &[u8]) {
         let header = (record.len() as u32).to_be_bytes();
         for (byte, to) in header.iter().chain(record).zip(self.from(position)) {

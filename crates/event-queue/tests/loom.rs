@@ -52,6 +52,8 @@ fn append(server: &Server, database: u32, record: &[u8]) -> bool {
     server.queues().append(database, &Default::default(), record)
 }
 
+/// By the worker beside the session that writes it, and by the postmaster when a session was killed at any step of
+/// writing: no server can be made to stop at each of them, so the steps are tried here.
 #[test]
 fn a_record_is_seen_whole_or_not_at_all() {
     every_order(3, || {

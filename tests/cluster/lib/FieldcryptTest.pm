@@ -26,7 +26,7 @@ our @EXPORT = qw(
   past_the_guard new_cluster key_text write_key_file use_key_file create_database
   run_sql value gives refused sqlstates session outcomes bind
   configure files_with hkdf processes
-  dump_database restore_database contents same_contents no_crash endings eventually postmaster
+  dump_database restore_database contents same_contents no_crash endings crash eventually postmaster
   tool tool_with_input write_file
 );
 
@@ -206,7 +206,6 @@ sub configure
 	{
 		$node->append_conf('postgresql.conf', "include 'configure.conf'");
 	}
-	$settings{'probe.serial'} = ++$node->{_configure_serial};
 	open my $file, '>', $path or die "can't write $path: $!";
 	foreach my $name (sort keys %settings)
 	{
@@ -215,9 +214,27 @@ sub configure
 	}
 	close $file or die "can't write $path: $!";
 	$node->reload;
-	$node->poll_query_until('postgres', q{SELECT current_setting('probe.serial', true)}, $settings{'probe.serial'})
-	  or die "the settings were not read";
 	return;
+}
+
+# What a reload changes is there when it returns: for new sessions, and for old ones at their next statement.
+{
+	no warnings 'redefine';
+	my $signal = \&PostgreSQL::Test::Cluster::reload;
+	*PostgreSQL::Test::Cluster::reload = sub {
+		my ($node) = @_;
+		my $logged = -s $node->logfile;
+		my $before = value($node, 'SELECT pg_conf_load_time()');
+		$signal->($node);
+		foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+		{
+			# A file that is refused is not loaded.
+			return if value($node, 'SELECT pg_conf_load_time()') ne $before
+			  || slurp_file($node->logfile, $logged) =~ /configuration file .* contains errors/;
+			Time::HiRes::usleep(50_000);
+		}
+		die 'the configuration was not read';
+	};
 }
 
 # Runs each of some statements on its own, in one session, with exceptions caught by the server. Gives
@@ -351,14 +368,34 @@ sub write_file
 	return "$files/$name";
 }
 
-# Waits, at most half a minute, until SQL gives this. False if it does not.
+# Waits until SQL gives this. False if it does not, in the time that the tests have for such things.
 sub eventually
 {
 	my ($node, $sql, $expected, %options) = @_;
-	foreach (1 .. 300)
+	my $until = Time::HiRes::time + $PostgreSQL::Test::Utils::timeout_default;
+	do
 	{
 		return 1 if value($node, $sql, %options) eq $expected;
 		Time::HiRes::usleep(100_000);
+	} while Time::HiRes::time < $until;
+	return 0;
+}
+
+# Kills a process of the server as a fault would, and waits until the server has ended all others, recovered, and
+# lets sessions in.
+sub crash
+{
+	my ($node, $process) = @_;
+	die 'no process to kill' unless $process && $process > 1;
+	my $logged = -s $node->logfile;
+	kill 'KILL', $process;
+	foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		Time::HiRes::usleep(100_000);
+		next unless slurp_file($node->logfile, $logged) =~ /all server processes terminated; reinitializing/;
+		# psql may find no server and go away before it has read this.
+		my $result = eval { run_sql($node, 'SELECT pg_is_in_recovery()') };
+		return 1 if $result && $result->{out} eq 'f';
 	}
 	return 0;
 }
@@ -384,7 +421,7 @@ sub endings
 {
 	my ($node) = @_;
 	return (
-		'kill -9 of the backend' => sub { kill 'KILL', shift; },
+		'kill -9 of the backend' => sub { crash($node, $_[0]) or die 'the server does not come back'; },
 		'kill -9 of the postmaster' => sub { kill_postmaster($node); },
 		'immediate stop' => sub { $node->stop('immediate'); $node->start; },
 		'fast stop' => sub { $node->stop('fast'); $node->start; },

@@ -44,7 +44,7 @@ my $count = q{SELECT count(*) FROM fieldcrypt.encryption_keys WHERE purpose = 'f
 
 my %kills = (
 	endings($node),
-	'kill -9 of the writer' => sub { kill 'KILL', pop; },
+	'kill -9 of the writer' => sub { crash($node, pop); },
 );
 foreach my $name (sort keys %kills)
 {

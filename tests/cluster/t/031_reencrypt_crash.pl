@@ -25,7 +25,7 @@ SQL
 my %interruptions = (
 	'cancel' => sub { value($node, "SELECT pg_cancel_backend($_[0])"); },
 	'terminate' => sub { value($node, "SELECT pg_terminate_backend($_[0])"); },
-	'kill -9' => sub { kill 'KILL', $_[0]; },
+	'kill -9' => sub { crash($node, $_[0]); },
 	'immediate stop' => sub { $node->stop('immediate'); $node->start; },
 );
 my @kinds = sort keys %interruptions;

@@ -43,6 +43,7 @@ foreach my $round (1 .. 3)
 
 	my $session = session($primary);
 	$session->send($call);
+	eventually($primary, q{SELECT count(*) FROM fieldcrypt.reencryption_progress WHERE state = 'running'}, 1) or die 'nothing runs';
 	my $after = 200 + int rand 500;
 	usleep(1000 * $after);
 	like(value($primary, $progress), qr/^running \d+ \d+ \{\d+\}$/, "round $round: under way for $after ms");

@@ -168,10 +168,8 @@ SQL
 	foreach my $crash (1, 2)
 	{
 		my $victim = session($node);
-		kill 'KILL', $victim->server_process;
-		Time::HiRes::sleep(1);
+		crash($node, $victim->server_process) or die 'the server did not come back';
 		eval { $victim->close };
-		$node->poll_query_until('postgres', 'SELECT true') or die 'the server did not come back';
 		Time::HiRes::sleep(1);
 	}
 	value($node, "ROLLBACK PREPARED 'locked'", db => 'crashed');
