@@ -47,9 +47,14 @@ fn refuse_unless_private(file: &File) -> Result<(), Error> {
     if !metadata.is_file() {
         return Err(refused("is not a regular file", "Point it to a file."));
     }
-    let forbidden = match metadata.uid() {
-        0 => 0o137,
-        owner if owner == geteuid().as_raw() => 0o177,
+    let (forbidden, hint) = match metadata.uid() {
+        0 => (
+            0o137,
+            "chmod 0640 it, with the server's group. A secret of Docker or Kubernetes can't be changed where it is mounted: give it \
+             mode 0440 and the server's group, or 0400 and the server's user, where it is declared; or let \
+             fieldcrypt.master_key_command print it.",
+        ),
+        owner if owner == geteuid().as_raw() => (0o177, "chmod 0600 it."),
         _ => {
             return Err(refused(
                 "belongs neither to the server's user nor to root",
@@ -58,10 +63,7 @@ fn refuse_unless_private(file: &File) -> Result<(), Error> {
         }
     };
     if metadata.mode() & forbidden != 0 {
-        return Err(refused(
-            "can be read or written by others",
-            "chmod 0600 it if it is the server user's, 0640 if it is root's.",
-        ));
+        return Err(refused("can be read or written by others", hint));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ mod setting;
 
 use std::cell::{Cell, RefCell};
 
-use fieldcrypt_envelope::master_key_text::{self, MasterKeyTextError};
+use fieldcrypt_envelope::master_key_text;
 use fieldcrypt_envelope::{DataKey, Fingerprint, KeyMetadata, MasterKey, RewrapError, UnwrapError};
 use fieldcrypt_locked_memory::{DEEP, LockedSlab, with_scrubbed_stack};
 
@@ -343,7 +343,7 @@ fn load() -> Result<Loaded, Error> {
     if out_of_memory {
         return Err(Error::OutOfMemory);
     }
-    parsed.map_err(|error| unparsable(source, error))?;
+    parsed.map_err(|error| unusable(source, &format!("gives {error}")))?;
     Ok(Loaded { source, keys, order, loaded_at: clock::now(), configuration_time, problem: None })
 }
 
@@ -376,20 +376,4 @@ fn unusable(source: Source, problem: &str) -> Error {
         problem: format!("{} {problem}", source.setting()),
         hint: "It must give one key a line, each of 64 hex digits or base64 of 32 bytes, for instance from: openssl rand -hex 32",
     }
-}
-
-fn unparsable(source: Source, error: MasterKeyTextError) -> Error {
-    let problem = match error {
-        MasterKeyTextError::Empty => "gives no master key".into(),
-        MasterKeyTextError::WrongLength { line, bytes } => {
-            format!("gives {bytes} bytes in line {line}; a master key has 32")
-        }
-        MasterKeyTextError::NotHexOrBase64 { line } => {
-            format!("gives neither hex digits nor base64 in line {line}")
-        }
-        MasterKeyTextError::TooMany => {
-            format!("gives more than {} master keys", master_key_text::MAX_KEYS)
-        }
-    };
-    unusable(source, &problem)
 }

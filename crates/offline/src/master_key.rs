@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use fieldcrypt_envelope::MasterKey;
-use fieldcrypt_envelope::master_key_text::{self, MAX_KEYS, MasterKeyTextError};
+use fieldcrypt_envelope::master_key_text;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
@@ -82,16 +82,5 @@ pub fn read(path: &Path) -> Result<Vec<MasterKey>, Failure> {
     if length > MAX_LENGTH {
         return Err(problem("longer than a file of master keys can be".into()));
     }
-    master_key_text::parse(&text[..length]).map_err(|error| {
-        problem(match error {
-            MasterKeyTextError::Empty => "no master key in it".into(),
-            MasterKeyTextError::WrongLength { line, bytes } => {
-                format!("{bytes} bytes in line {line}; a master key has 32")
-            }
-            MasterKeyTextError::NotHexOrBase64 { line } => {
-                format!("neither hex digits nor base64 in line {line}")
-            }
-            MasterKeyTextError::TooMany => format!("more than {MAX_KEYS} master keys"),
-        })
-    })
+    master_key_text::parse(&text[..length]).map_err(|error| problem(format!("it holds {error}")))
 }

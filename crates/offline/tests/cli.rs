@@ -188,7 +188,7 @@ fn a_folder_that_others_write_is_no_place_for_a_master_key() {
 fn fingerprints_of_files_that_are_none_are_refused_without_quoting_them() {
     let room = Room::new();
     for (content, problem) in [
-        ("", "no master key in it"),
+        ("", "no master key"),
         ("hunter2", "neither hex digits nor base64 in line 1"),
         ("# comment\n00ff", "2 bytes in line 2"),
         (&"#".repeat(40_000), "longer than"),
