@@ -107,6 +107,7 @@ DECLARE
 BEGIN
     -- In a transaction block this is refused (2D000) before anything has happened: what is told can't be
     -- rolled back.
+    PERFORM fieldcrypt_internal.refuse_unless_committable();
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -144,6 +145,7 @@ DECLARE
     step pg_catalog.record;
 BEGIN
     -- In a transaction block this is refused (2D000): the result stays, whatever else is rolled back.
+    PERFORM fieldcrypt_internal.refuse_unless_committable();
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);

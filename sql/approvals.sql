@@ -211,6 +211,7 @@ DECLARE
     step pg_catalog.record;
 BEGIN
     -- In a transaction block this is refused (2D000) before anything has happened.
+    PERFORM fieldcrypt_internal.refuse_unless_committable();
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);

@@ -211,6 +211,7 @@ DECLARE
     partitions pg_catalog.int8 := 0;
 BEGIN
     -- In a transaction block this is refused (2D000) before anything has happened.
+    PERFORM fieldcrypt_internal.refuse_unless_committable();
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     LOOP

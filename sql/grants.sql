@@ -22,6 +22,8 @@ AS $$
         -- Rotation of keys and of the master key, and their schedule.
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.rotate_step(text, text, boolean, bigint, timestamptz)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.refuse_unless_writable()'),
+        ('{manage,audit}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.refuse_unless_committable()'),
+        ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt.rotate_key(text, text)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.next_tenant(text, boolean, timestamptz)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.due_audit_key(boolean, timestamptz)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.count_active_tenants()'),

@@ -62,6 +62,7 @@ DECLARE
 BEGIN
     -- In a transaction block this is refused (2D000) before anything has happened: what is shredded
     -- can't be rolled back, and what is refused is recorded.
+    PERFORM fieldcrypt_internal.refuse_unless_committable();
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -194,6 +195,7 @@ DECLARE
     step pg_catalog.record;
 BEGIN
     -- In a transaction block this is refused (2D000) before anything has happened.
+    PERFORM fieldcrypt_internal.refuse_unless_committable();
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -423,6 +425,7 @@ DECLARE
     failed pg_catalog.int8 := 0;
 BEGIN
     -- In a transaction block this is refused (2D000) before anything has happened.
+    PERFORM fieldcrypt_internal.refuse_unless_committable();
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);

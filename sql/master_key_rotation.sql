@@ -189,6 +189,7 @@ DECLARE
     failures pg_catalog.text := '';
 BEGIN
     -- In a transaction block this is refused (2D000) before anything has happened.
+    PERFORM fieldcrypt_internal.refuse_unless_committable();
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);

@@ -82,11 +82,11 @@ $$;
 COMMENT ON FUNCTION fieldcrypt.set_rotation_policy(text, interval) IS
     'sets after what time a tenant''s key is due for rotation; tenant NULL: the default for all (90 days); interval NULL: removes it';
 
-CREATE FUNCTION fieldcrypt_internal.rotate_key(
+CREATE FUNCTION fieldcrypt_internal.rotate_active_key(
         tenant text, reason text, force boolean, expected_key_id bigint,
         OUT old_key_id bigint, OUT new_key_id bigint)
-    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_rotate_key';
-COMMENT ON FUNCTION fieldcrypt_internal.rotate_key(text, text, boolean, bigint) IS
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_rotate_active_key';
+COMMENT ON FUNCTION fieldcrypt_internal.rotate_active_key(text, text, boolean, bigint) IS
     'deactivates a tenant''s active key and makes the next version, if the expected one is active still; 0 is none; granted to nobody';
 
 CREATE FUNCTION fieldcrypt_internal.log_rotation(
@@ -100,6 +100,11 @@ CREATE FUNCTION fieldcrypt_internal.refuse_unless_writable() RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_refuse_unless_writable';
 COMMENT ON FUNCTION fieldcrypt_internal.refuse_unless_writable() IS
     'an error where no key can be made: on a standby, in a READ ONLY transaction';
+
+CREATE FUNCTION fieldcrypt_internal.refuse_unless_committable() RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_refuse_unless_committable';
+COMMENT ON FUNCTION fieldcrypt_internal.refuse_unless_committable() IS
+    'an error where the procedure that calls it could not commit: in a transaction block, in a function';
 
 -- The settings keep it a walk along the index of active keys, whatever statistics there are: a run
 -- over all tenants walks it once.
@@ -159,7 +164,7 @@ DECLARE
 BEGIN
     BEGIN
         SELECT r.old_key_id, r.new_key_id INTO keys
-          FROM fieldcrypt_internal.rotate_key(tenant, reason, force, expected_key_id) AS r;
+          FROM fieldcrypt_internal.rotate_active_key(tenant, reason, force, expected_key_id) AS r;
         outcome := CASE WHEN keys.new_key_id = 0 THEN 'not due' WHEN keys.old_key_id = 0 THEN 'created' ELSE 'rotated' END;
     EXCEPTION WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS
@@ -183,6 +188,23 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.rotate_step(text, text, boolean, bigint, timestamptz) IS
     'rotates one tenant''s key; a failure is recorded and given back, not raised';
 
+CREATE FUNCTION fieldcrypt.rotate_key(tenant text, reason text DEFAULT NULL) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    started_at timestamptz := clock_timestamp();
+    keys record;
+BEGIN
+    SELECT r.old_key_id, r.new_key_id INTO keys
+      FROM fieldcrypt_internal.rotate_active_key(tenant, reason, false, NULL) AS r;
+    PERFORM fieldcrypt_internal.log_rotation(started_at, started_at, tenant, 'rotated',
+        keys.old_key_id, keys.new_key_id, NULL, NULL, reason);
+    RETURN keys.new_key_id;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt.rotate_key(text, text) IS
+    'makes a new key version for a tenant inside the transaction that calls it, and gives its id: for migrations and tests; rotate_keys is for everything else';
+
 CREATE PROCEDURE fieldcrypt.rotate_keys(
         tenant text DEFAULT NULL, reason text DEFAULT NULL, force boolean DEFAULT false)
     LANGUAGE plpgsql
@@ -200,6 +222,7 @@ DECLARE
     is_audit_key pg_catalog.bool := false;
 BEGIN
     -- In a transaction block this is refused (2D000) before anything has happened.
+    PERFORM fieldcrypt_internal.refuse_unless_committable();
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     LOOP

@@ -10,8 +10,9 @@ use crate::pg::sql::Record;
 use crate::pg::{security, transaction};
 
 crate::pg::sql_functions! {
-    rotate_key(tenant: text!, reason: text, force: boolean, expected_key_id: key_id) -> record;
+    rotate_active_key(tenant: text!, reason: text, force: boolean, expected_key_id: key_id) -> record;
     refuse_unless_writable() -> void = transaction::refuse_unless_writable;
+    refuse_unless_committable() -> void = transaction::refuse_unless_committable;
     store_rotation_policy(tenant: text!, every: text) -> void;
     log_rotation(run_started_at: timestamptz, started_at: timestamptz, tenant: text, outcome: text,
                  old_key_id: bigint, new_key_id: bigint, error_code: text, error: text, reason: text) -> void;
@@ -20,7 +21,7 @@ crate::pg::sql_functions! {
 type Text<'c> = Option<&'c [u8]>;
 
 /// One step of `rotate_keys`, which holds the loop and the commits.
-fn rotate_key(
+fn rotate_active_key(
     tenant: &[u8],
     reason: Text,
     force: Option<bool>,

@@ -65,9 +65,10 @@ const OWN_OBJECTS: &str = "
     health held_privileges import_keys key_id key_states_status key_usage keys_to_rewrap live_runs
     lock_holders mark_compromised master_key_status master_keys next_audit_partition next_tenant origins
     privilege_objects quiet_step record_event record_table_audit reencrypt reencrypt_begin reencrypt_end
-    reencrypt_field reencrypt_step reencryption_failures reencryption_progress refuse_unless_writable
+    reencrypt_field reencrypt_step reencryption_failures reencryption_progress refuse_unless_committable
+    refuse_unless_writable
     refuse_without_cron request_approval resume_key retire_audit_step retire_keys revoke_access
-    rewrap_step rotate_keys rotate_master_key rotate_step rotation_log rotation_policies schedule_alerts
+    rewrap_step rotate_key rotate_keys rotate_master_key rotate_step rotation_log rotation_policies schedule_alerts
     schedule_jobs schedule_rotation schedule_step scheduled_jobs scheduled_keys set_column_context
     set_rotation_policy short_fingerprint shred_step shred_tenant suspend_key target_master_key
     tenant_statistics try_decrypt_field unaudit_table unschedule_alerts unschedule_jobs

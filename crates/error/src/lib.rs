@@ -106,6 +106,8 @@ pub enum Error {
     KeyImportConflict { problem: String, hint: String },
     /// Keys are imported under a snapshot that may be older than the keys.
     NeedsReadCommitted,
+    /// A procedure that commits is called where it can't.
+    CannotCommit,
     /// The record of an event has no room, and `fieldcrypt.audit_on_overflow` refuses then.
     AuditFull,
     /// What seals the audit log does not allow this.
@@ -350,6 +352,11 @@ impl Error {
                 b"25001",
                 "this is done in a READ COMMITTED transaction only: it has to see what others commit".into(),
                 "Call it on its own, outside a transaction block.",
+            ),
+            Self::CannotCommit => (
+                b"2D000",
+                "invalid transaction termination: this procedure commits what it does, and can't do so inside a transaction block or function".into(),
+                "Call it by itself, with autocommit on (psycopg and SQLAlchemy: autocommit; JDBC: setAutoCommit(true); psql: not between BEGIN and COMMIT, nor in one -c with other statements). To rotate one tenant's key inside a transaction: SELECT fieldcrypt.rotate_key(tenant, reason).",
             ),
             Self::KeyExportMasterKey { needed, loaded } => (
                 b"KF010",

@@ -60,6 +60,16 @@ pub fn refuse_unless_writable() -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses to go on in a procedure that could not commit: one that is called in a transaction block, by a function, or
+/// where an error would be caught. The caller is a procedure in PL/pgSQL.
+pub fn refuse_unless_committable() -> Result<(), Error> {
+    // SAFETY: both read variables of the backend.
+    let can_commit = unsafe {
+        pg_sys::SPI_inside_nonatomic_context() && pg_sys::GetCurrentTransactionNestLevel() == 1
+    };
+    if can_commit { Ok(()) } else { Err(Error::CannotCommit) }
+}
+
 /// Waits until a transaction has ended; deadlocks are detected.
 pub fn wait_for(transaction: pg_sys::TransactionId) {
     // SAFETY: waits for a transaction of another session, without naming a row for the message.

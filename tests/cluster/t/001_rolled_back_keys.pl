@@ -21,7 +21,7 @@ CREATE FUNCTION use_first(tenant text) RETURNS fieldcrypt.encrypted LANGUAGE sql
     AS $$ SELECT fieldcrypt.encrypt_field('lost', '', $1) $$;
 CREATE FUNCTION use_next(tenant text) RETURNS fieldcrypt.encrypted LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    PERFORM fieldcrypt_internal.rotate_key($1, 'test', false, NULL);
+    PERFORM fieldcrypt_internal.rotate_active_key($1, 'test', false, NULL);
     RETURN fieldcrypt.encrypt_field('lost', '', $1);
 END $$;
 CREATE FUNCTION keep(tenant text) RETURNS void LANGUAGE sql VOLATILE
@@ -189,7 +189,7 @@ SQL
 		$session->refused("SET lock_timeout = '100ms'; SELECT keep('$first')",
 			'55P03', "$name: meanwhile nobody makes a second first key");
 		$session->gives("SELECT keep('$next')", '', "$name: meanwhile the key before the rotation encrypts");
-		$session->refused("SELECT fieldcrypt_internal.rotate_key('$next', NULL, false, NULL)",
+		$session->refused("SELECT fieldcrypt_internal.rotate_active_key('$next', NULL, false, NULL)",
 			'55P03', "$name: meanwhile nobody rotates as well");
 		$session->value("RESET lock_timeout; $fate PREPARED '$first'; $fate PREPARED '$next'");
 		my $versions = $fate eq 'COMMIT' ? 2 : 1;

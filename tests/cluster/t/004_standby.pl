@@ -46,7 +46,7 @@ my @needs_a_key = (
 	q{SELECT fieldcrypt.encrypt_field('x', tenant => 'nobody yet')},
 	q{SELECT fieldcrypt.encrypt_field('x')},
 	q{SELECT fieldcrypt.create_key('nobody yet')},
-	q{SELECT fieldcrypt_internal.rotate_key('acme', NULL, false, NULL)},
+	q{SELECT fieldcrypt_internal.rotate_active_key('acme', NULL, false, NULL)},
 	q{SET fieldcrypt.tenant = 'nobody yet'; SELECT fieldcrypt.encrypt_field('x')});
 refused($standby, $_, 'KF013', qr/standby can't make one.*on the primary/s, "refused, and why: $_") foreach @needs_a_key;
 my $rotate = run_sql($standby, q{CALL fieldcrypt.rotate_keys('acme')});
@@ -104,7 +104,7 @@ foreach my $name (sort keys %sessions)
 
 # A rotation that is rolled back on the primary changes nothing here.
 my $stays = value($primary, $key_of_next);
-value($primary, q{BEGIN; SELECT fieldcrypt_internal.rotate_key('acme', NULL, false, NULL); ROLLBACK; SELECT txid_current()});
+value($primary, q{BEGIN; SELECT fieldcrypt_internal.rotate_active_key('acme', NULL, false, NULL); ROLLBACK; SELECT txid_current()});
 caught_up();
 $sessions{idle}->gives($key_of_next, $stays, 'a rotation that was rolled back on the primary');
 

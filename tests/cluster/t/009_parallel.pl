@@ -56,7 +56,7 @@ foreach my $isolation ('READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE')
 	like($session->value("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) $sum"), qr/Workers Launched: [1-3]/, "$isolation: workers");
 	$session->gives($sum, '4000|4501500', "$isolation: read what a new key encrypted");
 	$session->value('SAVEPOINT a');
-	$session->value(q{SELECT fieldcrypt_internal.rotate_key('made in this transaction', NULL, false, NULL)});
+	$session->value(q{SELECT fieldcrypt_internal.rotate_active_key('made in this transaction', NULL, false, NULL)});
 	$session->value($new);
 	$session->gives($sum, '5000|4501500', "$isolation: and a key of a savepoint");
 	$session->value('ROLLBACK TO a');

@@ -92,7 +92,7 @@ refused($node, q{SELECT fieldcrypt.set_rotation_policy('', '1 day')}, '22023', q
 refused($node, q{SELECT fieldcrypt.set_rotation_policy(repeat('t', 1025), '1 day')}, '22023', 'a tenant with a long name');
 refused($node, q{SELECT fieldcrypt.set_rotation_policy('tenant 1', '1 day')}, '42501', 'a role without manage', user => 'nobody');
 refused($node, "SELECT fieldcrypt_internal.$_", '42501', "nobody is granted $_", user => 'manager')
-  foreach q{store_rotation_policy('', '1 second')}, q{log_rotation(now(), now(), 'x', 'rotated', 1, 2, NULL, NULL, NULL)}, q{rotate_key('tenant 1', NULL, true, NULL)};
+  foreach q{store_rotation_policy('', '1 second')}, q{log_rotation(now(), now(), 'x', 'rotated', 1, 2, NULL, NULL, NULL)}, q{rotate_active_key('tenant 1', NULL, true, NULL)};
 refused($node, $_, 'KF015', qr/written by the functions/, "by hand: $_") foreach
   q{UPDATE fieldcrypt.rotation_log SET outcome = 'failed'}, 'DELETE FROM fieldcrypt.rotation_log', 'TRUNCATE fieldcrypt.rotation_log', 'TRUNCATE fieldcrypt.rotation_policies';
 refused($node, q{INSERT INTO fieldcrypt.rotation_log (run_started_at, started_at, tenant, outcome) VALUES (now(), now(), 'forged', 'rotated')}, 'KF016', 'by hand: a forged row of the log');

@@ -40,7 +40,7 @@ my @needy = (
 	'SELECT fieldcrypt.decrypt_field_as(value, NULL::text) FROM kept',
 	'SELECT fieldcrypt.reencrypt_field(value) FROM kept',
 	q{SELECT fieldcrypt.create_key('new')},
-	q{SELECT fieldcrypt_internal.rotate_key('default', NULL, false, NULL)});
+	q{SELECT fieldcrypt_internal.rotate_active_key('default', NULL, false, NULL)});
 
 sub all_refused
 {

@@ -61,7 +61,7 @@ is(bind($node, 'INSERT INTO secrets SELECT max(id) + 1, fieldcrypt.encrypt_field
 is(bind($node, 'INSERT INTO secrets SELECT max(id) + 1, fieldcrypt.encrypt_field(repeat(:secret, 1000)) FROM secrets', { secret => $secret })->{code},
 	0, 'a long value');
 is(bind($node, 'INSERT INTO plain SELECT g, :control FROM generate_series(1, 500) AS g', { control => $control })->{code}, 0, 'the control');
-value($node, q{SELECT fieldcrypt_internal.rotate_key('default', NULL, false, NULL)});
+value($node, q{SELECT fieldcrypt_internal.rotate_active_key('default', NULL, false, NULL)});
 is(value($node, q{DELETE FROM secrets WHERE fieldcrypt.try_decrypt_field(value) IS NULL; UPDATE secrets SET value = fieldcrypt.reencrypt_field(value);
 	SELECT count(*) > 20 AND bool_and(fieldcrypt.decrypt_field(value) LIKE '%Quetzal%') FROM secrets}), 't', 'the canary is in every row');
 

@@ -82,7 +82,7 @@ SQL
 pgbench('errors', "SELECT make_with_errors(200);\n", '-c', 4, '-j', 2, '-t', 5);
 # Two kinds of loop inside one statement, and re-encryption.
 value($node, q{DO $$ BEGIN FOR i IN 1 .. 3000 LOOP PERFORM make('loop', 1, 'a'); END LOOP; END $$});
-value($node, q{SELECT fieldcrypt_internal.rotate_key('b', NULL, false, NULL)});
+value($node, q{SELECT fieldcrypt_internal.rotate_active_key('b', NULL, false, NULL)});
 value($node, q{INSERT INTO made SELECT 'reencrypted', nextval('batches'), fieldcrypt.reencrypt_field(value) FROM made WHERE fieldcrypt.key_id(value) IN (SELECT key_id FROM fieldcrypt.encryption_keys WHERE tenant = 'b' AND state = 'deactivated')});
 # A cache too small for the keys in use: each time a key comes back, it begins a block.
 value($node, q{SET fieldcrypt.key_cache_size = 1; INSERT INTO made SELECT 'evicted', 0, fieldcrypt.encrypt_field('x', '', CASE WHEN g % 2 = 0 THEN 'a' ELSE 'b' END) FROM generate_series(1, 2000) AS g});

@@ -61,6 +61,7 @@ function request_approval(text,text,text,interval) v u d p
 function resume_key(bigint,text) v u
 function retire_keys(integer,text,interval,text) v u d p
 function revoke_access(regrole,text[]) v u p
+function rotate_key(text,text) v u d p
 function schedule_alerts(text,text) v u p
 function schedule_rotation(text,text,text) v u p
 function set_column_context(regclass,name,text,text) v u
@@ -229,6 +230,7 @@ function refuse_change() v u trigger
 function refuse_destruction(bigint,interval) v u p
 function refuse_restore_over() v u trigger
 function refuse_restore_over_log() v u trigger
+function refuse_unless_committable() v u
 function refuse_unless_own_hand() v u
 function refuse_unless_recordable(text) s u p
 function refuse_unless_writable() v u
@@ -263,7 +265,7 @@ function retire_audit_step(text) v u d p
 function retire_master_keys() v u
 function rewrap_keys(bytea,text) v u
 function rewrap_step(bytea,bigint,integer,boolean) v u d p
-function rotate_key(text,text,boolean,bigint) v u
+function rotate_active_key(text,text,boolean,bigint) v u
 function rotate_step(text,text,boolean,bigint,timestamp with time zone) v u d p
 function schedule_destruction(bigint,bigint,text) v u
 function schedule_jobs(jsonb) v u p

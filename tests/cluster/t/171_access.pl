@@ -60,7 +60,7 @@ my @things = (
 	[ 'SELECT fieldcrypt_internal.rewrap_keys($$x$$, $$1$$)', '' ],
 	[ 'SELECT fieldcrypt_internal.lock_master_keys()', '' ],
 	[ 'SELECT fieldcrypt_internal.retire_master_keys()', '' ],
-	[ 'SELECT fieldcrypt_internal.rotate_key($$other$$, NULL, true, NULL)', '' ],
+	[ 'SELECT fieldcrypt_internal.rotate_active_key($$other$$, NULL, true, NULL)', '' ],
 	[ 'SELECT fieldcrypt_internal.record_event($$key_created$$, NULL, NULL, NULL, NULL)', '' ],
 	[ 'SELECT fieldcrypt_internal.loaded_master_keys()', '' ],
 	[ 'SELECT fieldcrypt_internal.outer_role()', '' ],

@@ -119,7 +119,7 @@ foreach my $user ('manager', $owner)
 	unlike($outcomes[$_], qr/^(XX|00000)/, "a trigger function called by hand, $user: $calls[$_]") foreach 0 .. $#calls;
 }
 foreach my $sql (
-	'SELECT fieldcrypt_internal.record_event(NULL, NULL, NULL, NULL, NULL)', 'SELECT fieldcrypt_internal.rotate_key(NULL, NULL, NULL, NULL)', 'SELECT fieldcrypt_internal.rotate_step(NULL, NULL, NULL, NULL, NULL)',
+	'SELECT fieldcrypt_internal.record_event(NULL, NULL, NULL, NULL, NULL)', 'SELECT fieldcrypt_internal.rotate_active_key(NULL, NULL, NULL, NULL)', 'SELECT fieldcrypt_internal.rotate_step(NULL, NULL, NULL, NULL, NULL)',
 	'SELECT fieldcrypt_internal.next_tenant(NULL, NULL)', 'SELECT fieldcrypt.create_key(NULL)', 'SELECT fieldcrypt.audit_table(NULL)', 'SELECT fieldcrypt.unaudit_table(NULL)',
 	'SELECT fieldcrypt.audit_table(0)', 'SELECT fieldcrypt.audit_table(4294967295)', 'SELECT fieldcrypt.unaudit_table(0)', 'SELECT fieldcrypt_internal.record_table_audit(NULL, NULL)',
 	'SELECT fieldcrypt_internal.record_event(repeat($$x$$, 1000000), $$t$$, -1, $$r$$, $$n$$)', 'SELECT fieldcrypt_internal.change_access(NULL, NULL, NULL)',

@@ -85,7 +85,7 @@ gives($node, q{SET fieldcrypt.tenant = 'one'; SELECT fieldcrypt.decrypt_field(va
 gives($node, q{SET fieldcrypt.tenant = 'one'; SELECT k.tenant FROM fieldcrypt.encryption_keys AS k WHERE key_id = fieldcrypt.key_id(fieldcrypt.encrypt_field('x')) OR key_id = fieldcrypt.key_id(fieldcrypt.encrypt_field('x', '', 'two')) ORDER BY 1},
 	"one\ntwo", 'the session\'s tenant, and one that a call names');
 gives($node, q{BEGIN; SET LOCAL fieldcrypt.tenant = 'two'; COMMIT; SELECT fieldcrypt.decrypt_field(value) FROM kept WHERE name = 'one'}, 'one', 'SET LOCAL ends with its transaction');
-gives($node, q{SELECT new_key_id > 0 FROM fieldcrypt_internal.rotate_key('one', NULL, false, NULL); SELECT tenant FROM fieldcrypt.encryption_keys WHERE key_id = (SELECT fieldcrypt.key_id(fieldcrypt.reencrypt_field(value)) FROM kept WHERE name = 'one') AND state = 'active'},
+gives($node, q{SELECT new_key_id > 0 FROM fieldcrypt_internal.rotate_active_key('one', NULL, false, NULL); SELECT tenant FROM fieldcrypt.encryption_keys WHERE key_id = (SELECT fieldcrypt.key_id(fieldcrypt.reencrypt_field(value)) FROM kept WHERE name = 'one') AND state = 'active'},
 	"t\none", 'reencrypt_field keeps the tenant of the value\'s own key');
 
 # NULLs: of a value, NULL; of anything that may be left out, an error.

@@ -271,7 +271,7 @@ CREATE TABLE rotated (value fieldcrypt.encrypted);
 DO $$ BEGIN
     FOR i IN 1 .. 40 LOOP
         INSERT INTO rotated SELECT fieldcrypt.encrypt_field('x', '', 'rotated') FROM generate_series(1, 2);
-        PERFORM fieldcrypt_internal.rotate_key('rotated', NULL, true, NULL);
+        PERFORM fieldcrypt_internal.rotate_active_key('rotated', NULL, true, NULL);
     END LOOP;
 END $$;
 CREATE TABLE tenants AS SELECT fieldcrypt.encrypt_field('x', '', 'of ' || i) AS value FROM generate_series(1, 6000) AS i;

@@ -63,7 +63,7 @@ INSERT INTO attempt (statement) VALUES
     ('SELECT * FROM sample, fieldcrypt.ciphertext_info(v)'), ('SELECT DISTINCT v FROM sample'),
     ('SELECT v::bytea::fieldcrypt.encrypted FROM sample'), ('SELECT v::text FROM sample'),
     ('CREATE TABLE mine (v fieldcrypt.encrypted)'),
-    ('SELECT fieldcrypt.create_key(''another'')'), ('SELECT fieldcrypt_internal.rotate_key(''default'', NULL, false, NULL)'),
+    ('SELECT fieldcrypt.create_key(''another'')'), ('SELECT fieldcrypt_internal.rotate_active_key(''default'', NULL, false, NULL)'),
     ('SELECT * FROM fieldcrypt_internal.rotate_step(''default'', NULL, false, NULL, now())'), ('SELECT * FROM fieldcrypt.master_key_status()'),
     ('SELECT fieldcrypt_internal.loaded_master_keys()'), ('SELECT fieldcrypt_internal.record_event(''forged'', NULL, NULL, NULL, NULL)'),
     ('SELECT fieldcrypt.audit_table(''owned'')'), ('SELECT fieldcrypt.audit_table(''sample'')'), ('SELECT fieldcrypt.unaudit_table(''sample'')'),

@@ -73,7 +73,9 @@ SELECT event, tenant, reason FROM test.new_log() WHERE tenant IN ('umbrella', 'u
 -- Nothing happens where it can't commit: in a transaction block, a function, an atomic caller.
 CREATE TABLE before AS SELECT * FROM fieldcrypt.encryption_keys;
 BEGIN;
+\set VERBOSITY default
 CALL fieldcrypt.rotate_keys(force => true);
+\set VERBOSITY terse
 \echo :LAST_ERROR_SQLSTATE
 COMMIT;
 BEGIN;
@@ -91,6 +93,41 @@ CALL rotate_with_setting();
 \echo :LAST_ERROR_SQLSTATE
 SELECT count(*) AS changed FROM (TABLE fieldcrypt.encryption_keys EXCEPT TABLE before) AS e;
 SELECT count(*) FROM test.new_log();
+-- One tenant's key is rotated inside a transaction by a function of its own, and comes and goes with it.
+CREATE TABLE rotated (id int, value fieldcrypt.encrypted);
+SELECT fieldcrypt.create_key('in a transaction') AS first_key \gset
+INSERT INTO rotated SELECT 1, fieldcrypt.encrypt_field('one', tenant => 'in a transaction');
+BEGIN;
+SELECT fieldcrypt.rotate_key('in a transaction', 'a test') AS second_key \gset
+INSERT INTO rotated SELECT 2, fieldcrypt.encrypt_field('two', tenant => 'in a transaction');
+SELECT id, fieldcrypt.key_id(value) = :second_key AS is_new, fieldcrypt.decrypt_field(value) FROM rotated ORDER BY id;
+ROLLBACK;
+INSERT INTO rotated SELECT 3, fieldcrypt.encrypt_field('three', tenant => 'in a transaction');
+SELECT id, fieldcrypt.key_id(value) = :first_key AS is_old, fieldcrypt.decrypt_field(value) FROM rotated ORDER BY id;
+BEGIN;
+SELECT fieldcrypt.rotate_key('in a transaction') AS second_key \gset
+SAVEPOINT s;
+SELECT fieldcrypt.rotate_key('in a transaction') AS third_key \gset
+ROLLBACK TO s;
+INSERT INTO rotated SELECT 4, fieldcrypt.encrypt_field('four', tenant => 'in a transaction');
+COMMIT;
+SELECT id, fieldcrypt.key_id(value) = :second_key AS is_new, fieldcrypt.decrypt_field(value) FROM rotated ORDER BY id;
+SELECT versions('in a transaction');
+SELECT outcome, old_key_id = :first_key AS from_first, new_key_id = :second_key AS to_second, reason
+  FROM fieldcrypt.rotation_log WHERE tenant = 'in a transaction';
+SELECT event, reason FROM test.new_log() WHERE tenant = 'in a transaction';
+SELECT fieldcrypt.rotate_key('nobody has heard of');
+\echo :LAST_ERROR_SQLSTATE
+SELECT fieldcrypt.rotate_key(NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT fieldcrypt.rotate_key('');
+\echo :LAST_ERROR_SQLSTATE
+BEGIN READ ONLY;
+SELECT fieldcrypt.rotate_key('in a transaction');
+\echo :LAST_ERROR_SQLSTATE
+ROLLBACK;
+SELECT count(*) FROM fieldcrypt.encryption_keys WHERE tenant = 'in a transaction';
+DROP TABLE rotated;
 -- From a procedure that may commit, it works.
 DO $$ BEGIN CALL fieldcrypt.rotate_keys('acme'); END $$;
 SET default_transaction_read_only = on;
