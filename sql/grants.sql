@@ -130,7 +130,7 @@ AS $$
         ('{manage,audit}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.tenant_statistics()'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt.fieldcrypt_stats_reset()'),
         -- What every use of a value needs: the type, its casts and its comparison.
-        ('{value}', 'USAGE', 'TYPE fieldcrypt.encrypted'),
+        ('{value,type}', 'USAGE', 'TYPE fieldcrypt.encrypted'),
         ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_from_bytea(bytea)'),
         ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_same(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
         ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_not_same(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
@@ -153,21 +153,27 @@ COMMENT ON FUNCTION fieldcrypt_internal.privilege_objects(text) IS 'what each pr
 CREATE FUNCTION fieldcrypt_internal.held_privileges(grantee regrole) RETURNS text[]
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT coalesce(array_agg(m.privilege ORDER BY m.privilege), '{}')
+    -- The type belongs to those who use values; by itself it is a privilege, too.
+    SELECT CASE WHEN h.privileges && '{encrypt,decrypt,reencrypt,manage}' THEN array_remove(h.privileges, 'type') ELSE h.privileges END
       FROM (
-        SELECT 'encrypt', p.proacl FROM pg_proc AS p WHERE p.oid = 'fieldcrypt.encrypt_field(text, text, text)'::regprocedure
-        UNION ALL
-        SELECT 'decrypt', p.proacl FROM pg_proc AS p WHERE p.oid = 'fieldcrypt.decrypt_field(fieldcrypt.encrypted, text)'::regprocedure
-        UNION ALL
-        SELECT 'reencrypt', p.proacl FROM pg_proc AS p WHERE p.oid = 'fieldcrypt.reencrypt_field(fieldcrypt.encrypted, text)'::regprocedure
-        UNION ALL
-        SELECT 'manage', p.proacl FROM pg_proc AS p WHERE p.oid = 'fieldcrypt.create_key(text)'::regprocedure
-        UNION ALL
-        SELECT 'audit', c.relacl FROM pg_class AS c WHERE c.oid = 'fieldcrypt.audit_log'::regclass
-        UNION ALL
-        SELECT 'backup', c.relacl FROM pg_class AS c WHERE c.oid = 'fieldcrypt.encryption_keys'::regclass
-      ) AS m (privilege, acl)
-     WHERE EXISTS (SELECT FROM aclexplode(m.acl) AS a WHERE a.grantee = $1)
+        SELECT coalesce(array_agg(m.privilege ORDER BY m.privilege), '{}') AS privileges
+          FROM (
+            SELECT 'encrypt'::text, p.proacl FROM pg_proc AS p WHERE p.oid = 'fieldcrypt.encrypt_field(text, text, text)'::regprocedure
+            UNION ALL
+            SELECT 'decrypt', p.proacl FROM pg_proc AS p WHERE p.oid = 'fieldcrypt.decrypt_field(fieldcrypt.encrypted, text)'::regprocedure
+            UNION ALL
+            SELECT 'reencrypt', p.proacl FROM pg_proc AS p WHERE p.oid = 'fieldcrypt.reencrypt_field(fieldcrypt.encrypted, text)'::regprocedure
+            UNION ALL
+            SELECT 'manage', p.proacl FROM pg_proc AS p WHERE p.oid = 'fieldcrypt.create_key(text)'::regprocedure
+            UNION ALL
+            SELECT 'audit', c.relacl FROM pg_class AS c WHERE c.oid = 'fieldcrypt.audit_log'::regclass
+            UNION ALL
+            SELECT 'backup', c.relacl FROM pg_class AS c WHERE c.oid = 'fieldcrypt.encryption_keys'::regclass
+            UNION ALL
+            SELECT 'type', t.typacl FROM pg_type AS t WHERE t.oid = 'fieldcrypt.encrypted'::regtype
+          ) AS m (privilege, acl)
+         WHERE EXISTS (SELECT FROM aclexplode(m.acl) AS a WHERE a.grantee = $1)
+      ) AS h
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.held_privileges(regrole) IS 'the privileges that were granted to a role itself';
 
@@ -178,7 +184,7 @@ DECLARE
     owner regrole := (SELECT n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'fieldcrypt');
     verb text := CASE WHEN granting THEN 'GRANT' ELSE 'REVOKE' END;
     direction text := CASE WHEN granting THEN 'TO' ELSE 'FROM' END;
-    known text[] := '{encrypt,decrypt,reencrypt,manage,audit,backup}';
+    known text[] := '{encrypt,decrypt,reencrypt,manage,audit,backup,type}';
     bundles text[] := privileges;
     held text[];
     item record;
@@ -191,33 +197,20 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = target) OR coalesce(cardinality(privileges), 0) = 0 OR NOT privileges <@ known THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'a role and at least one known privilege are needed',
-            HINT = 'Privileges are: encrypt, decrypt, reencrypt, manage, audit, backup.';
-    END IF;
-    IF granting THEN
-        bundles := bundles || 'schema'::text;
-        IF privileges && '{encrypt,decrypt,reencrypt,manage}' THEN
-            bundles := bundles || 'value'::text;
-        END IF;
+            HINT = 'Privileges are: encrypt, decrypt, reencrypt, manage, audit, backup, type.';
     END IF;
     held := ARRAY(SELECT unnest(fieldcrypt_internal.held_privileges(target)) EXCEPT SELECT unnest(privileges));
+    IF NOT granting OR privileges && '{encrypt,decrypt,reencrypt,manage}' THEN
+        bundles := bundles || 'value'::text;
+    END IF;
     FOR item IN
-        SELECT o.rights, o.object FROM unnest(bundles) AS b(name), fieldcrypt_internal.privilege_objects(b.name) AS o
+        SELECT o.rights, o.object FROM unnest(bundles || 'schema'::text) AS b(name), fieldcrypt_internal.privilege_objects(b.name) AS o
     LOOP
         EXECUTE format('%s %s ON %s %s %s', verb, item.rights, item.object, direction, target);
     END LOOP;
-    IF NOT granting THEN
-        -- What privileges share goes with the last of them, and comes back with those that stay.
-        IF cardinality(held) > 0 THEN
-            PERFORM fieldcrypt_internal.change_access(target, held, true);
-        END IF;
-        bundles := CASE WHEN cardinality(held) = 0 THEN '{value,schema}'
-                        WHEN NOT held && '{encrypt,decrypt,reencrypt,manage}' THEN '{value}'
-                        ELSE '{}' END;
-        FOR item IN
-            SELECT o.rights, o.object FROM unnest(bundles) AS b(name), fieldcrypt_internal.privilege_objects(b.name) AS o
-        LOOP
-            EXECUTE format('REVOKE %s ON %s FROM %s', item.rights, item.object, target);
-        END LOOP;
+    -- What was taken away and belongs to other privileges, too, comes back.
+    IF NOT granting AND cardinality(held) > 0 THEN
+        PERFORM fieldcrypt_internal.change_access(target, held, true);
     END IF;
 END
 $$;
@@ -233,7 +226,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt.grant_access(regrole, text[]) IS
-    'gives a role some of: encrypt, decrypt, reencrypt, manage (keys and audited tables), audit (read the log), backup (what pg_dump must read)';
+    'gives a role some of: encrypt, decrypt, reencrypt, manage (keys and audited tables), audit (read the log), backup (what pg_dump must read), type (declare columns of type encrypted, nothing else)';
 
 CREATE FUNCTION fieldcrypt.revoke_access(target regrole, VARIADIC privileges text[]) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp

@@ -84,7 +84,7 @@ fn refuse_in_backups(file: &File, path: &Path) -> Result<(), Error> {
     if inside {
         return Err(refused(
             "lies inside the data directory or a tablespace, which base backups copy",
-            "Move it elsewhere, for instance to /etc/postgresql/fieldcrypt.key.",
+            "Move it elsewhere, for instance to /etc/pg_fieldcrypt/master.key.",
         ));
     }
     Ok(())

@@ -14,6 +14,7 @@ clear_folder cluster
 copy_in tests cluster/tests
 copy_in docs/monitoring cluster/monitoring
 copy_in docs cluster/docs
+as_server dd of="$work/cluster/README.md" status=none <README.md
 copy_in src/api cluster/api
 copy_in sql cluster/sql
 # The offline tool, where the server's user can run it.

@@ -228,5 +228,36 @@ ok($node->run_log([ 'pg_dump', '-w', '-f', "$folder/dumped.sql", '-U', 'dumper',
 value($node, q{SELECT fieldcrypt.revoke_access('dumper', 'backup')}, db => 'dumped');
 ok(!$node->run_log([ 'pg_dump', '-w', '-f', "$folder/not.sql", '-U', 'dumper', $node->connstr('dumped') ]), 'and needed');
 
+# What docs/access.md recommends, as it stands there.
+{
+	create_database($node, 'clinic');
+	my @recipes = PostgreSQL::Test::Utils::slurp_file("$ENV{TESTDIR}/docs/access.md") =~ /^```sql\n(.*?)^```/msg;
+	is(scalar @recipes, 2, 'two recipes');
+	value($node, <<'SQL', db => 'clinic');
+CREATE ROLE reception LOGIN;
+CREATE TABLE patients (id bigint PRIMARY KEY, name text, ssn fieldcrypt.encrypted, phone fieldcrypt.encrypted);
+INSERT INTO patients SELECT i, 'name ' || i, fieldcrypt.encrypt_field('ssn ' || i, 'patients.ssn/' || i), fieldcrypt.encrypt_field('phone ' || i, 'patients.phone/' || i)
+  FROM generate_series(1, 3) AS i;
+GRANT SELECT ON patients TO reception;
+SQL
+	value($node, $_, db => 'clinic') foreach @recipes;
+	my @as = (db => 'clinic', user => 'reception');
+	gives($node, 'SELECT name, phone FROM patients_for_reception ORDER BY id', "name 1|phone 1\nname 2|phone 2\nname 3|phone 3", 'a role sees the column that it may see', @as);
+	refused($node, $_->[1], '42501', "and not by $_->[0]", @as, on_error_stop => 1) foreach
+	  [ 'decrypting itself', q{SELECT fieldcrypt.decrypt_field(ssn, 'patients.ssn/' || id) FROM patients} ],
+	  [ 'decrypting even that column itself', q{SELECT fieldcrypt.decrypt_field(phone, 'patients.phone/' || id) FROM patients} ],
+	  [ 'becoming the reader', 'SET ROLE phone_reader' ],
+	  [ 'a function of its own over the view', q{CREATE FUNCTION pg_temp.f() RETURNS text LANGUAGE sql AS $$ SELECT fieldcrypt.decrypt_field(ssn, 'patients.ssn/' || id) FROM public.patients $$; SELECT pg_temp.f()} ],
+	  [ 'writing through the view', q{UPDATE patients_for_reception SET name = 'x'} ];
+	value($node, q{GRANT UPDATE ON patients TO reception}, db => 'clinic');
+	refused($node, q{UPDATE patients SET phone = ssn; SELECT phone FROM patients_for_reception}, 'KF002', 'nor by putting another column there', @as);
+	refused($node, q{SELECT fieldcrypt.decrypt_field(ssn, 'patients.ssn/' || id) FROM patients}, '42501', 'the reader sees no other column', db => 'clinic', user => 'phone_reader')
+	  if value($node, 'ALTER ROLE phone_reader LOGIN; SELECT 1', db => 'clinic');
+	gives($node, q{CREATE TABLE generated (id int, v encrypted); INSERT INTO generated SELECT 1, fieldcrypt.encrypt_field('x', 'generated/1'); SELECT fieldcrypt.decrypt_field(v, 'generated/' || id) FROM generated},
+		'x', 'a domain is the type under another name', db => 'clinic');
+	gives($node, q{SELECT problem IS NULL FROM fieldcrypt_internal.encrypted_columns() WHERE relation = 'generated'::regclass}, 't', 'and re-encryption finds it', db => 'clinic');
+	value($node, 'DROP OWNED BY reception, phone_reader CASCADE', db => 'clinic');
+}
+
 $node->stop;
 done_testing();

@@ -34,6 +34,19 @@ is_health('preload', 'ok', '', 'restarted');
 
 # The key file.
 is_health('master_key_source', 'ok', q{nobody but root and the server's user can reach what fieldcrypt\.master_key_file names}, 'a file of 0600 in a directory of 0700');
+# The path of the README, made as it says there, but by the user of this test.
+{
+	my ($steps) = slurp_file("$ENV{TESTDIR}/README.md") =~ /^(install -d .*?> \S+\n)/ms or die 'the README makes no key file';
+	my $folder = PostgreSQL::Test::Utils::tempdir();
+	(my $script = $steps) =~ s{-o postgres -g postgres }{}g;
+	$script =~ s{/etc/}{$folder/}g;
+	my ($path) = $script =~ /> (\S+)$/m;
+	is(system('bash', '-euc', $script), 0, 'the README makes a key file');
+	configure($node, 'fieldcrypt.master_key_file' => $path);
+	is_health('master_key_source', 'ok', '', 'the key file of the README');
+	is_health('master_key', 'ok', '', 'the key file of the README loads');
+	configure($node);
+}
 foreach my $mode (0755, 0711, 0704, 0701)
 {
 	chmod $mode, "$folder/keys" or die;

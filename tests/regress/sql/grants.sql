@@ -104,6 +104,30 @@ SELECT fieldcrypt.decrypt_field(v) FROM sample;
 RESET ROLE;
 SELECT event, tenant, actor = session_user AS is_actor, role FROM test.new_log();
 
+-- `type` is for who declares columns, and gives nothing else; who uses values has it, until the last such privilege goes.
+CREATE ROLE regress_fc_type;
+GRANT CREATE ON SCHEMA public TO regress_fc_type;
+SELECT fieldcrypt.grant_access('regress_fc_type', 'type');
+SELECT statement, outcome_as('regress_fc_type', statement) AS type
+  FROM (SELECT statement FROM attempt UNION ALL VALUES
+    ('CREATE DOMAIN public.encrypted_text_of_mine AS fieldcrypt.encrypted'), ('CREATE TYPE mine AS (v fieldcrypt.encrypted)'),
+    ('CREATE TABLE mine (v fieldcrypt.encrypted[], w fieldcrypt.encrypted); INSERT INTO mine (w) SELECT v FROM sample')) AS a
+ WHERE outcome_as('regress_fc_type', statement) <> '42501';
+SELECT nullif(fieldcrypt_internal.held_privileges('regress_fc_type'), '{}') AS held;
+CREATE FUNCTION held_after(steps text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE step text; BEGIN
+    FOREACH step IN ARRAY string_to_array(steps, ' ') LOOP
+        EXECUTE format('SELECT fieldcrypt.%s_access(''regress_fc_type'', %L)', CASE left(step, 1) WHEN '+' THEN 'grant' ELSE 'revoke' END, substr(step, 2));
+    END LOOP;
+    RETURN format('%s, type: %s, schema: %s', fieldcrypt_internal.held_privileges('regress_fc_type'),
+        has_type_privilege('regress_fc_type', 'fieldcrypt.encrypted', 'USAGE'), has_schema_privilege('regress_fc_type', 'fieldcrypt', 'USAGE'));
+END $$;
+SELECT steps, held_after(steps) FROM (VALUES
+    ('+audit'), ('-audit'), ('+encrypt'), ('-type'), ('+decrypt -encrypt'), ('-decrypt'), ('+type +backup -type'), ('-backup'), ('+type -encrypt'), ('+encrypt +audit -encrypt'), ('-audit')) AS v (steps);
+SELECT count(*) > 0 AS some FROM test.new_log();
+DROP OWNED BY regress_fc_type;
+DROP ROLE regress_fc_type;
+
 -- What is wrong is refused whole.
 SELECT call, e.code, e.message, e.hint FROM (VALUES
     ('grant_access(''regress_fc_nobody'', ''everything'')'), ('grant_access(''regress_fc_nobody'', ''Encrypt'')'),
