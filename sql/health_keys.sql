@@ -368,14 +368,15 @@ BEGIN
               FROM fieldcrypt.reencryption_progress AS r
              CROSS JOIN LATERAL (
                 -- A standby does not see who runs on the primary.
-                SELECT CASE WHEN r.state = 'failed' THEN 'failed'
+                SELECT CASE WHEN r.state = 'failed' OR r.state = 'interrupted' AND r.error_code IS NOT NULL THEN r.state
                             WHEN r.state = 'interrupted' AND r.updated_at <= latest AND NOT pg_is_in_recovery() THEN 'interrupted'
                             WHEN r.state = 'running' AND r.updated_at <= latest THEN 'stalled'
-                            WHEN r.state = 'done' AND r.rows_failed > 0 THEN 'incomplete' END) AS k(kind)
+                            WHEN r.state = 'incomplete' THEN r.state END) AS k(kind)
              CROSS JOIN LATERAL (
                 SELECT k.kind, CASE k.kind
                     WHEN 'failed' THEN format('failed: %s (%s)', fieldcrypt_internal.quoted_name(r.error), r.error_code)
                     WHEN 'interrupted' THEN format('interrupted %s', fieldcrypt_internal.time_ago(r.updated_at))
+                        || CASE WHEN r.error_code IS NULL THEN '' ELSE format(': %s (%s)', fieldcrypt_internal.quoted_name(r.error), r.error_code) END
                     WHEN 'stalled' THEN format('running, but without progress: the last was %s', fieldcrypt_internal.time_ago(r.updated_at))
                     WHEN 'incomplete' THEN format('%s rows could not be re-encrypted', r.rows_failed) END) AS d(kind, problem)) AS p;
     IF found.problems = 0 THEN

@@ -44,10 +44,13 @@ BEGIN
         -- These too last for one transaction only. The run is nobody's tenant.
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
                 pg_catalog.set_config('fieldcrypt.tenant', '', true);
-        SELECT s.outcome, s.moved, s.bytes INTO step
+        SELECT s.outcome, s.moved, s.bytes, s.error_code, s.message, s.hint INTO step
           FROM fieldcrypt_internal.reencrypt_step(run, relations, batch_size) AS s;
         COMMIT;
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+        IF step.outcome OPERATOR(pg_catalog.=) 'failed' THEN
+            RAISE EXCEPTION USING ERRCODE = step.error_code, MESSAGE = step.message, HINT = step.hint;
+        END IF;
         EXIT WHEN step.outcome OPERATOR(pg_catalog.=) 'over';
         now_is := pg_catalog.clock_timestamp();
         moved := moved OPERATOR(pg_catalog.+) step.moved;
@@ -107,52 +110,68 @@ COMMENT ON PROCEDURE fieldcrypt.reencrypt(regclass, integer, integer, bigint, in
 
 CREATE VIEW fieldcrypt.reencryption_progress AS
     SELECT r.table_name, r.columns,
-           CASE WHEN r.state OPERATOR(pg_catalog.<>) 'in_progress' THEN r.state
+           CASE WHEN r.state OPERATOR(pg_catalog.=) 'done' AND s.rows_failed OPERATOR(pg_catalog.>) 0 THEN 'incomplete'
+                WHEN r.state OPERATOR(pg_catalog.<>) 'in_progress' THEN r.state
                 WHEN w.pids IS NULL THEN 'interrupted' ELSE 'running' END AS state,
            r.pass, r.only_compromised,
-           GREATEST(r.rows_estimated, s.rows_seen) AS rows_total, s.rows_seen AS rows_done, s.rows_moved, s.rows_failed, s.bytes_moved,
+           -- A table that was never analysed is judged by what was read of its blocks.
+           GREATEST(r.rows_estimated, s.rows_seen,
+               CASE WHEN r.rows_estimated OPERATOR(pg_catalog.=) 0 AND s.share OPERATOR(pg_catalog.>) 0
+                    THEN pg_catalog.round(s.rows_seen::pg_catalog.numeric OPERATOR(pg_catalog./) s.share)::pg_catalog.int8 END) AS rows_total,
+           CASE WHEN r.state OPERATOR(pg_catalog.=) 'done' THEN 100
+                ELSE pg_catalog.round(100 OPERATOR(pg_catalog.*) COALESCE(s.share, 0), 1) END AS percent,
+           s.rows_seen AS rows_done, s.rows_moved, s.rows_failed, s.bytes_moved,
            CASE WHEN w.pids IS NOT NULL THEN pg_catalog.round((s.rows_seen OPERATOR(pg_catalog.-) r.rows_at_resume)::pg_catalog.numeric
                OPERATOR(pg_catalog./) GREATEST(EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) r.resumed_at), 0.001), 1) END AS rows_per_second,
-           CASE WHEN w.pids IS NOT NULL AND s.share OPERATOR(pg_catalog.>) 0 THEN pg_catalog.date_trunc('second', pg_catalog.clock_timestamp()
-               OPERATOR(pg_catalog.+) ((pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) r.resumed_at)
-               OPERATOR(pg_catalog.*) ((1 OPERATOR(pg_catalog.-) s.share) OPERATOR(pg_catalog./) s.share)::pg_catalog.float8)) END AS estimated_end,
+           s.remaining, pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) s.remaining) AS estimated_end,
            r.started_at, GREATEST(r.updated_at, s.updated_at) AS updated_at, r.finished_at, w.pids, r.error_code, r.error
       FROM fieldcrypt_internal.reencryptions AS r
       JOIN pg_catalog.pg_class AS t ON t.oid OPERATOR(pg_catalog.=) r.relation
-      LEFT JOIN LATERAL (
-        SELECT r.rows_seen OPERATOR(pg_catalog.+) COALESCE(pg_catalog.sum(c.rows_seen), 0)::pg_catalog.int8 AS rows_seen,
-               r.rows_moved OPERATOR(pg_catalog.+) COALESCE(pg_catalog.sum(c.rows_moved), 0)::pg_catalog.int8 AS rows_moved,
-               r.bytes_moved OPERATOR(pg_catalog.+) COALESCE(pg_catalog.sum(c.bytes_moved), 0)::pg_catalog.int8 AS bytes_moved,
-               r.rows_failed OPERATOR(pg_catalog.+) COALESCE(pg_catalog.sum(c.rows_failed), 0)::pg_catalog.int8 AS rows_failed,
-               pg_catalog.max(c.updated_at) AS updated_at,
-               (r.next_block OPERATOR(pg_catalog.-) COALESCE(pg_catalog.sum(c.end_block OPERATOR(pg_catalog.-) c.next_block), 0))
-                   OPERATOR(pg_catalog./) NULLIF(r.end_block, 0)::pg_catalog.numeric AS share
-          FROM fieldcrypt_internal.reencryption_chunks AS c WHERE c.relation OPERATOR(pg_catalog.=) r.relation
-      ) AS s ON true
       LEFT JOIN LATERAL (
         SELECT pg_catalog.array_agg(DISTINCT l.pid) AS pids
           FROM fieldcrypt_internal.live_runs() AS l
          WHERE l.run OPERATOR(pg_catalog.=) r.last_run
             OR l.run IN (SELECT c.run FROM fieldcrypt_internal.reencryption_chunks AS c WHERE c.relation OPERATOR(pg_catalog.=) r.relation)
       ) AS w ON r.state OPERATOR(pg_catalog.=) 'in_progress'
+      LEFT JOIN LATERAL (
+        SELECT c.*,
+               -- At the rate since the run began or went on: what was done before took no time of it.
+               CASE WHEN w.pids IS NOT NULL AND c.share OPERATOR(pg_catalog.>) 0 AND c.rows_seen OPERATOR(pg_catalog.>) r.rows_at_resume
+                    THEN pg_catalog.date_trunc('second', (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) r.resumed_at)
+                        OPERATOR(pg_catalog.*) ((1 OPERATOR(pg_catalog.-) c.share) OPERATOR(pg_catalog.*) c.rows_seen::pg_catalog.numeric
+                            OPERATOR(pg_catalog./) (c.share OPERATOR(pg_catalog.*) (c.rows_seen OPERATOR(pg_catalog.-) r.rows_at_resume)))::pg_catalog.float8)
+                    END AS remaining
+          FROM (
+            SELECT r.rows_seen OPERATOR(pg_catalog.+) COALESCE(pg_catalog.sum(c.rows_seen), 0)::pg_catalog.int8 AS rows_seen,
+                   r.rows_moved OPERATOR(pg_catalog.+) COALESCE(pg_catalog.sum(c.rows_moved), 0)::pg_catalog.int8 AS rows_moved,
+                   r.bytes_moved OPERATOR(pg_catalog.+) COALESCE(pg_catalog.sum(c.bytes_moved), 0)::pg_catalog.int8 AS bytes_moved,
+                   r.rows_failed OPERATOR(pg_catalog.+) COALESCE(pg_catalog.sum(c.rows_failed), 0)::pg_catalog.int8 AS rows_failed,
+                   pg_catalog.max(c.updated_at) AS updated_at,
+                   (r.next_block OPERATOR(pg_catalog.-) COALESCE(pg_catalog.sum(c.end_block OPERATOR(pg_catalog.-) c.next_block), 0))
+                       OPERATOR(pg_catalog./) NULLIF(r.end_block, 0)::pg_catalog.numeric AS share
+              FROM fieldcrypt_internal.reencryption_chunks AS c WHERE c.relation OPERATOR(pg_catalog.=) r.relation
+          ) AS c
+      ) AS s ON true
      ORDER BY r.table_name;
 COMMENT ON VIEW fieldcrypt.reencryption_progress IS
-    'how far each table is re-encrypted: state running, interrupted, done or failed; rows of the pass, total, done and failed; which processes are at it';
+    'how far each table is re-encrypted: state running, interrupted, done, incomplete or failed; rows of the pass, total, done and failed; which processes are at it';
 COMMENT ON COLUMN fieldcrypt.reencryption_progress.table_name IS 'the table, qualified';
 COMMENT ON COLUMN fieldcrypt.reencryption_progress.columns IS 'its columns that are re-encrypted';
-COMMENT ON COLUMN fieldcrypt.reencryption_progress.state IS 'running, interrupted (the next reencrypt goes on), done or failed';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.state IS 'running, interrupted (the next reencrypt goes on), done, incomplete (rows_failed rows stay on their keys) or failed';
 COMMENT ON COLUMN fieldcrypt.reencryption_progress.pass IS 'number of the pass over the table: another one follows until one finds nothing to move';
 COMMENT ON COLUMN fieldcrypt.reencryption_progress.only_compromised IS 'whether the pass is for values on compromised keys, which go first';
 COMMENT ON COLUMN fieldcrypt.reencryption_progress.rows_total IS 'rows of the table, an estimate';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.percent IS 'how much of the pass is done, by blocks';
 COMMENT ON COLUMN fieldcrypt.reencryption_progress.rows_done IS 'rows that the pass has looked at';
 COMMENT ON COLUMN fieldcrypt.reencryption_progress.rows_moved IS 'rows re-encrypted, of all passes';
 COMMENT ON COLUMN fieldcrypt.reencryption_progress.rows_failed IS 'rows of the pass with a value that could not be re-encrypted: see reencryption_failures';
 COMMENT ON COLUMN fieldcrypt.reencryption_progress.bytes_moved IS 'bytes of the values re-encrypted, of all passes';
 COMMENT ON COLUMN fieldcrypt.reencryption_progress.rows_per_second IS 'rows looked at a second, while it runs';
-COMMENT ON COLUMN fieldcrypt.reencryption_progress.estimated_end IS 'when the pass will end at that rate';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.remaining IS 'how long the pass will take still, at the rate so far';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.estimated_end IS 'when it will end then';
 COMMENT ON COLUMN fieldcrypt.reencryption_progress.started_at IS 'when it began';
 COMMENT ON COLUMN fieldcrypt.reencryption_progress.updated_at IS 'when a batch last ended';
 COMMENT ON COLUMN fieldcrypt.reencryption_progress.finished_at IS 'when it was done or failed';
 COMMENT ON COLUMN fieldcrypt.reencryption_progress.pids IS 'process ids of the sessions that are at it';
-COMMENT ON COLUMN fieldcrypt.reencryption_progress.error_code IS 'SQLSTATE of what ended it';
-COMMENT ON COLUMN fieldcrypt.reencryption_progress.error IS 'message of what ended it';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.error_code IS 'SQLSTATE of what ended or interrupted it';
+COMMENT ON COLUMN fieldcrypt.reencryption_progress.error IS 'message of what ended or interrupted it';

@@ -78,7 +78,7 @@ BEGIN
                          excluded.last_run, clock_timestamp(), 0)
          WHERE r.state <> 'in_progress';
         UPDATE fieldcrypt_internal.reencryptions AS r
-           SET last_run = reencrypt_begin.run, resumed_at = clock_timestamp(), rows_at_resume = r.rows_seen
+           SET last_run = reencrypt_begin.run, resumed_at = clock_timestamp(), rows_at_resume = r.rows_seen, error_code = NULL, error = NULL
          WHERE r.relation = item.relation
            AND r.last_run NOT IN (SELECT l.run FROM fieldcrypt_internal.live_runs() AS l WHERE l.run <> reencrypt_begin.run);
         -- A key was compromised since the pass began: its values first, then the pass from the start.
@@ -123,7 +123,7 @@ CREATE FUNCTION fieldcrypt_internal.reencrypt_end(
 AS $$
 BEGIN
     UPDATE fieldcrypt_internal.reencryption_chunks AS c SET run = NULL WHERE c.run = reencrypt_end.run;
-    SELECT count(*) FILTER (WHERE r.state = 'done'),
+    SELECT count(*) FILTER (WHERE r.state = 'done' AND r.rows_failed = 0),
            string_agg(format('%s: %s (%s)', r.table_name, r.error, r.error_code), '; ' ORDER BY r.table_name)
                FILTER (WHERE r.state = 'failed'),
            coalesce(sum(r.rows_failed), 0)::bigint,

@@ -146,7 +146,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.list_failures(oid, jsonb) IS 'lists valu
 -- row, so that one bad row does not keep the others back.
 CREATE FUNCTION fieldcrypt_internal.reencrypt_step(
         run integer, relations oid[], batch_size bigint,
-        OUT outcome text, OUT moved bigint, OUT bytes bigint)
+        OUT outcome text, OUT moved bigint, OUT bytes bigint, OUT error_code text, OUT message text, OUT hint text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
@@ -158,7 +158,6 @@ DECLARE
     failed_at jsonb;
     careful boolean := false;
     code text;
-    message text;
     tries integer := 0;
 BEGIN
     moved := 0;
@@ -192,12 +191,18 @@ BEGIN
             outcome := 'wait';
             RETURN;
         WHEN OTHERS THEN
-            GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
+            GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
             failed_at := fieldcrypt_internal.reencrypt_position()::jsonb;
-            -- Only the system ends the run of all tables, not an owner's code that says it is the system.
+            -- Only the system ends the run of all tables, not an owner's code that says it is the system. The error
+            -- stays with the table until it is gone on with.
             IF (code IN ('KF008', 'KF009', 'KF010', 'KF012', 'KF013', 'XX000') OR left(code, 2) IN ('53', '57', '58'))
                AND NOT (failed_at ->> 'in_owners_code')::boolean THEN
-                RAISE;
+                UPDATE fieldcrypt_internal.reencryptions AS r
+                   SET error_code = code, error = reencrypt_step.message, updated_at = clock_timestamp()
+                 WHERE r.relation = piece.relation;
+                outcome := 'failed';
+                error_code := code;
+                RETURN;
             ELSIF failed_at ->> 'block' IS NULL OR piece.failures_in_a_row >= 100 THEN
                 PERFORM fieldcrypt_internal.fail_table(piece.relation, code, message);
                 RETURN;
@@ -226,6 +231,12 @@ BEGIN
         piece := fieldcrypt_internal.add_result(piece, result);
         moved := moved + (result ->> 'moved')::bigint;
         bytes := bytes + (result ->> 'bytes')::bigint;
+        IF moved = 0 AND fieldcrypt_internal.is_without_context(table_row, piece, result, contexts) THEN
+            PERFORM fieldcrypt_internal.fail_table(piece.relation, 'KF002', format(
+                'no context is set for column "%s", and without one none of %s rows opened: fieldcrypt.set_column_context() says what its values are bound to',
+                result #>> '{failures,0,column}', table_row.rows_failed + piece.rows_failed));
+            RETURN;
+        END IF;
         EXIT WHEN NOT careful OR tries > 100 OR result ->> 'next_block' IS NULL;
     END LOOP;
     IF moved = 0 THEN
@@ -254,6 +265,22 @@ END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.reencrypt_step(integer, oid[], bigint) IS
     'one batch of re-encryption, or what leads to the next; a table that can''t go on is marked, not raised';
+
+-- That it goes on like this can be told from the first thousand rows: a table of millions is not read to list each.
+CREATE FUNCTION fieldcrypt_internal.is_without_context(
+        table_row fieldcrypt_internal.reencryptions, chunk fieldcrypt_internal.reencryption_chunks, result jsonb, contexts text)
+    RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT $1.rows_moved + $2.rows_moved = 0
+       AND $1.rows_failed + $2.rows_failed >= 1000
+       AND jsonb_array_length($3 -> 'failures') > 0
+       AND NOT EXISTS (
+           SELECT FROM jsonb_array_elements($3 -> 'failures') AS f
+            WHERE f ->> 'error_code' <> 'KF002' OR $4::jsonb ? (f ->> 'column'))
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.is_without_context(fieldcrypt_internal.reencryptions, fieldcrypt_internal.reencryption_chunks, jsonb, text) IS
+    'whether all that a run has seen of a table is bound to contexts that nobody has set';
 
 -- Counts a batch in its chunk, lists what failed, and leaves blocks with locked rows to come back to.
 CREATE FUNCTION fieldcrypt_internal.add_result(chunk fieldcrypt_internal.reencryption_chunks, result jsonb)

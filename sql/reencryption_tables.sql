@@ -57,8 +57,8 @@ COMMENT ON COLUMN fieldcrypt_internal.reencryptions.rows_moved IS 'rows re-encry
 COMMENT ON COLUMN fieldcrypt_internal.reencryptions.bytes_moved IS 'bytes of their encrypted values, of all passes';
 COMMENT ON COLUMN fieldcrypt_internal.reencryptions.rows_failed IS 'rows of the pass with a value that could not be re-encrypted';
 COMMENT ON COLUMN fieldcrypt_internal.reencryptions.last_run IS 'the run that was last at it';
-COMMENT ON COLUMN fieldcrypt_internal.reencryptions.error_code IS 'SQLSTATE of what ended it';
-COMMENT ON COLUMN fieldcrypt_internal.reencryptions.error IS 'message of what ended it';
+COMMENT ON COLUMN fieldcrypt_internal.reencryptions.error_code IS 'SQLSTATE of what ended or interrupted it';
+COMMENT ON COLUMN fieldcrypt_internal.reencryptions.error IS 'message of what ended or interrupted it';
 COMMENT ON COLUMN fieldcrypt_internal.reencryptions.started_at IS 'when it began';
 COMMENT ON COLUMN fieldcrypt_internal.reencryptions.resumed_at IS 'when the run or the pass began from which the rate is counted';
 COMMENT ON COLUMN fieldcrypt_internal.reencryptions.rows_at_resume IS 'rows_seen at that time';

@@ -187,6 +187,7 @@ function is_being_restored() v u p
 function is_preloaded() v u p
 function is_reencrypting() v u p
 function is_use_recorded() s u p
+function is_without_context(reencryptions,reencryption_chunks,jsonb,text) s u p
 function key_problem(bigint) v u
 function keys_to_rewrap(bytea) v u d p
 function keys_with_values(text,jsonb) v u p
