@@ -32,6 +32,7 @@ pgrx::pg_module_magic!(name, version);
 /// it was of are gone.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    pg::call::silence_panics();
     events::init();
     usage::init();
     keyring::init();

@@ -11,11 +11,11 @@ use crate::pg::{roles, security};
 use crate::settings;
 
 crate::pg::sql_functions! {
-    needs_approval(operation: text!) -> boolean;
+    needs_approval(operation: words!) -> boolean;
     login_role() -> text;
     by_own_hand() -> void = security::note_own_hand;
     refuse_unless_own_hand() -> void = security::refuse_unless_own_hand;
-    insert_approval(id: bigint!, operation: text!, subject: text!, reason: text!, expires_in: bigint!) -> boolean;
+    insert_approval(id: bigint!, operation: words!, subject: words!, reason: words!, expires_in: bigint!) -> boolean;
     mark_approved(id: bigint!) -> boolean;
     mark_used(id: bigint!) -> boolean;
     mark_withdrawn(id: bigint!) -> boolean;

@@ -15,7 +15,7 @@ crate::pg::sql_functions! {
     trigger refuse_restore_over;
     trigger refuse_restore_over_log;
     outer_role() -> text;
-    record(event: text!, tenant: text, key_id: key_id, reason: text, table_name: text) -> void;
+    record(event: words!, tenant: words, key_id: key_id, reason: words, table_name: words) -> void;
 }
 
 /// BEFORE UPDATE, DELETE and TRUNCATE: only the extension itself passes.

@@ -5,9 +5,9 @@ use crate::error::Error;
 use crate::pg::{audit_memory, security, transaction};
 
 crate::pg::sql_functions! {
-    acknowledge_audit_fork(reason: text!) -> bigint;
+    acknowledge_audit_fork(reason: words!) -> bigint;
     audit_retention() -> text;
-    retire_audit_partition(partition: text!) -> bigint;
+    retire_audit_partition(partition: words!) -> bigint;
 }
 
 fn acknowledge_audit_fork(reason: &[u8]) -> Result<u64, Error> {

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::pg::set::TextSet;
 
 crate::pg::sql_functions! {
-    verify_audit_log(from_time: timestamptz, to_time: timestamptz, anchor: text!) -> text;
+    verify_audit_log(from_time: timestamptz, to_time: timestamptz, anchor: words!) -> text;
     set audit_export(from_time: timestamptz, to_time: timestamptz) = audit_export;
     audit_proof(log_id: bigint!) -> text = verify::proof;
 }

@@ -4,6 +4,6 @@
 use crate::rotation;
 
 crate::pg::sql_functions! {
-    set_column_context(relation: regclass!, column_name: name!, constant: text!, expression: text!) -> void
+    set_column_context(relation: regclass!, column_name: name!, constant: words!, expression: words!) -> void
         = rotation::set_context;
 }

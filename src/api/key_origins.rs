@@ -5,7 +5,7 @@ use crate::pg::security;
 use crate::pg::spi::{self, Parameter};
 
 crate::pg::sql_functions! {
-    record_origin(is_confirmed: boolean, reason: text!) -> void;
+    record_origin(is_confirmed: boolean, reason: words!) -> void;
 }
 
 /// Notes it.

@@ -6,15 +6,15 @@ use crate::error::Error;
 use crate::lifecycle::states;
 
 crate::pg::sql_functions! {
-    mark_compromised(key_id: key_id!, reason: text!) -> bigint = states::mark_compromised;
-    suspend_key(key_id: key_id!, reason: text!) -> void = states::suspend;
-    resume_key(key_id: key_id!, reason: text!) -> text;
-    set_key_state(key_id: key_id!, state: text!, reason: text) -> void;
-    schedule_destruction(key_id: key_id!, delay: bigint!, reason: text) -> void = states::schedule_destruction;
-    cancel_destroy_key(key_id: key_id!, reason: text!) -> void = states::cancel_destruction;
-    set_destroy_horizon(key_id: key_id!, horizon: text!) -> void = states::set_destroy_horizon;
-    erase_key(key_id: key_id!, reason: text) -> void = states::erase;
-    shred_tenant(tenant: text!, reason: text!) -> bigint = states::shred;
+    mark_compromised(key_id: key_id!, reason: words!) -> bigint = states::mark_compromised;
+    suspend_key(key_id: key_id!, reason: words!) -> void = states::suspend;
+    resume_key(key_id: key_id!, reason: words!) -> text;
+    set_key_state(key_id: key_id!, state: words!, reason: words) -> void;
+    schedule_destruction(key_id: key_id!, delay: bigint!, reason: words) -> void = states::schedule_destruction;
+    cancel_destroy_key(key_id: key_id!, reason: words!) -> void = states::cancel_destruction;
+    set_destroy_horizon(key_id: key_id!, horizon: words!) -> void = states::set_destroy_horizon;
+    erase_key(key_id: key_id!, reason: words) -> void = states::erase;
+    shred_tenant(tenant: words!, reason: words!) -> bigint = states::shred;
 }
 
 fn resume_key(key_id: KeyId, reason: &[u8]) -> Result<&'static str, Error> {

@@ -10,12 +10,12 @@ use crate::pg::sql::Record;
 use crate::pg::{security, transaction};
 
 crate::pg::sql_functions! {
-    rotate_active_key(tenant: text!, reason: text, force: boolean, expected_key_id: key_id) -> record;
+    rotate_active_key(tenant: text!, reason: words, force: boolean, expected_key_id: key_id) -> record;
     refuse_unless_writable() -> void = transaction::refuse_unless_writable;
     refuse_unless_committable() -> void = transaction::refuse_unless_committable;
-    store_rotation_policy(tenant: text!, every: text) -> void;
-    log_rotation(run_started_at: timestamptz, started_at: timestamptz, tenant: text, outcome: text,
-                 old_key_id: bigint, new_key_id: bigint, error_code: text, error: text, reason: text) -> void;
+    store_rotation_policy(tenant: words!, every: words) -> void;
+    log_rotation(run_started_at: timestamptz, started_at: timestamptz, tenant: words, outcome: words,
+                 old_key_id: bigint, new_key_id: bigint, error_code: words, error: text, reason: words) -> void;
 }
 
 type Text<'c> = Option<&'c [u8]>;

@@ -15,7 +15,9 @@ pub fn with_context<R>(
 ) -> Result<R, Error> {
     match text {
         b"" => work(&Context::NONE),
-        text if text.len() > MAX_CONTEXT_BYTES => Err(Error::TooLong { what: "a context" }),
+        text if text.len() > MAX_CONTEXT_BYTES => {
+            Err(Error::TooLong { what: "a context", most: "1 MB" })
+        }
         text => {
             let utf8 = encoding::to_utf8(text)?;
             let part = [str::from_utf8(&utf8).map_err(|_| Error::NotUtf8)?];

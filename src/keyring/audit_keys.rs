@@ -54,7 +54,10 @@ pub fn with_audit_key<R>(key_id: KeyId, work: impl FnOnce(&AuditKey) -> R) -> Re
     };
     with_keys(|keys| {
         let slot = keys.entries[index].slot;
-        keys.secrets.get_mut(slot).map(|key| work(key)).ok_or(Error::OutOfMemory)
+        keys.secrets
+            .get_mut(slot)
+            .map(|key| work(key))
+            .ok_or(Error::OutOfMemory { what: "encryption keys" })
     })
 }
 
@@ -117,7 +120,10 @@ pub fn adopt_audit_key(row: &KeyRow, generation: u64) -> Result<(), Error> {
             if keys.entries.len() >= LIMIT {
                 keys.remove(0);
             }
-            let slot = keys.secrets.insert(key).map_err(|_| Error::OutOfMemory)?;
+            let slot = keys
+                .secrets
+                .insert(key)
+                .map_err(|_| Error::OutOfMemory { what: "encryption keys" })?;
             keys.entries.push(Known {
                 key_id: row.key_id,
                 state: row.state,

@@ -222,11 +222,13 @@ impl Cache {
         length: u64,
     ) -> Result<Nonce, Error> {
         if self.entropy.is_empty() {
-            self.entropy.insert(SystemEntropy::NEW).map_err(|_| Error::OutOfMemory)?;
+            self.entropy
+                .insert(SystemEntropy::NEW)
+                .map_err(|_| Error::OutOfMemory { what: "encryption keys" })?;
         }
         let (Some(entropy), Some(secret)) = (self.entropy.get_mut(0), self.secrets.get_mut(slot.0))
         else {
-            return Err(Error::OutOfMemory);
+            return Err(Error::OutOfMemory { what: "encryption keys" });
         };
         Ok(secret.block.next(scope, length, entropy)?)
     }
@@ -237,7 +239,7 @@ impl Cache {
         let key_id = self.facts(slot).key_id;
         match self.secrets.get_mut(slot.0) {
             Some(secret) => self.messages.get(key_id, nonce, &secret.key),
-            None => Err(Error::OutOfMemory),
+            None => Err(Error::OutOfMemory { what: "encryption keys" }),
         }
     }
 
@@ -270,7 +272,11 @@ impl Cache {
             self.evict_one();
         }
         let secret = Secret { key, block: NonceBlock::ENDED };
-        let slot = Slot(self.secrets.insert(secret).map_err(|_| Error::OutOfMemory)?);
+        let slot = Slot(
+            self.secrets
+                .insert(secret)
+                .map_err(|_| Error::OutOfMemory { what: "encryption keys" })?,
+        );
         let index = slot.0 as usize;
         if self.entries.len() <= index {
             self.entries.resize_with(index + 1, || None);
@@ -423,14 +429,14 @@ impl MessageKeys {
                 let keys = &mut self.keys;
                 let index =
                     with_scrubbed_stack::<SHALLOW, _>(|| keys.insert(key.message_key(nonce)))
-                        .map_err(|_| Error::OutOfMemory)?;
+                        .map_err(|_| Error::OutOfMemory { what: "encryption keys" })?;
                 *place = Some(Place { key_id, prefix: *prefix, index });
                 index
             }
         };
         match self.keys.get_mut(index) {
             Some(key) => Ok(key),
-            None => Err(Error::OutOfMemory),
+            None => Err(Error::OutOfMemory { what: "encryption keys" }),
         }
     }
 

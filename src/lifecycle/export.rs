@@ -94,7 +94,7 @@ pub fn problem_of(key_id: Option<KeyId>) -> Result<Option<String>, Error> {
             error @ (Error::Postgres(_)
             | Error::NoMasterKey
             | Error::MasterKeySource { .. }
-            | Error::OutOfMemory),
+            | Error::OutOfMemory { .. }),
         ) => Err(error),
         Err(error) => Ok(Some(error.report().message)),
     }

@@ -318,8 +318,9 @@ fn load() -> Result<Loaded, Error> {
     let configuration_time = pg::setting::configuration_time();
     let source = configured_source()?;
     let mut text = LockedSlab::<[u8; MAX_TEXT / 2]>::new();
-    let slot = text.insert([0; MAX_TEXT / 2]).map_err(|_| Error::OutOfMemory)?;
-    let buffer = text.get_mut(slot).ok_or(Error::OutOfMemory)?;
+    let slot =
+        text.insert([0; MAX_TEXT / 2]).map_err(|_| Error::OutOfMemory { what: "master keys" })?;
+    let buffer = text.get_mut(slot).ok_or(Error::OutOfMemory { what: "master keys" })?;
     let length = match source {
         Source::File => file::read(buffer)?,
         Source::Command => command::read(buffer)?,
@@ -341,7 +342,7 @@ fn load() -> Result<Loaded, Error> {
         })
     });
     if out_of_memory {
-        return Err(Error::OutOfMemory);
+        return Err(Error::OutOfMemory { what: "master keys" });
     }
     parsed.map_err(|error| unusable(source, &format!("gives {error}")))?;
     Ok(Loaded { source, keys, order, loaded_at: clock::now(), configuration_time, problem: None })

@@ -67,13 +67,13 @@ pub enum Error {
     /// The decrypted text is no value of the type asked for.
     Conversion { type_name: String },
     /// An argument is longer than it may be.
-    TooLong { what: &'static str },
+    TooLong { what: &'static str, most: &'static str },
     /// The result would be longer than Postgres allows.
     TooLarge { bytes: usize },
     /// The operating system gave no random bytes.
     Randomness,
-    /// No memory for keys.
-    OutOfMemory,
+    /// The system gives no memory.
+    OutOfMemory { what: &'static str },
     /// The library is loaded in a database without the extension.
     NotInstalled,
     /// A key is newer than the snapshot of a REPEATABLE READ transaction that wants to change it.
@@ -393,13 +393,17 @@ impl Error {
                 format!("the result of {bytes} bytes is longer than a value may be"),
                 "Postgres holds values of up to 1 GB; encryption adds 42 bytes, the text form a third.",
             ),
-            Self::TooLong { what } => (
+            Self::TooLong { what, most } => (
                 b"54000",
-                format!("{what} has at most 1 MB"),
-                "Pass a name of the place, such as table, column and row.",
+                format!("{what} has at most {most}"),
+                "It is words about something: name a place, such as table, column and row, or a reason, in a few of them.",
             ),
             Self::Randomness => (b"58000", "the operating system gave no random bytes".into(), ""),
-            Self::OutOfMemory => (b"53200", "out of memory for encryption keys".into(), ""),
+            Self::OutOfMemory { what } => (
+                b"53200",
+                format!("out of memory for {what}"),
+                "The system gave this server process no more: pass less at once, or look at its limits (vm.overcommit_memory, ulimit, the container's memory).",
+            ),
             Self::NotInstalled => (
                 b"55000",
                 "the extension pg_fieldcrypt is not installed in this database".into(),

@@ -1,5 +1,6 @@
 //! The edge: SQL functions in, `Result`s inside, errors out.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::OnceLock;
@@ -7,8 +8,9 @@ use std::sync::OnceLock;
 use pgrx::pg_sys::{self, Datum};
 
 use super::json::Jsonb;
-use super::{clock, report, values};
-use fieldcrypt_error::Error;
+use super::report::{self, Ready};
+use super::{clock, reserve, values};
+use fieldcrypt_error::{Error, Report};
 
 /// The arguments of a call.
 pub struct Call(pg_sys::FunctionCallInfo);
@@ -140,21 +142,14 @@ pub fn is_statement_marked() -> bool {
 #[inline]
 pub unsafe fn edge(fcinfo: pg_sys::FunctionCallInfo, body: Body) -> Datum {
     MARKED_STATEMENT.set(clock::statement_start());
-    // SAFETY: no panic leaves the guard; whatever it would raise is caught inside and comes back as
-    // a report.
-    let outcome = unsafe { pgrx::pgrx_extern_c_guard(|| caught(|| told(fcinfo, body))) };
-    match outcome {
+    match caught(|| told(fcinfo, body)) {
         Ok(Some(datum)) => datum,
         Ok(None) => {
             // SAFETY: Postgres's own call structure.
             unsafe { (*fcinfo).isnull = true };
             Datum::null()
         }
-        Err(boxed) => {
-            // The box is freed before the jump.
-            let report = { *boxed };
-            report::raise(report)
-        }
+        Err(error) => error.raise(),
     }
 }
 
@@ -173,23 +168,40 @@ fn told(fcinfo: pg_sys::FunctionCallInfo, body: Body) -> Result<Option<Datum>, E
 
 /// Runs what Postgres calls otherwise, a hook or a callback in which errors are allowed, and raises its
 /// error. The caller holds nothing that needs dropping.
-pub fn raising(work: fn() -> Result<(), Error>) {
-    // SAFETY: as in `edge`.
-    let outcome = unsafe { pgrx::pgrx_extern_c_guard(|| caught(work)) };
-    if let Err(boxed) = outcome {
-        let report = { *boxed };
-        report::raise(report)
+pub fn raising<R>(work: impl FnOnce() -> Result<R, Error>) -> R {
+    match caught(work) {
+        Ok(result) => result,
+        Err(error) => error.raise(),
     }
 }
 
-/// Errors of the extension and of Postgres alike, as reports.
+/// Errors of the extension and of Postgres alike, ready to be raised. No panic leaves this, and by then nothing of
+/// what was made in `work` is left but its result.
 #[inline]
-fn caught<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Box<report::Ready>> {
+fn caught<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Ready> {
     match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|error| Box::new(report::Ready::new(&error.report()))),
-        // Only pgrx can read what its guards panic with.
-        Err(panic) => pgrx::PgTryBuilder::new(AssertUnwindSafe(|| resume_unwind(panic)))
-            .catch_others(|error| Err(Box::new(report::Ready::new(&report::of_caught(&error)))))
-            .execute(),
+        Ok(Ok(result)) if !reserve::is_short() => Ok(result),
+        Ok(Ok(_)) => Err(ready(|| reserve::OUT_OF_MEMORY.report())),
+        Ok(Err(error)) => Err(ready(move || error.report())),
+        Err(panic) => Err(ready(move || of_panic(panic))),
     }
+}
+
+#[cold]
+fn ready(report: impl FnOnce() -> Report) -> Ready {
+    catch_unwind(AssertUnwindSafe(|| Ready::new(&report())))
+        .unwrap_or_else(|_| Ready::out_of_memory())
+}
+
+/// Only pgrx can read what its guards panic with.
+fn of_panic(panic: Box<dyn Any + Send>) -> Report {
+    pgrx::PgTryBuilder::new(AssertUnwindSafe(|| resume_unwind(panic)))
+        .catch_others(|error| report::of_caught(&error))
+        .execute()
+}
+
+/// Panics are told of as the errors that they become. What the standard library and pgrx do besides with a panic costs
+/// much where `RUST_BACKTRACE` is set, takes locks, and shows the insides of the library to clients.
+pub fn silence_panics() {
+    std::panic::set_hook(Box::new(|_| ()));
 }

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 
 use super::callbacks::{self, Listener};
 use super::client::Client;
-use super::{log_hook, shared_memory};
+use super::{call, log_hook, shared_memory};
 
 thread_local! {
     static NEXT_LOG: Cell<pg_sys::emit_log_hook_type> = const { Cell::new(None) };
@@ -61,7 +61,10 @@ unsafe extern "C-unwind" fn at_analyze(
         let roles = (pg_sys::GetSessionUserId(), pg_sys::GetOuterUserId());
         let is_known = CLIENT.with_borrow(|known| matches!(known, Some((of, _)) if *of == roles));
         if !is_known && log_hook::may_read_catalogs() {
-            pgrx::pgrx_extern_c_guard(|| CLIENT.set(Some((roles, Client::now()))));
+            call::raising(|| {
+                CLIENT.set(Some((roles, Client::now())));
+                Ok(())
+            });
         }
         if let Some(next) = NEXT_ANALYZE.get() {
             next(state, query, jumble);
@@ -83,7 +86,7 @@ unsafe extern "C-unwind" fn at_log(record: *mut pg_sys::ErrorData) {
             let kind = CStr::from_ptr((*record).message_id).to_bytes();
             let message = CStr::from_ptr((*record).message).to_bytes();
             if is_of_call(kind) {
-                pgrx::pgrx_extern_c_guard(|| {
+                call::raising(|| {
                     let _ = log_hook::without_panic(|| {
                         let Some(told) = ON_DENIAL.get() else { return };
                         CLIENT.with_borrow(|known| match known {
@@ -92,6 +95,7 @@ unsafe extern "C-unwind" fn at_log(record: *mut pg_sys::ErrorData) {
                             None => told(message, &Client::logged_in()),
                         });
                     });
+                    Ok(())
                 });
             }
         }

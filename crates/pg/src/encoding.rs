@@ -7,6 +7,7 @@ use std::cell::OnceCell;
 
 use pgrx::pg_sys;
 
+use super::reserve;
 use fieldcrypt_error::Error;
 
 const UTF8: i32 = pg_sys::pg_enc::PG_UTF8 as i32;
@@ -27,7 +28,14 @@ pub fn to_utf8(text: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
 
 /// The same as a Rust string.
 pub fn to_string(text: &[u8]) -> Result<String, Error> {
-    String::from_utf8(to_utf8(text)?.into_owned()).map_err(|_| Error::NotUtf8)
+    let owned = match to_utf8(text)? {
+        Cow::Owned(converted) => converted,
+        Cow::Borrowed(text) => {
+            reserve::room(text.len(), "a text")?;
+            text.to_vec()
+        }
+    };
+    String::from_utf8(owned).map_err(|_| Error::NotUtf8)
 }
 
 /// At most so many bytes of a text of the database, with no character cut in two.
@@ -113,7 +121,8 @@ fn convert(text: &[u8], from: i32, to: i32) -> Result<Option<Vec<u8>>, Error> {
         return Err(Error::TooLarge { bytes: capacity });
     };
     let mut out = Vec::new();
-    out.try_reserve_exact(capacity).map_err(|_| Error::OutOfMemory)?;
+    reserve::may_fail(|| out.try_reserve_exact(capacity))
+        .map_err(|_| Error::OutOfMemory { what: "a text in another encoding" })?;
     out.resize(capacity, 0u8);
     // SAFETY: source and destination are valid for the lengths given; the conversion writes at most
     // `capacity` bytes, the last of them NUL, and with `noError` stops where it can't go on.

@@ -84,9 +84,8 @@ unsafe extern "C-unwind" fn utility(
     completion: *mut pg_sys::QueryCompletion,
 ) {
     // SAFETY: the node is that of a utility statement. Errors are those of catalog look-ups.
-    let about = unsafe {
-        pgrx::pgrx_extern_c_guard(|| database_statements::before((*statement).utilityStmt))
-    };
+    let about =
+        call::raising(|| Ok(unsafe { database_statements::before((*statement).utilityStmt) }));
     // SAFETY: the hook that was there before, or what Postgres does without hooks.
     around_statement(&mut || unsafe {
         PREVIOUS_UTILITY.unwrap_or(unguarded::standard_ProcessUtility)(

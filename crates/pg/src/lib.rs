@@ -30,6 +30,7 @@ pub mod network;
 pub mod owners_code;
 pub mod relations;
 pub mod report;
+pub mod reserve;
 pub mod roles;
 pub mod row_update;
 pub mod scan;

@@ -14,7 +14,7 @@ use fieldcrypt_sql_text::{OutOfMemory, Text};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Oid};
 
-use super::version;
+use super::{call, version};
 
 /// A record as Postgres is about to write it. Texts are in the database's encoding.
 pub struct Line<'r> {
@@ -222,8 +222,10 @@ fn refresh() {
     if let Some(masker) = MASKER.get()
         && (masker.is_refresh_wanted)(is_logging())
     {
-        // SAFETY: no panic leaves the guard, and an error of Postgres's leaves it as one.
-        unsafe { pgrx::pgrx_extern_c_guard(masker.refresh) }
+        call::raising(|| {
+            (masker.refresh)();
+            Ok(())
+        });
     }
 }
 
@@ -241,7 +243,7 @@ unsafe extern "C-unwind" fn at_log(record: *mut pg_sys::ErrorData) {
             && let Some(masker) = MASKER.get()
             && (masker.is_on)()
         {
-            pgrx::pgrx_extern_c_guard(|| {
+            call::raising(|| {
                 if without_panic(|| write_masked(masker, record)).is_err() {
                     // Neither shown nor lost.
                     let hidden = Texts::hidden(record);
@@ -249,6 +251,7 @@ unsafe extern "C-unwind" fn at_log(record: *mut pg_sys::ErrorData) {
                         (*record).output_to_server = false;
                     }
                 }
+                Ok(())
             });
         }
         if (*record).output_to_server

@@ -5,6 +5,8 @@
 //! for what Postgres itself raises inside the extension's functions too (a lock timeout, a cancel).
 
 use std::ffi::{CStr, CString, c_char, c_int};
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::Ordering::Relaxed;
 
 use pgrx::PgLogLevel;
 use pgrx::pg_sys;
@@ -13,9 +15,72 @@ use pgrx::pg_sys::panic::CaughtError;
 use super::encoding;
 use fieldcrypt_error::{Report, SqlState};
 
-/// A report, ready to be raised where nothing can be converted any more: its texts are in the database's
-/// encoding.
-pub struct Ready {
+/// What stands in the place of a file name and a function in errors of the extension. The line is the
+/// SQLSTATE, so that it is not lost with pgrx.
+const FILE: &CStr = c"pg_fieldcrypt";
+
+/// A report that waits to be raised, at once. Nothing can be converted or freed any more then, so its texts belong to
+/// the process until the next one takes their place.
+#[derive(Clone, Copy)]
+pub struct Ready(());
+
+/// Null if there was no memory for it.
+static RAISED: AtomicPtr<Texts> = AtomicPtr::new(std::ptr::null_mut());
+
+impl Ready {
+    /// Converts its texts. What the database's encoding can't show is '?'.
+    pub fn new(report: &Report) -> Self {
+        Self::keep(Box::into_raw(Box::new(Texts::of(report))))
+    }
+
+    /// For an error that itself needs more memory than there is.
+    pub fn out_of_memory() -> Self {
+        Self::keep(std::ptr::null_mut())
+    }
+
+    fn keep(texts: *mut Texts) -> Self {
+        let last = RAISED.swap(texts, Relaxed);
+        if !last.is_null() {
+            // SAFETY: made by `new`, and nobody's but the place's, from which it was taken. Who raised it has jumped.
+            drop(unsafe { Box::from_raw(last) });
+        }
+        Self(())
+    }
+
+    /// Raises the error. Control leaves by `longjmp`, and nothing that needs dropping may be alive in the callers'
+    /// frames: only [`super::call`] calls this.
+    pub fn raise(self) -> ! {
+        const NO_MEMORY: Parts = Parts {
+            sqlstate: OUT_OF_MEMORY,
+            message: c"out of memory".as_ptr(),
+            detail: std::ptr::null(),
+            hint: std::ptr::null(),
+            is_without_context: false,
+        };
+        // SAFETY: what is in that place is valid until the next error is made. `errfinish` does not return from an
+        // error; this frame, like its caller's, holds nothing that needs dropping.
+        unsafe {
+            let parts = RAISED.load(Relaxed).as_ref().map_or(NO_MEMORY, Texts::parts);
+            if start(PgLogLevel::ERROR as c_int, parts) {
+                finish(parts.sqlstate);
+            }
+        }
+        unreachable!("errfinish returned from an error")
+    }
+}
+
+/// What `elog.c` wants. Owns nothing.
+#[derive(Clone, Copy)]
+struct Parts {
+    sqlstate: c_int,
+    message: *const c_char,
+    detail: *const c_char,
+    hint: *const c_char,
+    is_without_context: bool,
+}
+
+/// The texts of a report as C strings, in the database's encoding.
+struct Texts {
     sqlstate: c_int,
     message: CString,
     detail: Option<CString>,
@@ -23,13 +88,8 @@ pub struct Ready {
     is_without_context: bool,
 }
 
-/// What stands in the place of a file name and a function in errors of the extension. The line is the
-/// SQLSTATE, so that it is not lost with pgrx.
-const FILE: &CStr = c"pg_fieldcrypt";
-
-impl Ready {
-    /// Converts its texts. What the database's encoding can't show is '?'.
-    pub fn new(report: &Report) -> Self {
+impl Texts {
+    fn of(report: &Report) -> Self {
         let c_string = |text: &str| CString::new(in_database_encoding(text)).unwrap_or_default();
         Self {
             sqlstate: packed(report.sqlstate),
@@ -37,6 +97,32 @@ impl Ready {
             detail: report.detail.as_deref().map(c_string),
             hint: report.hint.as_deref().map(c_string),
             is_without_context: report.is_without_context,
+        }
+    }
+
+    fn parts(&self) -> Parts {
+        let pointer =
+            |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
+        Parts {
+            sqlstate: self.sqlstate,
+            message: self.message.as_ptr(),
+            detail: pointer(&self.detail),
+            hint: pointer(&self.hint),
+            is_without_context: self.is_without_context,
+        }
+    }
+
+    /// Reports what is no error.
+    fn tell(&self, level: c_int) {
+        let parts = self.parts();
+        // SAFETY: the guard turns a `longjmp`, by which a pending cancel and a want of memory leave, into a panic; its
+        // closure holds nothing that needs dropping, and the texts outlive it.
+        unsafe {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                if start(level, parts) {
+                    finish(0);
+                }
+            });
         }
     }
 }
@@ -81,70 +167,80 @@ unsafe extern "C-unwind" {
     fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
 }
 
-/// Raises the error. Control leaves by `longjmp`, so nothing with a destructor may be alive in the
-/// callers' frames: only the edge in [`super::call`] calls this.
-pub fn raise(report: Ready) -> ! {
-    let line = report.sqlstate;
-    // SAFETY: `errfinish` does not return from an error, and this frame, like its caller's, holds
-    // nothing that needs dropping by then: `start` consumed the report.
-    unsafe {
-        if start(PgLogLevel::ERROR as c_int, report) {
-            finish(line);
-        }
-    }
-    unreachable!("errfinish returned from an error")
-}
-
 /// Warns the client and the server log.
 pub fn warn(report: &Report) {
-    let report = Ready::new(report);
-    // SAFETY: the guard turns a `longjmp` out of `errfinish`, which lets a pending cancel through,
-    // into a panic; its closure holds nothing that needs dropping.
-    unsafe {
-        if start(PgLogLevel::WARNING as c_int, report) {
-            pg_sys::ffi::pg_guard_ffi_boundary(|| finish(0));
-        }
-    }
+    Texts::of(report).tell(PgLogLevel::WARNING as c_int);
 }
 
 /// Writes a line to the server log, and to nobody else. ASCII needs no conversion, so that it may be
 /// called where catalogs can't be read.
 pub fn log(line: &str) {
     let ascii: String = line.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect();
-    let report = Ready {
+    let line = Texts {
         sqlstate: 0,
         message: CString::new(ascii.replace('\0', " ")).unwrap_or_default(),
         detail: None,
         hint: None,
         is_without_context: false,
     };
-    // SAFETY: below ERROR, `errfinish` returns; as for a warning.
+    line.tell(pg_sys::LOG_SERVER_ONLY as c_int);
+}
+
+/// Ends the session, since so many bytes were asked for in vain. Called where nothing can be undone, nor any memory be
+/// had: by the allocator.
+pub fn end_session(bytes: usize) -> ! {
+    // SAFETY: `errfinish` ends the process at this level, by `exit`: no frame is left. Callbacks of the context, which
+    // may raise an error themselves, are not called. Locks of the caller's would be waited for by callbacks of the exit.
     unsafe {
-        if start(pg_sys::LOG_SERVER_ONLY as c_int, report) {
-            pg_sys::ffi::pg_guard_ffi_boundary(|| finish(0));
+        unguarded::LWLockReleaseAll();
+        pg_sys::error_context_stack = std::ptr::null_mut();
+        if errstart(PgLogLevel::FATAL as c_int, std::ptr::null()) {
+            errcode(OUT_OF_MEMORY);
+            errmsg_internal(c"out of memory".as_ptr());
+            errdetail_internal(
+                c"pg_fieldcrypt asked the system for %zu bytes in vain.".as_ptr(),
+                bytes,
+            );
+            errhint(c"The session ends, and its transaction is rolled back. Pass smaller values, or give the server more memory.".as_ptr());
+            errhidestmt(true);
+            errhidecontext(true);
+            finish(OUT_OF_MEMORY);
         }
+        pg_sys::proc_exit(1)
+    }
+}
+
+const OUT_OF_MEMORY: c_int = pg_sys::errcodes::PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY as c_int;
+
+mod unguarded {
+    unsafe extern "C-unwind" {
+        pub fn LWLockReleaseAll();
     }
 }
 
 /// What the `ereport` macro does up to `errfinish`; `false` if nobody wants to see it.
-unsafe fn start(level: c_int, report: Ready) -> bool {
+///
+/// # Safety
+///
+/// The texts are C strings or NULL. An error may leave by `longjmp`.
+unsafe fn start(level: c_int, parts: Parts) -> bool {
     const FORMAT: &CStr = c"%s";
-    // SAFETY: the sequence that the macro expands to. The strings are copied, and dropped here.
+    // SAFETY: the sequence that the macro expands to, which copies the texts.
     unsafe {
         if !errstart(level, std::ptr::null()) {
             return false;
         }
-        errcode(report.sqlstate);
-        errmsg_internal(FORMAT.as_ptr(), report.message.as_ptr());
-        if let Some(detail) = &report.detail {
-            errdetail_internal(FORMAT.as_ptr(), detail.as_ptr());
+        errcode(parts.sqlstate);
+        errmsg_internal(FORMAT.as_ptr(), parts.message);
+        if !parts.detail.is_null() {
+            errdetail_internal(FORMAT.as_ptr(), parts.detail);
         }
-        if let Some(hint) = &report.hint {
-            errhint(FORMAT.as_ptr(), hint.as_ptr());
+        if !parts.hint.is_null() {
+            errhint(FORMAT.as_ptr(), parts.hint);
         }
         errhidestmt(true);
         errhidecontext(true);
-        if report.is_without_context {
+        if parts.is_without_context {
             // What handles the error sets it anew, as for any error.
             pg_sys::error_context_stack = std::ptr::null_mut();
         }

@@ -18,7 +18,11 @@ pub trait Argument {
     type Value<'c>;
 
     /// The argument at a place of a call, of a function that is declared so; `None` if it is NULL.
-    fn of(call: &Call, index: usize) -> Option<Self::Value<'_>>;
+    fn of<'c>(
+        call: &'c Call,
+        index: usize,
+        name: &'static str,
+    ) -> Result<Option<Self::Value<'c>>, Error>;
 
     /// The same, where it must not be NULL.
     #[inline]
@@ -27,7 +31,7 @@ pub trait Argument {
         index: usize,
         name: &'static str,
     ) -> Result<Self::Value<'c>, Error> {
-        Self::of(call, index).ok_or(Error::NullArgument(name))
+        Self::of(call, index, name)?.ok_or(Error::NullArgument(name))
     }
 }
 
@@ -40,9 +44,13 @@ macro_rules! arguments {
             type Value<'c> = $value;
 
             #[inline]
-            fn of(call: &Call, index: usize) -> Option<Self::Value<'_>> {
+            fn of<'c>(
+                call: &'c Call,
+                index: usize,
+                _: &'static str,
+            ) -> Result<Option<Self::Value<'c>>, Error> {
                 // SAFETY: a function that is declared with this type is called with it.
-                unsafe { $read(call, index) }
+                Ok(unsafe { $read(call, index) })
             }
         }
     )*};
@@ -84,10 +92,30 @@ pub enum anyelement {}
 impl Argument for anyelement {
     type Value<'c> = Oid;
 
-    fn of(call: &Call, index: usize) -> Option<Oid> {
-        Some(call.argument_type(index))
+    fn of(call: &Call, index: usize, _: &'static str) -> Result<Option<Oid>, Error> {
+        Ok(Some(call.argument_type(index)))
     }
 }
+
+/// A `text` that is words for people, or a name: what is longer is refused before anything is made of it, and keeps
+/// neither memory nor the log busy.
+pub enum words {}
+
+impl Argument for words {
+    type Value<'c> = &'c [u8];
+
+    fn of<'c>(call: &'c Call, index: usize, name: &'static str) -> Result<Option<&'c [u8]>, Error> {
+        match text::of(call, index, name)? {
+            Some(words) if words.len() > MAX_WORDS => {
+                Err(Error::TooLong { what: name, most: "8 kB" })
+            }
+            words => Ok(words),
+        }
+    }
+}
+
+/// How long [`words`] are at most, in bytes.
+const MAX_WORDS: usize = 8 << 10;
 
 /// A `bigint` that is the id of a key; `None` also if it can't be one.
 pub enum key_id {}
@@ -95,8 +123,8 @@ pub enum key_id {}
 impl Argument for key_id {
     type Value<'c> = KeyId;
 
-    fn of(call: &Call, index: usize) -> Option<KeyId> {
-        bigint::of(call, index).and_then(KeyId::new)
+    fn of(call: &Call, index: usize, name: &'static str) -> Result<Option<KeyId>, Error> {
+        Ok(bigint::of(call, index, name)?.and_then(KeyId::new))
     }
 
     fn given(call: &Call, index: usize, name: &'static str) -> Result<KeyId, Error> {
@@ -244,7 +272,11 @@ macro_rules! sql_functions {
         $crate::sql_functions!($($rest)*);
     };
     (@argument $call:ident, $index:ident, $argument:ident: $type:ident) => {
-        <$crate::sql::$type as $crate::sql::Argument>::of($call, $index.next().unwrap_or(usize::MAX))
+        <$crate::sql::$type as $crate::sql::Argument>::of(
+            $call,
+            $index.next().unwrap_or(usize::MAX),
+            stringify!($argument),
+        )?
     };
     (@argument $call:ident, $index:ident, $argument:ident: $type:ident !) => {
         <$crate::sql::$type as $crate::sql::Argument>::given(

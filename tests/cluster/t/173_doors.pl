@@ -74,7 +74,7 @@ done_testing();
 
 sub sql_type {
     my ($type) = @_;
-    my %names = (encrypted => 'fieldcrypt.encrypted', key_id => 'bigint', timestamptz => 'timestamp_with_time_zone');
+    my %names = (words => 'text', encrypted => 'fieldcrypt.encrypted', key_id => 'bigint', timestamptz => 'timestamp_with_time_zone');
     return $names{$type} // $type;
 }
 

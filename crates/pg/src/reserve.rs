@@ -1,0 +1,206 @@
+//! Memory when the system gives no more (`vm.overcommit_memory = 2`, `ulimit -v`).
+//!
+//! Rust ends a process that asks in vain, by a signal, and then the postmaster restarts the cluster. So a process
+//! has some memory in reserve: what is small comes from there, and an error follows at the next place where one can
+//! be raised. What is too large for the reserve ends the session, and nobody else's, by a FATAL error. To raise an
+//! error at once is not possible: an allocator must neither unwind nor jump past its callers, whose values would be
+//! half made. To end the process is, as it is in any of Postgres's functions.
+//!
+//! Whoever can do without asks in [`may_fail`], or for [`room`] ahead.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::UnsafeCell;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use fieldcrypt_error::Error;
+use pgrx::pg_sys;
+
+use super::report;
+
+/// What the rest of a call may need until its error can be raised.
+const SIZE: usize = 256 << 10;
+/// The part of it that only the end of the session uses.
+const LAST: usize = 64 << 10;
+
+/// Pages that nobody touches cost nothing.
+#[repr(align(4096))]
+struct Reserve(UnsafeCell<[u8; SIZE]>);
+
+// SAFETY: each piece of it has one owner, who got it under the lock.
+unsafe impl Sync for Reserve {}
+
+static RESERVE: Reserve = Reserve(UnsafeCell::new([0; SIZE]));
+static IS_LOCKED: AtomicBool = AtomicBool::new(false);
+/// Where the free part begins, and how many pieces before it are in use.
+static FREE_FROM: AtomicUsize = AtomicUsize::new(0);
+static PIECES: AtomicUsize = AtomicUsize::new(0);
+
+static IS_SHORT: AtomicBool = AtomicBool::new(false);
+static MAY_FAIL: AtomicBool = AtomicBool::new(false);
+static IS_ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Whether memory came out of the reserve since the last error or transaction.
+#[inline]
+pub fn is_short() -> bool {
+    IS_SHORT.load(Relaxed)
+}
+
+/// That was told, or did no harm.
+pub fn forget_shortage() {
+    IS_SHORT.store(false, Relaxed);
+}
+
+/// An error if memory came out of the reserve: for long work, between its steps.
+pub fn refuse_if_short() -> Result<(), Error> {
+    match is_short() {
+        true => Err(OUT_OF_MEMORY),
+        false => Ok(()),
+    }
+}
+
+/// What follows when the reserve was needed.
+pub const OUT_OF_MEMORY: Error = Error::OutOfMemory { what: "what a function needs" };
+
+/// Runs what takes no for an answer, by `try_reserve` and its like: there a large request fails, and ends nothing.
+pub fn may_fail<R>(work: impl FnOnce() -> R) -> R {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            MAY_FAIL.store(self.0, Relaxed);
+        }
+    }
+    let _before = Before(MAY_FAIL.swap(true, Relaxed));
+    work()
+}
+
+/// An error unless so many bytes can be had: asked before something is made whose size the caller chose.
+pub fn room(bytes: usize, what: &'static str) -> Result<(), Error> {
+    /// Less is always there, as far as one can tell.
+    const SMALL: usize = 64 << 10;
+    if bytes <= SMALL {
+        return Ok(());
+    }
+    let mut probe = Vec::<u8>::new();
+    may_fail(|| probe.try_reserve_exact(bytes)).map_err(|_| Error::OutOfMemory { what })?;
+    std::hint::black_box(probe.as_mut_ptr());
+    Ok(())
+}
+
+struct Allocator;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
+
+// SAFETY: what the system's allocator gives, or a piece of the reserve of the size and alignment that was asked for,
+// which belongs to nobody else until it is given back. Nothing unwinds: `end_session` does not come back.
+unsafe impl GlobalAlloc for Allocator {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: by the contract.
+        let memory = unsafe { System.alloc(layout) };
+        if memory.is_null() { without_system(layout) } else { memory }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: by the contract.
+        let memory = unsafe { System.alloc_zeroed(layout) };
+        if !memory.is_null() {
+            return memory;
+        }
+        let memory = without_system(layout);
+        if !memory.is_null() {
+            // SAFETY: a piece of that size.
+            unsafe { memory.write_bytes(0, layout.size()) };
+        }
+        memory
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        match offset_of(memory) {
+            Some(offset) => give_back(offset, layout.size()),
+            // SAFETY: by the contract; what is not of the reserve is the system's.
+            None => unsafe { System.dealloc(memory, layout) },
+        }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: by the contract. A layout of the new size is valid by it, too; the new piece is another than the
+        // old one, which stays as it is if there is none.
+        unsafe {
+            if offset_of(memory).is_none() {
+                let moved = System.realloc(memory, layout, new_size);
+                if !moved.is_null() {
+                    return moved;
+                }
+            }
+            let moved = self.alloc(Layout::from_size_align_unchecked(new_size, layout.align()));
+            if !moved.is_null() {
+                moved.copy_from_nonoverlapping(memory, layout.size().min(new_size));
+                self.dealloc(memory, layout);
+            }
+            moved
+        }
+    }
+}
+
+/// From the reserve. Null only where no is an answer, or where there is no session to be ended.
+#[cold]
+fn without_system(layout: Layout) -> *mut u8 {
+    let is_ending = IS_ENDING.load(Relaxed);
+    let end = if is_ending { SIZE } else { SIZE - LAST };
+    if let Some(piece) = take(layout, end) {
+        IS_SHORT.store(true, Relaxed);
+        return piece;
+    }
+    // SAFETY: reads a variable of the process.
+    let is_session = unsafe { pg_sys::IsUnderPostmaster };
+    if is_ending || MAY_FAIL.load(Relaxed) || !is_session {
+        return std::ptr::null_mut();
+    }
+    IS_ENDING.store(true, Relaxed);
+    report::end_session(layout.size())
+}
+
+#[inline]
+fn offset_of(memory: *mut u8) -> Option<usize> {
+    let offset = memory.addr().wrapping_sub(RESERVE.0.get().addr());
+    (offset < SIZE).then_some(offset)
+}
+
+fn take(layout: Layout, end: usize) -> Option<*mut u8> {
+    locked(|| {
+        let base = RESERVE.0.get().addr();
+        let start =
+            (base + FREE_FROM.load(Relaxed)).checked_next_multiple_of(layout.align())? - base;
+        let after = start.checked_add(layout.size()).filter(|after| *after <= end)?;
+        FREE_FROM.store(after, Relaxed);
+        PIECES.fetch_add(1, Relaxed);
+        // SAFETY: inside of the reserve.
+        Some(unsafe { RESERVE.0.get().cast::<u8>().add(start) })
+    })
+}
+
+/// The last piece is free again at once, the others with the last of them.
+fn give_back(offset: usize, size: usize) {
+    locked(|| {
+        if PIECES.fetch_sub(1, Relaxed) == 1 {
+            FREE_FROM.store(0, Relaxed);
+        } else if FREE_FROM.load(Relaxed) == offset + size {
+            FREE_FROM.store(offset, Relaxed);
+        }
+    });
+}
+
+/// A process of the server has one thread, and nothing in here can be interrupted by more of it.
+fn locked<R>(work: impl FnOnce() -> R) -> R {
+    while IS_LOCKED.swap(true, Acquire) {
+        std::hint::spin_loop();
+    }
+    let result = work();
+    IS_LOCKED.store(false, Release);
+    result
+}
