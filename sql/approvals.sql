@@ -123,7 +123,7 @@ BEGIN
             WHEN 'destroy_key' THEN subject ~ '^[1-9][0-9]{0,18}$'
             ELSE octet_length(subject) BETWEEN 1 AND 1024 END) THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = format('"%s" is nothing that %s can be about', subject, operation),
+            MESSAGE = format('"%s" is nothing that %s can be about', left(subject, 64), operation),
             HINT = 'The subject of rotate_master_key is the new master key''s fingerprint (32 hex digits), of shred_tenant the tenant, of destroy_key the key id.';
     END IF;
     IF btrim(reason) = '' THEN

@@ -210,7 +210,7 @@ AS $$
         || (SELECT jsonb_build_object('is_preloaded', q.status -> 'is_preloaded',
                 'last_problem', CASE WHEN $1 IS NULL THEN q.status -> 'last_problem' END) FROM queue AS q)
         || jsonb_build_object(
-        'checkpoint', (SELECT jsonb_build_object('at', fieldcrypt_internal.utc_text(c.at), 'size', c.size, 'root', encode(c.root, 'hex'), 'note', c.note, 'is_final', c.is_final)
+        'checkpoint', (SELECT jsonb_build_object('at', fieldcrypt_internal.utc_text(c.at), 'size', c.size, 'root', encode(c.root, 'hex'), 'note', regexp_replace(c.note, '[^\x01-\x7F]+', '\\u2014', 'g'), 'is_final', c.is_final)
                          FROM fieldcrypt.audit_checkpoints AS c ORDER BY c.id DESC LIMIT 1),
         'checkpoints', (SELECT count(*) FROM fieldcrypt.audit_checkpoints),
         'signers', (SELECT jsonb_build_object('total', count(*),

@@ -11,6 +11,9 @@ crate::pg::sql_functions! {
 }
 
 fn audit_change(trigger: &TriggerCall) -> Result<Option<Datum>, Error> {
+    if !trigger.is_after() {
+        return Err(Error::NotAnAfterTrigger);
+    }
     row_trigger::record_change(trigger)?;
     Ok(Some(Datum::null()))
 }

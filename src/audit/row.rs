@@ -43,36 +43,35 @@ pub mod columns {
 /// A row of `audit_log`, or of a partition, with all its columns in their order.
 pub fn read(row: &Row<'_>) -> Result<LogRow, Error> {
     let text = |bytes| encoding::as_utf8(bytes).into_owned();
-    let optional = |column| row.optional_bytes(column).map(text);
+    let optional = |column| Ok::<_, Error>(row.optional_bytes(column)?.map(text));
     let needed = |column| row.bytes(column).map(text);
-    let bigint = |column| row.datum(column).map(|datum| datum.value() as i64);
-    let jsonb = |column| row.jsonb(column).map(document);
+    let jsonb = |column| Ok::<_, Error>(row.jsonb(column)?.map(document));
     Ok(LogRow {
         id: row.bigint(columns::ID)?,
         at: clock::unix_time(row.bigint(columns::AT)?),
         event: needed(columns::EVENT)?,
         actor: needed(columns::ACTOR)?,
         role: needed(columns::ROLE)?,
-        client_address: row.inet(columns::CLIENT_ADDRESS).map(Inet::to_text),
-        application: optional(columns::APPLICATION),
+        client_address: row.inet(columns::CLIENT_ADDRESS)?.map(Inet::to_text),
+        application: optional(columns::APPLICATION)?,
         backend_pid: row.integer(columns::BACKEND_PID)?,
-        transaction_id: bigint(columns::TRANSACTION_ID).map(|id| id as u64),
-        tenant: optional(columns::TENANT),
-        key_id: bigint(columns::KEY_ID),
-        reason: optional(columns::REASON),
-        table_name: optional(columns::TABLE_NAME),
-        partition_name: optional(columns::PARTITION_NAME),
-        row_key: jsonb(columns::ROW_KEY),
-        old_row_key: jsonb(columns::OLD_ROW_KEY),
+        transaction_id: row.optional_bigint(columns::TRANSACTION_ID)?.map(|id| id as u64),
+        tenant: optional(columns::TENANT)?,
+        key_id: row.optional_bigint(columns::KEY_ID)?,
+        reason: optional(columns::REASON)?,
+        table_name: optional(columns::TABLE_NAME)?,
+        partition_name: optional(columns::PARTITION_NAME)?,
+        row_key: jsonb(columns::ROW_KEY)?,
+        old_row_key: jsonb(columns::OLD_ROW_KEY)?,
         changed_columns: row
-            .texts(columns::CHANGED_COLUMNS)
+            .texts(columns::CHANGED_COLUMNS)?
             .map(|names| names.into_iter().map(text).collect()),
-        error_code: optional(columns::ERROR_CODE),
-        value_count: bigint(columns::VALUE_COUNT),
-        key_ids: row.bigints(columns::KEY_IDS),
-        mac: row.optional_bytes(columns::MAC).map(<[u8]>::to_vec),
-        mac_key_id: bigint(columns::MAC_KEY_ID),
-        leaf: bigint(columns::LEAF),
+        error_code: optional(columns::ERROR_CODE)?,
+        value_count: row.optional_bigint(columns::VALUE_COUNT)?,
+        key_ids: row.bigints(columns::KEY_IDS)?,
+        mac: row.optional_bytes(columns::MAC)?.map(<[u8]>::to_vec),
+        mac_key_id: row.optional_bigint(columns::MAC_KEY_ID)?,
+        leaf: row.optional_bigint(columns::LEAF)?,
     })
 }
 

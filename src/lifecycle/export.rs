@@ -13,11 +13,11 @@ use crate::keyring::{self, guard};
 use crate::master_key;
 use crate::pg::key_table::{self, Purpose};
 use crate::pg::spi::{self, Parameter};
-use crate::pg::{encoding, security, transaction};
+use crate::pg::{encoding, reserve, security, transaction};
 
 /// The document of these contents, authenticated by every master key that wraps one of its keys.
 pub fn seal(contents: &[u8]) -> Result<String, Error> {
-    let contents = Contents::parse(&encoding::to_string(contents)?).map_err(|problem| {
+    let contents = Contents::parse(&document(contents)?).map_err(|problem| {
         Error::KeyTable(format!("the keys of this database can't be exported: {problem}"))
     })?;
     let mut authenticating = contents.authenticating_master_keys();
@@ -40,13 +40,13 @@ pub fn seal(contents: &[u8]) -> Result<String, Error> {
 
 /// What an authentic document says. No key of it is opened.
 pub fn read(document: &[u8]) -> Result<String, Error> {
-    Ok(authentic(&encoding::to_string(document)?)?.to_json())
+    Ok(authentic(&self::document(document)?)?.to_json())
 }
 
 /// Takes the keys of a document over, all or none, and gives the counts as JSON.
 pub fn import(document: &[u8], apply_states: bool, renumber: bool) -> Result<String, Error> {
     transaction::refuse_unless_writable()?;
-    let contents = authentic(&encoding::to_string(document)?)?;
+    let contents = authentic(&self::document(document)?)?;
     refuse_unless_loaded(&contents.authenticating_master_keys(), not_loaded)?;
     for key in contents.keys() {
         transaction::check_for_interrupts();
@@ -65,6 +65,12 @@ pub fn import(document: &[u8], apply_states: bool, renumber: bool) -> Result<Str
     // Keys are here: what pg_restore would bring from now on would be over them.
     guard::end_restore();
     Ok(outcome)
+}
+
+/// A document, if there is room for what is made of it: its keys, and their JSON.
+fn document(text: &[u8]) -> Result<String, Error> {
+    reserve::room(text.len().saturating_mul(6), "a key export")?;
+    encoding::to_string(text)
 }
 
 /// Raises what `import_contents` gives back instead of counts, which takes back what it did.

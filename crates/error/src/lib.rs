@@ -76,6 +76,8 @@ pub enum Error {
     OutOfMemory { what: &'static str },
     /// The library is loaded in a database without the extension.
     NotInstalled,
+    /// The extension is there, and something of it has lost its name.
+    Renamed { what: String },
     /// A key is newer than the snapshot of a REPEATABLE READ transaction that wants to change it.
     KeyChangedSinceSnapshot,
     /// A relation whose rows can't be read here.
@@ -98,6 +100,12 @@ pub enum Error {
     UnknownEvent,
     /// A trigger function was called as an ordinary one.
     NotATrigger,
+    /// The trigger that records changes fires before them.
+    NotAnAfterTrigger,
+    /// Nobody says which type is asked for.
+    UnknownType,
+    /// What is to be shown as a page is no compliance report.
+    NotAReport,
     /// Not an export of keys, or one that was changed.
     KeyExport { problem: String },
     /// No loaded master key can check an export of keys, or one of its keys.
@@ -438,6 +446,26 @@ impl Error {
                 b"39P01",
                 "this function is called by triggers only".into(),
                 "For audit triggers: SELECT fieldcrypt.audit_table('a_table').",
+            ),
+            Self::NotAnAfterTrigger => (
+                b"39P01",
+                "this function is called by AFTER triggers only: before a change nobody knows whether it will be made".into(),
+                "SELECT fieldcrypt.audit_table('a_table') makes the triggers.",
+            ),
+            Self::UnknownType => (
+                b"42P18",
+                "could not determine the type that is asked for".into(),
+                "Call the function in SQL, with a value of that type: decrypt_field_as(dob, NULL::date).",
+            ),
+            Self::NotAReport => (
+                b"22023",
+                "the document is no compliance report of this version".into(),
+                "Pass what fieldcrypt.compliance_report() gave, or call fieldcrypt.compliance_report_html().",
+            ),
+            Self::Renamed { what } => (
+                b"55000",
+                format!("{what} of the extension pg_fieldcrypt is not there: it was renamed, moved or dropped"),
+                "Give it back its name (ALTER SCHEMA, ALTER TABLE, ALTER INDEX ... RENAME TO), or restore it from a backup.",
             ),
             Self::KeyChangedSinceSnapshot => (
                 b"40001",

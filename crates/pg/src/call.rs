@@ -179,7 +179,7 @@ pub fn raising<R>(work: impl FnOnce() -> Result<R, Error>) -> R {
 /// what was made in `work` is left but its result.
 #[inline]
 fn caught<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Ready> {
-    match catch_unwind(AssertUnwindSafe(work)) {
+    match reserve::with_cushion(|| catch_unwind(AssertUnwindSafe(work))) {
         Ok(Ok(result)) if !reserve::is_short() => Ok(result),
         Ok(Ok(_)) => Err(ready(|| reserve::OUT_OF_MEMORY.report())),
         Ok(Err(error)) => Err(ready(move || error.report())),

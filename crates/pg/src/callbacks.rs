@@ -65,6 +65,7 @@ fn listeners() -> impl Iterator<Item = &'static Listener> {
 
 /// Registers the callbacks.
 pub fn init() {
+    reserve::fill_cushion();
     // SAFETY: the callbacks live as long as the library, which is never unloaded.
     unsafe {
         pg_sys::RegisterXactCallback(Some(at_transaction_event), std::ptr::null_mut());
@@ -95,6 +96,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: XactEvent::Type, _: *mut
     }
     tell(|one| (one.ended)());
     reserve::forget_shortage();
+    reserve::fill_cushion();
     TRANSACTION_SERIAL.set(TRANSACTION_SERIAL.get() + 1);
 }
 
@@ -108,7 +110,10 @@ unsafe extern "C-unwind" fn at_subtransaction_event(
         SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
             tell(|one| (one.sub_committed)(subtransaction, parent));
         }
-        SubXactEvent::SUBXACT_EVENT_ABORT_SUB => tell(|one| (one.sub_gone)(subtransaction)),
+        SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+            tell(|one| (one.sub_gone)(subtransaction));
+            reserve::fill_cushion();
+        }
         _ => {}
     }
 }

@@ -265,7 +265,7 @@ pub fn function_sources(visit: &mut dyn FnMut(Oid, Oid, &[u8])) {
         if oid.to_u32() < pg_sys::FirstNormalObjectId || matches!(language.to_u32(), 12 | 13) {
             return;
         }
-        if let Some(source) = row.optional_bytes(SOURCE) {
+        if let Ok(Some(source)) = row.optional_bytes(SOURCE) {
             visit(oid, schema, source);
         }
     });

@@ -181,11 +181,11 @@ fn key_row(row: &tuple::Row<'_>) -> Result<KeyRow, Error> {
         state: KeyState::parse(row.bytes(keys::STATE)?)
             .ok_or_else(|| damaged("a state that this version does not know"))?,
         algorithm: row.bytes(keys::ALGORITHM)?.to_vec(),
-        wrapped_key: row.optional_bytes(keys::WRAPPED_KEY).map(<[u8]>::to_vec),
+        wrapped_key: row.optional_bytes(keys::WRAPPED_KEY)?.map(<[u8]>::to_vec),
         master_key: Fingerprint(row.sixteen_bytes(keys::MASTER_KEY)?),
         check: row.sixteen_bytes(keys::CHECK)?,
-        suspended_from: row.optional_bytes(keys::SUSPENDED_FROM).and_then(KeyState::parse),
-        destroy_after: row.datum(keys::DESTROY_AFTER).map(|datum| datum.value() as i64),
+        suspended_from: row.optional_bytes(keys::SUSPENDED_FROM)?.and_then(KeyState::parse),
+        destroy_after: row.optional_bigint(keys::DESTROY_AFTER)?,
         uncommitted: row.is_of_current_transaction(),
     })
 }

@@ -14,7 +14,7 @@ use fieldcrypt_sql_text::{OutOfMemory, Text};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Oid};
 
-use super::{call, version};
+use super::{call, reserve, version};
 
 /// A record as Postgres is about to write it. Texts are in the database's encoding.
 pub struct Line<'r> {
@@ -287,7 +287,7 @@ unsafe fn write_masked(masker: &Masker, record: *mut pg_sys::ErrorData) {
         return;
     }
     // Not a single byte if anything goes wrong.
-    let masked = catch_unwind(AssertUnwindSafe(|| (masker.masked)(&line)));
+    let masked = catch_unwind(AssertUnwindSafe(|| reserve::may_fail(|| (masker.masked)(&line))));
     let masked = masked.unwrap_or(Err(OutOfMemory));
     let texts = match &masked {
         Ok(masked) => Texts::of(masked),

@@ -55,18 +55,19 @@ impl Relations {
         {
             return Ok(relations);
         }
-        let relations = Self::look_up().ok_or(Error::NotInstalled)?;
+        let relations = Self::look_up().map_err(not_there)?;
         invalidations::watch_relation(relations.keys);
         KNOWN.set(Some((invalidations::generation(), relations)));
         Ok(relations)
     }
 
-    fn look_up() -> Option<Self> {
-        let schema = schemas::oid(schemas::USERS)?;
-        let internals = schemas::oid(schemas::INTERNAL)?;
-        let relation_in = |schema: Oid, name: &CStr| {
+    /// Or what is missing.
+    fn look_up() -> Result<Self, &'static CStr> {
+        let schema = schemas::oid(schemas::USERS).ok_or(schemas::USERS)?;
+        let internals = schemas::oid(schemas::INTERNAL).ok_or(schemas::INTERNAL)?;
+        let relation_in = |schema: Oid, name: &'static CStr| {
             // SAFETY: a catalog look-up by name that answers InvalidOid if there is none.
-            valid(unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) })
+            valid(unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) }).ok_or(name)
         };
         let relation = |name| relation_in(schema, name);
         let type_oid = {
@@ -81,9 +82,9 @@ impl Relations {
                     Datum::null(),
                 )
             };
-            valid(oid)?
+            valid(oid).ok_or(c"encrypted")?
         };
-        Some(Self {
+        Ok(Self {
             keys: relation(c"encryption_keys")?,
             keys_by_id: relation(c"encryption_keys_pkey")?,
             active_keys: relation(c"encryption_keys_active")?,
@@ -94,6 +95,15 @@ impl Relations {
             runs: relation_in(internals, c"reencryption_chunks")?,
             checkpoints: relation(c"audit_checkpoints")?,
         })
+    }
+}
+
+/// Without the extension nothing of it is there.
+fn not_there(what: &CStr) -> Error {
+    // SAFETY: a catalog look-up by name that answers InvalidOid if there is none.
+    match valid(unsafe { pg_sys::get_extension_oid(c"pg_fieldcrypt".as_ptr(), true) }) {
+        Some(_) => Error::Renamed { what: what.to_string_lossy().into_owned() },
+        None => Error::NotInstalled,
     }
 }
 

@@ -210,7 +210,8 @@ pub fn end_session(bytes: usize) -> ! {
     }
 }
 
-const OUT_OF_MEMORY: c_int = pg_sys::errcodes::PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY as c_int;
+pub(super) const OUT_OF_MEMORY: c_int =
+    pg_sys::errcodes::PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY as c_int;
 
 mod unguarded {
     unsafe extern "C-unwind" {

@@ -10,8 +10,9 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
+use std::ffi::{c_int, c_void};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize};
 
 use fieldcrypt_error::Error;
 use pgrx::pg_sys;
@@ -85,6 +86,59 @@ pub fn room(bytes: usize, what: &'static str) -> Result<(), Error> {
     may_fail(|| probe.try_reserve_exact(bytes)).map_err(|_| Error::OutOfMemory { what })?;
     std::hint::black_box(probe.as_mut_ptr());
     Ok(())
+}
+
+/// Runs `work`, in which an error of Postgres's about memory has room to be dealt with. pgrx copies errors into the
+/// context that was current: where that can't grow any more, copying fails like what it tells of, again and again, until
+/// Postgres has no place left for errors and ends the server.
+///
+/// `work` does not unwind.
+#[inline]
+pub(super) fn with_cushion<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: as every function of Postgres that adds to the context of errors: what is added lives until it is taken
+    // off again, and an error that jumps past this puts the stack back to before it.
+    unsafe {
+        let mut context = pg_sys::ErrorContextCallback {
+            previous: pg_sys::error_context_stack,
+            callback: Some(at_error),
+            arg: std::ptr::null_mut(),
+        };
+        pg_sys::error_context_stack = &raw mut context;
+        let result = work();
+        pg_sys::error_context_stack = context.previous;
+        result
+    }
+}
+
+/// As much as a memory context asks for that has grown to its largest blocks, twice. Nobody touches it.
+const CUSHION: Layout = match Layout::from_size_align(2 << 20, 16) {
+    Ok(layout) => layout,
+    Err(_) => Layout::new::<u8>(),
+};
+
+static CUSHION_AT: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Called when the library is loaded and when a transaction, or a part of one, ends.
+pub(super) fn fill_cushion() {
+    if CUSHION_AT.load(Relaxed).is_null() {
+        // SAFETY: a layout that is not empty.
+        CUSHION_AT.store(unsafe { System.alloc(CUSHION) }, Relaxed);
+    }
+}
+
+/// Called while an error is made.
+unsafe extern "C-unwind" fn at_error(_: *mut c_void) {
+    unsafe extern "C-unwind" {
+        fn geterrcode() -> c_int;
+    }
+    // SAFETY: reads the error that is being made.
+    if unsafe { geterrcode() } == report::OUT_OF_MEMORY {
+        let cushion = CUSHION_AT.swap(std::ptr::null_mut(), Relaxed);
+        if !cushion.is_null() {
+            // SAFETY: of that layout, and taken from its place.
+            unsafe { System.dealloc(cushion, CUSHION) };
+        }
+    }
 }
 
 struct Allocator;

@@ -6,8 +6,8 @@ use std::mem::MaybeUninit;
 use fieldcrypt_error::Error;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::tuple;
 use super::values::Varlena;
+use super::{tuple, version};
 
 pub(super) fn first<R>(
     relation: Oid,
@@ -51,6 +51,13 @@ pub(super) fn scan_with(
             pg_sys::table_close(heap, lock);
             return Err(Error::Internal("a relation without storage can't be scanned".into()));
         }
+        if let Some(key) = scan_keys.iter().find(|key| !fits(key, (*heap).rd_att)) {
+            let column = key.sk_attno;
+            pg_sys::table_close(heap, lock);
+            return Err(Error::KeyTable(format!(
+                "column {column} of a table of pg_fieldcrypt no longer has the type that it was made with"
+            )));
+        }
         let descriptor = pg_sys::systable_beginscan(
             heap,
             index,
@@ -77,6 +84,27 @@ pub(super) fn scan_with(
         pg_sys::systable_endscan(descriptor);
         pg_sys::table_close(heap, lock);
         outcome
+    }
+}
+
+/// Whether a column still has the type whose values the key compares: the function reads them as that, whatever a
+/// superuser has made of the table.
+///
+/// # Safety
+///
+/// A descriptor of the relation that the key is for.
+unsafe fn fits(key: &pg_sys::ScanKeyData, descriptor: pg_sys::TupleDesc) -> bool {
+    let compared = match key.sk_func.fn_oid.to_u32() {
+        pg_sys::F_INT8EQ => pg_sys::INT8OID,
+        pg_sys::F_OIDEQ => pg_sys::OIDOID,
+        pg_sys::F_TEXTEQ => pg_sys::TEXTOID,
+        _ => return false,
+    };
+    // SAFETY: by the contract; the place is compared first.
+    unsafe {
+        let index = key.sk_attno as usize - 1;
+        index < (*descriptor).natts as usize
+            && (*version::attribute(descriptor, index)).atttypid == compared
     }
 }
 

@@ -93,7 +93,11 @@ impl Argument for anyelement {
     type Value<'c> = Oid;
 
     fn of(call: &Call, index: usize, _: &'static str) -> Result<Option<Oid>, Error> {
-        Ok(Some(call.argument_type(index)))
+        // Who calls past the parser, by the protocol's fast path, names no type.
+        match call.argument_type(index) {
+            pg_sys::InvalidOid => Err(Error::UnknownType),
+            known => Ok(Some(known)),
+        }
     }
 }
 

@@ -52,6 +52,14 @@ impl TriggerCall {
         }
     }
 
+    /// Whether what fired it has been done already.
+    pub fn is_after(&self) -> bool {
+        // SAFETY: valid trigger data.
+        unsafe {
+            (*self.data).tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER
+        }
+    }
+
     /// The relation's oid.
     pub fn relation(&self) -> Oid {
         // SAFETY: valid trigger data; its relation is open while the trigger runs.

@@ -6,7 +6,7 @@ use pgrx::pg_sys::{self, Datum};
 
 use super::json::Jsonb;
 use super::network::Inet;
-use super::{arrays, values, version};
+use super::{arrays, encoding, values, version};
 use fieldcrypt_error::Error;
 
 /// The columns of a tuple, by attribute number (the first is 1).
@@ -47,52 +47,61 @@ impl Row<'_> {
         self.datum(column).map(|datum| pg_sys::Oid::from_u32(datum.value() as u32))
     }
 
-    /// A column of the extension's own tables, or of a query over them, which has one of these types.
-    fn typed(&self, column: i16, types: &[pg_sys::Oid]) -> Option<Datum> {
-        let datum = self.datum(column)?;
+    /// A column of the extension's own tables, or of a query over them, which has one of these types unless a
+    /// superuser has given it another.
+    fn typed(&self, column: i16, types: &[pg_sys::Oid]) -> Result<Option<Datum>, Error> {
+        let Some(datum) = self.datum(column) else { return Ok(None) };
         // SAFETY: `datum` has found the column; the descriptor outlives the row.
-        let type_oid =
-            unsafe { (*version::attribute(self.descriptor, column as usize - 1)).atttypid };
-        assert!(types.contains(&type_oid), "column {column} has the type that it was made with");
-        Some(datum)
+        let attribute = unsafe { &*version::attribute(self.descriptor, column as usize - 1) };
+        if types.contains(&attribute.atttypid) {
+            return Ok(Some(datum));
+        }
+        // SAFETY: a name ends with a zero byte.
+        let name = unsafe { std::ffi::CStr::from_ptr(attribute.attname.data.as_ptr()) };
+        Err(Error::KeyTable(format!(
+            "column {} of a table of pg_fieldcrypt no longer has the type that it was made with",
+            encoding::lossy(name.to_bytes())
+        )))
     }
 
     /// A `text` (or what is one in the memory) or `bytea` column, detoasted.
-    pub fn optional_bytes(&self, column: i16) -> Option<&[u8]> {
+    pub fn optional_bytes(&self, column: i16) -> Result<Option<&[u8]>, Error> {
         let datum = self.typed(column, &[pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::BYTEAOID])?;
         // SAFETY: a varlena; the tuple outlives the row.
-        Some(unsafe { values::detoasted(datum) })
+        Ok(datum.map(|datum| unsafe { values::detoasted(datum) }))
     }
 
     /// A varlena column that is never NULL.
     pub fn bytes(&self, column: i16) -> Result<&[u8], Error> {
-        self.optional_bytes(column).ok_or_else(unexpected_null)
+        self.optional_bytes(column)?.ok_or_else(unexpected_null)
     }
 
     /// A `text[]` column.
-    pub fn texts(&self, column: i16) -> Option<Vec<&[u8]>> {
+    pub fn texts(&self, column: i16) -> Result<Option<Vec<&[u8]>>, Error> {
         let datum = self.typed(column, &[pg_sys::TEXTARRAYOID])?;
         // SAFETY: of that type; the tuple outlives the row.
-        Some(unsafe { arrays::texts(datum) })
+        Ok(datum.map(|datum| unsafe { arrays::texts(datum) }))
     }
 
     /// A `bigint[]` column.
-    pub fn bigints(&self, column: i16) -> Option<Vec<i64>> {
+    pub fn bigints(&self, column: i16) -> Result<Option<Vec<i64>>, Error> {
         let datum = self.typed(column, &[pg_sys::INT8ARRAYOID])?;
         // SAFETY: of that type.
-        Some(unsafe { arrays::bigints(datum) })
+        Ok(datum.map(|datum| unsafe { arrays::bigints(datum) }))
     }
 
     /// A `jsonb` column.
-    pub fn jsonb(&self, column: i16) -> Option<Jsonb<'_>> {
+    pub fn jsonb(&self, column: i16) -> Result<Option<Jsonb<'_>>, Error> {
+        let datum = self.typed(column, &[pg_sys::JSONBOID])?;
         // SAFETY: of that type.
-        self.typed(column, &[pg_sys::JSONBOID]).map(|datum| unsafe { Jsonb::new(datum) })
+        Ok(datum.map(|datum| unsafe { Jsonb::new(datum) }))
     }
 
     /// An `inet` column.
-    pub fn inet(&self, column: i16) -> Option<Inet<'_>> {
+    pub fn inet(&self, column: i16) -> Result<Option<Inet<'_>>, Error> {
+        let datum = self.typed(column, &[pg_sys::INETOID])?;
         // SAFETY: of that type.
-        self.typed(column, &[pg_sys::INETOID]).map(|datum| unsafe { Inet::new(datum) })
+        Ok(datum.map(|datum| unsafe { Inet::new(datum) }))
     }
 
     /// A `bytea` column of 16 bytes.
@@ -102,19 +111,27 @@ impl Row<'_> {
             .map_err(|_| Error::KeyTable("a fingerprint or check value is not 16 bytes".into()))
     }
 
-    /// A `bigint`, `timestamptz` or `xid8` column.
+    /// A `bigint`, `timestamptz` or `xid8` column that is never NULL.
     pub fn bigint(&self, column: i16) -> Result<i64, Error> {
-        self.datum(column).map(|datum| datum.value() as i64).ok_or_else(unexpected_null)
+        self.optional_bigint(column)?.ok_or_else(unexpected_null)
+    }
+
+    /// The same, where it may be.
+    pub fn optional_bigint(&self, column: i16) -> Result<Option<i64>, Error> {
+        const TYPES: &[pg_sys::Oid] = &[pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID, pg_sys::XID8OID];
+        Ok(self.typed(column, TYPES)?.map(|datum| datum.value() as i64))
     }
 
     /// An `integer` column.
     pub fn integer(&self, column: i16) -> Result<i32, Error> {
-        self.datum(column).map(|datum| datum.value() as i32).ok_or_else(unexpected_null)
+        let datum = self.typed(column, &[pg_sys::INT4OID])?.ok_or_else(unexpected_null)?;
+        Ok(datum.value() as i32)
     }
 
     /// A `boolean` column.
     pub fn boolean(&self, column: i16) -> Result<bool, Error> {
-        self.datum(column).map(|datum| datum.value() & 1 == 1).ok_or_else(unexpected_null)
+        let datum = self.typed(column, &[pg_sys::BOOLOID])?.ok_or_else(unexpected_null)?;
+        Ok(datum.value() & 1 == 1)
     }
 
     /// Whether the current transaction, or a subtransaction of it, wrote this version of the row.

@@ -151,6 +151,9 @@ pub fn text_in_type(text: &[u8], type_oid: pg_sys::Oid) -> Result<Datum, Error> 
             let type_name = encoding::lossy(&type_name);
             match report::of_the_system(&caught, "the conversion of a decrypted value was stopped")
             {
+                Some(report) if report.sqlstate.0 == *b"53200" => {
+                    Err(Error::OutOfMemory { what: "the conversion of a decrypted value" })
+                }
                 Some(report) => Err(Error::Postgres(Box::new(report))),
                 None => Err(Error::Conversion { type_name }),
             }

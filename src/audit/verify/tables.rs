@@ -160,7 +160,7 @@ pub fn origins() -> Result<Vec<Origin>, Error> {
            FROM fieldcrypt.audit_origins AS o ORDER BY o.id",
         &[],
         |row| {
-            let said = (row.bigint(11).ok(), row.optional_bytes(12), row.optional_bytes(13));
+            let said = (row.optional_bigint(11)?, row.optional_bytes(12)?, row.optional_bytes(13)?);
             let acknowledgement = match said {
                 (None, None, None) => None,
                 (at, by, reason) => Some(Acknowledgement {
@@ -177,7 +177,7 @@ pub fn origins() -> Result<Vec<Origin>, Error> {
                 system_identifier: row.bigint(5)?,
                 database_oid: row.bigint(6)?,
                 timeline: row.bigint(7)?,
-                old_log: row.optional_bytes(8).map(log_id),
+                old_log: row.optional_bytes(8)?.map(log_id),
                 old_size: row.bigint(9)?,
                 old_root: row.bytes(10)?.to_vec(),
                 acknowledgement,

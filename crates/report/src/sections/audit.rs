@@ -320,7 +320,9 @@ pub fn log(page: &mut Html, report: &Report) {
                     ),
                 ],
             );
-            let text = checkpoint.note.as_deref().unwrap_or_default();
+            // The document is for clients of every encoding; here each character can be shown.
+            let text =
+                checkpoint.note.as_deref().unwrap_or_default().replace("\\u2014", "\u{2014}");
             let caption = "The last checkpoint as it was signed (C2SP tlog-checkpoint)";
             signed(page, caption, text.lines());
             let signers = &section.signers;
