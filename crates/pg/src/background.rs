@@ -14,7 +14,7 @@ use pgrx::pg_sys::{self, Datum};
 use pgrx::prelude::*;
 
 use super::audit_memory::{self, Queue};
-use super::{clock, report, session, shared_memory, version};
+use super::{clock, report, reserve, session, shared_memory, version};
 
 const LIBRARY: &str = "pg_fieldcrypt";
 
@@ -223,7 +223,7 @@ pub fn in_transaction<R>(
     let result = BackgroundWorker::transaction(AssertUnwindSafe(|| {
         pgrx::PgTryBuilder::new(AssertUnwindSafe(|| {
             let AssertUnwindSafe(work) = work;
-            match work() {
+            match reserve::with_cushion(work) {
                 Ok(result) => result,
                 Err(error) => {
                     let report = error.report();

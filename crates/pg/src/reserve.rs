@@ -91,21 +91,27 @@ pub fn room(bytes: usize, what: &'static str) -> Result<(), Error> {
 /// Runs `work`, in which an error of Postgres's about memory has room to be dealt with. pgrx copies errors into the
 /// context that was current: where that can't grow any more, copying fails like what it tells of, again and again, until
 /// Postgres has no place left for errors and ends the server.
-///
-/// `work` does not unwind.
 #[inline]
 pub(super) fn with_cushion<R>(work: impl FnOnce() -> R) -> R {
+    struct Before(*mut pg_sys::ErrorContextCallback);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            // SAFETY: a variable of the process, as it was.
+            unsafe { pg_sys::error_context_stack = self.0 };
+        }
+    }
     // SAFETY: as every function of Postgres that adds to the context of errors: what is added lives until it is taken
     // off again, and an error that jumps past this puts the stack back to before it.
     unsafe {
+        let before = Before(pg_sys::error_context_stack);
         let mut context = pg_sys::ErrorContextCallback {
-            previous: pg_sys::error_context_stack,
+            previous: before.0,
             callback: Some(at_error),
             arg: std::ptr::null_mut(),
         };
         pg_sys::error_context_stack = &raw mut context;
         let result = work();
-        pg_sys::error_context_stack = context.previous;
+        drop(before);
         result
     }
 }
