@@ -171,7 +171,7 @@ BEGIN
             error_code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
         hint := coalesce(nullif(hint, ''), 'See fieldcrypt.rotation_log.');
         outcome := 'failed';
-        PERFORM fieldcrypt_internal.record_event('key_refused', tenant, NULL,
+        PERFORM fieldcrypt_internal.record_event('key_refused', left(tenant, 1024), NULL,
             format('rotation failed: %s (%s)', message, error_code), NULL);
         -- A name that is too long is refused; the index takes no such.
         PERFORM fieldcrypt_internal.log_rotation(run_started_at, started_at,

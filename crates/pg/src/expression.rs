@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 
 use super::heap::{Scan, Table};
 use super::owners_code::owners_code;
-use super::values;
+use super::{reserve, values};
 use fieldcrypt_error::Error;
 
 /// An expression that gives a text for each row.
@@ -96,7 +96,12 @@ impl Expression {
             let datum = owners_code(|| {
                 pg_sys::ExecEvalExprSwitchContext(self.state, context, &mut is_null)
             });
-            Ok((!is_null).then(|| values::detoasted(datum).to_vec()))
+            if is_null {
+                return Ok(None);
+            }
+            let text = values::detoasted(datum);
+            reserve::room(text.len(), "the context of a row")?;
+            Ok(Some(text.to_vec()))
         }
     }
 }
