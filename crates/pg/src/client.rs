@@ -58,6 +58,25 @@ impl Client {
     }
 }
 
+/// What tells clients of a session apart, without reading catalogs: who is who may have changed since a
+/// [`Client`] was made if this has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Author {
+    session_user: pg_sys::Oid,
+    outer_role: pg_sys::Oid,
+    application: Vec<u8>,
+}
+
+impl Author {
+    /// Of this session, now.
+    pub fn now() -> Self {
+        // SAFETY: read variables of the backend.
+        let (session_user, outer_role) =
+            unsafe { (pg_sys::GetSessionUserId(), pg_sys::GetOuterUserId()) };
+        Self { session_user, outer_role, application: application() }
+    }
+}
+
 fn address() -> Option<String> {
     thread_local! { static ADDRESS: OnceCell<Option<String>> = const { OnceCell::new() } }
     ADDRESS.with(|known| {
