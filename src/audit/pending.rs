@@ -101,16 +101,14 @@ pub struct Change<'a> {
 /// Records a change with its transaction.
 pub fn add(change: &Change<'_>) -> Result<(), Error> {
     super::HAS_RECORDED.set(true);
-    let author = Author::now();
-    let kind = QUEUE.with_borrow(|queue| {
-        queue.kinds.iter().rev().find(|kind| kind.is_of(change, &author)).cloned()
-    });
+    let kind = QUEUE
+        .with_borrow(|queue| queue.kinds.iter().rev().find(|kind| kind.is_of(change)).cloned());
     let kind = match kind {
         Some(kind) => kind,
         None => {
             // First, since a key that is made now is recorded too.
             mac_key::active();
-            let kind = Rc::new(Kind::of(change, author));
+            let kind = Rc::new(Kind::of(change));
             QUEUE.with_borrow_mut(|queue| queue.kinds.push(Rc::clone(&kind)));
             kind
         }
@@ -228,7 +226,7 @@ impl Queue {
 }
 
 impl Kind {
-    fn of(change: &Change<'_>, author: Author) -> Self {
+    fn of(change: &Change<'_>) -> Self {
         let client = Client::now();
         let details = Details {
             table_name: Some(change.table_name),
@@ -241,7 +239,7 @@ impl Kind {
         sealed.transaction_id = Some(transaction_id);
         Self {
             event: change.event,
-            author,
+            author: Author::now(),
             client,
             transaction_id,
             table_name: Rc::clone(change.table_name),
@@ -250,14 +248,14 @@ impl Kind {
         }
     }
 
-    fn is_of(&self, change: &Change<'_>, author: &Author) -> bool {
+    fn is_of(&self, change: &Change<'_>) -> bool {
         self.event == change.event
             && Rc::ptr_eq(&self.table_name, change.table_name)
             && match (&self.partition_name, change.partition_name) {
                 (Some(one), Some(other)) => Rc::ptr_eq(one, other),
                 (one, other) => one.is_none() && other.is_none(),
             }
-            && self.author == *author
+            && self.author.is_now()
     }
 
     /// A row of this kind, as it is sealed.
@@ -312,6 +310,12 @@ fn store<'b>(rows: &[Waiting], at: &dyn Fn(&Range<usize>) -> &'b [u8]) -> Result
     });
     security::as_owner(|| {
         let mut insert = LogInsert::begin()?;
+        if let Some(insert) = &mut insert {
+            let times = || rows.iter().map(|row| row.at);
+            if let (Some(earliest), Some(latest)) = (times().min(), times().max()) {
+                insert.expect(earliest, latest);
+            }
+        }
         let mut common: Option<(&Rc<Kind>, Values)> = None;
         let mut names: Option<(&Rc<Changed>, Datum)> = None;
         let scratch = Scratch::new();

@@ -95,7 +95,7 @@ impl Table {
     fn look_up(trigger: &TriggerCall, relation: Oid, generation: u64) -> Result<Self, Error> {
         let (name, partition) = (trigger.root_name(), trigger.relation_name());
         let columns = trigger.columns();
-        let key = Key::of(&columns, &trigger.primary_key())?;
+        let key = Key::of(&columns, &trigger.row_identity())?;
         let mut encrypted = Vec::new();
         for (number, name, type_oid) in columns {
             if is_encrypted(type_oid)? {

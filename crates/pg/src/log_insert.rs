@@ -20,11 +20,14 @@ pub const COLUMNS: usize = 23;
 /// A row by column number less one; `None` is NULL. Each datum is of its column's type.
 pub type Values = [Option<Datum>; COLUMNS];
 
+/// The place of column `at`, by which the log is partitioned, in a row.
+const AT: usize = 1;
+
 /// Rows that one call hands to the heap: more than a page holds.
 const AT_ONCE: usize = 100;
 
-/// What is called for each row, without pgrx's guard: all of it runs inside one. The first three are of
-/// `execPartition.h`, which pgrx has no bindings for.
+/// What is called for each row, without pgrx's guard: all of it runs inside one. The first four are of
+/// `execPartition.h` and `partition.h`, which pgrx has no bindings for.
 mod unguarded {
     use std::ffi::c_void;
 
@@ -42,6 +45,7 @@ mod unguarded {
             slot: *mut pg_sys::TupleTableSlot,
             estate: *mut pg_sys::EState,
         ) -> *mut pg_sys::ResultRelInfo;
+        pub fn get_default_partition_oid(parent: pg_sys::Oid) -> pg_sys::Oid;
         pub fn ExecCleanupTupleRouting(state: *mut pg_sys::ModifyTableState, routing: *mut c_void);
         pub fn ExecStoreVirtualTuple(
             slot: *mut pg_sys::TupleTableSlot,
@@ -63,6 +67,8 @@ pub struct LogInsert {
     root: *mut pg_sys::ResultRelInfo,
     routing: *mut c_void,
     routed: *mut pg_sys::TupleTableSlot,
+    /// From when to when, and which partition has that.
+    expected: Option<(i64, i64, *mut pg_sys::ResultRelInfo)>,
     partition: *mut pg_sys::ResultRelInfo,
     is_plain: bool,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
@@ -119,6 +125,7 @@ impl LogInsert {
                 root,
                 routing,
                 routed,
+                expected: None,
                 partition: null_mut(),
                 is_plain: false,
                 slots: Vec::new(),
@@ -128,18 +135,52 @@ impl LogInsert {
         }
     }
 
+    /// Rows of these times are about to come, from the earliest to the latest: if one partition has both, it has
+    /// all between them, and is not looked for again. The default partition may have what others lack.
+    pub fn expect(&mut self, earliest: i64, latest: i64) {
+        let mut values: Values = [None; COLUMNS];
+        let mut partition_of = |time: i64| {
+            values[AT] = Some(Datum::from(time));
+            self.partition_of(&values)
+        };
+        let (first, last) = (partition_of(earliest), partition_of(latest));
+        // SAFETY: partitions of the log, which are open; a catalog look-up.
+        let is_default = unsafe {
+            let log = (*self.relation).rd_id;
+            let default =
+                pg_sys::ffi::pg_guard_ffi_boundary(|| unguarded::get_default_partition_oid(log));
+            (*(*first).ri_RelationDesc).rd_id == default
+        };
+        self.expected = (first == last && !is_default).then_some((earliest, latest, first));
+    }
+
+    /// The partition of a row.
+    fn partition_of(&self, values: &Values) -> *mut pg_sys::ResultRelInfo {
+        if let (Some((earliest, latest, partition)), Some(at)) = (self.expected, values[AT])
+            && (earliest..=latest).contains(&(at.value() as i64))
+        {
+            return partition;
+        }
+        let (state, root, routing) = (self.state, self.root, self.routing);
+        let (routed, estate) = (self.routed, self.estate);
+        // SAFETY: the slot has a place for each column, as the log does. The closure holds nothing that needs
+        // dropping.
+        unsafe {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                fill(routed, values);
+                unguarded::ExecFindPartition(state, root, routing, routed, estate)
+            })
+        }
+    }
+
     /// Adds a row, which is copied. `false` where its partition has more than the extension's own, so that
     /// an INSERT has to write it.
     pub fn add(&mut self, values: &Values) -> Result<bool, Error> {
         // SAFETY: the slots have a place for each column, since the tables have as many. The steps and their
         // order are those of COPY for a row. The guards' closures hold nothing that needs dropping.
         unsafe {
-            let (state, root, routing) = (self.state, self.root, self.routing);
-            let (routed, estate, row_memory) = (self.routed, self.estate, self.row_memory);
-            let partition = pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                fill(routed, values);
-                unguarded::ExecFindPartition(state, root, routing, routed, estate)
-            });
+            let (estate, row_memory) = (self.estate, self.row_memory);
+            let partition = self.partition_of(values);
             if partition != self.partition {
                 self.write();
                 self.turn_to(partition);
