@@ -41,7 +41,8 @@ CREATE FUNCTION fieldcrypt_internal.audited_table_problems() RETURNS TABLE (rela
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
     WITH RECURSIVE triggers AS (
-        SELECT t.tgrelid AS relation, t.tgname AS name, t.tgenabled IN ('O', 'A') AS is_enabled, t.tgparentid = 0 AS is_own,
+        SELECT t.tgrelid AS relation, t.tgname AS name, t.tgenabled IN ('O', 'A') AS is_enabled, t.tgenabled = 'A' AS is_always,
+               t.tgparentid = 0 AS is_own,
                CASE WHEN t.tgnargs = 1 THEN substring(t.tgargs FOR length(t.tgargs) - 1) END AS identity
           FROM pg_trigger AS t
           JOIN pg_class AS c ON c.oid = t.tgrelid AND c.relpersistence <> 't'
@@ -51,6 +52,7 @@ AS $$
                bool_or(t.name = 'fieldcrypt_audit_change') AS has_change,
                bool_or(t.name = 'fieldcrypt_audit_truncate') AS has_truncate,
                bool_and(t.is_enabled) AS is_enabled,
+               bool_or(t.name = 'fieldcrypt_audit_change' AND t.is_always) AS is_always,
                bool_or(t.name = 'fieldcrypt_audit_change' AND t.is_own) AS is_own,
                max(encode(t.identity, 'hex')) FILTER (WHERE t.name = 'fieldcrypt_audit_change') AS recorded_identity
           FROM triggers AS t JOIN pg_class AS c ON c.oid = t.relation
@@ -90,6 +92,11 @@ AS $$
       FROM audited AS a
      WHERE a.is_own AND a.identity IS NOT NULL
        AND a.recorded_identity IS DISTINCT FROM encode(convert_to(a.identity, getdatabaseencoding()), 'hex')
+    UNION ALL
+    -- It runs as a replica does.
+    SELECT a.relation, 'what a subscription writes to it is not recorded',
+           format('ALTER TABLE %s ENABLE ALWAYS TRIGGER fieldcrypt_audit_change', a.relation::regclass)
+      FROM audited AS a WHERE a.has_change AND NOT a.is_always AND EXISTS (SELECT FROM pg_subscription_rel AS s WHERE s.srrelid = a.relation)
     UNION ALL
     -- Who drops a trigger tells nobody.
     SELECT lost.relation, 'it was audited, and has no triggers of audit_table any more',

@@ -143,7 +143,7 @@ value($node, 'DROP TABLE mine.keyless');
 # A dropped trigger is explained by unaudit_table, by whose it is.
 value($node, 'DROP TRIGGER fieldcrypt_audit_change ON mine.t; DROP TRIGGER fieldcrypt_audit_truncate ON mine.t');
 is_health(qr/it was audited, and has no triggers/, 'dropped by hand');
-refused($node, q{SELECT fieldcrypt.unaudit_table('mine.t')}, '42501', qr/of a table of yours is recorded/, 'nobody else explains it', user => 'other');
+refused($node, q{SELECT fieldcrypt.unaudit_table('mine.t')}, '42501', qr/to a table of yours is recorded/, 'nobody else explains it', user => 'other');
 is_health(qr/it was audited, and has no triggers/, 'and it is not explained');
 value($node, q{SELECT fieldcrypt.unaudit_table('mine.t')}, user => 'manager');
 is_health($ok, 'the owner does');
