@@ -18,7 +18,7 @@ use crate::events::Event;
 use crate::keyring;
 use crate::pg::client::{Author, Client};
 use crate::pg::executor::{self, Keeper};
-use crate::pg::json::Jsonb;
+use crate::pg::json::{Jsonb, OwnedJsonb};
 use crate::pg::log_insert::{LogInsert, Values};
 use crate::pg::memory::Scratch;
 use crate::pg::{clock, encoding, log_table, security, transaction};
@@ -45,15 +45,16 @@ pub struct Kind {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Changed(pub Vec<Vec<u8>>);
 
-/// A row that waits. What it points to lies in the queue's bytes.
+/// A row that waits.
 struct Waiting {
     subtransaction: SubTransactionId,
     kind: Rc<Kind>,
     changed: Rc<Changed>,
     id: i64,
     at: i64,
-    row_key: Option<Range<usize>>,
-    old_row_key: Option<Range<usize>>,
+    row_key: Option<OwnedJsonb>,
+    old_row_key: Option<OwnedJsonb>,
+    /// Where the row lies as it is sealed, in the queue's bytes.
     encoded: Range<usize>,
 }
 
@@ -82,7 +83,15 @@ pub fn init() {
     });
 }
 
-/// A change of a row: keys as `jsonb_out` writes them, in the database's encoding.
+/// What a row is called.
+pub struct RowKey<'a> {
+    /// As it is stored.
+    pub document: Jsonb<'a>,
+    /// As `jsonb_out` writes that, in the database's encoding.
+    pub text: Vec<u8>,
+}
+
+/// A change of a row.
 pub struct Change<'a> {
     /// What happened.
     pub event: Event,
@@ -91,9 +100,9 @@ pub struct Change<'a> {
     /// The partition, if it is another one.
     pub partition_name: Option<&'a Rc<[u8]>>,
     /// The row.
-    pub row_key: Option<&'a [u8]>,
+    pub row_key: Option<&'a RowKey<'a>>,
     /// What it was called before.
-    pub old_row_key: Option<&'a [u8]>,
+    pub old_row_key: Option<&'a RowKey<'a>>,
     /// Encrypted columns that changed.
     pub changed: &'a Rc<Changed>,
 }
@@ -118,12 +127,14 @@ pub fn add(change: &Change<'_>) -> Result<(), Error> {
     let subtransaction = transaction::current_subtransaction();
     let is_full = QUEUE.with_borrow_mut(|queue| {
         kind.seal_as(id, at, change).encode(&mut queue.encoded);
-        let row_key = queue.put(change.row_key)?;
-        let old_row_key = queue.put(change.old_row_key)?;
-        let encoded = std::mem::take(&mut queue.encoded);
-        let place = queue.put(Some(&encoded));
-        queue.encoded = encoded;
-        let encoded = place?.unwrap_or_default();
+        let document =
+            |key: Option<&RowKey<'_>>| key.map(|key| key.document.to_owned()).transpose();
+        let (row_key, old_row_key) = (document(change.row_key)?, document(change.old_row_key)?);
+        let Queue { bytes, encoded, .. } = queue;
+        bytes.try_reserve(encoded.len()).map_err(|_| Error::OutOfMemory)?;
+        let start = bytes.len();
+        bytes.extend_from_slice(encoded);
+        let encoded = start..bytes.len();
         queue.rows.try_reserve(1).map_err(|_| Error::OutOfMemory)?;
         let changed = Rc::clone(change.changed);
         queue.rows.push(Waiting {
@@ -138,7 +149,8 @@ pub fn add(change: &Change<'_>) -> Result<(), Error> {
         });
         WAITING.set(queue.rows.len());
         Ok::<_, Error>(
-            queue.rows.len() - MARK.get() >= MOST_ROWS || queue.bytes.len() >= MOST_BYTES,
+            queue.rows.len().saturating_sub(MARK.get()) >= MOST_ROWS
+                || queue.bytes.len() >= MOST_BYTES,
         )
     })?;
     if is_full || !executor::will_see_the_end() { write_own() } else { Ok(()) }
@@ -168,9 +180,13 @@ pub fn before_commit() -> Result<(), Error> {
 /// Nothing waits any more. Called where nothing may fail.
 pub fn transaction_ended() {
     MARK.set(0);
-    if WAITING.replace(0) > 0 {
-        in_callback(|queue| *queue = Queue::default());
-    }
+    WAITING.set(0);
+    in_callback(|queue| {
+        // A kind is of one transaction, also if no row of it came to wait.
+        if !queue.kinds.is_empty() || !queue.rows.is_empty() {
+            *queue = Queue::default();
+        }
+    });
 }
 
 /// Changes of a subtransaction are its parent's. Called where nothing may fail.
@@ -201,19 +217,9 @@ fn in_callback(work: impl FnOnce(&mut Queue)) {
 }
 
 impl Queue {
-    /// Keeps bytes, and gives their place.
-    fn put(&mut self, bytes: Option<&[u8]>) -> Result<Option<Range<usize>>, Error> {
-        let Some(bytes) = bytes else { return Ok(None) };
-        self.bytes.try_reserve(bytes.len()).map_err(|_| Error::OutOfMemory)?;
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        Ok(Some(start..self.bytes.len()))
-    }
-
-    /// Takes the rows from this one on out of it: these, and what they point to, with the place where that lay.
+    /// Takes the rows from this one on out of it: these, and their bytes, with the place where those began.
     fn split_off(&mut self, from: usize) -> (Vec<Waiting>, usize, Vec<u8>) {
-        let first = |row: &Waiting| row.row_key.as_ref().unwrap_or(&row.encoded).start;
-        let base = self.rows.get(from).map_or(self.bytes.len(), first);
+        let base = self.rows.get(from).map_or(self.bytes.len(), |row| row.encoded.start);
         let taken = if from == 0 {
             self.kinds.clear();
             (std::mem::take(&mut self.rows), 0, std::mem::take(&mut self.bytes))
@@ -260,13 +266,13 @@ impl Kind {
 
     /// A row of this kind, as it is sealed.
     fn seal_as(&self, id: i64, at: i64, change: &Change<'_>) -> std::cell::RefMut<'_, LogRow> {
-        fn replace(text: &mut Option<String>, by: Option<&[u8]>) {
+        fn replace(text: &mut Option<String>, by: Option<&RowKey<'_>>) {
             match by {
                 None => *text = None,
                 Some(by) => {
                     let text = text.get_or_insert_default();
                     text.clear();
-                    text.push_str(&encoding::as_utf8(by));
+                    text.push_str(&encoding::as_utf8(&by.text));
                 }
             }
         }
@@ -329,18 +335,15 @@ fn store<'b>(rows: &[Waiting], at: &dyn Fn(&Range<usize>) -> &'b [u8]) -> Result
                 _ => names.insert((&row.changed, write::texts(&row.changed.0)?)).1,
             };
             scratch.run(|| {
-                let document = |place: &Option<Range<usize>>| {
-                    place.as_ref().map(|place| Jsonb::parse(at(place))).transpose()
-                };
                 let mut set = |column, datum| write::set(&mut values, column, datum);
                 set(columns::ID, Datum::from(row.id));
                 set(columns::AT, Datum::from(row.at));
                 set(columns::CHANGED_COLUMNS, changed);
-                if let Some(key) = document(&row.row_key)? {
-                    set(columns::ROW_KEY, key.datum());
+                if let Some(key) = &row.row_key {
+                    set(columns::ROW_KEY, key.borrow().datum());
                 }
-                if let Some(key) = document(&row.old_row_key)? {
-                    set(columns::OLD_ROW_KEY, key.datum());
+                if let Some(key) = &row.old_row_key {
+                    set(columns::OLD_ROW_KEY, key.borrow().datum());
                 }
                 if let Some((key_id, macs)) = &macs {
                     write::set_mac(&mut values, *key_id, &macs[index])?;

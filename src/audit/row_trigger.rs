@@ -8,10 +8,10 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use serde_json::{Map, Value};
 
 use super::Details;
-use super::pending::{self, Change, Changed};
+use super::pending::{self, Change, Changed, RowKey};
 use crate::error::Error;
 use crate::events::Event;
-use crate::pg::json::{Jsonb, in_database_encoding};
+use crate::pg::json::{Jsonb, Scalar, in_database_encoding};
 use crate::pg::triggers::{Operation, TriggerCall, is_encrypted, output, same_bytes};
 use crate::pg::tuple::Row;
 use crate::pg::{encoding, invalidations};
@@ -32,13 +32,16 @@ pub fn record_change(trigger: &TriggerCall) -> Result<(), Error> {
         None => Ok(None),
     };
     let (old_key, new_key) = (key_of(&before)?, key_of(&after)?);
-    let moved = before.is_some() && after.is_some() && old_key != new_key;
+    fn text<'k>(key: &'k Option<RowKey<'_>>) -> Option<&'k [u8]> {
+        key.as_ref().map(|key| key.text.as_slice())
+    }
+    let moved = before.is_some() && after.is_some() && text(&old_key) != text(&new_key);
     pending::add(&Change {
         event,
         table_name: &table.name,
         partition_name: table.partition.as_ref(),
-        row_key: new_key.as_deref().or(old_key.as_deref()),
-        old_row_key: old_key.as_deref().filter(|_| moved),
+        row_key: new_key.as_ref().or(old_key.as_ref()),
+        old_row_key: old_key.as_ref().filter(|_| moved),
         changed: &table.changed(before.as_ref(), after.as_ref()),
     })
 }
@@ -137,13 +140,13 @@ impl Table {
 /// How a row's key is written: as `jsonb_out` does, in the database's encoding.
 struct Key {
     columns: Vec<(i16, Vec<u8>, Oid)>,
-    /// What stands before each value, in the order of `jsonb`, if the names need no thought.
+    /// The same in the order of `jsonb`, if the names need no thought.
     plain: Option<Vec<KeyPart>>,
 }
 
-/// A column of a key, whose values are written at once where they are plain.
+/// A column of a key.
 struct KeyPart {
-    before: Vec<u8>,
+    name: Vec<u8>,
     number: i16,
     type_oid: Oid,
 }
@@ -156,10 +159,10 @@ impl Key {
         columns.sort_by(|(_, a, _), (_, b, _)| (a.len(), a).cmp(&(b.len(), b)));
         let is_plain = columns.iter().all(|(_, name, _)| is_plain(name));
         let plain = is_plain.then(|| {
-            let parts = columns.iter().enumerate().map(|(index, (number, name, type_oid))| {
-                let opening: &[u8] = if index == 0 { b"{\"" } else { b", \"" };
-                let before = [opening, name.as_slice(), b"\": "].concat();
-                KeyPart { before, number: *number, type_oid: *type_oid }
+            let parts = columns.iter().map(|(number, name, type_oid)| KeyPart {
+                name: name.clone(),
+                number: *number,
+                type_oid: *type_oid,
             });
             parts.collect()
         });
@@ -167,7 +170,7 @@ impl Key {
     }
 
     /// The key of a row; `None` where the table has none.
-    fn of_row(&self, row: &Row<'_>) -> Result<Option<Vec<u8>>, Error> {
+    fn of_row(&self, row: &Row<'_>) -> Result<Option<RowKey<'_>>, Error> {
         if self.columns.is_empty() {
             return Ok(None);
         }
@@ -177,34 +180,41 @@ impl Key {
         let Some(object) = key_object(&self.columns, |number| row.datum(number))? else {
             return Ok(None);
         };
-        Ok(Some(Jsonb::parse(&in_database_encoding(&object)?)?.to_text().to_vec()))
+        let document = Jsonb::parse(&in_database_encoding(&object)?)?;
+        Ok(Some(RowKey { document, text: document.to_text().to_vec() }))
     }
 }
 
-/// The key as `jsonb` would write it, if that is so simple that it can be told.
-fn plain_key(parts: &[KeyPart], row: &Row<'_>) -> Option<Vec<u8>> {
-    let mut key = Vec::with_capacity(64);
+/// The key, if it is so simple that what `jsonb` makes of it can be told.
+fn plain_key<'k>(parts: &[KeyPart], row: &Row<'_>) -> Option<RowKey<'k>> {
+    let mut text = Vec::with_capacity(64);
+    let mut members: Vec<(&[u8], Scalar)> = Vec::with_capacity(parts.len());
     for part in parts {
-        key.extend_from_slice(&part.before);
         let datum = row.datum(part.number)?;
-        match part.type_oid {
-            pg_sys::INT2OID => write!(key, "{}", datum.value() as i16).ok()?,
-            pg_sys::INT4OID => write!(key, "{}", datum.value() as i32).ok()?,
-            pg_sys::INT8OID => write!(key, "{}", datum.value() as i64).ok()?,
+        let value = match part.type_oid {
+            pg_sys::INT2OID => Scalar::Integer((datum.value() as i16).into()),
+            pg_sys::INT4OID => Scalar::Integer((datum.value() as i32).into()),
+            pg_sys::INT8OID => Scalar::Integer(datum.value() as i64),
             pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::UUIDOID => {
-                let text = output(datum, part.type_oid);
-                if !is_plain(&text) {
-                    return None;
-                }
-                key.push(b'"');
-                key.extend_from_slice(&text);
-                key.push(b'"');
+                Scalar::Text(Some(output(datum, part.type_oid)).filter(|text| is_plain(text))?)
             }
             _ => return None,
+        };
+        text.extend_from_slice(if members.is_empty() { b"{\"" } else { b", \"" });
+        text.extend_from_slice(&part.name);
+        text.extend_from_slice(b"\": ");
+        match &value {
+            Scalar::Integer(number) => write!(text, "{number}").ok()?,
+            Scalar::Text(value) => {
+                text.push(b'"');
+                text.extend_from_slice(value);
+                text.push(b'"');
+            }
         }
+        members.push((&part.name, value));
     }
-    key.push(b'}');
-    Some(key)
+    text.push(b'}');
+    Some(RowKey { document: Jsonb::object(&members), text })
 }
 
 /// Whether a text stands in JSON as it is, in every encoding of a database.

@@ -20,7 +20,8 @@ my @nodes = (
 # fire. It knows nothing of the extension.
 my $setup = <<'SQL';
 SELECT fieldcrypt.create_key();
-CREATE TABLE twin (n bigserial, op text, relation text, key jsonb, old_key jsonb, changed text[]);
+CREATE ROLE app; GRANT pg_read_all_data, pg_write_all_data TO app; SELECT fieldcrypt.grant_access('app', 'encrypt');
+CREATE TABLE twin (n bigserial, op text, relation text, key jsonb, old_key jsonb, changed text[], who text[]);
 CREATE FUNCTION twin() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     columns text[] := TG_ARGV[0]::text[];
@@ -29,10 +30,12 @@ DECLARE
     old_key jsonb := (SELECT jsonb_object_agg(c, before -> c) FROM unnest(columns) AS c WHERE before IS NOT NULL);
     new_key jsonb := (SELECT jsonb_object_agg(c, after -> c) FROM unnest(columns) AS c WHERE after IS NOT NULL);
 BEGIN
-    INSERT INTO twin (op, relation, key, old_key, changed) VALUES (lower(TG_OP), TG_RELID::regclass::text,
+    INSERT INTO twin (op, relation, key, old_key, changed, who) VALUES (lower(TG_OP), TG_RELID::regclass::text,
         coalesce(new_key, old_key), CASE WHEN TG_OP = 'UPDATE' AND old_key <> new_key THEN old_key END,
         CASE WHEN before -> 'v' IS DISTINCT FROM after -> 'v' AND (before -> 'v', after -> 'v') IS DISTINCT FROM ('null', NULL)
-                  AND (before -> 'v', after -> 'v') IS DISTINCT FROM (NULL, 'null') THEN '{v}'::text[] ELSE '{}' END);
+                  AND (before -> 'v', after -> 'v') IS DISTINCT FROM (NULL, 'null') THEN '{v}'::text[] ELSE '{}' END,
+        ARRAY[CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END, current_setting('application_name'),
+              pg_current_xact_id()::text, pg_backend_pid()::text]);
     RETURN NULL;
 END $$;
 CREATE FUNCTION c() RETURNS fieldcrypt.encrypted LANGUAGE sql AS $$ SELECT fieldcrypt.encrypt_field('x') $$;
@@ -145,6 +148,8 @@ sub statement
 		"MERGE INTO plain AS p USING generate_series($id, $to) AS s (id) ON p.id = s.id WHEN MATCHED AND p.n % 3 = 0 THEN DELETE WHEN MATCHED THEN UPDATE SET n = p.n + 1, v = c() WHEN NOT MATCHED THEN INSERT VALUES (s.id, 0, c())",
 		"COPY owned (id, n) FROM stdin;\n" . join('', map { "1$id$_\t$_\n" } 0 .. int rand 30) . "\\.\n",
 		"COPY parts (id, region) FROM stdin;\n" . join('', map { (9000 + $_ * 60 + $id) . "\t" . ($_ % 5) . "\n" } 0 .. int rand 30) . "\\.\n",
+		"SET LOCAL ROLE app", "SET LOCAL ROLE NONE", "SET LOCAL application_name = 'app $id'",
+		"DO \$\$ BEGIN UPDATE plain SET n = n + 1 WHERE id < $id; PERFORM set_config('application_name', 'another', true); UPDATE plain SET n = n + 1 WHERE id < $id; END \$\$",
 		"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) UPDATE plain SET n = n + 1 WHERE id < $id",
 		"DECLARE d CURSOR WITH HOLD FOR SELECT many($id, $to)",
 		"PREPARE p AS UPDATE plain SET n = n + 1 WHERE id = \$1; EXECUTE p($id); DEALLOCATE p");
@@ -183,14 +188,14 @@ sub transaction
 
 # The two side by side, in the order of each.
 my $logged = <<'SQL';
-SELECT replace(event, 'row_', '') AS op, coalesce(partition_name, table_name) AS relation, row_key AS key, old_row_key AS old_key, changed_columns AS changed, id AS n
+SELECT replace(event, 'row_', '') AS op, coalesce(partition_name, table_name) AS relation, row_key AS key, old_row_key AS old_key, changed_columns AS changed, ARRAY[role, application, transaction_id::text, backend_pid::text] AS who, id AS n
   FROM fieldcrypt.audit_log WHERE event IN ('row_inserted', 'row_updated', 'row_deleted')
 SQL
 my $compare = <<SQL;
 WITH logged AS (SELECT row_number() OVER (ORDER BY n) AS place, l.* FROM ($logged) AS l),
-     twins AS (SELECT row_number() OVER (ORDER BY n) AS place, op || CASE op WHEN 'insert' THEN 'ed' ELSE 'd' END AS op, 'public.' || relation AS relation, key, old_key, changed FROM twin),
+     twins AS (SELECT row_number() OVER (ORDER BY n) AS place, op || CASE op WHEN 'insert' THEN 'ed' ELSE 'd' END AS op, 'public.' || relation AS relation, key, old_key, changed, who FROM twin),
      differing AS (SELECT coalesce(l.place, t.place) AS place, l AS logged, t AS twin FROM logged AS l FULL JOIN twins AS t ON t.place = l.place
-                    WHERE (l.op, l.relation, l.key, l.old_key, l.changed) IS DISTINCT FROM (t.op, t.relation, t.key, t.old_key, t.changed))
+                    WHERE (l.op, l.relation, l.key, l.old_key, l.changed, l.who) IS DISTINCT FROM (t.op, t.relation, t.key, t.old_key, t.changed, t.who))
 SELECT (SELECT count(*) FROM logged) > 1000, (SELECT count(*) FROM twins) = (SELECT count(*) FROM logged),
        (SELECT count(*) FROM differing), (SELECT left(d::text, 600) FROM differing AS d ORDER BY place LIMIT 1)
 SQL
