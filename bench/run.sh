@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# run.sh [--quick]: the benchmark, on a private throw-away cluster with the installed extension.
-# Writes docs/bench/bench.json and docs/bench/bench.svg; the exit code says nothing about speed.
+# run.sh [--quick] [--only PART]: the benchmark, or a part of it, on a private throw-away cluster with the
+# installed extension. The whole writes docs/bench/bench.json and docs/bench/bench.svg; the exit code says
+# nothing about speed.
 source "$(dirname "$0")/../pgrx-config/lib.sh"
 
 home=$work/bench
@@ -17,6 +18,7 @@ main() {
     copy_in bench bench/programs
     as_server env PGHOST="$home" PGPORT="$port" PGUSER=postgres PGDATABASE=postgres \
         python3 "$home/programs/bench.py" "$home/bare.so" "$home/output" "$@"
+    if [[ " $* " == *" --only "* ]]; then return; fi
     mkdir -p docs/bench
     for file in bench.json bench.svg; do
         as_server cat "$home/output/$file" >"docs/bench/$file"

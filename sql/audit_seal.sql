@@ -142,6 +142,12 @@ CREATE FUNCTION fieldcrypt_internal.empty_audit_partition(partition text) RETURN
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    -- It is locked now: what came since it was looked at is seen.
+    IF partition = 'audit_log_default'
+       AND EXISTS (SELECT FROM fieldcrypt_internal.audit_log_default AS l WHERE l.at > now() - fieldcrypt_internal.audit_retention()::interval) THEN
+        RAISE EXCEPTION USING ERRCODE = 'KF028', MESSAGE = 'audit_log_default has got rows that are not old enough',
+            HINT = 'CALL fieldcrypt.apply_audit_retention() again, later.';
+    END IF;
     EXECUTE format('TRUNCATE fieldcrypt_internal.%I', partition);
 END
 $$;
@@ -170,12 +176,17 @@ BEGIN
     END IF;
     FOR part IN
         SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
-         WHERE i.inhparent = 'fieldcrypt.audit_log'::regclass AND c.relname ~ '^audit_log_\d{4}$'
+         WHERE i.inhparent = 'fieldcrypt.audit_log'::regclass
            AND c.relname > coalesce(after_partition, '')
-           AND make_timestamptz(right(c.relname, 4)::integer + 1, 1, 1, 0, 0, 0, 'UTC') <= now() - retention
+           AND CASE WHEN c.relname ~ '^audit_log_\d{4}$'
+                    THEN make_timestamptz(right(c.relname, 4)::integer + 1, 1, 1, 0, 0, 0, 'UTC') <= now() - retention
+                    ELSE c.relname = 'audit_log_default' END
          ORDER BY c.relname
     LOOP
-        EXECUTE format('SELECT EXISTS (SELECT FROM fieldcrypt_internal.%I)', part) INTO has_rows;
+        -- Rows of years without a partition, by a clock that was wrong: they go together, when the last is old enough.
+        EXECUTE format('SELECT EXISTS (SELECT FROM fieldcrypt_internal.%I)', part)
+                || CASE WHEN part = 'audit_log_default' THEN ' AND NOT EXISTS (SELECT FROM fieldcrypt_internal.audit_log_default AS l WHERE l.at > $1)' ELSE '' END
+           INTO has_rows USING now() - retention;
         IF has_rows THEN
             RETURN part;
         END IF;

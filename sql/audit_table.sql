@@ -14,6 +14,133 @@ AS $$
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.has_audit_trigger(regclass, name) IS 'whether a table has that trigger of audit_table, enabled';
 
+-- How rows of a table are told apart: as the log does it (src/audit/row_trigger.rs), which a test compares. No
+-- lock is taken on the table, for health's sake.
+CREATE FUNCTION fieldcrypt_internal.row_identity(relation oid) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.place)
+      FROM (SELECT i.indrelid, i.indkey, i.indnkeyatts FROM pg_index AS i
+             WHERE i.indrelid = $1 AND i.indislive
+               AND (i.indisprimary
+                    OR i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+                       AND NOT EXISTS (SELECT FROM unnest(i.indkey) WITH ORDINALITY AS u (number, place)
+                                         JOIN pg_attribute AS n ON n.attrelid = i.indrelid AND n.attnum = u.number
+                                        WHERE u.place <= i.indnkeyatts AND NOT n.attnotnull))
+             ORDER BY i.indisprimary DESC, i.indisreplident DESC, i.indnkeyatts, i.indexrelid LIMIT 1) AS x,
+           unnest(x.indkey) WITH ORDINALITY AS k (number, place)
+      JOIN pg_attribute AS a ON a.attnum = k.number
+     WHERE a.attrelid = x.indrelid AND k.place <= x.indnkeyatts
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.row_identity(oid) IS
+    'the columns by which rows of a table are named in the audit log: its primary key, else a unique index over columns that are NOT NULL (that of its replica identity before others); NULL: none';
+
+-- What keeps changes of audited tables out of the log, or their rows without a name there. Temporary tables
+-- are their sessions' own.
+CREATE FUNCTION fieldcrypt_internal.audited_table_problems() RETURNS TABLE (relation oid, problem text, remedy text)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+AS $$
+    WITH RECURSIVE triggers AS (
+        SELECT t.tgrelid AS relation, t.tgname AS name, t.tgenabled IN ('O', 'A') AS is_enabled, t.tgenabled = 'A' AS is_always,
+               t.tgparentid = 0 AS is_own,
+               CASE WHEN t.tgnargs = 1 THEN substring(t.tgargs FOR length(t.tgargs) - 1) END AS identity
+          FROM pg_trigger AS t
+          JOIN pg_class AS c ON c.oid = t.tgrelid AND c.relpersistence <> 't'
+         WHERE t.tgfoid = 'fieldcrypt_internal.audit_change()'::regprocedure
+    ), audited AS (
+        SELECT t.relation, c.relkind, fieldcrypt_internal.row_identity(t.relation) AS identity,
+               bool_or(t.name = 'fieldcrypt_audit_change') AS has_change,
+               bool_or(t.name = 'fieldcrypt_audit_truncate') AS has_truncate,
+               bool_and(t.is_enabled) AS is_enabled,
+               bool_or(t.name = 'fieldcrypt_audit_change' AND t.is_always) AS is_always,
+               bool_or(t.name = 'fieldcrypt_audit_change' AND t.is_own) AS is_own,
+               max(encode(t.identity, 'hex')) FILTER (WHERE t.name = 'fieldcrypt_audit_change') AS recorded_identity
+          FROM triggers AS t JOIN pg_class AS c ON c.oid = t.relation
+         GROUP BY t.relation, c.relkind
+    ), members (relation, is_partition) AS (
+        SELECT i.inhrelid, c.relispartition FROM audited AS a
+          JOIN pg_inherits AS i ON i.inhparent = a.relation JOIN pg_class AS c ON c.oid = i.inhrelid
+         WHERE a.has_change
+        UNION
+        SELECT i.inhrelid, c.relispartition FROM members AS m
+          JOIN pg_inherits AS i ON i.inhparent = m.relation JOIN pg_class AS c ON c.oid = i.inhrelid
+    )
+    SELECT a.relation, 'its triggers are disabled',
+           format('SELECT fieldcrypt.audit_table(%L)', a.relation::regclass)
+      FROM audited AS a WHERE NOT a.is_enabled
+    UNION ALL
+    SELECT a.relation, 'only TRUNCATE is recorded',
+           format('SELECT fieldcrypt.audit_table(%L), or unaudit_table', a.relation::regclass)
+      FROM audited AS a WHERE NOT a.has_change
+    UNION ALL
+    SELECT m.relation,
+           CASE WHEN m.is_partition THEN 'TRUNCATE of this partition alone is not recorded' ELSE 'it inherits from an audited table, and is not audited' END,
+           CASE WHEN m.is_partition THEN format('SELECT fieldcrypt.audit_table(%L)', pg_partition_root(m.relation::regclass))
+                ELSE format('SELECT fieldcrypt.audit_table(%L)', m.relation::regclass) END
+      FROM members AS m JOIN pg_class AS c ON c.oid = m.relation AND c.relkind IN ('r', 'p')
+      LEFT JOIN audited AS a ON a.relation = m.relation
+     WHERE CASE WHEN m.is_partition THEN NOT coalesce(a.has_truncate, false) ELSE NOT coalesce(a.has_change, false) END
+    UNION ALL
+    SELECT a.relation, 'its rows have no name in the log, since it has neither a primary key nor a unique index over columns that are NOT NULL',
+           format('ALTER TABLE %s ADD PRIMARY KEY (...)', a.relation::regclass)
+      FROM audited AS a WHERE a.has_change AND a.relkind = 'r' AND a.identity IS NULL
+    UNION ALL
+    SELECT a.relation,
+           format('its rows were named by %s when it was audited, and are now by %s',
+               coalesce(nullif(convert_from(decode(a.recorded_identity, 'hex'), getdatabaseencoding()), ''), 'nothing'), a.identity),
+           format('SELECT fieldcrypt.audit_table(%L), which records the new key', a.relation::regclass)
+      FROM audited AS a
+     WHERE a.is_own AND a.identity IS NOT NULL
+       AND a.recorded_identity IS DISTINCT FROM encode(convert_to(a.identity, getdatabaseencoding()), 'hex')
+    UNION ALL
+    -- It runs as a replica does.
+    SELECT a.relation, 'what a subscription writes to it is not recorded',
+           format('ALTER TABLE %s ENABLE ALWAYS TRIGGER fieldcrypt_audit_change', a.relation::regclass)
+      FROM audited AS a WHERE a.has_change AND NOT a.is_always AND EXISTS (SELECT FROM pg_subscription_rel AS s WHERE s.srrelid = a.relation)
+    UNION ALL
+    -- Who drops a trigger tells nobody.
+    SELECT lost.relation, 'it was audited, and has no triggers of audit_table any more',
+           format('SELECT fieldcrypt.audit_table(%L), or unaudit_table', lost.relation::regclass)
+      FROM fieldcrypt_internal.tables_said_to_be_audited() AS lost (relation)
+     WHERE NOT EXISTS (SELECT FROM audited AS a WHERE a.relation = lost.relation)
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.audited_table_problems() IS
+    'audited tables whose changes do not all get into the audit log, or not with a name for the row; granted to nobody';
+
+-- By name, as the log has it: a table that was made anew under the name of another is not audited either.
+CREATE FUNCTION fieldcrypt_internal.tables_said_to_be_audited() RETURNS SETOF oid
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.oid
+      FROM (SELECT DISTINCT ON (l.table_name) l.table_name, l.event
+              FROM fieldcrypt.audit_log AS l WHERE l.event IN ('table_audited', 'table_unaudited')
+             ORDER BY l.table_name, l.id DESC) AS latest
+      JOIN pg_class AS c ON c.oid = to_regclass(latest.table_name)
+     WHERE latest.event = 'table_audited' AND c.relpersistence <> 't'
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.tables_said_to_be_audited() IS
+    'tables of which the last that the audit log tells is that they are audited; granted to nobody';
+
+CREATE FUNCTION fieldcrypt_internal.is_said_to_be_audited(target regclass) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$ SELECT $1::oid IN (SELECT fieldcrypt_internal.tables_said_to_be_audited()) $$;
+COMMENT ON FUNCTION fieldcrypt_internal.is_said_to_be_audited(regclass) IS
+    'whether the last that the audit log tells of a table is that it is audited';
+
+CREATE FUNCTION fieldcrypt_internal.problems_of_audited_table(target regclass) RETURNS SETOF text
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%s: %s', p.relation::regclass, p.problem) FROM fieldcrypt_internal.audited_table_problems() AS p
+     WHERE p.relation = $1
+        OR p.relation IN (SELECT t.relid FROM pg_partition_tree($1) AS t)
+        OR p.relation IN (WITH RECURSIVE children AS (
+                              SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = $1
+                              UNION SELECT i.inhrelid FROM children AS c JOIN pg_inherits AS i ON i.inhparent = c.inhrelid)
+                          SELECT c.inhrelid FROM children AS c)
+     ORDER BY p.relation::regclass::text COLLATE "C", p.problem
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.problems_of_audited_table(regclass) IS 'what audit_table has to say of a table';
+
 -- Records what is so, not what the caller says: whoever may call this can't forge an entry.
 CREATE FUNCTION fieldcrypt_internal.record_table_audit(target regclass, audited boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -26,7 +153,9 @@ BEGIN
             MESSAGE = 'only what audit_table and unaudit_table have done to a table of yours is recorded';
     END IF;
     PERFORM fieldcrypt_internal.record_event(
-        CASE WHEN audited THEN 'table_audited' ELSE 'table_unaudited' END, NULL, NULL, NULL, target::text);
+        CASE WHEN audited THEN 'table_audited' ELSE 'table_unaudited' END, NULL, NULL,
+        CASE WHEN audited THEN coalesce('rows are named by ' || fieldcrypt_internal.row_identity(target), 'rows have no name') END,
+        target::text);
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.record_table_audit(regclass, boolean) IS 'records that a table''s audit triggers were made or dropped';
@@ -38,6 +167,8 @@ AS $$
 DECLARE
     kind "char" := (SELECT c.relkind FROM pg_class AS c WHERE c.oid = target);
     member regclass;
+    identity text := coalesce(fieldcrypt_internal.row_identity(target), '');
+    problem text;
     changed boolean := false;
 BEGIN
     IF target IS NULL OR kind IS NULL OR kind NOT IN ('r', 'p') THEN
@@ -50,9 +181,24 @@ BEGIN
             MESSAGE = format('%s belongs to pg_fieldcrypt', target),
             HINT = 'Its own tables are recorded already.';
     END IF;
-    IF NOT fieldcrypt_internal.has_audit_trigger(target, 'fieldcrypt_audit_change') THEN
+    -- Those that a partition has from the whole can only be enabled again.
+    FOR member IN
+        SELECT t.tgrelid FROM (SELECT target AS relid UNION SELECT relid FROM pg_partition_tree(target)) AS m
+          JOIN pg_trigger AS t ON t.tgrelid = m.relid
+         WHERE t.tgfoid = 'fieldcrypt_internal.audit_change()'::regprocedure
+           AND t.tgparentid <> 0 AND t.tgenabled NOT IN ('O', 'A') AND t.tgname = 'fieldcrypt_audit_change'
+    LOOP
+        EXECUTE format('ALTER TABLE %s ENABLE TRIGGER fieldcrypt_audit_change', member);
+        changed := true;
+    END LOOP;
+    IF NOT fieldcrypt_internal.has_audit_trigger(target, 'fieldcrypt_audit_change')
+       OR EXISTS (SELECT FROM pg_trigger AS t
+                   WHERE t.tgrelid = target AND t.tgname = 'fieldcrypt_audit_change' AND t.tgparentid = 0
+                     AND (t.tgnargs <> 1
+                          OR substring(t.tgargs FOR length(t.tgargs) - 1) <> convert_to(identity, getdatabaseencoding()))) THEN
         -- Partitions that were audited on their own get the trigger of the whole instead; one that
-        -- only has the name, or is disabled, is made anew.
+        -- only has the name, or is disabled, is made anew. Its argument says how rows are named, for health to
+        -- see when that changes.
         FOR member IN
             SELECT m.relid FROM (SELECT target AS relid UNION SELECT relid FROM pg_partition_tree(target)) AS m
               JOIN pg_trigger AS t ON t.tgrelid = m.relid AND t.tgname = 'fieldcrypt_audit_change'
@@ -62,7 +208,7 @@ BEGIN
         END LOOP;
         EXECUTE format(
             'CREATE TRIGGER fieldcrypt_audit_change AFTER INSERT OR UPDATE OR DELETE ON %s
-                FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.audit_change()', target);
+                FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.audit_change(%L)', target, identity);
         changed := true;
     END IF;
     FOR member IN
@@ -81,6 +227,9 @@ BEGIN
     IF changed THEN
         PERFORM fieldcrypt_internal.record_table_audit(target, true);
     END IF;
+    FOR problem IN SELECT fieldcrypt_internal.problems_of_audited_table(target) LOOP
+        RAISE NOTICE USING MESSAGE = problem, HINT = 'SELECT * FROM fieldcrypt.health() goes on looking for this (audited_tables).';
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt.audit_table(regclass) IS
@@ -103,7 +252,7 @@ BEGIN
         EXECUTE format('DROP TRIGGER %I ON %s', found_trigger.name, found_trigger.relation);
         changed := true;
     END LOOP;
-    IF changed THEN
+    IF changed OR fieldcrypt_internal.is_said_to_be_audited(target) THEN
         PERFORM fieldcrypt_internal.record_table_audit(target, false);
     END IF;
 END

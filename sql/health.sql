@@ -111,7 +111,7 @@ BEGIN
             compromised_keys,suspended_keys,deactivated_keys,key_destruction,reencryption,key_states,key_export,
             preload,statement_logging,statement_visibility,
             failed_decrypts,unusual_hours,unusual_addresses,
-            audit_key_age,audit_verification,audit_gaps,audit_sealing,audit_handover,audit_fork,audit_anchor}'::text[]
+            audit_key_age,audit_verification,audit_gaps,audit_sealing,audit_handover,audit_fork,audit_anchor,audited_tables}'::text[]
     LOOP
         BEGIN
             EXECUTE format('SELECT c.status, c.detail, c.hint, c.identity FROM fieldcrypt_internal.%I($1) AS c', 'check_' || "check")

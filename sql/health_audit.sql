@@ -219,3 +219,49 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.check_audit_anchor(jsonb) IS 'check: whether checkpoints of the audit log are kept outside';
+
+CREATE FUNCTION fieldcrypt_internal.check_audited_tables(used jsonb) RETURNS fieldcrypt_internal.health_finding
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    total bigint := (SELECT count(DISTINCT t.tgrelid) FROM pg_trigger AS t WHERE t.tgfoid = 'fieldcrypt_internal.audit_change()'::regprocedure);
+    bypass text := fieldcrypt_internal.trigger_bypass();
+    found record;
+    detail text;
+BEGIN
+    SELECT count(*) AS problems, array_agg(p.relation || ' ' || md5(p.problem)) AS items,
+           (array_agg(format('%s: %s', fieldcrypt_internal.quoted_name(p.relation::regclass::text), p.problem) ORDER BY p.relation, p.problem))[1:3] AS said,
+           (array_agg(p.remedy ORDER BY p.relation, p.problem))[1] AS remedy
+      INTO found FROM fieldcrypt_internal.audited_table_problems() AS p;
+    IF found.problems = 0 AND (bypass IS NULL OR total = 0) THEN
+        RETURN fieldcrypt_internal.finding_of('ok', format('%s tables and partitions are audited, all of their changes with the row''s name', total));
+    END IF;
+    detail := concat_ws('; ',
+        CASE WHEN total > 0 THEN 'no trigger of audit_table fires where ' || bypass END,
+        array_to_string(found.said, '; '),
+        CASE WHEN found.problems > 3 THEN format('and %s more', found.problems - 3) END);
+    RETURN fieldcrypt_internal.finding_of('warning', 'audited tables: ' || detail,
+        coalesce(found.remedy || '; for all: ', '') || 'docs/health.md, "audited_tables".',
+        fieldcrypt_internal.finding_identity(found.items || coalesce(bypass, ''), found.problems));
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.check_audited_tables(jsonb) IS 'check: audited tables whose changes are not all recorded, or whose rows have no name in the log';
+
+-- With session_replication_role = replica no ordinary trigger fires. Who sets it in a session is not seen here.
+CREATE FUNCTION fieldcrypt_internal.trigger_bypass() RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(b.place, ', ' ORDER BY b.place)
+      FROM (SELECT 'the configuration says session_replication_role = replica' AS place
+              FROM pg_settings AS s
+             WHERE s.name = 'session_replication_role' AND s.reset_val = 'replica' AND s.source NOT IN ('database', 'user', 'database user', 'client', 'session')
+            UNION ALL
+            SELECT format('session_replication_role = replica is set for %s',
+                   concat_ws(' in ', 'role ' || fieldcrypt_internal.quoted_name(r.rolname), 'database ' || fieldcrypt_internal.quoted_name(d.datname)))
+              FROM pg_db_role_setting AS s
+              LEFT JOIN pg_roles AS r ON r.oid = s.setrole
+              LEFT JOIN pg_database AS d ON d.oid = s.setdatabase
+             WHERE 'session_replication_role=replica' = ANY (s.setconfig)
+               AND (s.setdatabase = 0 OR d.datname = current_database())) AS b
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.trigger_bypass() IS 'where settings keep triggers from firing in this database; NULL: nowhere; granted to nobody';

@@ -4,6 +4,7 @@ pub mod launcher;
 mod mac_key;
 mod notes;
 pub mod origin;
+mod pending;
 mod publisher;
 pub mod retention;
 mod row;
@@ -33,10 +34,17 @@ use crate::pg::{background, security};
 pub fn init() {
     settings::init();
     background::init(background::Work { launcher: launcher::run, worker: worker::run });
+    pending::init();
     callbacks::listen(Listener {
+        before_commit: pending::before_commit,
         committed: transaction_committed,
         gone: tree::transaction_gone,
-        ended: || HAS_RECORDED.set(false),
+        ended: || {
+            HAS_RECORDED.set(false);
+            pending::transaction_ended();
+        },
+        sub_committed: pending::subtransaction_committed,
+        sub_gone: pending::subtransaction_gone,
         ..Listener::DEAF
     });
 }

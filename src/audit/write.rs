@@ -5,13 +5,15 @@ use fieldcrypt_audit::tree::Hash;
 use fieldcrypt_envelope::KeyId;
 use pgrx::pg_sys::{BuiltinOid, Datum};
 
+use super::row::{self, columns};
 use super::seal::Sealed;
-use super::{Details, mac_key, row, tree};
+use super::{Details, mac_key, tree};
 use crate::error::Error;
 use crate::events::{Event, QueuedEvent};
 use crate::keyring;
 use crate::pg::client::Client;
 use crate::pg::json::Jsonb;
+use crate::pg::log_insert::{COLUMNS, Values};
 use crate::pg::network::Inet;
 use crate::pg::spi::{self, Parameter};
 use crate::pg::values::Varlena;
@@ -36,50 +38,82 @@ pub fn record(event: Event, details: &Details<'_>) -> Result<(), Error> {
     row.old_row_key = old_row_key.map(row::document);
     let mut encoded = Vec::with_capacity(512);
     row.encode(&mut encoded);
-    let mac = authenticate(mac_key, &encoded);
-    let texts = |list: &[Vec<u8>]| {
-        arrays::of_bytes(BuiltinOid::TEXTOID, list.iter().map(|one| Some(one.as_slice())))
-    };
+    let mut values = values_of(event, &client, details)?;
+    set(&mut values, columns::ID, Datum::from(id));
+    set(&mut values, columns::AT, Datum::from(at));
+    set(&mut values, columns::TRANSACTION_ID, Datum::from(transaction_id));
+    for (column, key) in [(columns::ROW_KEY, row_key), (columns::OLD_ROW_KEY, old_row_key)] {
+        if let Some(key) = key {
+            set(&mut values, column, key.datum());
+        }
+    }
+    if let Some((key_id, mac)) = authenticate(mac_key, &encoded) {
+        set_mac(&mut values, key_id, &mac)?;
+    }
+    security::as_owner(|| by_statement(&values))
+}
+
+/// Gives a row a value in a column.
+pub fn set(values: &mut Values, column: i16, value: Datum) {
+    values[column as usize - 1] = Some(value);
+}
+
+/// Gives a row its MAC.
+pub fn set_mac(values: &mut Values, key_id: KeyId, mac: &[u8; 32]) -> Result<(), Error> {
+    set(values, columns::MAC, Varlena::of(mac)?.into_datum());
+    set(values, columns::MAC_KEY_ID, Datum::from(key_id.as_i64()));
+    Ok(())
+}
+
+/// A `text[]` in the current memory context.
+pub fn texts(list: &[Vec<u8>]) -> Result<Datum, Error> {
+    arrays::of_bytes(BuiltinOid::TEXTOID, list.iter().map(|one| Some(one.as_slice())))
+}
+
+/// The columns that say what happened and who did it, in the current memory context: all but id, time,
+/// transaction, the keys of a row, and seals.
+pub fn values_of(event: Event, client: &Client, details: &Details<'_>) -> Result<Values, Error> {
+    let text = |bytes: &[u8]| Varlena::of(bytes).map(Varlena::into_datum);
+    let address = client.address.as_deref().map(Inet::parse).transpose()?;
     let bigints =
         |list: &[i64]| arrays::of_numbers(BuiltinOid::INT8OID, list.iter().copied().map(Some));
-    let changed_columns = details.changed_columns.map(texts).transpose()?;
-    let key_ids = details.key_ids.map(bigints).transpose()?;
-    let mac_bytes = mac.map(|(_, mac)| Varlena::of(&mac)).transpose()?.map(Varlena::into_datum);
-    let address = client.address.as_deref().map(Inet::parse).transpose()?;
-    let written = security::as_owner(|| {
-        spi::execute(
-            "INSERT INTO fieldcrypt.audit_log
-                    (id, at, event, actor, role, client_address, application, backend_pid,
-                     transaction_id, tenant, key_id, reason, table_name, partition_name, row_key,
-                     old_row_key, changed_columns, error_code, value_count, key_ids, mac, mac_key_id)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-                     $19, $20, $21, $22)",
-            &[
-                Parameter::BigInt(Some(id)),
-                Parameter::Time(Some(at)),
-                Parameter::Text(Some(event.name().as_bytes())),
-                Parameter::Text(Some(&client.actor)),
-                Parameter::Text(Some(&client.role)),
-                Parameter::Made(BuiltinOid::INETOID, address.map(Inet::datum)),
-                Parameter::Text(Some(&client.application)),
-                Parameter::Integer(client.process),
-                Parameter::Made(BuiltinOid::XID8OID, Some(Datum::from(transaction_id))),
-                Parameter::Text(details.tenant),
-                Parameter::BigInt(details.key_id.map(KeyId::as_i64)),
-                Parameter::Text(details.reason),
-                Parameter::Text(details.table_name),
-                Parameter::Text(details.partition_name),
-                Parameter::Made(BuiltinOid::JSONBOID, row_key.map(Jsonb::datum)),
-                Parameter::Made(BuiltinOid::JSONBOID, old_row_key.map(Jsonb::datum)),
-                Parameter::Made(BuiltinOid::TEXTARRAYOID, changed_columns),
-                Parameter::Text(details.error_code.map(str::as_bytes)),
-                Parameter::BigInt(details.value_count),
-                Parameter::Made(BuiltinOid::INT8ARRAYOID, key_ids),
-                Parameter::Made(BuiltinOid::BYTEAOID, mac_bytes),
-                Parameter::BigInt(mac.map(|(key_id, _)| key_id.as_i64())),
-            ],
-        )
-    })?;
+    let mut values: Values = [None; COLUMNS];
+    let columns: [(i16, Option<Datum>); 15] = [
+        (columns::EVENT, Some(text(event.name().as_bytes())?)),
+        (columns::ACTOR, Some(text(&client.actor)?)),
+        (columns::ROLE, Some(text(&client.role)?)),
+        (columns::CLIENT_ADDRESS, address.map(Inet::datum)),
+        (columns::APPLICATION, Some(text(&client.application)?)),
+        (columns::BACKEND_PID, Some(Datum::from(client.process))),
+        (columns::TENANT, details.tenant.map(text).transpose()?),
+        (columns::KEY_ID, details.key_id.map(|key_id| Datum::from(key_id.as_i64()))),
+        (columns::REASON, details.reason.map(text).transpose()?),
+        (columns::TABLE_NAME, details.table_name.map(text).transpose()?),
+        (columns::PARTITION_NAME, details.partition_name.map(text).transpose()?),
+        (columns::CHANGED_COLUMNS, details.changed_columns.map(texts).transpose()?),
+        (columns::ERROR_CODE, details.error_code.map(|code| text(code.as_bytes())).transpose()?),
+        (columns::VALUE_COUNT, details.value_count.map(Datum::from)),
+        (columns::KEY_IDS, details.key_ids.map(bigints).transpose()?),
+    ];
+    for (column, value) in columns {
+        values[column as usize - 1] = value;
+    }
+    Ok(values)
+}
+
+/// Writes one row by an INSERT, as the log's owner.
+pub fn by_statement(values: &Values) -> Result<(), Error> {
+    let parameters: Vec<_> =
+        TYPES.iter().zip(values).map(|(of, value)| Parameter::Made(*of, *value)).collect();
+    let written = spi::execute(
+        "INSERT INTO fieldcrypt.audit_log
+                (id, at, event, actor, role, client_address, application, backend_pid,
+                 transaction_id, tenant, key_id, reason, table_name, partition_name, row_key,
+                 old_row_key, changed_columns, error_code, value_count, key_ids, mac, mac_key_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
+                 $19, $20, $21, $22)",
+        &parameters,
+    )?;
     if written == 1 {
         Ok(())
     } else {
@@ -87,6 +121,35 @@ pub fn record(event: Event, details: &Details<'_>) -> Result<(), Error> {
         Err(Error::KeyTable("the audit log did not take a row".into()))
     }
 }
+
+/// The types of the log's columns, all but the last: who seals gives the leaf.
+const TYPES: [BuiltinOid; COLUMNS - 1] = {
+    use BuiltinOid::*;
+    [
+        INT8OID,
+        TIMESTAMPTZOID,
+        TEXTOID,
+        TEXTOID,
+        TEXTOID,
+        INETOID,
+        TEXTOID,
+        INT4OID,
+        XID8OID,
+        TEXTOID,
+        INT8OID,
+        TEXTOID,
+        TEXTOID,
+        TEXTOID,
+        JSONBOID,
+        JSONBOID,
+        TEXTARRAYOID,
+        TEXTOID,
+        INT8OID,
+        INT8ARRAYOID,
+        BYTEAOID,
+        INT8OID,
+    ]
+};
 
 /// Writes events that outlived their transactions: with id, MAC and, where the log is sealed, leaf.
 pub fn write_events(events: &[QueuedEvent]) -> Result<Sealed, Error> {

@@ -395,7 +395,7 @@ struct RowKey {
 
 impl RowKey {
     fn of(table: &Table) -> Self {
-        let key = table.primary_key();
+        let key = table.row_identity();
         let columns = table
             .columns()
             .into_iter()

@@ -58,6 +58,29 @@ impl Client {
     }
 }
 
+/// What tells clients of a session apart, without reading catalogs: who is who may have changed since a
+/// [`Client`] was made if this has.
+#[derive(Debug)]
+pub struct Author {
+    session_user: pg_sys::Oid,
+    outer_role: pg_sys::Oid,
+    application: Vec<u8>,
+}
+
+impl Author {
+    /// Of this session, now.
+    pub fn now() -> Self {
+        let (session_user, outer_role) = roles::session_oids();
+        Self { session_user, outer_role, application: application() }
+    }
+
+    /// Whether it is that of the session, now.
+    pub fn is_now(&self) -> bool {
+        (self.session_user, self.outer_role) == roles::session_oids()
+            && with_application(|name| name == self.application)
+    }
+}
+
 fn address() -> Option<String> {
     thread_local! { static ADDRESS: OnceCell<Option<String>> = const { OnceCell::new() } }
     ADDRESS.with(|known| {
@@ -77,12 +100,16 @@ fn address() -> Option<String> {
 
 /// application_name as it is now. Reads no catalog.
 pub fn application() -> Vec<u8> {
-    // SAFETY: a setting of Postgres, a C string or NULL.
+    with_application(<[u8]>::to_vec)
+}
+
+fn with_application<R>(read: impl FnOnce(&[u8]) -> R) -> R {
+    // SAFETY: a setting of Postgres, a C string or NULL, which `read` does not change.
     unsafe {
         if pg_sys::application_name.is_null() {
-            return Vec::new();
+            return read(&[]);
         }
-        CStr::from_ptr(pg_sys::application_name).to_bytes().to_vec()
+        read(CStr::from_ptr(pg_sys::application_name).to_bytes())
     }
 }
 

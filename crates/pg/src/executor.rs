@@ -21,6 +21,39 @@ pub struct Listener {
 
 static LISTENER: OnceLock<Listener> = OnceLock::new();
 
+/// Who keeps what a part of a statement has brought about until that part ends, in its own subtransaction:
+/// a run of the executor, its end with the triggers, or a utility statement. Parts lie in each other.
+pub struct Keeper {
+    /// Whether anything is kept.
+    pub keeps: fn() -> bool,
+    /// A part begins: what is kept now is of those around it. What this gives is given back to `leaves`.
+    pub enters: fn() -> usize,
+    /// A part has come to its end.
+    pub ends: fn() -> Result<(), Error>,
+    /// It is over, whether it came to its end or not.
+    pub leaves: fn(usize),
+}
+
+static KEEPER: OnceLock<Keeper> = OnceLock::new();
+
+/// Registers who keeps things.
+pub fn keep(keeper: Keeper) {
+    KEEPER.get_or_init(|| keeper);
+}
+
+/// Whether the end of what is going on now will be seen here. It is not where the server applies what another
+/// one did.
+pub fn will_see_the_end() -> bool {
+    DEPTH.get() > 0 || LOADED_IN.get() == clock::statement_start()
+}
+
+/// Nothing may be kept any longer.
+fn let_go() {
+    if KEEPER.get().is_some_and(|one| (one.keeps)()) {
+        call::raising(|| KEEPER.get().map_or(Ok(()), |one| (one.ends)()));
+    }
+}
+
 thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
     static LOADED_IN: Cell<i64> = const { Cell::new(0) };
@@ -56,6 +89,10 @@ pub fn is_between_statements() -> bool {
 }
 
 fn around_statement(run: &mut dyn FnMut()) {
+    if DEPTH.get() == 0 {
+        // Of the statement that loaded the library.
+        let_go();
+    }
     if is_between_statements() {
         call::raising(|| LISTENER.get().map_or(Ok(()), |one| (one.begins)()));
     }
@@ -70,6 +107,9 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
 unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     // SAFETY: the hook that was there before, or what Postgres does without hooks.
     unsafe { PREVIOUS_END.unwrap_or(unguarded::standard_ExecutorEnd)(query) };
+    if DEPTH.get() == 0 {
+        let_go();
+    }
     tell_of_end();
 }
 
@@ -111,8 +151,18 @@ fn tell_of_end() {
 
 /// Runs a part of a statement one level deeper, whether it ends by an error or not.
 fn nested(run: &mut dyn FnMut()) {
+    let around = KEEPER.get().map_or(0, |one| (one.enters)());
     DEPTH.set(DEPTH.get() + 1);
-    finally(run, &mut |_| DEPTH.set(DEPTH.get() - 1));
+    let mut run = || {
+        run();
+        let_go();
+    };
+    finally(&mut run, &mut |_| {
+        DEPTH.set(DEPTH.get() - 1);
+        if let Some(one) = KEEPER.get() {
+            (one.leaves)(around);
+        }
+    });
 }
 
 mod unguarded {

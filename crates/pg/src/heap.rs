@@ -185,10 +185,10 @@ impl Table {
         }
     }
 
-    /// The numbers of the columns of the primary key; empty without one.
-    pub fn primary_key(&self) -> Vec<i16> {
+    /// The numbers of the columns by which rows are told apart; empty without any.
+    pub fn row_identity(&self) -> Vec<i16> {
         // SAFETY: an open relation.
-        unsafe { super::triggers::primary_key(self.relation) }
+        unsafe { super::triggers::row_identity(self.relation) }
     }
 
     pub(super) fn relation(&self) -> pg_sys::Relation {

@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 thread_local! {
     static GENERATION: Cell<u64> = const { Cell::new(1) };
+    static ANY: Cell<u64> = const { Cell::new(0) };
     static KEYS_RELATION: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
 }
 
@@ -16,6 +17,11 @@ pub fn init() {
     // SAFETY: the callback lives as long as the library, which is never unloaded.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(at_invalidation), pg_sys::Datum::null());
+        pg_sys::CacheRegisterSyscacheCallback(
+            pg_sys::SysCacheIdentifier::NAMESPACEOID as i32,
+            Some(at_schema_invalidation),
+            pg_sys::Datum::null(),
+        );
     }
 }
 
@@ -39,6 +45,13 @@ pub fn generation() -> u64 {
     GENERATION.get()
 }
 
+/// Counts the invalidations of all relations, and of schemas: what a name, a column or an index is may have
+/// changed with each.
+#[inline]
+pub fn any_generation() -> u64 {
+    ANY.get()
+}
+
 /// Tells which relation to listen for.
 pub fn watch_relation(relation: pg_sys::Oid) {
     if KEYS_RELATION.replace(relation) != relation {
@@ -46,7 +59,12 @@ pub fn watch_relation(relation: pg_sys::Oid) {
     }
 }
 
+unsafe extern "C-unwind" fn at_schema_invalidation(_: pg_sys::Datum, _: i32, _: u32) {
+    ANY.set(ANY.get() + 1);
+}
+
 unsafe extern "C-unwind" fn at_invalidation(_: pg_sys::Datum, relation: pg_sys::Oid) {
+    ANY.set(ANY.get() + 1);
     if relation == pg_sys::InvalidOid || relation == KEYS_RELATION.get() {
         GENERATION.set(GENERATION.get() + 1);
     }

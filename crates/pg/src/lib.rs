@@ -24,6 +24,7 @@ pub mod key_locks;
 pub mod key_table;
 pub mod locks;
 pub mod log_hook;
+pub mod log_insert;
 pub mod log_table;
 pub mod memory;
 pub mod network;

@@ -40,3 +40,17 @@ impl Scratch {
         unsafe { pg_sys::MemoryContextDelete(self.0) }
     }
 }
+
+/// A node of Postgres's, zeroed and tagged, in the current memory context.
+///
+/// # Safety
+///
+/// `T` is the structure of that tag.
+pub(super) unsafe fn node<T>(tag: pg_sys::NodeTag) -> *mut T {
+    // SAFETY: every node begins with its tag; all-zero is how Postgres makes them.
+    unsafe {
+        let node = pg_sys::palloc0(size_of::<T>());
+        *node.cast::<pg_sys::NodeTag>() = tag;
+        node.cast()
+    }
+}

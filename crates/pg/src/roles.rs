@@ -18,6 +18,12 @@ pub fn outer_role() -> Vec<u8> {
     role_name(unsafe { pg_sys::GetOuterUserId() })
 }
 
+/// Both, by number.
+pub(super) fn session_oids() -> (pg_sys::Oid, pg_sys::Oid) {
+    // SAFETY: read variables of the backend.
+    unsafe { (pg_sys::GetSessionUserId(), pg_sys::GetOuterUserId()) }
+}
+
 /// The role that logged in, whatever SET SESSION AUTHORIZATION a superuser ran since.
 pub fn login_role() -> Vec<u8> {
     // SAFETY: reads a variable of the backend.

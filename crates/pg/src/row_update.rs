@@ -11,6 +11,7 @@ use std::ffi::c_int;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::heap::{RowId, Scan, Table};
+use super::memory::node;
 use super::owners_code::owners_code;
 use super::{expression, version};
 use fieldcrypt_error::Error;
@@ -341,15 +342,5 @@ unsafe fn keep_always_triggers(description: *mut pg_sys::TriggerDesc, has_genera
         (*description).trig_update_after_statement = fires(false, false);
         (*description).trig_update_old_table = sees(|trigger| trigger.tgoldtable);
         (*description).trig_update_new_table = sees(|trigger| trigger.tgnewtable);
-    }
-}
-
-/// A node of Postgres's, zeroed and tagged.
-unsafe fn node<T>(tag: pg_sys::NodeTag) -> *mut T {
-    // SAFETY: every node begins with its tag; all-zero is how Postgres makes them.
-    unsafe {
-        let node = pg_sys::palloc0(size_of::<T>());
-        *node.cast::<pg_sys::NodeTag>() = tag;
-        node.cast()
     }
 }

@@ -1,12 +1,12 @@
 //! Trigger calls: what fired, on which relation, with which rows.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::call::Call;
 use super::setting::TemporarySettings;
-use super::syscache::with_form;
+use super::syscache::with_row;
 use super::tuple::Row;
 use super::{relations, values, version};
 use fieldcrypt_error::Error;
@@ -138,39 +138,59 @@ impl TriggerCall {
         kind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE
     }
 
-    /// The numbers of the columns of the primary key, deferrable or not.
-    pub fn primary_key(&self) -> Vec<i16> {
+    /// The numbers of the columns by which rows are told apart.
+    pub fn row_identity(&self) -> Vec<i16> {
         // SAFETY: valid trigger data; its relation is open while the trigger runs.
-        unsafe { primary_key((*self.data).tg_relation) }
+        unsafe { row_identity((*self.data).tg_relation) }
     }
 }
 
-/// The numbers of the columns of a relation's primary key, deferrable or not; empty without one.
+/// The numbers of the columns by which rows of a relation are told apart: those of its primary key, deferrable or
+/// not; else of a unique index over columns that are NOT NULL, that of the replica identity before others, then
+/// the one with the fewest columns. Empty without any. `fieldcrypt_internal.row_identity` says the same in SQL.
 ///
 /// # Safety
 ///
 /// The relation must be open.
-pub(super) unsafe fn primary_key(relation: pg_sys::Relation) -> Vec<i16> {
-    // SAFETY: the list of indexes is the caller's own copy; a cache of indexes by oid, whose indkey is never
-    // NULL and has indnatts numbers behind it.
+pub(super) unsafe fn row_identity(relation: pg_sys::Relation) -> Vec<i16> {
+    // SAFETY: the list of indexes is the caller's own copy, in the order of their oids; a cache of indexes by oid,
+    // whose indkey is never NULL and has indnatts numbers behind it, of columns of the relation.
     unsafe {
         let indexes = pg_sys::RelationGetIndexList(relation);
         let indexes = pgrx::PgList::<()>::from_pg(indexes);
-        for index in indexes.iter_oid() {
-            let columns = with_form(
-                pg_sys::SysCacheIdentifier::INDEXRELID,
-                &[Datum::from(index)],
-                |form: *const pg_sys::FormData_pg_index| {
-                    let columns = (*form).indnkeyatts as usize;
-                    (*form).indisprimary.then(|| (*form).indkey.values.as_slice(columns).to_vec())
-                },
-            );
-            if let Some(columns) = columns.flatten() {
-                return columns;
-            }
-        }
-        Vec::new()
+        let candidates = indexes.iter_oid().filter_map(|index| {
+            let cache = pg_sys::SysCacheIdentifier::INDEXRELID;
+            with_row(cache, &[Datum::from(index)], |row| {
+                let form = &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_index>();
+                let columns = form.indkey.values.as_slice(form.indnkeyatts as usize).to_vec();
+                let is_null = |number: u32| {
+                    let mut is_null = false;
+                    let number = number as pg_sys::AttrNumber;
+                    pg_sys::SysCacheGetAttr(cache as c_int, row, number, &mut is_null);
+                    is_null
+                };
+                let tells_apart = form.indisprimary
+                    || form.indisunique
+                        && form.indisvalid
+                        && is_null(pg_sys::Anum_pg_index_indpred)
+                        && is_null(pg_sys::Anum_pg_index_indexprs)
+                        && columns.iter().all(|column| is_not_null(relation, *column));
+                let rank = (!form.indisprimary, !form.indisreplident, columns.len());
+                tells_apart.then_some((rank, columns))
+            })
+            .flatten()
+        });
+        candidates.min_by_key(|(rank, _)| *rank).map(|(_, columns)| columns).unwrap_or_default()
     }
+}
+
+/// # Safety
+///
+/// The relation is open and has such a column, or it is one of the system's, which are never NULL.
+unsafe fn is_not_null(relation: pg_sys::Relation, column: i16) -> bool {
+    // SAFETY: by the contract.
+    column < 0
+        || unsafe { (*version::attribute((*relation).rd_att, column as usize - 1)).attnotnull }
 }
 
 /// Whether a type is `encrypted`, a domain over it, or an array of either.

@@ -85,6 +85,17 @@ mod executor {
             slot: *mut pg_sys::TupleTableSlot,
             command: pg_sys::CmdType::Type,
         );
+        /// As pgrx has it, but without a guard.
+        pub fn ExecInsertIndexTuples(
+            result: *mut pg_sys::ResultRelInfo,
+            slot: *mut pg_sys::TupleTableSlot,
+            estate: *mut pg_sys::EState,
+            update: bool,
+            no_error: bool,
+            conflict: *mut bool,
+            arbiters: *mut pg_sys::List,
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))] only_summarizing: bool,
+        ) -> *mut pg_sys::List;
     }
 }
 pub(super) use executor::ExecComputeStoredGenerated;
@@ -244,6 +255,33 @@ pub(super) unsafe fn insert_index_entries(
             null_mut(),
             kind == pg_sys::TU_UpdateIndexes::TU_Summarizing,
         )
+    }
+}
+
+/// Makes the index entries of a new row. Call it inside a guard.
+///
+/// # Safety
+///
+/// The slot holds a row that was just written to the relation, whose indexes are open, none of them deferrable.
+pub(super) unsafe fn insert_new_index_entries(
+    result: *mut pg_sys::ResultRelInfo,
+    slot: *mut pg_sys::TupleTableSlot,
+    estate: *mut pg_sys::EState,
+) {
+    use std::ptr::null_mut;
+    macro_rules! insert {
+        ($($more:expr),*) => {
+            executor::ExecInsertIndexTuples(
+                result, slot, estate, false, false, null_mut(), null_mut() $(, $more)*
+            )
+        };
+    }
+    // SAFETY: by the contract; the list is empty.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        insert!();
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        insert!(false);
     }
 }
 

@@ -49,7 +49,7 @@ foreach my $sql (
 }
 foreach my $file ('text', 'csv', 'binary', 'bytea')
 {
-	unlike(slurp_file("$folder/t.$file"), qr/CANARY|${\ unpack('H*', 'CANARY')}/i, "no plaintext in the COPY file t.$file");
+	unlike(slurp_file("$folder/t.$file"), qr/CANARY|(?i:${\ unpack('H*', 'CANARY')})/, "no plaintext in the COPY file t.$file");
 }
 value($node, 'ANALYZE t');
 unlike(value($node, q{SELECT * FROM pg_stats WHERE tablename = 't'}), qr/CANARY/, 'no plaintext in statistics');

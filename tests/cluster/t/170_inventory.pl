@@ -113,6 +113,7 @@ function audit_change() v u trigger
 function audit_log_findings(timestamp with time zone,timestamp with time zone,text) v u
 function audit_queue_status() v s
 function audit_retention() s u
+function audited_table_problems() s u p
 function begin_master_key_rotation(bytea) v u d p
 function by_own_hand() v u
 function change_access(regrole,text[],boolean) v u p
@@ -123,6 +124,7 @@ function check_audit_handover(jsonb) v u p
 function check_audit_key_age(jsonb) v u p
 function check_audit_sealing(jsonb) v u p
 function check_audit_verification(jsonb) v u p
+function check_audited_tables(jsonb) v u p
 function check_compromised_keys(jsonb) v u p
 function check_deactivated_keys(jsonb) v u p
 function check_failed_decrypts(jsonb) v u p
@@ -186,6 +188,7 @@ function invalidate_keys() v u trigger
 function is_being_restored() v u p
 function is_preloaded() v u p
 function is_reencrypting() v u p
+function is_said_to_be_audited(regclass) s u d p
 function is_use_recorded() s u p
 function is_without_context(reencryptions,reencryption_chunks,jsonb,text) s u p
 function key_problem(bigint) v u
@@ -214,6 +217,7 @@ function origin_checks() v u p
 function origin_here() v u p
 function outer_role() s s
 function privilege_objects(text) s u p
+function problems_of_audited_table(regclass) s u d p
 function quiet_step(bigint) v u d p
 function quoted_name(text) s u p
 function read_export(text) v u
@@ -268,6 +272,7 @@ function rewrap_keys(bytea,text) v u
 function rewrap_step(bytea,bigint,integer,boolean) v u d p
 function rotate_active_key(text,text,boolean,bigint) v u
 function rotate_step(text,text,boolean,bigint,timestamp with time zone) v u d p
+function row_identity(oid) s u p
 function schedule_destruction(bigint,bigint,text) v u
 function schedule_jobs(jsonb) v u p
 function schedule_step(bigint,interval,text) v u d p
@@ -287,9 +292,11 @@ function store_alert(text,text,text,text,text,boolean) v u
 function store_rotation_policy(text,text) v u
 function store_verification(timestamp with time zone,text,bigint,text) v u
 function table_blocks(oid) v u p
+function tables_said_to_be_audited() s u p
 function target_master_key() v u
 function tenant_statistics() v r
 function time_ago(timestamp with time zone) v u p
+function trigger_bypass() s u p
 function uncountable(timestamp with time zone) v u p
 function unschedule_jobs(jsonb) v u p
 function use_of_key(jsonb,bigint) s u p
