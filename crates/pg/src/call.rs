@@ -1,13 +1,12 @@
 //! The edge: SQL functions in, `Result`s inside, errors out.
 
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::OnceLock;
 
 use pgrx::pg_sys::{self, Datum};
 
 use super::json::Jsonb;
-use super::{clock, report, values};
+use super::{marks, report, values};
 use fieldcrypt_error::Error;
 
 /// The arguments of a call.
@@ -122,16 +121,6 @@ pub fn on_error(told: OnError) {
     ON_ERROR.get_or_init(|| told);
 }
 
-thread_local! {
-    static MARKED_STATEMENT: Cell<i64> = const { Cell::new(i64::MIN) };
-}
-
-/// Whether the client's statement has called the extension: whatever its text says, it concerns encrypted
-/// values.
-pub fn is_statement_marked() -> bool {
-    MARKED_STATEMENT.get() == clock::statement_start()
-}
-
 /// Runs a body and turns its `Result` into what Postgres expects.
 ///
 /// # Safety
@@ -139,7 +128,7 @@ pub fn is_statement_marked() -> bool {
 /// Only Postgres calls it, through a function made by the macro `sql_functions!`.
 #[inline]
 pub unsafe fn edge(fcinfo: pg_sys::FunctionCallInfo, body: Body) -> Datum {
-    MARKED_STATEMENT.set(clock::statement_start());
+    marks::mark();
     // SAFETY: no panic leaves the guard; whatever it would raise is caught inside and comes back as
     // a report.
     let outcome = unsafe { pgrx::pgrx_extern_c_guard(|| caught(|| told(fcinfo, body))) };

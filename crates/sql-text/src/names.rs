@@ -10,7 +10,8 @@ pub enum Place {
     Anywhere,
     /// In the code itself, not inside of strings: columns and types, whose names are ordinary words.
     Code,
-    /// Before an opening parenthesis, also inside of strings: functions.
+    /// Before an opening parenthesis or behind a point, also inside of strings: functions, which attribute notation
+    /// (`row.function`) calls as well.
     Call,
     /// As an operator, or as a key word that stands for it, also inside of strings.
     Operator,
@@ -63,7 +64,15 @@ impl Names {
                 }
             }
         }
-        let entry = (key(name.iter().copied()), place);
+        self.insert((key(name.iter().copied()), place))
+    }
+
+    /// Adds those of others.
+    pub fn add_all(&mut self, others: &Self) -> Result<(), OutOfMemory> {
+        others.entries.iter().try_for_each(|entry| self.insert(*entry))
+    }
+
+    fn insert(&mut self, entry: (Key, Place)) -> Result<(), OutOfMemory> {
         match self.entries.binary_search_by(|known| order(known, &entry)) {
             Ok(_) => Ok(()),
             Err(at) => {
@@ -106,12 +115,14 @@ impl Names {
             return true;
         }
         let mut is_call_if_parenthesis = false;
+        let mut is_behind_point = false;
         for token in Tokens::of(text) {
             if matches!(token.kind, Kind::Space | Kind::Comment) {
                 continue;
             }
             let content = text.get(token.content.clone()).unwrap_or_default();
             let is_after_name = std::mem::take(&mut is_call_if_parenthesis);
+            let was_point = std::mem::replace(&mut is_behind_point, content == b".");
             let found = match token.kind {
                 Kind::Word => key(content.iter().copied()),
                 Kind::QuotedIdentifier | Kind::OpenIdentifier => {
@@ -142,6 +153,7 @@ impl Names {
                     Place::Anywhere => return true,
                     Place::Code if depth == 0 => return true,
                     Place::Code => {}
+                    Place::Call if was_point => return true,
                     Place::Call => is_call_if_parenthesis = true,
                     // No word has the key of an operator, and an identifier in quotes is none.
                     Place::Operator => {}
@@ -186,31 +198,45 @@ impl Names {
     }
 }
 
-/// Names of prepared statements that a text executes, as they are known: without quotes, in lower case
-/// if they had none. Each ends with a zero byte.
-pub fn executed_statements(text: &[u8]) -> impl Iterator<Item = [u8; 64]> + '_ {
+/// Calls `visit` with each name of a prepared statement that a text executes, as it is known: without quotes, in lower
+/// case if it had none, ended by a zero byte; and with whether it is said so outside of strings, where nothing but a
+/// name can follow the word. Whether `visit` answered `true` once.
+pub fn executes(text: &[u8], visit: &mut dyn FnMut(&[u8; 64], bool) -> bool) -> bool {
+    executes_at(text, 0, visit)
+}
+
+fn executes_at(text: &[u8], depth: usize, visit: &mut dyn FnMut(&[u8; 64], bool) -> bool) -> bool {
     let mut is_after_execute = false;
-    Tokens::of(text).filter(|token| !matches!(token.kind, Kind::Space | Kind::Comment)).filter_map(
-        move |token| {
-            let content = text.get(token.content.clone()).unwrap_or_default();
-            let is_name = std::mem::replace(
-                &mut is_after_execute,
-                token.kind == Kind::Word && content.eq_ignore_ascii_case(b"execute"),
-            );
-            let mut name = [0; 64];
-            let places = name.iter_mut().take(63);
-            match token.kind {
-                Kind::Word if is_name => {
-                    places.zip(content).for_each(|(to, from)| *to = from.to_ascii_lowercase());
-                }
-                Kind::QuotedIdentifier if is_name => {
-                    places.zip(undoubled(content)).for_each(|(to, from)| *to = from);
-                }
-                _ => return None,
+    for token in Tokens::of(text) {
+        if matches!(token.kind, Kind::Space | Kind::Comment) {
+            continue;
+        }
+        let content = text.get(token.content.clone()).unwrap_or_default();
+        let is_name = std::mem::replace(
+            &mut is_after_execute,
+            token.kind == Kind::Word && content.eq_ignore_ascii_case(b"execute"),
+        );
+        let mut name = [0; 64];
+        let places = name.iter_mut().take(63);
+        match token.kind {
+            Kind::Word if is_name => {
+                places.zip(content).for_each(|(to, from)| *to = from.to_ascii_lowercase());
             }
-            Some(name)
-        },
-    )
+            Kind::QuotedIdentifier if is_name && token.content.start == token.range.start + 1 => {
+                places.zip(undoubled(content)).for_each(|(to, from)| *to = from);
+            }
+            // Escapes spell any name.
+            Kind::QuotedIdentifier if is_name => return true,
+            Kind::String if depth >= DEPTH || executes_at(content, depth + 1, visit) => {
+                return true;
+            }
+            _ => continue,
+        }
+        if visit(&name, depth == 0) {
+            return true;
+        }
+    }
+    false
 }
 
 fn order(a: &(Key, Place), b: &(Key, Place)) -> std::cmp::Ordering {
