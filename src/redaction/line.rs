@@ -56,6 +56,8 @@ pub fn is_to_be_masked(line: &Line<'_>) -> bool {
     }
     known::want();
     matches!(kind(line), Kind::Deadlock | Kind::Memory)
+        // A prepared statement that is not there.
+        || line.class == *b"26"
         || !log_hook::serves_a_client()
         || marks::is_marked()
         || !is_told_apart(line)
@@ -110,10 +112,10 @@ fn is_about_values(line: &Line<'_>) -> bool {
             .any(|line| ELSEWHERE.iter().any(|begin| line.starts_with(begin)));
     is_of_elsewhere
         || known::mention(&texts, &[table], Relations::NONE)
-        || executes(line.running, &mut |name, is_outside| match statements::prepared(name) {
+        || executes(line.running, &mut |name, is_certain| match statements::prepared(name) {
             Some((text, relations)) => known::mention(&[text], &[], relations),
             // Whatever its parameters are.
-            None => is_outside,
+            None => is_certain,
         })
 }
 

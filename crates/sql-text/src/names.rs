@@ -199,8 +199,9 @@ impl Names {
 }
 
 /// Calls `visit` with each name of a prepared statement that a text executes, as it is known: without quotes, in lower
-/// case if it had none, ended by a zero byte; and with whether it is said so outside of strings, where nothing but a
-/// name can follow the word. Whether `visit` answered `true` once.
+/// case if it had none, ended by a zero byte; and with whether nothing but a name can follow the word there: not in a
+/// string, the code of DO, in which EXECUTE takes a text, but in a string in that, and outside of all. Whether `visit`
+/// answered `true` once.
 pub fn executes(text: &[u8], visit: &mut dyn FnMut(&[u8; 64], bool) -> bool) -> bool {
     executes_at(text, 0, visit)
 }
@@ -232,7 +233,7 @@ fn executes_at(text: &[u8], depth: usize, visit: &mut dyn FnMut(&[u8; 64], bool)
             }
             _ => continue,
         }
-        if visit(&name, depth == 0) {
+        if visit(&name, depth != 1) {
             return true;
         }
     }
