@@ -24,6 +24,10 @@ const PASSES: usize = 32;
 /// Relations that changed since and can be looked at one by one.
 const CHANGED: usize = 32;
 
+/// Statements that are remembered, and how long they may be.
+const CLEAN_TEXTS: usize = 8;
+const LONGEST_CLEAN: usize = 2048;
+
 struct Known {
     extension: Option<Oid>,
     names: Names,
@@ -62,6 +66,10 @@ thread_local! {
     static CHANGED_RELATIONS: RefCell<[Oid; CHANGED]> = const { RefCell::new([Oid::INVALID; CHANGED]) };
     static CONSTRAINTS_CHANGED: Cell<bool> = const { Cell::new(false) };
     static WANTED: Cell<bool> = const { Cell::new(false) };
+    /// Statements that mentioned none when so much had changed.
+    static CLEAN: RefCell<[(u64, Vec<u8>); CLEAN_TEXTS]> = const { RefCell::new([const { (0, Vec::new()) }; CLEAN_TEXTS]) };
+    static NEXT_CLEAN: Cell<usize> = const { Cell::new(0) };
+    static CHANGES: Cell<u64> = const { Cell::new(1) };
     static IS_READING: Cell<bool> = const { Cell::new(false) };
     /// Whether reading came to its end once.
     static HAS_READ: Cell<bool> = const { Cell::new(false) };
@@ -90,6 +98,34 @@ pub fn mention(texts: &[&[u8]], names: &[&[u8]], relations: Relations) -> bool {
     mentions.ok().flatten().unwrap_or(true)
 }
 
+/// Whether a statement that begins mentions one, or a relation of its plan is one. Statements come again, at
+/// the least when they are run after they were read.
+pub fn begins(text: &[u8], relations: Relations) -> bool {
+    if !is_fresh() {
+        return true;
+    }
+    let is_clean = CLEAN.with(|clean| {
+        clean
+            .try_borrow()
+            .is_ok_and(|clean| clean.iter().any(|(at, kept)| *at == CHANGES.get() && kept == text))
+    });
+    let is_known =
+        mention(if is_clean { &[] } else { std::slice::from_ref(&text) }, &[], relations);
+    if !is_known && !is_clean && text.len() <= LONGEST_CLEAN {
+        CLEAN.with(|clean| {
+            let Ok(mut clean) = clean.try_borrow_mut() else { return };
+            let next = NEXT_CLEAN.replace(NEXT_CLEAN.get().wrapping_add(1)) % CLEAN_TEXTS;
+            let Some((at, kept)) = clean.get_mut(next) else { return };
+            kept.clear();
+            if kept.try_reserve(text.len()).is_ok() {
+                kept.extend_from_slice(text);
+                *at = CHANGES.get();
+            }
+        });
+    }
+    is_known
+}
+
 /// Whether what is known is up to date, as far as this session has been told.
 pub fn is_fresh() -> bool {
     AGE.get() == Age::Fresh && !IS_READING.get()
@@ -109,6 +145,7 @@ pub fn is_wanted(will: bool) -> bool {
 /// A relation changed, or any may have. Called in callbacks of Postgres: nothing here can fail.
 pub fn relation_changed(relation: Option<Oid>) {
     HAS_FAILED.set(false);
+    CHANGES.set(CHANGES.get() + 1);
     let changed = match AGE.get() {
         Age::Unread | Age::Stale => return,
         Age::Fresh => 0,
@@ -123,6 +160,7 @@ pub fn relation_changed(relation: Option<Oid>) {
 
 /// A constraint changed, of a table or a domain. Called in callbacks of Postgres, too.
 pub fn constraint_changed() {
+    CHANGES.set(CHANGES.get() + 1);
     CONSTRAINTS_CHANGED.set(true);
     if AGE.get() == Age::Fresh {
         AGE.set(Age::Changed(0));

@@ -8,7 +8,7 @@ mod line;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
-use crate::pg::log_hook::{self, Masker, Relations};
+use crate::pg::log_hook::{self, Masker};
 use crate::pg::setting;
 
 /// Which statements appear in the log without their literals.
@@ -49,7 +49,7 @@ pub fn init() {
         refresh: || {
             known::refresh(known::ReadAt::Statement);
         },
-        is_about_values,
+        is_about_values: known::begins,
         relation_changed: known::relation_changed,
         constraint_changed: known::constraint_changed,
     });
@@ -65,11 +65,6 @@ fn redact_logs() -> Redaction {
 #[inline]
 fn looks(is_logging: bool) -> bool {
     redact_logs() == Redaction::On && known::is_wanted(is_logging)
-}
-
-/// Whether a statement that begins concerns encrypted values; `true` if it can't be told.
-fn is_about_values(text: &[u8], relations: Relations) -> bool {
-    known::mention(&[text], &[], relations)
 }
 
 /// Whether lines are masked here.

@@ -19,11 +19,15 @@ pub enum Place {
 
 /// Names as they are in the catalogs. They are compared without regard to case, and what is not ASCII
 /// only by its length: rather one too many is found than one missed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Names {
     // Sorted by key.
     entries: Vec<(Key, Place)>,
+    /// Beginnings and lengths of the keys, a bit each: most words of most statements are no names that are known.
+    outlines: [u64; OUTLINES / 64],
 }
+
+const OUTLINES: usize = 4096;
 
 /// Only as long as what is left of any identifier that Postgres cuts off within a character.
 const KEY_BYTES: usize = 59;
@@ -49,10 +53,16 @@ const OPERATOR_WORDS: [(&[u8], &[&[u8]]); 12] = [
     (b"!~~*", &[b"ilike"]),
 ];
 
+impl Default for Names {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Names {
     /// None.
     pub const fn new() -> Self {
-        Self { entries: Vec::new() }
+        Self { entries: Vec::new(), outlines: [0; OUTLINES / 64] }
     }
 
     /// Adds one.
@@ -78,6 +88,11 @@ impl Names {
             Err(at) => {
                 self.entries.try_reserve(1).map_err(|_| OutOfMemory)?;
                 self.entries.insert(at, entry);
+                let length = entry.0.iter().position(|byte| *byte == 0).unwrap_or(KEY_BYTES);
+                let outline = outline(entry.0.get(..length).unwrap_or_default());
+                if let Some(bits) = self.outlines.get_mut(outline / 64) {
+                    *bits |= 1 << (outline % 64);
+                }
                 Ok(())
             }
         }
@@ -124,6 +139,7 @@ impl Names {
             let is_after_name = std::mem::take(&mut is_call_if_parenthesis);
             let was_point = std::mem::replace(&mut is_behind_point, content == b".");
             let found = match token.kind {
+                Kind::Word if !self.may_be_known(content) => continue,
                 Kind::Word => key(content.iter().copied()),
                 Kind::QuotedIdentifier | Kind::OpenIdentifier => {
                     // Unicode escapes spell any name.
@@ -168,8 +184,9 @@ impl Names {
     fn has_operator(&self, token: &[u8]) -> bool {
         let mut operator = if token == b"!=" { b"<>" } else { token };
         loop {
-            let key = key(operator.iter().copied());
-            if self.places(&key).any(|place| place == Place::Operator) {
+            if self.may_be_known(operator)
+                && self.places(&key(operator.iter().copied())).any(|place| place == Place::Operator)
+            {
                 return true;
             }
             match operator {
@@ -177,6 +194,11 @@ impl Names {
                 _ => return false,
             }
         }
+    }
+
+    fn may_be_known(&self, word: &[u8]) -> bool {
+        let outline = outline(word);
+        self.outlines.get(outline / 64).is_some_and(|bits| bits >> (outline % 64) & 1 == 1)
     }
 
     /// Cheap: most strings hold no letter after another.
@@ -247,9 +269,20 @@ fn order(a: &(Key, Place), b: &(Key, Place)) -> std::cmp::Ordering {
 fn key(name: impl Iterator<Item = u8>) -> Key {
     let mut key = [0; KEY_BYTES + 1];
     for (to, from) in key.iter_mut().take(KEY_BYTES).zip(name) {
-        *to = if from.is_ascii() { from.to_ascii_lowercase() } else { 0x80 };
+        *to = folded(from);
     }
     key
+}
+
+/// A number below `OUTLINES` of the first bytes and the length of what [`key`] makes of a name.
+fn outline(name: &[u8]) -> usize {
+    let byte = |at: usize| name.get(at).map_or(0, |byte| usize::from(folded(*byte)));
+    let mixed = byte(0) ^ byte(1) << 3 ^ byte(2) << 6 ^ name.len().min(KEY_BYTES) << 5;
+    mixed % OUTLINES
+}
+
+fn folded(byte: u8) -> u8 {
+    if byte.is_ascii() { byte.to_ascii_lowercase() } else { 0x80 }
 }
 
 fn undoubled(content: &[u8]) -> impl Iterator<Item = u8> + '_ {

@@ -199,7 +199,7 @@ fn executed_statements_are_found() {
         names("EXECUTE P('x'); explain execute /* */ \"Q\"\"\" (1); SELECT execute, 'EXECUTE r'"),
         [("p".into(), true), ("Q\"".into(), true), ("r".into(), false)]
     );
-    assert_eq!(names("DO $$ BEGIN EXECUTE 'EXECUTE p(''x'')'; END $$"), [("p".into(), false)]);
+    assert_eq!(names("DO $$ BEGIN EXECUTE 'EXECUTE p(''x'')'; END $$"), [("p".into(), true)]);
     assert_eq!(names(&format!("EXECUTE {}", "x".repeat(70))), [("x".repeat(63), true)]);
     assert!(executes(b"EXECUTE U&\"\\0070\"", &mut |_, _| false), "any name");
     assert!(executes(b"EXECUTE p; EXECUTE q", &mut |name, _| name[0] == b'q'));
