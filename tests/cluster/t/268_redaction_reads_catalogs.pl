@@ -80,6 +80,22 @@ foreach my $begin ('BEGIN', 'BEGIN READ ONLY', 'BEGIN ISOLATION LEVEL SERIALIZAB
 	$session->gives('SELECT current_setting($$transaction_read_only$$) = $$on$$ OR txid_current() > 0', 't', "$begin: and the one after");
 	$session->value('COMMIT');
 }
+# Statements that must come first in a transaction, or be alone in one.
+value($node, 'CREATE PROCEDURE commits() LANGUAGE plpgsql AS $$ BEGIN COMMIT; PERFORM 1; ROLLBACK; END $$');
+$session->gives('SELECT pg_backend_pid() > 0', 't', 'before that');
+foreach my $alone ('VACUUM plain', 'CREATE INDEX CONCURRENTLY alone ON plain (t)', 'DROP INDEX CONCURRENTLY alone', 'CREATE DATABASE alone', 'DROP DATABASE alone', 'CALL commits()', 'ALTER SYSTEM RESET work_mem',
+	'BEGIN; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY; SELECT 1; COMMIT')
+{
+	value($node, "DROP FUNCTION IF EXISTS appears(); CREATE FUNCTION appears() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+	$session->gives($alone, qr/^1?$/, "$alone, while names are to be read");
+}
+my $snapshot = session($node);
+my $exported = $snapshot->value('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_export_snapshot()');
+$session->value('BEGIN ISOLATION LEVEL REPEATABLE READ');
+value($node, "DROP FUNCTION IF EXISTS appears(); CREATE FUNCTION appears() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+$session->gives("SET TRANSACTION SNAPSHOT '$exported'", '', 'SET TRANSACTION SNAPSHOT, while names are to be read');
+$session->value('COMMIT');
+$snapshot->close;
 value($node, "CREATE FUNCTION makes_functions() RETURNS int LANGUAGE plpgsql AS \$f\$ DECLARE n int := 0; BEGIN FOR i IN 1..3 LOOP BEGIN
 	EXECUTE format('CREATE FUNCTION pg_temp.of_it_%s() RETURNS int LANGUAGE sql AS ''SELECT 1''', i); n := n + i; PERFORM 1 / (2 - i); EXCEPTION WHEN division_by_zero THEN n := n + 100; END; END LOOP; RETURN n; END \$f\$");
 $session->gives('SELECT makes_functions()', '106', 'blocks that catch errors');
