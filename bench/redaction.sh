@@ -20,9 +20,11 @@ CONF
 
 # Instructions of a session that runs a statement so many times, with these settings; "@" is another number each time.
 counted() {
-    local log=$folder/valgrind.log times=$1 statement=$2
+    local log=$folder/valgrind.log times=$1 statement=$2 number
     shift 2
-    seq 10001 "$((10000 + times))" | sed "s/.*/${statement//@/&};\n/" |
+    for ((number = 10001; number <= 10000 + times; number++)); do
+        printf '%s;\n\n' "${statement//@/$number}"
+    done |
         as_server valgrind --tool=callgrind --log-file="$log" --callgrind-out-file=/dev/null \
             postgres --single -j -D "$folder/data" "$@" postgres >/dev/null 2>&1
     as_server sed -nE 's/.*Collected : ([0-9]+).*/\1/p' "$log"
