@@ -21,8 +21,11 @@ use crate::pg::executor::{self, Keeper};
 use crate::pg::json::{Jsonb, OwnedJsonb};
 use crate::pg::log_insert::{LogInsert, Values};
 use crate::pg::memory::Scratch;
-use crate::pg::{clock, encoding, log_table, security, transaction};
+use crate::pg::{clock, encoding, log_table, reserve, security, transaction};
 use row::columns;
+
+/// What a change is refused with that can't wait.
+const NO_ROOM: Error = Error::OutOfMemory { what: "rows of the audit log" };
 
 /// Rows that wait at most, in one part of a statement.
 const MOST_ROWS: usize = 1000;
@@ -131,11 +134,11 @@ pub fn add(change: &Change<'_>) -> Result<(), Error> {
             |key: Option<&RowKey<'_>>| key.map(|key| key.document.to_owned()).transpose();
         let (row_key, old_row_key) = (document(change.row_key)?, document(change.old_row_key)?);
         let Queue { bytes, encoded, .. } = queue;
-        bytes.try_reserve(encoded.len()).map_err(|_| Error::OutOfMemory)?;
+        reserve::may_fail(|| bytes.try_reserve(encoded.len())).map_err(|_| NO_ROOM)?;
         let start = bytes.len();
         bytes.extend_from_slice(encoded);
         let encoded = start..bytes.len();
-        queue.rows.try_reserve(1).map_err(|_| Error::OutOfMemory)?;
+        reserve::may_fail(|| queue.rows.try_reserve(1)).map_err(|_| NO_ROOM)?;
         let changed = Rc::clone(change.changed);
         queue.rows.push(Waiting {
             subtransaction,

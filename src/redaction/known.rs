@@ -7,7 +7,8 @@ use fieldcrypt_sql_text::{Names, OutOfMemory, Place};
 use pgrx::pg_sys::Oid;
 
 use crate::pg::dependents::{self, Dependent, Object};
-use crate::pg::{log_hook, schemas};
+use crate::pg::log_hook::{self, Relations};
+use crate::pg::{apart, invalidations, report, schemas};
 
 /// Objects that are followed. Beyond that every statement is one about encrypted values.
 const OBJECTS: usize = 50_000;
@@ -23,8 +24,15 @@ const PASSES: usize = 32;
 /// Relations that changed since and can be looked at one by one.
 const CHANGED: usize = 32;
 
+/// Statements that are remembered, and how long they may be.
+const CLEAN_TEXTS: usize = 8;
+const LONGEST_CLEAN: usize = 2048;
+
 struct Known {
+    extension: Option<Oid>,
     names: Names,
+    /// Numbers of objects, sorted.
+    objects: Vec<u64>,
     types: Vec<Oid>,
     domain_constraints: u64,
     is_everything: bool,
@@ -32,7 +40,14 @@ struct Known {
 
 impl Known {
     const fn nothing() -> Self {
-        Self { names: Names::new(), types: Vec::new(), domain_constraints: 0, is_everything: false }
+        Self {
+            extension: None,
+            names: Names::new(),
+            objects: Vec::new(),
+            types: Vec::new(),
+            domain_constraints: 0,
+            is_everything: false,
+        }
     }
 }
 
@@ -51,13 +66,21 @@ thread_local! {
     static CHANGED_RELATIONS: RefCell<[Oid; CHANGED]> = const { RefCell::new([Oid::INVALID; CHANGED]) };
     static CONSTRAINTS_CHANGED: Cell<bool> = const { Cell::new(false) };
     static WANTED: Cell<bool> = const { Cell::new(false) };
+    /// Statements that mentioned none when so much had changed.
+    static CLEAN: RefCell<[(u64, Vec<u8>); CLEAN_TEXTS]> = const { RefCell::new([const { (0, Vec::new()) }; CLEAN_TEXTS]) };
+    static NEXT_CLEAN: Cell<usize> = const { Cell::new(0) };
+    static CHANGES: Cell<u64> = const { Cell::new(1) };
     static IS_READING: Cell<bool> = const { Cell::new(false) };
+    /// Whether reading came to its end once.
+    static HAS_READ: Cell<bool> = const { Cell::new(false) };
+    /// Whether it failed, and nothing has changed since.
+    static HAS_FAILED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a text mentions, or a name is, one that is known. `true` if what is known is not up to date.
-pub fn mention(texts: &[&[u8]], names: &[&[u8]]) -> bool {
-    if AGE.get() != Age::Fresh || IS_READING.get() {
-        WANTED.set(true);
+/// Whether a text mentions, a name is, or a relation is one that is known. `true` if what is known is not up to
+/// date.
+pub fn mention(texts: &[&[u8]], names: &[&[u8]], relations: Relations) -> bool {
+    if !is_fresh() {
         return true;
     }
     let mentions = KNOWN.try_with(|known| {
@@ -65,21 +88,64 @@ pub fn mention(texts: &[&[u8]], names: &[&[u8]]) -> bool {
         Some(
             known.is_everything
                 || texts.iter().any(|text| known.names.are_mentioned_in(text))
-                || names.iter().any(|name| known.names.contain(name)),
+                || names.iter().any(|name| known.names.contain(name))
+                || relations.any(|oid| {
+                    known.objects.binary_search(&Object::Relation(oid).number()).is_ok()
+                }),
         )
     });
     // At the exit of the process there is nothing known any more.
     mentions.ok().flatten().unwrap_or(true)
 }
 
-/// Whether the log would have needed to know, or will, what is not known.
+/// Whether a statement that begins mentions one, or a relation of its plan is one. Statements come again, at
+/// the least when they are run after they were read.
+pub fn begins(text: &[u8], relations: Relations) -> bool {
+    if !is_fresh() {
+        return true;
+    }
+    let is_clean = CLEAN.with(|clean| {
+        clean
+            .try_borrow()
+            .is_ok_and(|clean| clean.iter().any(|(at, kept)| *at == CHANGES.get() && kept == text))
+    });
+    let is_known =
+        mention(if is_clean { &[] } else { std::slice::from_ref(&text) }, &[], relations);
+    if !is_known && !is_clean && text.len() <= LONGEST_CLEAN {
+        CLEAN.with(|clean| {
+            let Ok(mut clean) = clean.try_borrow_mut() else { return };
+            let next = NEXT_CLEAN.replace(NEXT_CLEAN.get().wrapping_add(1)) % CLEAN_TEXTS;
+            let Some((at, kept)) = clean.get_mut(next) else { return };
+            kept.clear();
+            if kept.try_reserve(text.len()).is_ok() {
+                kept.extend_from_slice(text);
+                *at = CHANGES.get();
+            }
+        });
+    }
+    is_known
+}
+
+/// Whether what is known is up to date, as far as this session has been told.
+pub fn is_fresh() -> bool {
+    AGE.get() == Age::Fresh && !IS_READING.get()
+}
+
+/// Says that the log needs to know.
+pub fn want() {
+    WANTED.set(true);
+}
+
+/// Whether the log needed to know before, or will.
 #[inline]
 pub fn is_wanted(will: bool) -> bool {
-    (will || WANTED.get()) && AGE.get() != Age::Fresh
+    will || WANTED.get()
 }
 
 /// A relation changed, or any may have. Called in callbacks of Postgres: nothing here can fail.
 pub fn relation_changed(relation: Option<Oid>) {
+    HAS_FAILED.set(false);
+    CHANGES.set(CHANGES.get() + 1);
     let changed = match AGE.get() {
         Age::Unread | Age::Stale => return,
         Age::Fresh => 0,
@@ -94,19 +160,57 @@ pub fn relation_changed(relation: Option<Oid>) {
 
 /// A constraint changed, of a table or a domain. Called in callbacks of Postgres, too.
 pub fn constraint_changed() {
+    CHANGES.set(CHANGES.get() + 1);
     CONSTRAINTS_CHANGED.set(true);
     if AGE.get() == Age::Fresh {
         AGE.set(Age::Changed(0));
     }
 }
 
-/// Reads what changed. Only where catalogs may be read.
-pub fn refresh() {
-    if AGE.get() == Age::Fresh || IS_READING.get() || !log_hook::may_read_catalogs() {
-        return;
+/// Where catalogs are to be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum ReadAt {
+    /// At the begin of a statement, where an error can be caught.
+    Statement,
+    /// In a line of the log that tells of one: an error would be one of the statement. So nothing is read there
+    /// that was not read before without one.
+    Line,
+}
+
+/// Brings what is known up to date with what any session has committed. Only where catalogs may be read; the
+/// statement never fails by it, and is never held up by somebody who has locked a catalog. `false` if it can't be
+/// told whether it is up to date.
+pub fn refresh(at: ReadAt) -> bool {
+    if IS_READING.get() || !log_hook::may_read_catalogs() {
+        return false;
     }
+    invalidations::accept_invalidations();
+    if AGE.get() == Age::Fresh {
+        return true;
+    }
+    if HAS_FAILED.get() {
+        return false;
+    }
+    let outcome = match at {
+        ReadAt::Statement if apart::is_possible() => apart::run(read_changes),
+        ReadAt::Line if HAS_READ.get() => {
+            apart::undisturbed(read_changes);
+            Ok(())
+        }
+        _ => return false,
+    };
+    if let Err(state) = outcome {
+        HAS_FAILED.set(true);
+        report::log(&format!(
+            "the names for fieldcrypt.redact_logs can't be read (SQLSTATE {}): all statements are masked",
+            state.as_str()
+        ));
+    }
+    is_fresh()
+}
+
+fn read_changes() {
     let reading = Reading::begin();
-    // The log waits for nobody who has locked a catalog.
     let Some(locks) = dependents::lock_without_waiting() else { return };
     dependents::in_own_context(|| {
         // What changes while this reads makes another round.
@@ -114,25 +218,16 @@ pub fn refresh() {
             let constraints_changed = CONSTRAINTS_CHANGED.replace(false);
             let age = AGE.replace(Age::Fresh);
             let read_all = match age {
-                Age::Fresh => return,
+                Age::Fresh => break,
                 Age::Changed(changed) => may_concern(changed, constraints_changed),
                 Age::Unread | Age::Stale => true,
             };
-            if !read_all {
-                continue;
-            }
-            match read() {
-                Ok(known) => KNOWN.with(|place| {
-                    if let Ok(mut place) = place.try_borrow_mut() {
-                        *place = known;
-                    }
-                }),
-                Err(OutOfMemory) => {
-                    AGE.set(Age::Stale);
-                    return;
-                }
+            if read_all && read().is_err() {
+                AGE.set(Age::Stale);
+                return;
             }
         }
+        HAS_READ.set(true);
     });
     dependents::unlock(locks);
     drop(reading);
@@ -170,41 +265,49 @@ impl Drop for Reading {
         IS_READING.set(false);
         if std::thread::panicking() {
             AGE.set(Age::Stale);
+            HAS_FAILED.set(true);
         }
     }
 }
 
-/// Follows everything that depends on the extension.
-fn read() -> Result<Known, OutOfMemory> {
-    let Some(extension) = dependents::extension() else { return Ok(Known::nothing()) };
+/// Follows everything that depends on the extension. Names stay known as long as the session lives: it may have
+/// prepared a statement with one that something no longer has.
+fn read() -> Result<(), OutOfMemory> {
     let mut search = Search {
         known: Known::nothing(),
-        seen: Vec::new(),
         waiting: Vec::new(),
         schemas: schemas::ALL.map(|name| schemas::oid(name).unwrap_or(Oid::INVALID)),
     };
-    search.known.domain_constraints = dependents::domain_constraints();
-    for schema in schemas::ALL {
-        search.known.names.add(schema.to_bytes(), Place::Anywhere)?;
-    }
-    let mut members = Vec::new();
-    dependents::of(Object::Extension(extension), &mut |dependent| {
-        if members.try_reserve(1).is_ok() {
-            members.push(dependent);
+    search.known.extension = dependents::extension();
+    if let Some(extension) = search.known.extension {
+        search.known.domain_constraints = dependents::domain_constraints();
+        for schema in schemas::ALL {
+            search.known.names.add(schema.to_bytes(), Place::Anywhere)?;
         }
-    });
-    for member in members {
-        search.found(member)?;
+        let mut members = Vec::new();
+        dependents::of(Object::Extension(extension), &mut |dependent| {
+            if members.try_reserve(1).is_ok() {
+                members.push(dependent);
+            }
+        });
+        for member in members {
+            search.found(member)?;
+        }
+        search.follow()?;
+        search.read_sources()?;
     }
-    search.follow()?;
-    search.read_sources()?;
-    Ok(search.known)
+    KNOWN.with(|place| {
+        let Ok(mut place) = place.try_borrow_mut() else { return Err(OutOfMemory) };
+        if place.extension == search.known.extension {
+            search.known.names.add_all(&place.names)?;
+        }
+        *place = search.known;
+        Ok(())
+    })
 }
 
 struct Search {
     known: Known,
-    // Numbers of objects, sorted.
-    seen: Vec<u64>,
     waiting: Vec<Object>,
     /// The extension's own schemas, which are known by their names: the users', and that of internals.
     schemas: [Oid; 2],
@@ -300,14 +403,16 @@ impl Search {
     }
 
     fn is_new(&mut self, object: Object) -> Result<bool, OutOfMemory> {
-        let Err(place) = self.seen.binary_search(&object.number()) else { return Ok(false) };
-        if self.seen.len() >= OBJECTS {
+        let Err(place) = self.known.objects.binary_search(&object.number()) else {
+            return Ok(false);
+        };
+        if self.known.objects.len() >= OBJECTS {
             self.known.is_everything = true;
             return Ok(false);
         }
-        self.seen.try_reserve(1).map_err(|_| OutOfMemory)?;
+        self.known.objects.try_reserve(1).map_err(|_| OutOfMemory)?;
         self.waiting.try_reserve(1).map_err(|_| OutOfMemory)?;
-        self.seen.insert(place, object.number());
+        self.known.objects.insert(place, object.number());
         self.waiting.push(object);
         Ok(true)
     }
@@ -324,7 +429,7 @@ impl Search {
                     return;
                 }
                 left -= source.len();
-                if self.seen.binary_search(&Object::Function(oid).number()).is_err()
+                if self.known.objects.binary_search(&Object::Function(oid).number()).is_err()
                     && names.are_mentioned_in_body(source)
                 {
                     match found.try_reserve(1) {

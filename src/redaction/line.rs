@@ -1,11 +1,13 @@
-//! A record of the server log: whether it may hold literals, and what is left of it without them.
+//! A record of the server log: whether it may hold values, and what is left of it without them.
 
-use fieldcrypt_sql_text::messages::{Record, mask_processes};
-use fieldcrypt_sql_text::{OutOfMemory, Text, executed_statements, mask, mask_plan};
+use fieldcrypt_sql_text::messages::{
+    Record, mask_context, mask_lock_numbers, mask_memory_context, mask_processes,
+};
+use fieldcrypt_sql_text::{Kind as Token, OutOfMemory, Text, Tokens, executes, mask, mask_plan};
 
-use super::{concerns, known};
-use crate::pg::log_hook::{Line, Masked};
-use crate::pg::statements;
+use super::{Redaction, known, redact_logs};
+use crate::pg::log_hook::{self, Line, Masked, Relations};
+use crate::pg::{marks, statements};
 
 /// The file names that the extension's own reports carry.
 const OWN_FILE: &[u8] = b"pg_fieldcrypt";
@@ -17,6 +19,10 @@ const OWN_FUNCTIONS: [&[u8]; 2] =
 /// How alerts begin: CONTEXT is in the language of the server, and quoted as `quote_all_identifiers` says.
 const OWN_MESSAGES: [&[u8]; 2] = [b"fieldcrypt alert: ", b"fieldcrypt alert resolved: "];
 
+/// How lines of CONTEXT begin where somebody else's values are at hand: a row that a decoding plugin is given, or one that is
+/// applied, what another process of the statement has raised.
+const ELSEWHERE: [&[u8]; 3] = [b"slot \"", b"processing remote data ", b"parallel worker"];
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// "statement: ...", "duration: ... execute p: ...": ends with a statement.
@@ -25,103 +31,138 @@ enum Kind {
     Plan,
     /// "parse tree:", of debug_print_parse and the like.
     Tree,
-    /// What log_executor_stats and the like count.
-    Statistics,
     /// "Process 1 waits ...", with the statements of others.
     Deadlock,
+    /// What pg_log_backend_memory_contexts asks for.
+    Memory,
     /// A line with a statement, of a library that is known to write such: pgaudit, pg_cron.
     Library,
+    /// What the server counts or waits for: no value but the number of an advisory lock.
+    Measure,
     /// Anything else.
     Message,
 }
 
-/// Whether a line is to be masked.
+/// Whether a line is to be masked. Where it can't be told, it is.
 pub fn is_to_be_masked(line: &Line<'_>) -> bool {
-    if !may_hold_literals(line) {
+    if !may_hold_values(line) {
         return false;
     }
-    if is_begin_of_statement(line) {
-        known::refresh();
+    if redact_logs() == Redaction::All {
+        return true;
     }
-    is_about_values(line)
+    if !log_hook::has_database() || log_hook::is_starting() {
+        return false;
+    }
+    known::want();
+    matches!(kind(line), Kind::Deadlock | Kind::Memory)
+        // A prepared statement that is not there.
+        || line.class == *b"26"
+        || !log_hook::serves_a_client()
+        || marks::is_marked()
+        || !is_told_apart(line)
+        || is_about_values(line)
 }
 
 /// Whether there is anything to mask, whatever it is about.
-fn may_hold_literals(line: &Line<'_>) -> bool {
-    if line.file == OWN_FILE {
-        return false;
-    }
-    let [table, ..] = line.names;
-    kind(line) != Kind::Message
-        || line.statement.is_some()
-        || line.internal_query.is_some()
-        || line.context.is_some()
-        || !table.is_empty()
-        || (!line.running.is_empty() && !line.is_log)
+fn may_hold_values(line: &Line<'_>) -> bool {
+    line.file != OWN_FILE
+        && (!line.is_log
+            || kind(line) != Kind::Message
+            || line.statement.is_some()
+            || line.internal_query.is_some()
+            || line.context.is_some())
 }
 
-/// Whether this is written between parsing a statement and running it, where the catalogs may be
-/// read. Anywhere else in a log line may be in the middle of anything.
-fn is_begin_of_statement(line: &Line<'_>) -> bool {
-    kind(line) == Kind::Statement
-        && !line.message_format.is_some_and(|format| format.starts_with(b"duration: "))
+/// Whether the names that it is compared with are up to date. A line that tells of a statement is written where
+/// catalogs may be read, unless the statement's transaction is over.
+fn is_told_apart(line: &Line<'_>) -> bool {
+    if kind(line) == Kind::Statement && known::refresh(known::ReadAt::Line) {
+        return true;
+    }
+    known::is_fresh()
+        && marks::is_checked(!line.running.is_empty())
+        && (line.is_log || !holds_several_statements(line.running))
+}
+
+/// Of which the first may have run for hours before the second failed.
+fn holds_several_statements(text: &[u8]) -> bool {
+    Tokens::of(text)
+        .filter(|token| !matches!(token.kind, Token::Space | Token::Comment))
+        .skip_while(|token| text.get(token.range.clone()) != Some(b";"))
+        .any(|token| text.get(token.range) != Some(b";"))
 }
 
 /// Whether it concerns encrypted values.
 fn is_about_values(line: &Line<'_>) -> bool {
     let with_statements =
         |text, kinds: &[Kind]| if kinds.contains(&kind(line)) { text } else { &b""[..] };
+    let context = line.context.unwrap_or_default();
     let texts = [
         line.running,
         line.internal_query.unwrap_or_default(),
-        line.context.unwrap_or_default(),
+        context,
         with_statements(line.message, &[Kind::Statement, Kind::Plan, Kind::Library]),
         with_statements(line.detail.unwrap_or_default(), &[Kind::Statement]),
-        with_statements(line.detail_log.unwrap_or_default(), &[Kind::Deadlock]),
     ];
     let [table, ..] = line.names;
-    concerns(&texts, &[table])
-        || executed_statements(line.running)
-            .any(|name| statements::prepared(&name).is_some_and(|text| concerns(&[text], &[])))
+    let is_of_elsewhere = line.is_translated && line.context.is_some()
+        || context
+            .split(|byte| *byte == b'\n')
+            .any(|line| ELSEWHERE.iter().any(|begin| line.starts_with(begin)));
+    is_of_elsewhere
+        || known::mention(&texts, &[table], Relations::NONE)
+        || executes(line.running, &mut |name, is_certain| match statements::prepared(name) {
+            Some((text, relations)) => known::mention(&[text], &[], relations),
+            // Whatever its parameters are.
+            None => is_certain,
+        })
 }
 
 /// Masks everything that it holds.
 pub fn masked(line: &Line<'_>) -> Result<Masked, OutOfMemory> {
     let kind = kind(line);
+    let is_raised = line.context.is_some_and(|context| {
+        context
+            .split(|byte| *byte == b'\n')
+            .next()
+            .is_some_and(|first| first.ends_with(b" at RAISE"))
+    });
     let record = Record {
         message_format: line.message_format,
         is_translated: line.is_translated,
-        is_raised: line.context.is_some_and(|context| {
-            context
-                .split(|byte| *byte == b'\n')
-                .next()
-                .is_some_and(|first| first.ends_with(b" at RAISE"))
-        }),
+        is_raised,
+        is_of_constraint: line.class == *b"23",
+        is_of_names: line.class == *b"42",
+        system_error: line.system_error,
         statements: [line.running, line.internal_query.unwrap_or_default()],
         names: line.names,
     };
-    let is_own = line
-        .context
-        .is_some_and(|context| OWN_FUNCTIONS.iter().any(|begin| context.starts_with(begin)))
+    let is_own = is_raised
+        && line
+            .context
+            .is_some_and(|context| OWN_FUNCTIONS.iter().any(|begin| context.starts_with(begin)))
         || OWN_MESSAGES.iter().any(|begin| line.message.starts_with(begin));
     Ok(Masked {
         message: finished(Some(line.message), |text, out| match kind {
             Kind::Statement => statement_message(line, text, out),
             Kind::Plan => plan_message(text, out),
             Kind::Library => library_message(line, text, out),
-            Kind::Tree | Kind::Statistics => out.push(text),
-            Kind::Deadlock | Kind::Message if is_own => out.push(text),
-            Kind::Deadlock | Kind::Message => record.message(text, out),
+            Kind::Memory => mask_memory_context(text, out),
+            Kind::Measure => mask_lock_numbers(text, out),
+            Kind::Tree | Kind::Deadlock => out.push(text),
+            Kind::Message if is_own => out.push(text),
+            Kind::Message => record.message(text, out),
         })?,
         detail: finished(line.detail, |text, out| match kind {
             Kind::Statement => mask(text, out),
-            Kind::Tree => out.push(b"***"),
-            Kind::Statistics => out.push(text),
+            Kind::Measure => mask_lock_numbers(text, out),
+            Kind::Deadlock if !line.is_translated => mask_processes(text, out),
             _ if is_own => out.push(text),
             _ => record.detail(text, out),
         })?,
         detail_log: finished(line.detail_log, |text, out| match kind {
-            Kind::Deadlock => mask_processes(text, out),
+            Kind::Deadlock if !line.is_translated => mask_processes(text, out),
             _ => record.detail(text, out),
         })?,
         hint: finished(
@@ -130,7 +171,7 @@ pub fn masked(line: &Line<'_>) -> Result<Masked, OutOfMemory> {
                 if is_own { out.push(text) } else { record.hint(text, out) }
             },
         )?,
-        context: finished(line.context, |text, out| record.context(text, out))?,
+        context: finished(line.context, mask_context)?,
         internal_query: finished(line.internal_query, mask)?,
         statement: finished(line.statement, mask)?,
     })
@@ -140,9 +181,10 @@ fn kind(line: &Line<'_>) -> Kind {
     let format = line.message_format.unwrap_or_default();
     match line.file {
         b"postgres.c" if line.is_log && format.ends_with(b": %s") => Kind::Statement,
-        b"postgres.c" if line.is_log && format == b"%s" => Kind::Statistics,
+        b"postgres.c" | b"proc.c" | b"fd.c" | b"fastpath.c" if line.is_log => Kind::Measure,
         b"print.c" if line.is_log => Kind::Tree,
         b"deadlock.c" if line.detail_log.is_some() => Kind::Deadlock,
+        b"mcxt.c" if line.is_log => Kind::Memory,
         b"pgaudit.c" | b"pg_cron.c" => Kind::Library,
         _ if format.ends_with(b"plan:\n%s") => Kind::Plan,
         _ => Kind::Message,

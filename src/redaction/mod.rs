@@ -9,7 +9,7 @@ mod line;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 use crate::pg::log_hook::{self, Masker};
-use crate::pg::{call, setting};
+use crate::pg::setting;
 
 /// Which statements appear in the log without their literals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -45,8 +45,11 @@ pub fn init() {
         is_on: || redact_logs() != Redaction::Off,
         concerns: line::is_to_be_masked,
         masked: line::masked,
-        refresh: known::refresh,
-        is_refresh_wanted,
+        looks,
+        refresh: || {
+            known::refresh(known::ReadAt::Statement);
+        },
+        is_about_values: known::begins,
         relation_changed: known::relation_changed,
         constraint_changed: known::constraint_changed,
     });
@@ -57,16 +60,10 @@ fn redact_logs() -> Redaction {
     REDACT_LOGS.get()
 }
 
-/// Whether what the log is about to tell of concerns encrypted values; `true` if it can't be told.
-fn concerns(texts: &[&[u8]], names: &[&[u8]]) -> bool {
-    redact_logs() == Redaction::All
-        || call::is_statement_marked()
-        || (log_hook::has_database() && known::mention(texts, names))
-}
-
-/// Whether the log asked for that before, or will at the end of the statement.
+/// Whether statements that begin are looked at: with `all` there is nothing to tell apart, and without need the
+/// catalogs are not read.
 #[inline]
-fn is_refresh_wanted(is_logging: bool) -> bool {
+fn looks(is_logging: bool) -> bool {
     redact_logs() == Redaction::On && known::is_wanted(is_logging)
 }
 

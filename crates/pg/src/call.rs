@@ -1,7 +1,6 @@
 //! The edge: SQL functions in, `Result`s inside, errors out.
 
 use std::any::Any;
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::OnceLock;
 
@@ -9,7 +8,7 @@ use pgrx::pg_sys::{self, Datum};
 
 use super::json::Jsonb;
 use super::report::{self, Ready};
-use super::{clock, reserve, values};
+use super::{marks, reserve, values};
 use fieldcrypt_error::{Error, Report};
 
 /// The arguments of a call.
@@ -124,16 +123,6 @@ pub fn on_error(told: OnError) {
     ON_ERROR.get_or_init(|| told);
 }
 
-thread_local! {
-    static MARKED_STATEMENT: Cell<i64> = const { Cell::new(i64::MIN) };
-}
-
-/// Whether the client's statement has called the extension: whatever its text says, it concerns encrypted
-/// values.
-pub fn is_statement_marked() -> bool {
-    MARKED_STATEMENT.get() == clock::statement_start()
-}
-
 /// Runs a body and turns its `Result` into what Postgres expects.
 ///
 /// # Safety
@@ -141,7 +130,7 @@ pub fn is_statement_marked() -> bool {
 /// Only Postgres calls it, through a function made by the macro `sql_functions!`.
 #[inline]
 pub unsafe fn edge(fcinfo: pg_sys::FunctionCallInfo, body: Body) -> Datum {
-    MARKED_STATEMENT.set(clock::statement_start());
+    marks::mark();
     match caught(|| told(fcinfo, body)) {
         Ok(Some(datum)) => datum,
         Ok(None) => {

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use fieldcrypt_error::Error;
 use pgrx::pg_sys::{self, SubTransactionId, SubXactEvent, XactEvent};
 
-use super::{call, reserve};
+use super::{call, marks, reserve};
 
 /// What a room wants to be told of. Nothing in it may fail but `before_commit`, read a catalog or allocate
 /// much.
@@ -97,6 +97,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: XactEvent::Type, _: *mut
     tell(|one| (one.ended)());
     reserve::forget_shortage();
     reserve::fill_cushion();
+    marks::transaction_ended(event == XactEvent::XACT_EVENT_COMMIT);
     TRANSACTION_SERIAL.set(TRANSACTION_SERIAL.get() + 1);
 }
 

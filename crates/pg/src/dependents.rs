@@ -93,15 +93,31 @@ pub enum Dependent {
     Anything,
 }
 
-/// The catalogs that are read here.
-const CATALOGS: [Oid; 7] = [
+/// The catalogs that are read here, and the indexes by which they are: who rebuilds one has locked only that.
+const CATALOGS: [Oid; 21] = [
     pg_sys::NamespaceRelationId,
     pg_sys::ExtensionRelationId,
+    pg_sys::RelationRelationId,
+    pg_sys::AttributeRelationId,
+    pg_sys::TypeRelationId,
     PG_DEPEND,
     PG_CONSTRAINT,
     PG_OPERATOR,
     PG_INDEX,
     pg_sys::ProcedureRelationId,
+    PG_DEPEND_BY_DEPENDENT,
+    PG_DEPEND_BY_REFERENCE,
+    PG_CONSTRAINT_BY_OWNER,
+    // Of pg_namespace by name, pg_extension by name, pg_class by number, pg_attribute by relation and number,
+    // pg_type, pg_operator, pg_index, pg_proc by number.
+    Oid::from_u32(2684),
+    Oid::from_u32(3081),
+    Oid::from_u32(2662),
+    Oid::from_u32(2659),
+    Oid::from_u32(2703),
+    Oid::from_u32(2688),
+    Oid::from_u32(2679),
+    Oid::from_u32(2690),
 ];
 
 /// That the catalogs are locked.
@@ -237,7 +253,10 @@ fn references(class: Oid, oid: Oid, of: &[Oid], all: bool, visit: &mut dyn FnMut
 
 /// A number that changes when a domain gets a constraint or loses one: of that no relation tells.
 pub fn domain_constraints() -> u64 {
+    #[cfg(not(feature = "pg18"))]
     const RELATION: i16 = 8;
+    #[cfg(feature = "pg18")]
+    const RELATION: i16 = 9;
     let mut number = 0;
     let mut keys = [oid_key(RELATION, pg_sys::InvalidOid)];
     scan(PG_CONSTRAINT, PG_CONSTRAINT_BY_OWNER, &mut keys, &mut |row| {

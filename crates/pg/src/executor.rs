@@ -9,7 +9,7 @@ use fieldcrypt_error::Error;
 use pgrx::pg_sys;
 
 use super::finally::finally;
-use super::{call, clock, database_statements, version};
+use super::{call, clock, database_statements, marks, statement_begins, version};
 
 /// Who is told of the client's statements.
 pub struct Listener {
@@ -123,6 +123,11 @@ unsafe extern "C-unwind" fn utility(
     receiver: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
+    // SAFETY: the node is that of a utility statement, the text a C string.
+    unsafe {
+        statement_begins::utility(text);
+        marks::cursor_declared((*statement).utilityStmt);
+    }
     // SAFETY: the node is that of a utility statement. Errors are those of catalog look-ups.
     let about =
         call::raising(|| Ok(unsafe { database_statements::before((*statement).utilityStmt) }));

@@ -60,7 +60,8 @@ impl<'a> Jsonb<'a> {
             let plain = pg_sys::pg_detoast_datum(self.0.cast_mut_ptr::<pg_sys::varlena>());
             let size = pgrx::varlena::varsize_any(plain);
             let mut copy: Vec<u64> = Vec::new();
-            copy.try_reserve_exact(size.div_ceil(8)).map_err(|_| Error::OutOfMemory)?;
+            super::reserve::may_fail(|| copy.try_reserve_exact(size.div_ceil(8)))
+                .map_err(|_| Error::OutOfMemory { what: "a row's values" })?;
             copy.resize(size.div_ceil(8), 0);
             std::ptr::copy_nonoverlapping(plain.cast::<u8>(), copy.as_mut_ptr().cast::<u8>(), size);
             Ok(OwnedJsonb(copy))

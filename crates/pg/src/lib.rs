@@ -2,6 +2,7 @@
 //! crate is safe to call. It names nothing of the extension but its errors: who wants to be told of
 //! something registers.
 
+pub mod apart;
 pub mod arrays;
 pub mod audit_memory;
 pub mod background;
@@ -26,6 +27,7 @@ pub mod locks;
 pub mod log_hook;
 pub mod log_insert;
 pub mod log_table;
+pub mod marks;
 pub mod memory;
 pub mod network;
 pub mod owners_code;
@@ -44,6 +46,7 @@ pub mod shape;
 pub mod shared_memory;
 pub mod spi;
 pub mod sql;
+mod statement_begins;
 pub mod statements;
 pub mod statistics_memory;
 mod syscache;

@@ -14,7 +14,8 @@ use fieldcrypt_sql_text::{OutOfMemory, Text};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Oid};
 
-use super::{call, reserve, version};
+pub use super::statement_begins::Relations;
+use super::{call, reserve, statement_begins, version};
 
 /// A record as Postgres is about to write it. Texts are in the database's encoding.
 pub struct Line<'r> {
@@ -38,6 +39,10 @@ pub struct Line<'r> {
     pub running: &'r [u8],
     /// Whether its level is LOG.
     pub is_log: bool,
+    /// The class of its SQLSTATE, the first two characters.
+    pub class: [u8; 2],
+    /// What the system says of its last failure.
+    pub system_error: &'r [u8],
     /// The source file that it comes from.
     pub file: &'r [u8],
     /// Whether it is in another language than English.
@@ -73,11 +78,13 @@ pub struct Masker {
     pub concerns: fn(&Line<'_>) -> bool,
     /// What is to be written instead.
     pub masked: fn(&Line<'_>) -> Result<Masked, OutOfMemory>,
-    /// Brings what is known of the catalogs up to date, where they may be read.
+    /// Whether it is worth looking at a statement that begins: the log asked for that before, or will at the end of
+    /// the statement, as it does if the argument says so.
+    pub looks: fn(bool) -> bool,
+    /// Brings what is known of the catalogs up to date.
     pub refresh: fn(),
-    /// Whether the log asked for that before, or will at the end of the statement, as it does if the
-    /// argument says so.
-    pub is_refresh_wanted: fn(bool) -> bool,
+    /// Whether a statement that begins is about values: by its text, or the relations of its plan.
+    pub is_about_values: fn(&[u8], Relations) -> bool,
     /// A relation changed, or with `None` any may have. Nothing in it can fail.
     pub relation_changed: fn(Option<Oid>),
     /// A constraint changed. Nothing in it can fail.
@@ -94,8 +101,6 @@ thread_local! {
     static IS_ACTIVE: Cell<bool> = const { Cell::new(false) };
     static IS_WRITING: Cell<bool> = const { Cell::new(false) };
     static NEXT_LOG: Cell<pg_sys::emit_log_hook_type> = const { Cell::new(None) };
-    static NEXT_ANALYZE: Cell<pg_sys::post_parse_analyze_hook_type> = const { Cell::new(None) };
-    static NEXT_START: Cell<pg_sys::ExecutorStart_hook_type> = const { Cell::new(None) };
 }
 
 /// Takes its place, if the postmaster is loading the library: only then does nothing go past it.
@@ -109,15 +114,11 @@ pub fn init(masker: Masker) {
         }
         NEXT_LOG.set(pg_sys::emit_log_hook);
         pg_sys::emit_log_hook = Some(at_log);
-        NEXT_ANALYZE.set(pg_sys::post_parse_analyze_hook);
-        pg_sys::post_parse_analyze_hook = Some(at_analyze);
-        NEXT_START.set(pg_sys::ExecutorStart_hook);
-        pg_sys::ExecutorStart_hook = Some(at_start);
     }
+    statement_begins::init();
     IS_ACTIVE.set(true);
     let domain = format!("postgres-{}", pg_sys::PG_VERSION_NUM / 10_000);
     DOMAIN.get_or_init(|| CString::new(domain).unwrap_or_default());
-    watch_catalogs();
 }
 
 /// Whether lines pass here. Backends inherit it from the postmaster.
@@ -125,27 +126,22 @@ pub fn is_active() -> bool {
     IS_ACTIVE.get()
 }
 
-/// Asks to be told of changes.
-fn watch_catalogs() {
-    // SAFETY: the callbacks live as long as the library, which is never unloaded.
-    unsafe {
-        pg_sys::CacheRegisterRelcacheCallback(Some(at_relation_change), pg_sys::Datum::null());
-        use pg_sys::SysCacheIdentifier::{
-            CASTSOURCETARGET, CONSTROID, OPEROID, PROCOID, STATEXTOID,
-        };
-        for cache in [PROCOID, OPEROID, CASTSOURCETARGET, STATEXTOID] {
-            pg_sys::CacheRegisterSyscacheCallback(
-                cache as c_int,
-                Some(at_object_change),
-                pg_sys::Datum::null(),
-            );
-        }
-        pg_sys::CacheRegisterSyscacheCallback(
-            CONSTROID as c_int,
-            Some(at_constraint_change),
-            pg_sys::Datum::null(),
-        );
-    }
+/// Who says what is masked, once it has been told.
+pub(super) fn masker() -> Option<&'static Masker> {
+    MASKER.get()
+}
+
+/// Whether this process serves a client, whose statements are looked at when they begin: of what another does nothing
+/// is known.
+pub fn serves_a_client() -> bool {
+    // SAFETY: reads a variable of the process.
+    unsafe { pg_sys::MyBackendType == pg_sys::BackendType::B_BACKEND }
+}
+
+/// Whether a session has not begun yet: there was no statement.
+pub fn is_starting() -> bool {
+    // SAFETY: reads a variable of the process.
+    unsafe { pg_sys::Mode != pg_sys::ProcessingMode::NormalProcessing }
 }
 
 /// Whether this process has a database, in which values could be.
@@ -165,74 +161,6 @@ pub fn may_read_catalogs() -> bool {
             && !pg_sys::CurTransactionContext.is_null()
             && !pg_sys::CurrentResourceOwner.is_null()
     }
-}
-
-unsafe extern "C-unwind" fn at_relation_change(_: pg_sys::Datum, relation: Oid) {
-    relation_changed((relation != pg_sys::InvalidOid).then_some(relation));
-}
-
-unsafe extern "C-unwind" fn at_object_change(_: pg_sys::Datum, _: c_int, _: u32) {
-    relation_changed(None);
-}
-
-// Every table with a primary key has one, also a temporary table: not each may cost reading all.
-unsafe extern "C-unwind" fn at_constraint_change(_: pg_sys::Datum, _: c_int, _: u32) {
-    if let Some(masker) = MASKER.get() {
-        (masker.constraint_changed)();
-    }
-}
-
-fn relation_changed(relation: Option<Oid>) {
-    if let Some(masker) = MASKER.get() {
-        (masker.relation_changed)(relation);
-    }
-}
-
-// In these two an error of what comes next passes through by `longjmp`, as if they were not there: a guard
-// of pgrx's would make another error of it, without its QUERY, position and names. They hold nothing that
-// needs dropping.
-
-unsafe extern "C-unwind" fn at_analyze(
-    state: *mut pg_sys::ParseState,
-    query: *mut pg_sys::Query,
-    jumble: *mut pg_sys::JumbleState,
-) {
-    refresh();
-    if let Some(next) = NEXT_ANALYZE.get() {
-        // SAFETY: the hook that was there before, with what it is given.
-        unsafe { next(state, query, jumble) }
-    }
-}
-
-unsafe extern "C-unwind" fn at_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
-    refresh();
-    let next = NEXT_START.get().unwrap_or(unguarded::standard_ExecutorStart);
-    // SAFETY: the hook that was there before, or what Postgres calls without one.
-    unsafe { next(query, flags) }
-}
-
-mod unguarded {
-    unsafe extern "C-unwind" {
-        pub fn standard_ExecutorStart(query: *mut pgrx::pg_sys::QueryDesc, flags: std::ffi::c_int);
-    }
-}
-
-/// Brings what is known of the catalogs up to date if the log will need it.
-fn refresh() {
-    if let Some(masker) = MASKER.get()
-        && (masker.is_refresh_wanted)(is_logging())
-    {
-        call::raising(|| {
-            (masker.refresh)();
-            Ok(())
-        });
-    }
-}
-
-/// Whether statements are written to the log when they end.
-fn is_logging() -> bool {
-    // SAFETY: reads settings of Postgres.
-    unsafe { pg_sys::log_min_duration_statement >= 0 || pg_sys::log_min_duration_sample >= 0 }
 }
 
 unsafe extern "C-unwind" fn at_log(record: *mut pg_sys::ErrorData) {
@@ -283,7 +211,8 @@ pub(super) fn without_panic(work: impl FnOnce()) -> Result<(), ()> {
 unsafe fn write_masked(masker: &Masker, record: *mut pg_sys::ErrorData) {
     // SAFETY: by the contract; what the line borrows is put back before this ends.
     let line = unsafe { line(record) };
-    if is_replication_command(line.running) || !(masker.concerns)(&line) {
+    let is_replication = is_replication_command(line.running) && line.context.is_none();
+    if is_replication || !(masker.concerns)(&line) {
         return;
     }
     // Not a single byte if anything goes wrong.
@@ -298,7 +227,7 @@ unsafe fn write_masked(masker: &Masker, record: *mut pg_sys::ErrorData) {
     unsafe { write(record, texts) }
 }
 
-/// Commands of the replication protocol are no SQL, and hold names and positions.
+/// Commands of the replication protocol are no SQL, and hold names and positions. What they run says so by CONTEXT.
 fn is_replication_command(running: &[u8]) -> bool {
     const COMMANDS: [&[u8]; 7] = [
         b"START_REPLICATION",
@@ -455,6 +384,8 @@ unsafe fn line<'r>(record: *const pg_sys::ErrorData) -> Line<'r> {
             internal_query: bytes(record.internalquery),
             statement: running.filter(|_| shows_statement),
             running: running.unwrap_or_default(),
+            class: class(record.sqlerrcode),
+            system_error: bytes(strerror(record.saved_errno)).unwrap_or_default(),
             is_log: matches!(record.elevel as u32, pg_sys::LOG | pg_sys::LOG_SERVER_ONLY),
             file: name(record.filename),
             is_translated: messages_are_translated(),
@@ -467,6 +398,16 @@ unsafe fn line<'r>(record: *const pg_sys::ErrorData) -> Line<'r> {
             ],
         }
     }
+}
+
+/// `MAKE_SQLSTATE` of `elog.h`: six bits a character.
+fn class(sqlstate: c_int) -> [u8; 2] {
+    std::array::from_fn(|place| ((sqlstate >> (6 * place)) & 0x3F) as u8 + b'0')
+}
+
+unsafe extern "C" {
+    /// Of the C library: its text, in a place that the next call may write to.
+    fn strerror(number: c_int) -> *const c_char;
 }
 
 unsafe fn bytes<'r>(text: *const c_char) -> Option<&'r [u8]> {

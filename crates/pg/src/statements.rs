@@ -4,9 +4,12 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-/// The text of the statement that was prepared under this name, which ends with a zero byte. Reads memory
-/// of the session only. The text lives until the statement is deallocated: use it before anything runs.
-pub fn prepared<'s>(name: &[u8; 64]) -> Option<&'s [u8]> {
+use super::log_hook::Relations;
+
+/// The text of the statement that was prepared under this name, which ends with a zero byte, and the relations
+/// that it is about. Reads memory of the session only. They live until the statement is deallocated: use them
+/// before anything runs.
+pub fn prepared<'s>(name: &[u8; 64]) -> Option<(&'s [u8], Relations)> {
     let name = CStr::from_bytes_until_nul(name).ok()?;
     // SAFETY: looks into a hash table and answers NULL, without an error, if there is none; the source of
     // a prepared statement always has a text.
@@ -15,7 +18,9 @@ pub fn prepared<'s>(name: &[u8; 64]) -> Option<&'s [u8]> {
         if statement.is_null() {
             return None;
         }
-        let text = (*(*statement).plansource).query_string;
-        (!text.is_null()).then(|| CStr::from_ptr(text).to_bytes())
+        let source = &*(*statement).plansource;
+        let text =
+            if source.query_string.is_null() { c"" } else { CStr::from_ptr(source.query_string) };
+        Some((text.to_bytes(), Relations::of(source.relationOids)))
     }
 }

@@ -15,6 +15,6 @@ mod text;
 
 pub use lexer::{Kind, Token, Tokens};
 pub use mask::{MASK, mask};
-pub use names::{Names, Place, executed_statements};
+pub use names::{Names, Place, executes};
 pub use plan::mask_plan;
 pub use text::{OutOfMemory, Text};

@@ -10,7 +10,8 @@ pub enum Place {
     Anywhere,
     /// In the code itself, not inside of strings: columns and types, whose names are ordinary words.
     Code,
-    /// Before an opening parenthesis, also inside of strings: functions.
+    /// Before an opening parenthesis or behind a point, also inside of strings: functions, which attribute notation
+    /// (`row.function`) calls as well.
     Call,
     /// As an operator, or as a key word that stands for it, also inside of strings.
     Operator,
@@ -18,11 +19,15 @@ pub enum Place {
 
 /// Names as they are in the catalogs. They are compared without regard to case, and what is not ASCII
 /// only by its length: rather one too many is found than one missed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Names {
     // Sorted by key.
     entries: Vec<(Key, Place)>,
+    /// Beginnings and lengths of the keys, a bit each: most words of most statements are no names that are known.
+    outlines: [u64; OUTLINES / 64],
 }
+
+const OUTLINES: usize = 4096;
 
 /// Only as long as what is left of any identifier that Postgres cuts off within a character.
 const KEY_BYTES: usize = 59;
@@ -48,10 +53,16 @@ const OPERATOR_WORDS: [(&[u8], &[&[u8]]); 12] = [
     (b"!~~*", &[b"ilike"]),
 ];
 
+impl Default for Names {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Names {
     /// None.
     pub const fn new() -> Self {
-        Self { entries: Vec::new() }
+        Self { entries: Vec::new(), outlines: [0; OUTLINES / 64] }
     }
 
     /// Adds one.
@@ -63,12 +74,25 @@ impl Names {
                 }
             }
         }
-        let entry = (key(name.iter().copied()), place);
+        self.insert((key(name.iter().copied()), place))
+    }
+
+    /// Adds those of others.
+    pub fn add_all(&mut self, others: &Self) -> Result<(), OutOfMemory> {
+        others.entries.iter().try_for_each(|entry| self.insert(*entry))
+    }
+
+    fn insert(&mut self, entry: (Key, Place)) -> Result<(), OutOfMemory> {
         match self.entries.binary_search_by(|known| order(known, &entry)) {
             Ok(_) => Ok(()),
             Err(at) => {
                 self.entries.try_reserve(1).map_err(|_| OutOfMemory)?;
                 self.entries.insert(at, entry);
+                let length = entry.0.iter().position(|byte| *byte == 0).unwrap_or(KEY_BYTES);
+                let outline = outline(entry.0.get(..length).unwrap_or_default());
+                if let Some(bits) = self.outlines.get_mut(outline / 64) {
+                    *bits |= 1 << (outline % 64);
+                }
                 Ok(())
             }
         }
@@ -106,13 +130,16 @@ impl Names {
             return true;
         }
         let mut is_call_if_parenthesis = false;
+        let mut is_behind_point = false;
         for token in Tokens::of(text) {
             if matches!(token.kind, Kind::Space | Kind::Comment) {
                 continue;
             }
             let content = text.get(token.content.clone()).unwrap_or_default();
             let is_after_name = std::mem::take(&mut is_call_if_parenthesis);
+            let was_point = std::mem::replace(&mut is_behind_point, content == b".");
             let found = match token.kind {
+                Kind::Word if !self.may_be_known(content) => continue,
                 Kind::Word => key(content.iter().copied()),
                 Kind::QuotedIdentifier | Kind::OpenIdentifier => {
                     // Unicode escapes spell any name.
@@ -142,6 +169,7 @@ impl Names {
                     Place::Anywhere => return true,
                     Place::Code if depth == 0 => return true,
                     Place::Code => {}
+                    Place::Call if was_point => return true,
                     Place::Call => is_call_if_parenthesis = true,
                     // No word has the key of an operator, and an identifier in quotes is none.
                     Place::Operator => {}
@@ -156,8 +184,9 @@ impl Names {
     fn has_operator(&self, token: &[u8]) -> bool {
         let mut operator = if token == b"!=" { b"<>" } else { token };
         loop {
-            let key = key(operator.iter().copied());
-            if self.places(&key).any(|place| place == Place::Operator) {
+            if self.may_be_known(operator)
+                && self.places(&key(operator.iter().copied())).any(|place| place == Place::Operator)
+            {
                 return true;
             }
             match operator {
@@ -165,6 +194,11 @@ impl Names {
                 _ => return false,
             }
         }
+    }
+
+    fn may_be_known(&self, word: &[u8]) -> bool {
+        let outline = outline(word);
+        self.outlines.get(outline / 64).is_some_and(|bits| bits >> (outline % 64) & 1 == 1)
     }
 
     /// Cheap: most strings hold no letter after another.
@@ -186,31 +220,46 @@ impl Names {
     }
 }
 
-/// Names of prepared statements that a text executes, as they are known: without quotes, in lower case
-/// if they had none. Each ends with a zero byte.
-pub fn executed_statements(text: &[u8]) -> impl Iterator<Item = [u8; 64]> + '_ {
+/// Calls `visit` with each name of a prepared statement that a text executes, as it is known: without quotes, in lower
+/// case if it had none, ended by a zero byte; and with whether nothing but a name can follow the word there: not in a
+/// string, the code of DO, in which EXECUTE takes a text, but in a string in that, and outside of all. Whether `visit`
+/// answered `true` once.
+pub fn executes(text: &[u8], visit: &mut dyn FnMut(&[u8; 64], bool) -> bool) -> bool {
+    executes_at(text, 0, visit)
+}
+
+fn executes_at(text: &[u8], depth: usize, visit: &mut dyn FnMut(&[u8; 64], bool) -> bool) -> bool {
     let mut is_after_execute = false;
-    Tokens::of(text).filter(|token| !matches!(token.kind, Kind::Space | Kind::Comment)).filter_map(
-        move |token| {
-            let content = text.get(token.content.clone()).unwrap_or_default();
-            let is_name = std::mem::replace(
-                &mut is_after_execute,
-                token.kind == Kind::Word && content.eq_ignore_ascii_case(b"execute"),
-            );
-            let mut name = [0; 64];
-            let places = name.iter_mut().take(63);
-            match token.kind {
-                Kind::Word if is_name => {
-                    places.zip(content).for_each(|(to, from)| *to = from.to_ascii_lowercase());
-                }
-                Kind::QuotedIdentifier if is_name => {
-                    places.zip(undoubled(content)).for_each(|(to, from)| *to = from);
-                }
-                _ => return None,
+    for token in Tokens::of(text) {
+        if matches!(token.kind, Kind::Space | Kind::Comment) {
+            continue;
+        }
+        let content = text.get(token.content.clone()).unwrap_or_default();
+        let is_name = std::mem::replace(
+            &mut is_after_execute,
+            token.kind == Kind::Word && content.eq_ignore_ascii_case(b"execute"),
+        );
+        let mut name = [0; 64];
+        let places = name.iter_mut().take(63);
+        match token.kind {
+            Kind::Word if is_name => {
+                places.zip(content).for_each(|(to, from)| *to = from.to_ascii_lowercase());
             }
-            Some(name)
-        },
-    )
+            Kind::QuotedIdentifier if is_name && token.content.start == token.range.start + 1 => {
+                places.zip(undoubled(content)).for_each(|(to, from)| *to = from);
+            }
+            // Escapes spell any name.
+            Kind::QuotedIdentifier if is_name => return true,
+            Kind::String if depth >= DEPTH || executes_at(content, depth + 1, visit) => {
+                return true;
+            }
+            _ => continue,
+        }
+        if visit(&name, depth != 1) {
+            return true;
+        }
+    }
+    false
 }
 
 fn order(a: &(Key, Place), b: &(Key, Place)) -> std::cmp::Ordering {
@@ -220,9 +269,20 @@ fn order(a: &(Key, Place), b: &(Key, Place)) -> std::cmp::Ordering {
 fn key(name: impl Iterator<Item = u8>) -> Key {
     let mut key = [0; KEY_BYTES + 1];
     for (to, from) in key.iter_mut().take(KEY_BYTES).zip(name) {
-        *to = if from.is_ascii() { from.to_ascii_lowercase() } else { 0x80 };
+        *to = folded(from);
     }
     key
+}
+
+/// A number below `OUTLINES` of the first bytes and the length of what [`key`] makes of a name.
+fn outline(name: &[u8]) -> usize {
+    let byte = |at: usize| name.get(at).map_or(0, |byte| usize::from(folded(*byte)));
+    let mixed = byte(0) ^ byte(1) << 3 ^ byte(2) << 6 ^ name.len().min(KEY_BYTES) << 5;
+    mixed % OUTLINES
+}
+
+fn folded(byte: u8) -> u8 {
+    if byte.is_ascii() { byte.to_ascii_lowercase() } else { 0x80 }
 }
 
 fn undoubled(content: &[u8]) -> impl Iterator<Item = u8> + '_ {

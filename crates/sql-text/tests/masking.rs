@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use fieldcrypt_sql_text::messages::{Record, mask_processes};
-use fieldcrypt_sql_text::{Kind, Names, Place, Text, Tokens, executed_statements, mask, mask_plan};
+use fieldcrypt_sql_text::messages::{
+    Record, mask_context, mask_lock_numbers, mask_memory_context, mask_processes,
+};
+use fieldcrypt_sql_text::{Kind, Names, Place, Text, Tokens, executes, mask, mask_plan};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -184,17 +186,23 @@ fn long_and_foreign_names_are_found_too() {
 #[test]
 fn executed_statements_are_found() {
     let names = |sql: &str| {
-        executed_statements(sql.as_bytes())
-            .map(|name| {
-                String::from_utf8(name.into_iter().take_while(|byte| *byte != 0).collect()).unwrap()
-            })
-            .collect::<Vec<_>>()
+        let mut names = Vec::new();
+        let stopped = executes(sql.as_bytes(), &mut |name, is_outside| {
+            let name = name.iter().copied().take_while(|byte| *byte != 0).collect();
+            names.push((String::from_utf8(name).unwrap(), is_outside));
+            false
+        });
+        assert!(!stopped);
+        names
     };
     assert_eq!(
         names("EXECUTE P('x'); explain execute /* */ \"Q\"\"\" (1); SELECT execute, 'EXECUTE r'"),
-        ["p", "Q\""]
+        [("p".into(), true), ("Q\"".into(), true), ("r".into(), false)]
     );
-    assert_eq!(names(&format!("EXECUTE {}", "x".repeat(70))), ["x".repeat(63)]);
+    assert_eq!(names("DO $$ BEGIN EXECUTE 'EXECUTE p(''x'')'; END $$"), [("p".into(), true)]);
+    assert_eq!(names(&format!("EXECUTE {}", "x".repeat(70))), [("x".repeat(63), true)]);
+    assert!(executes(b"EXECUTE U&\"\\0070\"", &mut |_, _| false), "any name");
+    assert!(executes(b"EXECUTE p; EXECUTE q", &mut |name, _| name[0] == b'q'));
 }
 
 struct Case<'t> {
@@ -207,6 +215,8 @@ fn message(case: &Case<'_>) -> String {
     let record = Record {
         message_format: Some(case.format.as_bytes()),
         statements: [case.statement.as_bytes(), b""],
+        is_of_names: case.statement.starts_with("SELECT"),
+        system_error: b"No such file or directory",
         names: [b"patients", b"ssn", b"patients_pkey", b"", b"public"],
         ..Record::default()
     };
@@ -267,8 +277,45 @@ fn messages_keep_names_and_lose_values() {
             "invalid byte sequence for encoding \"%s\": %s",
             "invalid byte sequence for encoding \"UTF8\": 0xe4 0x62",
             "",
-            "invalid byte sequence for encoding \"***\": 0x*** 0x***",
+            "invalid byte sequence for encoding \"***\": ***",
         ),
+        // A value is a word that stands in the statement only by chance: which kind of error it is decides.
+        (
+            "invalid input syntax for type %s: \"%s\"",
+            "invalid input syntax for type integer: \"flu\"",
+            "UPDATE flu",
+            "invalid input syntax for type integer: \"***\"",
+        ),
+        (
+            "date field value out of range: %d-%02d-%02d",
+            "date field value out of range: 1984-13-01",
+            "",
+            "date field value out of range: ***-***-***",
+        ),
+        (
+            "operator does not exist: %s",
+            "operator does not exist: ab",
+            "SELECT 1",
+            "operator does not exist: ***",
+        ),
+        (
+            "could not open file \"%s\" for reading: %m",
+            "could not open file \"secret\" for reading: No such file or directory",
+            "",
+            "could not open file \"***\" for reading: No such file or directory",
+        ),
+        ("%s at end of input", "syntax error at end of input", "", "syntax error at end of input"),
+        ("%s at sea", "secret at sea", "", "*** at sea"),
+        ("100%% of %s", "100% of secret", "", "100% of ***"),
+        ("value %ld%s", "value 5ssn", "", "value ******"),
+        // A value that holds the words of the message.
+        (
+            "value \"%s\" is out of range for type %s",
+            "value \"x\" is out of range for type secret\" is out of range for type integer",
+            "",
+            "value \"***\" is out of range for type ***",
+        ),
+        ("cut off %", "cut off x", "", "cut off ***"),
     ] {
         let got = message(&Case { format, message: text, statement });
         assert_eq!(got, expected);
@@ -284,14 +331,18 @@ fn translated_messages_are_written_untranslated() {
     };
     let mut out = Text::new();
     record.message("ungültig: „secret“".as_bytes(), &mut out).unwrap();
-    assert_eq!(out.as_bytes(), b"invalid input syntax for type %s: \"%s\"");
+    assert_eq!(out.as_bytes(), b"invalid input syntax for type ***: \"***\"");
     let mut out = Text::new();
     record.detail("Schlüssel »(a)=(secret)« existiert bereits.".as_bytes(), &mut out).unwrap();
     assert_eq!(out.as_bytes(), b"***");
 }
 
 fn with_record(write: impl FnOnce(&Record<'_>, &mut Text)) -> String {
-    let record = Record { names: [b"patients", b"", b"", b"", b""], ..Record::default() };
+    let record = Record {
+        names: [b"patients", b"", b"", b"", b""],
+        is_of_constraint: true,
+        ..Record::default()
+    };
     let mut out = Text::new();
     write(&record, &mut out);
     String::from_utf8(out.as_bytes().to_vec()).unwrap()
@@ -307,11 +358,10 @@ fn details_lose_rows_and_keys() {
             "Key (a)=(***) is not present in table \"patients\".",
         ),
         ("Failing row contains (1, secret, (x)).", "Failing row contains (***)."),
-        (
-            "Partition key of the failing row contains (id) = (5).",
-            "Partition key of the failing row contains (***).",
-        ),
-        ("Token \"secret\" is invalid.", "Token \"***\" is invalid."),
+        ("Partition key of the failing row contains (id) = (5).", "***"),
+        ("Token \"secret\" is invalid.", "***"),
+        ("Key secret (a)=(b)", "***"),
+        ("It failed. Failing row contains (x)", "***"),
     ] {
         assert_eq!(
             with_record(|record, out| record.detail(detail.as_bytes(), out).unwrap()),
@@ -333,6 +383,34 @@ fn contexts_keep_places_and_lose_values() {
             "SQL statement \"SELECT g('secret')\"\nPL/pgSQL function f() line 3 at PERFORM",
             "SQL statement \"SELECT g('***')\"\nPL/pgSQL function f() line 3 at PERFORM",
         ),
+        // Lines in values, that look like others.
+        (
+            "COPY patients, line 3: \"1\nwhile scanning the secret\nSQL function \"secret\"",
+            "COPY patients, line 3: ***",
+        ),
+        ("COPY patients, line 3\nwhile scanning the secret", "COPY patients, line 3: ***"),
+        ("JSON data, line 1: \nwhile scanning the secret", "***"),
+        (
+            "PL/pgSQL function f() line 1 at SQL statement\nJSON data, line 1: {\nPL/pgSQL function secret",
+            "PL/pgSQL function f() line 1 at SQL statement\n***",
+        ),
+        (
+            "SQL statement \"SELECT 'x\"\nwhile scanning the secret'\"\nwhile scanning block 3",
+            "SQL statement \"SELECT '***'\"\nwhile scanning block 3",
+        ),
+        ("SQL statement \"SELECT 'x\"\nwhile scanning the secret", "SQL statement \"***\"\n***"),
+        (
+            "SQL statement \"SELECT 1\"\nPL/Perl function \"f\"\nCOPY t, line 1: \"secret",
+            "SQL statement \"***\"\n***",
+        ),
+        (
+            "SQL statement \"SELECT \"a\"\"\nCOPY t, line 1: \"secret\"",
+            "SQL statement \"***\"\n***",
+        ),
+        (
+            "unnamed portal with parameters: $1 = 'x\nwhile scanning the secret', $2 = '1'\nCOPY t, line 1: \"secret",
+            "unnamed portal with parameters: $1 = '***', $2 = '***'\nCOPY t, line 1: ***",
+        ),
         (
             "SQL statement \"SELECT \"A\", 'x\nsecret' FROM t\"\nSQL function \"f\" statement 1",
             "SQL statement \"SELECT \"A\", '***' FROM t\"\nSQL function \"f\" statement 1",
@@ -347,10 +425,9 @@ fn contexts_keep_places_and_lose_values() {
         ("JSON data, line 1: {\"a\": secret...", "***"),
         ("automatic analyze of table \"a.b.c\"", "automatic analyze of table \"a.b.c\""),
     ] {
-        assert_eq!(
-            with_record(|record, out| record.context(context.as_bytes(), out).unwrap()),
-            expected
-        );
+        let mut out = Text::new();
+        mask_context(context.as_bytes(), &mut out).unwrap();
+        assert_eq!(String::from_utf8_lossy(out.as_bytes()), expected);
     }
 }
 
@@ -361,8 +438,66 @@ fn deadlocks_lose_the_literals_of_all_statements() {
     mask_processes(detail.as_bytes(), &mut out).unwrap();
     assert_eq!(
         String::from_utf8_lossy(out.as_bytes()),
-        "Process 12 waits for ShareLock on transaction 7; blocked by process 13.\nProcess 13 waits for ShareLock on transaction 8; blocked by process 12.\nProcess 12: UPDATE t SET a = '***' WHERE id = 0\nProcess 13: UPDATE t SET a = '***'"
+        "Process 12 waits for ShareLock on transaction 7; blocked by process 13.\nProcess 13 waits for ShareLock on transaction 8; blocked by process 12.\nProcess 12: UPDATE t SET a = '***' WHERE id = 0\nProcess 13: ***"
     );
+    for (detail, expected) in [
+        // What follows a statement that is cut off in a literal.
+        ("Process 1: SELECT 'a\nProcess 2: SELECT 'secret", "Process 1: ***"),
+        // A line in a literal.
+        ("Process 1: SELECT 'a\nProcess 2: secret'\nProcess 3: SELECT 1", "Process 1: ***"),
+        ("Process 1: SELECT /* a\nProcess 2: secret", "Process 1: ***"),
+        (
+            "Process 1 waits for ExclusiveLock on advisory lock [5,0,4711,1]; blocked by process 2.\nProcess 2: SELECT 1",
+            "Process 1 waits for ExclusiveLock on advisory lock [***]; blocked by process 2.\nProcess 2: SELECT 0",
+        ),
+        ("Prozess 1 wartet: SELECT secret", "***"),
+        ("Process 1: waits for 'secret'", "Process 1: waits for '***'"),
+    ] {
+        let mut out = Text::new();
+        mask_processes(detail.as_bytes(), &mut out).unwrap();
+        assert_eq!(String::from_utf8_lossy(out.as_bytes()), expected);
+    }
+}
+
+#[test]
+fn hints_stay_if_they_quote_nothing() {
+    for (hint, expected) in [
+        (
+            "You might need to add explicit type casts.",
+            "You might need to add explicit type casts.",
+        ),
+        ("Perhaps you meant \"secret\".", "***"),
+        ("It was 4711.", "***"),
+    ] {
+        assert_eq!(with_record(|record, out| record.hint(hint.as_bytes(), out).unwrap()), expected);
+    }
+}
+
+#[test]
+fn locks_and_memory_keep_their_measures() {
+    let masked =
+        |text: &str, mask: fn(&[u8], &mut Text) -> Result<(), fieldcrypt_sql_text::OutOfMemory>| {
+            let mut out = Text::new();
+            mask(text.as_bytes(), &mut out).unwrap();
+            String::from_utf8(out.as_bytes().to_vec()).unwrap()
+        };
+    let waits =
+        "process 1 still waiting for ExclusiveLock on advisory lock [5,0,4711,1] after 200.1 ms";
+    assert_eq!(
+        masked(waits, mask_lock_numbers),
+        "process 1 still waiting for ExclusiveLock on advisory lock [***] after 200.1 ms"
+    );
+    let waits = "process 1 still waiting for ShareLock on transaction 7 after 200.1 ms";
+    assert_eq!(masked(waits, mask_lock_numbers), waits);
+    assert_eq!(
+        masked(
+            "level: 2; CachedPlanSource: 4096 total in 3 blocks; 8 free (0 chunks); 4088 used: SELECT 'secret'",
+            mask_memory_context
+        ),
+        "level: 2; CachedPlanSource: 4096 total in 3 blocks; 8 free (0 chunks); 4088 used: ***"
+    );
+    let whole = "Grand total: 1 bytes in 2 blocks; 3 free (4 chunks); 5 used";
+    assert_eq!(masked(whole, mask_memory_context), whole);
 }
 
 #[test]
@@ -494,7 +629,10 @@ proptest! {
         record.message(&text, &mut out).unwrap();
         record.detail(&text, &mut out).unwrap();
         record.hint(&text, &mut out).unwrap();
-        record.context(&text, &mut out).unwrap();
+        mask_context(&text, &mut out).unwrap();
+        mask_lock_numbers(&text, &mut out).unwrap();
+        mask_memory_context(&text, &mut out).unwrap();
+        executes(&text, &mut |_, _| false);
         mask_processes(&text, &mut out).unwrap();
         mask_plan(&[b"Query Text: ", &text[..]].concat(), &mut out).unwrap();
     }
