@@ -4,6 +4,7 @@
 use crate::rotation;
 
 crate::pg::sql_functions! {
-    set_column_context(relation: regclass!, column_name: name!, constant: text!, expression: text!) -> void
+    set_column_context(relation: regclass!, column_name: name!, constant: text!, expression: text!,
+                       enforce: boolean!) -> void
         = rotation::set_context;
 }

@@ -88,6 +88,22 @@ pub enum Error {
     ContextExpression,
     /// The context that a column's values are bound to is NULL for a row.
     ContextIsNull,
+    /// The context that a column's values are bound to is another for the same row at another time.
+    ContextNotOfRow { problem: &'static str, hint: &'static str },
+    /// A part of a context is NULL.
+    ContextPartIsNull,
+    /// A value of this type has no form that is the same for ever.
+    ContextPartType { type_name: String },
+    /// A context is to be made of an array.
+    ContextOfArray,
+    /// A context begins with a name.
+    ContextName,
+    /// A value was written that is not authentic for its row.
+    NotOfItsRow { column: String },
+    /// What is to be encrypted is ciphertext already.
+    AlreadyEncrypted,
+    /// A right is lacking besides that to call a function.
+    LacksRight { right: &'static str },
     /// The key's state does not allow this.
     WrongState { problem: String, hint: &'static str },
     /// No key has such an id.
@@ -386,7 +402,7 @@ impl Error {
             Self::Conversion { type_name } => (
                 b"22018",
                 format!("the decrypted value is not valid for type {type_name}"),
-                "Use decrypt_field to see it as text.",
+                "Use decrypt_field to see it as text. It is read as encrypt_field_as writes it, whatever the session's settings: a date begins with its year.",
             ),
             Self::TooLarge { bytes } => (
                 b"54000",
@@ -429,6 +445,42 @@ impl Error {
                 b"22004",
                 "the context that the column's values are bound to is NULL for this row".into(),
                 "See fieldcrypt.column_contexts, and fieldcrypt.set_column_context().",
+            ),
+            Self::ContextNotOfRow { problem, hint } => (b"42P17", (*problem).into(), hint),
+            Self::ContextPartIsNull => (
+                b"22004",
+                "a part of a context must not be NULL".into(),
+                "A name and the values of the row's key make a context. A NULL is often a key that the database has not made yet: reserve it first, with nextval.",
+            ),
+            Self::ContextPartType { type_name } => (
+                b"42804",
+                format!("a value of type {type_name} can't be a part of a context"),
+                "Parts are texts, whole numbers, numeric, boolean, uuid, date, timestamp and timestamptz: they have one form for ever. Use another key, or cast it to one of these.",
+            ),
+            Self::ContextOfArray => (
+                b"42804",
+                "a context is not made of an array".into(),
+                "Pass its parts one by one, without the word VARIADIC: fieldcrypt.context('lines.note', order_id, line).",
+            ),
+            Self::ContextName => (
+                b"22023",
+                "a context begins with a name".into(),
+                "Name the table and the column: fieldcrypt.context('patients.ssn', id).",
+            ),
+            Self::NotOfItsRow { column } => (
+                b"KF031",
+                format!("the value is not authentic for the row that it is written to, column {column}"),
+                "It was encrypted with another context, as in a row of another key, or was tampered with. Encrypt it for this row, or fieldcrypt.rebind_field(value, context, new_context); in ON CONFLICT DO UPDATE encrypt for the row that is there, not for EXCLUDED.",
+            ),
+            Self::AlreadyEncrypted => (
+                b"22023",
+                "the value is an encrypted value already".into(),
+                "Encrypted twice it would be opened to ciphertext. To re-encrypt use fieldcrypt.reencrypt_field; to encrypt ciphertext all the same, fieldcrypt.encrypt_field_bytea.",
+            ),
+            Self::LacksRight { right } => (
+                b"42501",
+                format!("this needs the privilege {right}, too"),
+                "SELECT fieldcrypt.grant_access(role, 'encrypt', 'decrypt');",
             ),
             Self::NotATrigger => (
                 b"39P01",

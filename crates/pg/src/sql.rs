@@ -10,6 +10,8 @@ use serde_json::Value;
 use super::call::Call;
 use super::encoding;
 use super::json::{self, Jsonb};
+use super::key_values::KeyValues;
+use super::text_forms::AnyValue;
 use super::values::{CText, Varlena};
 
 /// A type that an argument may have.
@@ -86,6 +88,39 @@ impl Argument for anyelement {
 
     fn of(call: &Call, index: usize) -> Option<Oid> {
         Some(call.argument_type(index))
+    }
+}
+
+/// The same `anyelement`, with its value.
+pub enum any_value {}
+
+impl Argument for any_value {
+    type Value<'c> = AnyValue;
+
+    fn of(call: &Call, index: usize) -> Option<AnyValue> {
+        Some(AnyValue { type_oid: call.argument_type(index), datum: call.datum(index) })
+    }
+}
+
+/// A value of any type at all, "any".
+pub enum anything {}
+
+impl Argument for anything {
+    type Value<'c> = AnyValue;
+
+    fn of(call: &Call, index: usize) -> Option<AnyValue> {
+        any_value::of(call, index)
+    }
+}
+
+/// The arguments of a function that is declared VARIADIC "any", all of them.
+pub enum any {}
+
+impl Argument for any {
+    type Value<'c> = KeyValues<'c>;
+
+    fn of(call: &Call, index: usize) -> Option<KeyValues<'_>> {
+        Some(KeyValues::of(call, index))
     }
 }
 
