@@ -66,6 +66,8 @@ pub enum Error {
     Untranslatable,
     /// The decrypted text is no value of the type asked for.
     Conversion { type_name: String },
+    /// The decrypted text is a date with its day or its month first: nothing says which.
+    AmbiguousDate { type_name: String },
     /// An argument is longer than it may be.
     TooLong { what: &'static str },
     /// The result would be longer than Postgres allows.
@@ -184,6 +186,7 @@ impl Error {
                 | Self::PlantedCode
                 | Self::BorrowedHands { .. }
                 | Self::NotTableOwner { .. }
+                | Self::LacksRight { .. }
                 | Self::Guarded { .. }
                 | Self::RestoreOverExisting { .. }
                 | Self::KeyExport { .. }
@@ -402,7 +405,12 @@ impl Error {
             Self::Conversion { type_name } => (
                 b"22018",
                 format!("the decrypted value is not valid for type {type_name}"),
-                "Use decrypt_field to see it as text. It is read as encrypt_field_as writes it, whatever the session's settings: a date begins with its year.",
+                "Use decrypt_field to see it as text.",
+            ),
+            Self::AmbiguousDate { type_name } => (
+                b"22018",
+                format!("the decrypted text does not say which {type_name} it is: a date begins with its year"),
+                "It was written as text in a session's own DateStyle: read it with decrypt_field and to_date or to_timestamp, and write it with encrypt_field_as.",
             ),
             Self::TooLarge { bytes } => (
                 b"54000",

@@ -281,7 +281,7 @@ pub fn text_in_type(text: &[u8], type_oid: Oid) -> Result<Datum, Error> {
     // SAFETY: a catalog look-up; the name is copied out of the palloc'd string.
     let type_name = unsafe { CStr::from_ptr(pg_sys::format_type_be(type_oid)).to_bytes().to_vec() };
     if is_ambiguous_date(text, type_oid) {
-        return Err(Error::Conversion { type_name: encoding::lossy(&type_name) });
+        return Err(Error::AmbiguousDate { type_name: encoding::lossy(&type_name) });
     }
     // SAFETY: catalog look-ups by type oid, then a call of the type's input function with the
     // arguments that every input function takes.
