@@ -7,10 +7,10 @@ CREATE TABLE fieldcrypt.column_contexts (
     column_name text NOT NULL,
     constant text,
     expression text,
-    enforced boolean NOT NULL DEFAULT false,
     table_owner text NOT NULL,
     set_by text NOT NULL DEFAULT session_user,
     set_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    enforced boolean NOT NULL DEFAULT false,
     PRIMARY KEY (table_name, column_name),
     CHECK ((constant IS NULL) OPERATOR(pg_catalog.<>) (expression IS NULL))
 );
@@ -20,10 +20,10 @@ COMMENT ON COLUMN fieldcrypt.column_contexts.table_name IS 'the table, qualified
 COMMENT ON COLUMN fieldcrypt.column_contexts.column_name IS 'the column';
 COMMENT ON COLUMN fieldcrypt.column_contexts.constant IS 'one context for all values of the column';
 COMMENT ON COLUMN fieldcrypt.column_contexts.expression IS 'an expression over the columns of the row, as in a CHECK constraint';
-COMMENT ON COLUMN fieldcrypt.column_contexts.enforced IS 'whether triggers refuse what is not authentic for its row';
 COMMENT ON COLUMN fieldcrypt.column_contexts.table_owner IS 'owner of the table when it was set; it counts only while that is the owner';
 COMMENT ON COLUMN fieldcrypt.column_contexts.set_by IS 'session_user: who set it';
 COMMENT ON COLUMN fieldcrypt.column_contexts.set_at IS 'when it was set';
+COMMENT ON COLUMN fieldcrypt.column_contexts.enforced IS 'whether triggers refuse what is not authentic for its row';
 
 CREATE FUNCTION fieldcrypt_internal.remember_column_context(
         relation oid, column_name text, constant text, expression text, is_mutable boolean,
