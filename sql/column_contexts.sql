@@ -10,6 +10,7 @@ CREATE TABLE fieldcrypt.column_contexts (
     table_owner text NOT NULL,
     set_by text NOT NULL DEFAULT session_user,
     set_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    enforced boolean NOT NULL DEFAULT false,
     PRIMARY KEY (table_name, column_name),
     CHECK ((constant IS NULL) OPERATOR(pg_catalog.<>) (expression IS NULL))
 );
@@ -22,14 +23,17 @@ COMMENT ON COLUMN fieldcrypt.column_contexts.expression IS 'an expression over t
 COMMENT ON COLUMN fieldcrypt.column_contexts.table_owner IS 'owner of the table when it was set; it counts only while that is the owner';
 COMMENT ON COLUMN fieldcrypt.column_contexts.set_by IS 'session_user: who set it';
 COMMENT ON COLUMN fieldcrypt.column_contexts.set_at IS 'when it was set';
+COMMENT ON COLUMN fieldcrypt.column_contexts.enforced IS 'whether triggers refuse what is not authentic for its row';
 
 CREATE FUNCTION fieldcrypt_internal.remember_column_context(
-        relation oid, column_name text, constant text, expression text) RETURNS void
+        relation oid, column_name text, constant text, expression text, is_mutable boolean,
+        enforce boolean, new_context text, old_context text) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
 AS $$
 DECLARE
     qualified_name text;
     owner text;
+    was_enforced boolean;
 BEGIN
     SELECT format('%I.%I', n.nspname, c.relname), c.relowner::regrole::text INTO qualified_name, owner
       FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1;
@@ -46,29 +50,49 @@ BEGIN
             MESSAGE = 'a context is either a constant or an expression',
             HINT = 'Pass one of them; neither takes the context away.';
     END IF;
+    IF enforce AND constant = '' AND expression = '' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'there is no context to be enforced',
+            HINT = 'Pass it with enforce => true, as an expression such as fieldcrypt.context(''patients.ssn'', id).';
+    END IF;
+    IF is_mutable THEN
+        RAISE WARNING USING
+            MESSAGE = 'the context expression goes by settings or tables, too: what a session writes by its own may not open elsewhere',
+            HINT = 'It is computed with DateStyle ISO, TimeZone UTC and the like. fieldcrypt.context(name, columns of the key) is the same for ever.';
+    END IF;
     IF constant = '' AND expression = '' THEN
         DELETE FROM fieldcrypt.column_contexts AS c WHERE c.table_name = qualified_name AND c.column_name = $2;
     ELSE
-        INSERT INTO fieldcrypt.column_contexts (table_name, column_name, constant, expression, table_owner)
-        VALUES (qualified_name, $2, nullif($3, ''), nullif($4, ''), owner)
+        INSERT INTO fieldcrypt.column_contexts (table_name, column_name, constant, expression, enforced, table_owner)
+        VALUES (qualified_name, $2, nullif($3, ''), nullif($4, ''), enforce, owner)
             ON CONFLICT ON CONSTRAINT column_contexts_pkey DO UPDATE
-           SET constant = excluded.constant, expression = excluded.expression,
+           SET constant = excluded.constant, expression = excluded.expression, enforced = excluded.enforced,
                table_owner = excluded.table_owner, set_by = excluded.set_by, set_at = excluded.set_at;
     END IF;
-    PERFORM fieldcrypt_internal.record_event('column_context_set', NULL, NULL, column_name, $1::regclass::text);
+    was_enforced := fieldcrypt_internal.drop_enforcing_triggers($1, $2);
+    IF enforce THEN
+        PERFORM fieldcrypt_internal.create_enforcing_triggers($1, $2,
+            CASE WHEN constant <> '' THEN quote_literal(constant) ELSE new_context END,
+            CASE WHEN constant <> '' THEN quote_literal(constant) ELSE old_context END);
+    ELSIF was_enforced THEN
+        RAISE NOTICE 'the context of %.% is not enforced any more', $1::regclass, quote_ident($2);
+    END IF;
+    PERFORM fieldcrypt_internal.record_event('column_context_set', NULL, NULL,
+        CASE WHEN enforce THEN column_name || ', enforced' ELSE column_name END, $1::regclass::text);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.remember_column_context(oid, text, text, text) IS
+COMMENT ON FUNCTION fieldcrypt_internal.remember_column_context(oid, text, text, text, boolean, boolean, text, text) IS
     'set_column_context for a caller whose rights were checked; granted to nobody';
 
 -- C with the caller's rights: whose these are can't be told any more inside of a SECURITY DEFINER
 -- function, and SET ROLE says nothing of the function that may call this.
 CREATE FUNCTION fieldcrypt.set_column_context(
-        relation regclass, column_name name, constant text DEFAULT '', expression text DEFAULT '')
+        relation regclass, column_name name, constant text DEFAULT '', expression text DEFAULT '',
+        enforce boolean DEFAULT false)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_set_column_context';
-COMMENT ON FUNCTION fieldcrypt.set_column_context(regclass, name, text, text) IS
-    'remembers what the values of a column are bound to, so that they can be re-encrypted: a constant, or an expression over the row (names outside pg_catalog qualified), computed as the table''s owner; for a partitioned table it holds for its partitions; neither takes it away';
+COMMENT ON FUNCTION fieldcrypt.set_column_context(regclass, name, text, text, boolean) IS
+    'remembers what the values of a column are bound to, so that they can be re-encrypted and verified: a constant, or an expression over the row (names outside pg_catalog qualified), computed as the table''s owner; for a partitioned table it holds for its partitions; enforce: what is written and not authentic for its row is refused; neither takes it away';
 
 -- PL/pgSQL, which keeps its plan: this is called for every batch.
 CREATE FUNCTION fieldcrypt_internal.contexts_of(relation oid) RETURNS text

@@ -10,6 +10,11 @@ CREATE FUNCTION fieldcrypt.encrypt_field_bytea(value bytea, context text DEFAULT
 CREATE FUNCTION fieldcrypt.encrypt_field_jsonb(value jsonb, context text DEFAULT '', tenant text DEFAULT '')
     RETURNS fieldcrypt.encrypted LANGUAGE c VOLATILE PARALLEL UNSAFE COST 10
     AS 'MODULE_PATHNAME', 'fieldcrypt_encrypt_field_jsonb';
+-- For every other type. Not an overload of encrypt_field: that could change which function a call means, and what
+-- calls it by its name alone (PostgREST, regproc) would find two.
+CREATE FUNCTION fieldcrypt.encrypt_field_as(value anyelement, context text DEFAULT '', tenant text DEFAULT '')
+    RETURNS fieldcrypt.encrypted LANGUAGE c VOLATILE PARALLEL UNSAFE COST 10
+    AS 'MODULE_PATHNAME', 'fieldcrypt_encrypt_field_as';
 
 CREATE FUNCTION fieldcrypt.decrypt_field(value fieldcrypt.encrypted, context text DEFAULT '')
     RETURNS text LANGUAGE c STABLE PARALLEL SAFE NOT LEAKPROOF COST 10
@@ -31,6 +36,9 @@ CREATE FUNCTION fieldcrypt.try_decrypt_field(value fieldcrypt.encrypted, context
 CREATE FUNCTION fieldcrypt.reencrypt_field(value fieldcrypt.encrypted, context text DEFAULT '')
     RETURNS fieldcrypt.encrypted LANGUAGE c VOLATILE PARALLEL UNSAFE COST 10
     AS 'MODULE_PATHNAME', 'fieldcrypt_reencrypt_field';
+CREATE FUNCTION fieldcrypt.rebind_field(value fieldcrypt.encrypted, context text, new_context text)
+    RETURNS fieldcrypt.encrypted LANGUAGE c VOLATILE PARALLEL UNSAFE COST 10
+    AS 'MODULE_PATHNAME', 'fieldcrypt_rebind_field';
 
 CREATE FUNCTION fieldcrypt.key_id(value fieldcrypt.encrypted) RETURNS bigint
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'fieldcrypt_key_id';
@@ -45,6 +53,8 @@ COMMENT ON FUNCTION fieldcrypt.encrypt_field_bytea(bytea, text, text) IS
     'encrypts bytes under the tenant''s active key, bound to a context that decryption must name again';
 COMMENT ON FUNCTION fieldcrypt.encrypt_field_jsonb(jsonb, text, text) IS
     'encrypts a JSON document under the tenant''s active key, bound to a context that decryption must name again';
+COMMENT ON FUNCTION fieldcrypt.encrypt_field_as(anyelement, text, text) IS
+    'encrypts a value of any type, in the same form whatever the session''s DateStyle, TimeZone and the like; read with decrypt_field_as';
 COMMENT ON FUNCTION fieldcrypt.decrypt_field(fieldcrypt.encrypted, text) IS
     'decrypts to text: the plaintext or an error, never anything else';
 COMMENT ON FUNCTION fieldcrypt.decrypt_field_bytea(fieldcrypt.encrypted, text) IS
@@ -57,6 +67,8 @@ COMMENT ON FUNCTION fieldcrypt.try_decrypt_field(fieldcrypt.encrypted, text) IS
     'for finding damage: NULL where the value is not authentic or its key is unknown or destroyed; other errors stay errors';
 COMMENT ON FUNCTION fieldcrypt.reencrypt_field(fieldcrypt.encrypted, text) IS
     'the same plaintext under the active key of the value''s tenant; shows no plaintext';
+COMMENT ON FUNCTION fieldcrypt.rebind_field(fieldcrypt.encrypted, text, text) IS
+    'the same plaintext bound to another context, under the active key of the value''s tenant; shows no plaintext; needs encrypt and decrypt';
 COMMENT ON FUNCTION fieldcrypt.key_id(fieldcrypt.encrypted) IS
     'the id of the key that a value was encrypted with';
 COMMENT ON FUNCTION fieldcrypt.ciphertext_info(fieldcrypt.encrypted) IS

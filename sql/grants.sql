@@ -11,6 +11,9 @@ AS $$
         ('{encrypt}'::text[], 'EXECUTE', 'FUNCTION fieldcrypt.encrypt_field(text, text, text)'),
         ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.encrypt_field_bytea(bytea, text, text)'),
         ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.encrypt_field_jsonb(jsonb, text, text)'),
+        ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.encrypt_field_as(anyelement, text, text)'),
+        -- It asks for decrypt, too.
+        ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.rebind_field(fieldcrypt.encrypted, text, text)'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field(fieldcrypt.encrypted, text)'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field_bytea(fieldcrypt.encrypted, text)'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field_jsonb(fieldcrypt.encrypted, text)'),
@@ -50,7 +53,14 @@ AS $$
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.reencrypt_begin(regclass)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.reencrypt_step(integer, oid[], bigint)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.reencrypt_end(integer, oid[], bigint)'),
-        ('{manage,reencrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.set_column_context(regclass, name, text, text)'),
+        ('{manage,reencrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.set_column_context(regclass, name, text, text, boolean)'),
+        -- Who restores a dump as the owner of its tables creates the triggers again.
+        ('{manage,reencrypt}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.refuse_foreign()'),
+        ('{manage}', 'EXECUTE', 'PROCEDURE fieldcrypt.verify_values(regclass, name)'),
+        ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.verify_begin(regclass, text)'),
+        ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.verify_step(oid)'),
+        ('{manage,audit}', 'SELECT', 'TABLE fieldcrypt.value_verifications'),
+        ('{manage,audit}', 'SELECT', 'TABLE fieldcrypt.value_failures'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.live_runs()'),
         ('{manage}', 'SELECT', 'TABLE fieldcrypt.reencryption_progress'),
         ('{manage}', 'SELECT', 'TABLE fieldcrypt.reencryption_failures'),
@@ -275,3 +285,10 @@ BEGIN
     END LOOP;
 END
 $default_privileges$;
+
+-- What reads no key and shows nothing, and runs in constraints and triggers for whoever writes a row.
+GRANT EXECUTE ON FUNCTION fieldcrypt.context("any") TO PUBLIC;
+-- Conditions of triggers are computed with the rights of who writes the row. Nobody calls these by name without
+-- USAGE on their schema. They answer authentic or not, for a value that the caller holds already.
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.is_foreign("any", text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.is_changed_to_foreign("any", text, "any", text, text) TO PUBLIC;

@@ -4,6 +4,7 @@
 use crate::rotation;
 
 crate::pg::sql_functions! {
-    set_column_context(relation: regclass!, column_name: name!, constant: words!, expression: words!) -> void
+    set_column_context(relation: regclass!, column_name: name!, constant: words!, expression: words!,
+                       enforce: boolean!) -> void
         = rotation::set_context;
 }

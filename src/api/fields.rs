@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use fieldcrypt_envelope::ciphertext::{OVERHEAD, PLAINTEXT_OFFSET};
+use fieldcrypt_envelope::ciphertext::{self, OVERHEAD, PLAINTEXT_OFFSET};
 use fieldcrypt_envelope::{Ciphertext, Context, KeyId};
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -10,7 +10,8 @@ use crate::error::Error;
 use crate::keyring::ALGORITHM;
 use crate::pg::json::Jsonb;
 use crate::pg::sql::Record;
-use crate::pg::values::{self, Varlena};
+use crate::pg::text_forms::{self, AnyValue};
+use crate::pg::values::Varlena;
 use crate::pg::{encoding, security};
 use crate::{fields, pg, usage};
 
@@ -18,12 +19,14 @@ pg::sql_functions! {
     encrypt_field(value: text, context: text, tenant: text) -> encrypted;
     encrypt_field_bytea(value: bytea, context: text, tenant: text) -> encrypted;
     encrypt_field_jsonb(value: jsonb, context: text, tenant: text) -> encrypted;
+    encrypt_field_as(value: any_value!, context: text, tenant: text) -> encrypted;
     decrypt_field(value: encrypted, context: text) -> text;
     decrypt_field_bytea(value: encrypted, context: text) -> bytea;
     decrypt_field_jsonb(value: encrypted, context: text) -> jsonb;
     decrypt_field_as(value: encrypted, type_of: anyelement!, context: text) -> anyelement;
     try_decrypt_field(value: encrypted, context: text) -> text;
     reencrypt_field(value: encrypted, context: text) -> encrypted;
+    rebind_field(value: encrypted, context: text, new_context: text) -> encrypted;
     key_id(value: encrypted!) -> bigint;
     ciphertext_info(value: encrypted!) -> record;
 }
@@ -32,7 +35,41 @@ type Bytes<'c> = Option<&'c [u8]>;
 
 fn encrypt_field(text: Bytes, context: Bytes, tenant: Bytes) -> Result<Option<Varlena>, Error> {
     let Some(text) = text else { return Ok(None) };
+    encrypt_text(text, context, tenant)
+}
+
+/// Any type, as its output function writes it, whatever the session's settings.
+fn encrypt_field_as(
+    value: AnyValue,
+    context: Bytes,
+    tenant: Bytes,
+) -> Result<Option<Varlena>, Error> {
+    let Some(text) = value.text() else { return Ok(None) };
+    encrypt_text(text, context, tenant)
+}
+
+#[inline]
+fn encrypt_text(text: &[u8], context: Bytes, tenant: Bytes) -> Result<Option<Varlena>, Error> {
+    refuse_ciphertext(text)?;
     encrypt(&encoding::to_utf8(text)?, context, tenant)
+}
+
+/// A value that is encrypted twice is found when it is read: ciphertext comes out. Texts that only begin like
+/// ciphertext are texts.
+#[inline]
+fn refuse_ciphertext(text: &[u8]) -> Result<(), Error> {
+    if text.starts_with(ciphertext::TEXT_PREFIX.as_bytes()) && is_ciphertext(text)? {
+        return Err(Error::AlreadyEncrypted);
+    }
+    Ok(())
+}
+
+fn is_ciphertext(text: &[u8]) -> Result<bool, Error> {
+    let Ok(length) = ciphertext::length_from_text(text) else { return Ok(false) };
+    let mut value = Varlena::zeroed(length)?;
+    let result = ciphertext::parse_text(text, value.bytes_mut()).is_ok();
+    value.discard();
+    Ok(result)
 }
 
 fn encrypt_field_bytea(
@@ -50,7 +87,11 @@ fn encrypt_field_jsonb(
     tenant: Bytes,
 ) -> Result<Option<Varlena>, Error> {
     let Some(document) = document else { return Ok(None) };
-    encrypt(&encoding::to_utf8(document.to_text())?, context, tenant)
+    let text = document.to_text();
+    if let Some(string) = text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")) {
+        refuse_ciphertext(string)?;
+    }
+    encrypt(&encoding::to_utf8(text)?, context, tenant)
 }
 
 #[inline]
@@ -101,6 +142,25 @@ fn reencrypt_field(value: Bytes, context: Bytes) -> Result<Option<Varlena>, Erro
     })
 }
 
+/// For who may do both: it would be decrypting and encrypting, and shows nothing.
+fn rebind_field(value: Bytes, context: Bytes, new: Bytes) -> Result<Option<Varlena>, Error> {
+    recorded(value, |value| {
+        security::refuse_unless_executable(
+            c"fieldcrypt.decrypt_field(fieldcrypt.encrypted,pg_catalog.text)",
+            "decrypt",
+        )?;
+        security::refuse_unless_executable(
+            c"fieldcrypt.encrypt_field(pg_catalog.text,pg_catalog.text,pg_catalog.text)",
+            "encrypt",
+        )?;
+        with_context(context, |context| {
+            fields::with_context(given(new, "new_context")?, |new| {
+                fields::rebind(value, context, new).map(Some)
+            })
+        })
+    })
+}
+
 fn key_id(value: &[u8]) -> Result<KeyId, Error> {
     Ok(Ciphertext::parse(value)?.key_id())
 }
@@ -138,7 +198,7 @@ fn as_text(value: &[u8], context: Bytes) -> Result<Option<Varlena>, Error> {
 fn into_type(value: &[u8], context: Bytes, type_oid: Oid) -> Result<Option<Datum>, Error> {
     let Some(mut plaintext) = decrypt(value, context)? else { return Ok(None) };
     let text = encoding::from_utf8(plaintext.bytes_mut())?;
-    values::text_in_type(&text, type_oid).map(Some)
+    text_forms::text_in_type(&text, type_oid).map(Some)
 }
 
 #[inline]

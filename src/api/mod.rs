@@ -9,6 +9,8 @@ mod audit_status;
 mod audit_table;
 mod audit_verification;
 mod column_contexts;
+mod context;
+mod enforced_contexts;
 mod fields;
 mod health;
 mod health_audit;
@@ -26,3 +28,4 @@ mod rotation;
 mod statistics;
 #[path = "type.rs"]
 mod types;
+mod value_verification;

@@ -59,19 +59,21 @@ const OWN_OBJECTS: &str = "
     check_audit_log ciphertext_info column_contexts compliance_report compliance_report_html
     confirm_key_states count_active_tenants create_key decrypt_field decrypt_field_as
     decrypt_field_bytea decrypt_field_jsonb destroy_due_keys destroy_key destroy_step due_audit_key
-    encrypt_field encrypt_field_bytea encrypt_field_jsonb encrypted_from_bytea encrypted_hash
-    encrypted_hash_extended encrypted_not_same encrypted_same encryption_keys export_keys fieldcrypt
-    fieldcrypt_internal fieldcrypt_stats fieldcrypt_stats_reset finish_master_key_rotation
-    grant_access has_audit_trigger health held_privileges import_keys is_said_to_be_audited key_id
-    key_states_status key_usage keys_to_rewrap live_runs lock_holders mark_compromised
-    master_key_status master_keys next_audit_partition next_tenant origins privilege_objects
-    problems_of_audited_table quiet_step record_event record_table_audit reencrypt reencrypt_begin
-    reencrypt_end reencrypt_field reencrypt_step reencryption_failures reencryption_progress
-    refuse_unless_committable refuse_unless_writable refuse_without_cron request_approval resume_key
-    retire_audit_step retire_keys revoke_access rewrap_step rotate_key rotate_keys rotate_master_key
-    rotate_step rotation_log rotation_policies row_identity schedule_alerts schedule_jobs
-    schedule_rotation schedule_step scheduled_jobs scheduled_keys set_column_context
+    encrypt_field encrypt_field_as encrypt_field_bytea encrypt_field_jsonb encrypted_from_bytea
+    encrypted_hash encrypted_hash_extended encrypted_not_same encrypted_same encryption_keys
+    export_keys fieldcrypt fieldcrypt_internal fieldcrypt_stats fieldcrypt_stats_reset
+    finish_master_key_rotation grant_access has_audit_trigger health held_privileges import_keys
+    is_said_to_be_audited key_id key_states_status key_usage keys_to_rewrap live_runs lock_holders
+    mark_compromised master_key_status master_keys next_audit_partition next_tenant origins
+    privilege_objects problems_of_audited_table quiet_step rebind_field record_event
+    record_table_audit reencrypt reencrypt_begin reencrypt_end reencrypt_field reencrypt_step
+    reencryption_failures reencryption_progress refuse_foreign refuse_unless_committable
+    refuse_unless_writable refuse_without_cron request_approval resume_key retire_audit_step
+    retire_keys revoke_access rewrap_step rotate_key rotate_keys rotate_master_key rotate_step
+    rotation_log rotation_policies row_identity schedule_alerts schedule_jobs schedule_rotation
+    schedule_step scheduled_jobs scheduled_keys set_column_context
     set_rotation_policy short_fingerprint shred_step shred_tenant suspend_key target_master_key
     tenant_statistics try_decrypt_field unaudit_table unschedule_alerts unschedule_jobs
-    unschedule_rotation verification_step verify_audit_log verify_keys withdraw_approval
+    unschedule_rotation value_failures value_verifications verification_step verify_audit_log verify_begin
+    verify_keys verify_step verify_values withdraw_approval
 ";

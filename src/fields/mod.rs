@@ -7,5 +7,5 @@ mod seal;
 
 pub use context::with_context;
 pub use open::open;
-pub use reencrypt::{Standing, reencrypt, standing};
+pub use reencrypt::{Standing, rebind, reencrypt, standing, verify};
 pub use seal::{seal, tenant_of_call};

@@ -32,6 +32,33 @@ pub fn reencrypt(bytes: &[u8], context: &Context<'_>) -> Result<Varlena, Error> 
     Ok(fresh)
 }
 
+/// The same plaintext bound to another context, under the active key of the value's own tenant.
+pub fn rebind(bytes: &[u8], context: &Context<'_>, new: &Context<'_>) -> Result<Varlena, Error> {
+    let value = Ciphertext::parse(bytes)?;
+    let mut fresh = Varlena::around(bytes.len(), 0, bytes)?;
+    let plaintext = PLAINTEXT_OFFSET..PLAINTEXT_OFFSET + value.plaintext_length();
+    let buffer = &mut fresh.bytes_mut()[plaintext];
+    let tenant = keyring::with_key(value.key_id(), |cache, slot| {
+        open_with(cache, slot, &value, context, buffer)?;
+        Ok(Rc::clone(&cache.facts(slot).tenant))
+    })?;
+    seal_and_count(&tenant, new, fresh.bytes_mut(), |tally, _, _| tally.reencrypted += 1)?;
+    Ok(fresh)
+}
+
+/// Whether a value opens under a context; an error says why not. Nothing is shown, so it counts as no decryption.
+pub fn verify(bytes: &[u8], context: &Context<'_>) -> Result<(), Error> {
+    let value = Ciphertext::parse(bytes)?;
+    let mut plaintext = Varlena::of(value.body())?;
+    let buffer = plaintext.bytes_mut();
+    let result = keyring::with_key(value.key_id(), |cache, slot| {
+        open_with(cache, slot, &value, context, buffer)
+    });
+    buffer.fill(0);
+    plaintext.discard();
+    result
+}
+
 /// How a key stands that may decrypt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {

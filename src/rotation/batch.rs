@@ -10,7 +10,7 @@ use pgrx::pg_sys::{Datum, Oid};
 use serde_json::{Value, json};
 
 use super::column::{Holder, holders};
-use crate::audit;
+use super::failure::{RowKey, failure, key_id_of};
 use crate::error::Error;
 use crate::fields::{self, Standing};
 use crate::pg::expression::Expression;
@@ -262,16 +262,9 @@ impl OneRow<'_> {
         }
         if !failures.is_empty() {
             let key = self.row_key.json(values)?;
-            for (target, key_id, error) in failures {
-                let report = error.report();
-                outcome.failures.push(json!({
-                    "column": encoding::lossy(&target.holder.column.name),
-                    "row_key": key,
-                    "ctid": format!("({},{})", self.row.block, self.row.offset),
-                    "key_id": key_id.map(|key_id| key_id.to_string()),
-                    "error_code": report.sqlstate.as_str(),
-                    "error": report.message,
-                }));
+            for (target, value, error) in failures {
+                let column = &target.holder.column.name;
+                outcome.failures.push(failure(column, key.as_ref(), self.row, value, &error));
             }
         }
         if is_new {
@@ -319,7 +312,7 @@ impl ColumnContext {
             Self::Constant(text) => Ok(encoding::from_utf8(text.as_bytes())?.into_owned()),
             Self::Unprepared(_) => Err(Error::ContextExpression),
             Self::Expression(expression) => {
-                expression.value(scan, update)?.ok_or(Error::ContextIsNull)
+                update.value(expression, scan)?.ok_or(Error::ContextIsNull)
             }
         }
     }
@@ -386,35 +379,6 @@ impl Verdicts {
         }
         Ok(needs_work)
     }
-}
-
-/// The primary key of a table, by which rows are named to people.
-struct RowKey {
-    columns: Vec<(i16, Vec<u8>, Oid)>,
-}
-
-impl RowKey {
-    fn of(table: &Table) -> Self {
-        let key = table.row_identity();
-        let columns = table
-            .columns()
-            .into_iter()
-            .filter(|column| key.contains(&column.number))
-            .map(|column| (column.number, column.name, column.type_oid))
-            .collect();
-        Self { columns }
-    }
-
-    fn json(&self, row: &[Option<Datum>]) -> Result<Option<Value>, Error> {
-        audit::row_trigger::key_object(&self.columns, |number| {
-            row.get(number as usize - 1).copied().flatten()
-        })
-    }
-}
-
-fn key_id_of(value: &[u8]) -> Option<KeyId> {
-    let header = value.first_chunk::<{ ciphertext::HEADER_LENGTH }>()?;
-    ciphertext::key_id_in_header(header).ok()
 }
 
 fn summary(outcome: &Outcome, rows: u64, next: Option<RowId>) -> Value {

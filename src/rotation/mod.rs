@@ -5,8 +5,11 @@
 mod batch;
 mod column;
 mod context;
+mod failure;
 mod usage;
+mod verify;
 
 pub use batch::{Batch, Limits, position, run};
 pub use context::set_context;
 pub use usage::count as count_keys;
+pub use verify::{Stretch, verify};

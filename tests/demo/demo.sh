@@ -42,7 +42,7 @@ encrypt() {
     note "The context binds a value to its table, column and row: it opens nowhere else."
     sql <<SQL
 INSERT INTO patients
-SELECT id, name, fieldcrypt.encrypt_field(ssn, context => 'patients.ssn/' || id)
+SELECT id, name, fieldcrypt.encrypt_field(ssn, context => fieldcrypt.context('patients.ssn', id))
 FROM (VALUES (1, 'Ada', '$ssn'), (2, 'Grace', '987-65-4321'), (3, 'Alan', '555-12-3456')) AS v (id, name, ssn);
 SELECT id, name, ssn FROM patients;
 SELECT info.* FROM patients, fieldcrypt.ciphertext_info(ssn) AS info WHERE id = 1;
@@ -104,7 +104,7 @@ SELECT id, fieldcrypt.key_id(ssn), fieldcrypt.decrypt_field(ssn, 'patients.ssn/'
 SQL
     note "Move the old rows to the new key, online and in batches. Nobody sees a plaintext on the way."
     sql <<'SQL'
-SELECT fieldcrypt.set_column_context('patients', 'ssn', expression => $$'patients.ssn/' || id$$);
+SELECT fieldcrypt.set_column_context('patients', 'ssn', expression => $$fieldcrypt.context('patients.ssn', id)$$);
 CALL fieldcrypt.reencrypt('patients');
 SELECT table_name, state, rows_done, rows_moved, rows_failed FROM fieldcrypt.reencryption_progress;
 SELECT count(*) AS patients, count(DISTINCT fieldcrypt.key_id(ssn)) AS keys FROM patients;

@@ -17,6 +17,7 @@ copy_in docs cluster/docs
 as_server dd of="$work/cluster/README.md" status=none <README.md
 copy_in src/api cluster/api
 copy_in sql cluster/sql
+as_server tee "$work/cluster/README.md" >/dev/null <README.md
 # The offline tool, where the server's user can run it.
 cargo build --quiet --locked -p fieldcrypt-offline
 as_server dd of="$work/cluster/fieldcrypt" status=none <"$target/debug/fieldcrypt"

@@ -6,6 +6,8 @@ With --print it prints the files as they should be.
 """
 
 import base64
+import datetime
+import decimal
 import hmac
 import json
 import pathlib
@@ -137,6 +139,48 @@ def key_export(vector):
     return {"message": message.hex(), "document": {**vector["document"], "authentication": codes}}
 
 
+def calendar_day(days):
+    """A day, counted from 2000-01-01, and the era: 400 years, which all have as many days, are taken off or added."""
+    eras, rest = divmod(days, 146097)
+    day = datetime.date(2000, 1, 1) + datetime.timedelta(days=rest)
+    year = day.year + 400 * eras
+    text = f"{year if year > 0 else 1 - year:04d}-{day.month:02d}-{day.day:02d}"
+    return text, "" if year > 0 else " BC"
+
+
+def context_part(part):
+    kind, value = part["type"], part["value"]
+    if kind == "text":
+        return value.replace("%", "%25").replace("/", "%2F")
+    if kind == "integer":
+        return str(int(value))
+    if kind == "numeric":
+        number = decimal.Decimal(value)
+        if not number.is_finite():
+            return value
+        with decimal.localcontext() as exact:
+            exact.prec = 1000
+            number = number.normalize()
+        return "0" if number == 0 else f"{number:f}"
+    if kind in ("boolean", "uuid"):
+        return value
+    number, bits = int(value), 32 if kind == "date" else 64
+    if number in (2 ** (bits - 1) - 1, -(2 ** (bits - 1))):
+        return "infinity" if number > 0 else "-infinity"
+    if kind == "date":
+        day, era = calendar_day(number)
+        return day + era
+    days, rest = divmod(number, 86_400_000_000)
+    day, era = calendar_day(days)
+    seconds, fraction = divmod(rest, 1_000_000)
+    clock = f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}.{fraction:06d}"
+    return f"{day}T{clock}{'Z' if kind == 'timestamptz' else ''}{era}"
+
+
+def context(vector):
+    return {"context": "/".join(map(context_part, vector["parts"]))}
+
+
 def main():
     differing = 0
     for name, formula in (
@@ -144,6 +188,7 @@ def main():
         ("wrapped-keys.json", wrapped_key),
         ("fields.json", field),
         ("key-exports.json", key_export),
+        ("contexts.json", context),
     ):
         vectors = json.loads((HERE / name).read_text())
         for vector in vectors:

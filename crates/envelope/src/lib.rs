@@ -17,6 +17,7 @@ pub mod key_export;
 pub mod keys;
 pub mod master_key_text;
 pub mod nonce;
+mod place;
 mod primitives;
 
 pub use ascii::to_ascii;
@@ -27,4 +28,5 @@ pub use keys::{
     NotAuthentic, RewrapError, SuiteKey, UnwrapError,
 };
 pub use nonce::{BlockScope, Entropy, Nonce, NonceBlock, SystemEntropy};
+pub use place::{Part, place};
 pub use primitives::{RandomnessUnavailable, random, sha256};

@@ -7,11 +7,12 @@
 mod support;
 
 use fieldcrypt_envelope::ciphertext::{from_text, to_text};
-use fieldcrypt_envelope::{Ciphertext, Context, KeyMetadata, MasterKey};
+use fieldcrypt_envelope::{Ciphertext, Context, KeyMetadata, MasterKey, Part, place};
 use serde_json::Value;
 use support::{data_key, key_id, nonce, seal, suite_key_by_hand};
 
 const FIELDS: &str = include_str!("../../../tests/vectors/fields.json");
+const CONTEXTS: &str = include_str!("../../../tests/vectors/contexts.json");
 const MASTER_KEYS: &str = include_str!("../../../tests/vectors/master-keys.json");
 const WRAPPED_KEYS: &str = include_str!("../../../tests/vectors/wrapped-keys.json");
 
@@ -59,6 +60,40 @@ fn fields_are_sealed_to_the_same_bytes_and_text() {
         let parsed = Ciphertext::parse(&read).ok().unwrap();
         let message_key = key.suite_key(parsed.key_id()).message_key(parsed.nonce());
         assert_eq!(parsed.open(&message_key, &context), Ok(plaintext), "{}", vector["name"]);
+    }
+}
+
+#[test]
+fn contexts_have_the_same_text() {
+    for vector in vectors(CONTEXTS, 50) {
+        let parts = vector["parts"].as_array().unwrap();
+        let uuids: Vec<[u8; 16]> = parts
+            .iter()
+            .filter(|part| part["type"] == "uuid")
+            .map(|part| {
+                let digits = text(part, "value").replace('-', "");
+                base16ct::lower::decode_vec(digits).unwrap().try_into().unwrap()
+            })
+            .collect();
+        let mut uuid = uuids.iter();
+        let parts: Vec<Part<'_>> = parts
+            .iter()
+            .map(|part| {
+                let value = text(part, "value");
+                match text(part, "type") {
+                    "text" => Part::Text(value.as_bytes()),
+                    "integer" => Part::Integer(value.parse().unwrap()),
+                    "numeric" => Part::Numeric(value.as_bytes()),
+                    "boolean" => Part::Boolean(value == "true"),
+                    "uuid" => Part::Uuid(uuid.next().unwrap()),
+                    "date" => Part::Date(value.parse().unwrap()),
+                    "timestamp" => Part::Timestamp(value.parse().unwrap()),
+                    "timestamptz" => Part::Timestamptz(value.parse().unwrap()),
+                    other => panic!("{other}"),
+                }
+            })
+            .collect();
+        assert_eq!(place(&parts), text(&vector, "context").as_bytes(), "{}", vector["name"]);
     }
 }
 

@@ -66,6 +66,8 @@ pub enum Error {
     Untranslatable,
     /// The decrypted text is no value of the type asked for.
     Conversion { type_name: String },
+    /// The decrypted text is a date with its day or its month first: nothing says which.
+    AmbiguousDate { type_name: String },
     /// An argument is longer than it may be.
     TooLong { what: &'static str, most: &'static str },
     /// The result would be longer than Postgres allows.
@@ -90,6 +92,22 @@ pub enum Error {
     ContextExpression,
     /// The context that a column's values are bound to is NULL for a row.
     ContextIsNull,
+    /// The context that a column's values are bound to is another for the same row at another time.
+    ContextNotOfRow { problem: &'static str, hint: &'static str },
+    /// A part of a context is NULL.
+    ContextPartIsNull,
+    /// A value of this type has no form that is the same for ever.
+    ContextPartType { type_name: String },
+    /// A context is to be made of an array.
+    ContextOfArray,
+    /// A context begins with a name.
+    ContextName,
+    /// A value was written that is not authentic for its row.
+    NotOfItsRow { column: String },
+    /// What is to be encrypted is ciphertext already.
+    AlreadyEncrypted,
+    /// A right is lacking besides that to call a function.
+    LacksRight { right: &'static str },
     /// The key's state does not allow this.
     WrongState { problem: String, hint: &'static str },
     /// No key has such an id.
@@ -176,6 +194,7 @@ impl Error {
                 | Self::PlantedCode
                 | Self::BorrowedHands { .. }
                 | Self::NotTableOwner { .. }
+                | Self::LacksRight { .. }
                 | Self::Guarded { .. }
                 | Self::RestoreOverExisting { .. }
                 | Self::KeyExport { .. }
@@ -396,6 +415,11 @@ impl Error {
                 format!("the decrypted value is not valid for type {type_name}"),
                 "Use decrypt_field to see it as text.",
             ),
+            Self::AmbiguousDate { type_name } => (
+                b"22018",
+                format!("the decrypted text does not say which {type_name} it is: a date begins with its year"),
+                "It was written as text in a session's own DateStyle: read it with decrypt_field and to_date or to_timestamp, and write it with encrypt_field_as.",
+            ),
             Self::TooLarge { bytes } => (
                 b"54000",
                 format!("the result of {bytes} bytes is longer than a value may be"),
@@ -441,6 +465,42 @@ impl Error {
                 b"22004",
                 "the context that the column's values are bound to is NULL for this row".into(),
                 "See fieldcrypt.column_contexts, and fieldcrypt.set_column_context().",
+            ),
+            Self::ContextNotOfRow { problem, hint } => (b"42P17", (*problem).into(), hint),
+            Self::ContextPartIsNull => (
+                b"22004",
+                "a part of a context must not be NULL".into(),
+                "A name and the values of the row's key make a context. A NULL is often a key that the database has not made yet: reserve it first, with nextval.",
+            ),
+            Self::ContextPartType { type_name } => (
+                b"42804",
+                format!("a value of type {type_name} can't be a part of a context"),
+                "Parts are texts, whole numbers, numeric, boolean, uuid, date, timestamp and timestamptz: they have one form for ever. Use another key, or cast it to one of these.",
+            ),
+            Self::ContextOfArray => (
+                b"42804",
+                "a context is not made of an array".into(),
+                "Pass its parts one by one, without the word VARIADIC: fieldcrypt.context('lines.note', order_id, line).",
+            ),
+            Self::ContextName => (
+                b"22023",
+                "a context begins with a name".into(),
+                "Name the table and the column: fieldcrypt.context('patients.ssn', id).",
+            ),
+            Self::NotOfItsRow { column } => (
+                b"KF031",
+                format!("the value is not authentic for the row that it is written to, column {column}"),
+                "It was encrypted with another context, as in a row of another key, or was tampered with. Encrypt it for this row, or fieldcrypt.rebind_field(value, context, new_context); in ON CONFLICT DO UPDATE encrypt for the row that is there, not for EXCLUDED.",
+            ),
+            Self::AlreadyEncrypted => (
+                b"22023",
+                "the value is an encrypted value already".into(),
+                "Encrypted twice it would be opened to ciphertext. To re-encrypt use fieldcrypt.reencrypt_field; to encrypt ciphertext all the same, fieldcrypt.encrypt_field_bytea.",
+            ),
+            Self::LacksRight { right } => (
+                b"42501",
+                format!("this needs the privilege {right}, too"),
+                "SELECT fieldcrypt.grant_access(role, 'encrypt', 'decrypt');",
             ),
             Self::NotATrigger => (
                 b"39P01",

@@ -107,6 +107,18 @@ impl Call {
         unsafe { pg_sys::get_fn_expr_argtype((*self.0).flinfo, index as i32) }
     }
 
+    /// How many arguments there are.
+    pub(super) fn count(&self) -> usize {
+        // SAFETY: Postgres passes a valid call.
+        usize::from(unsafe { (*self.0).nargs }.unsigned_abs())
+    }
+
+    /// Whether the last argument is an array that was passed for a list, with the word VARIADIC.
+    pub(super) fn is_variadic_array(&self) -> bool {
+        // SAFETY: `flinfo` belongs to the call; the function answers no if it can't tell.
+        unsafe { pg_sys::get_fn_expr_variadic((*self.0).flinfo) }
+    }
+
     /// The raw call, for the other files of this crate.
     pub(super) fn raw(&self) -> pg_sys::FunctionCallInfo {
         self.0

@@ -1,36 +1,51 @@
 //! SQL expressions over the columns of a table, as a CHECK constraint has them: no subqueries, no
 //! aggregates.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
 use super::heap::{Scan, Table};
 use super::owners_code::owners_code;
-use super::{reserve, values};
+use super::text_forms::{self, under_fixed_settings};
+use super::{reserve, values, version};
 use fieldcrypt_error::Error;
 
 /// An expression that gives a text for each row.
 pub struct Expression {
     state: *mut pg_sys::ExprState,
+    is_mutable: bool,
 }
 
-impl Expression {
-    /// Parses and prepares it, with the rights and the search_path of the moment. It lives as long as
-    /// the executor state.
+/// What an expression is like.
+pub struct Nature {
+    /// It may give another text each time.
+    pub is_volatile: bool,
+    /// It goes by settings of the session, by the time or by tables, too.
+    pub is_mutable: bool,
+    /// It names a column.
+    pub has_columns: bool,
+    /// The expression over the new row of a trigger, as SQL.
+    pub of_new: Vec<u8>,
+    /// The same over the old row.
+    pub of_old: Vec<u8>,
+}
+
+/// An expression that was parsed and analysed against the columns of a table.
+struct Analysed(*mut pg_sys::Node);
+
+impl Analysed {
+    /// With the rights and the search_path of the moment, in the current memory context.
     ///
     /// # Errors
     ///
     /// What Postgres says of an expression that it does not take.
-    pub(super) fn prepare(
-        relation: pg_sys::Relation,
-        estate: *mut pg_sys::EState,
-        text: &[u8],
-    ) -> Result<Self, Error> {
+    fn of(relation: pg_sys::Relation, text: &[u8]) -> Result<Self, Error> {
         let statement = [b"SELECT (".as_slice(), text, b"\n)"].concat();
         let statement = std::ffi::CString::new(statement).map_err(|_| Error::ContextExpression)?;
         // SAFETY: the steps by which Postgres takes in a CHECK constraint: parse, analyse against the
-        // relation's columns, coerce, plan. Nodes are read as what their tags say they are.
+        // relation's columns, coerce. Nodes are read as what their tags say they are.
         unsafe {
-            let outer = pg_sys::MemoryContextSwitchTo((*estate).es_query_cxt);
             let parsed =
                 pg_sys::raw_parser(statement.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
             let expression = only_expression(parsed).ok_or(Error::ContextExpression)?;
@@ -64,38 +79,78 @@ impl Expression {
             }
             pg_sys::assign_expr_collations(parse_state, typed);
             pg_sys::free_parsestate(parse_state);
-            let state = pg_sys::ExecPrepareExpr(typed.cast(), estate);
-            pg_sys::MemoryContextSwitchTo(outer);
-            Ok(Self { state })
+            Ok(Self(typed))
         }
     }
 
-    /// An error unless a text is an expression over the table's rows.
-    pub fn check(table: &Table, text: &[u8]) -> Result<(), Error> {
-        // SAFETY: a state of its own, freed after use.
+    /// With functions in SQL put in place of their calls: only then it shows what it goes by.
+    fn planned(&self) -> *mut pg_sys::Node {
+        // SAFETY: an analysed expression.
+        unsafe { pg_sys::expression_planner(self.0.cast()).cast() }
+    }
+
+    /// As SQL, over a row of the relation that is called so.
+    fn over(&self, relation: pg_sys::Relation, row: &CStr) -> Vec<u8> {
+        // SAFETY: an analysed expression over the one relation; the text is copied.
         unsafe {
-            let estate = pg_sys::CreateExecutorState();
-            Self::prepare(table.relation(), estate, text)?;
-            pg_sys::FreeExecutorState(estate);
+            let names = pg_sys::deparse_context_for(row.as_ptr(), (*relation).rd_id);
+            let text = pg_sys::deparse_expression(self.0, names, true, false);
+            CStr::from_ptr(text).to_bytes().to_vec()
         }
-        Ok(())
+    }
+}
+
+impl Expression {
+    /// Parses and prepares it. It lives as long as the executor state.
+    pub(super) fn prepare(
+        relation: pg_sys::Relation,
+        estate: *mut pg_sys::EState,
+        text: &[u8],
+    ) -> Result<Self, Error> {
+        // SAFETY: the state is valid; what is made lies in its memory.
+        unsafe {
+            let outer = pg_sys::MemoryContextSwitchTo((*estate).es_query_cxt);
+            let planned = Analysed::of(relation, text)?.planned();
+            let is_mutable = goes_by_settings(planned);
+            let state = pg_sys::ExecInitExpr(planned.cast(), std::ptr::null_mut());
+            pg_sys::MemoryContextSwitchTo(outer);
+            Ok(Self { state, is_mutable })
+        }
+    }
+
+    /// What an expression over the table's rows is like; an error unless it is one.
+    pub fn nature(table: &Table, text: &[u8]) -> Result<Nature, Error> {
+        let relation = table.relation();
+        let analysed = Analysed::of(relation, text)?;
+        let planned = analysed.planned();
+        // SAFETY: a planned expression.
+        unsafe {
+            Ok(Nature {
+                is_volatile: pg_sys::contain_volatile_functions(planned),
+                is_mutable: goes_by_settings(planned),
+                has_columns: pg_sys::contain_var_clause(planned),
+                of_new: analysed.over(relation, c"new"),
+                of_old: analysed.over(relation, c"old"),
+            })
+        }
     }
 
     /// Its value for the row at which the scan stands; `None` is NULL. Allocates in the state's memory
-    /// for one row.
-    pub fn value(
+    /// for one row. Where settings have a say, those count that count for all sessions.
+    pub(super) fn value(
         &self,
         scan: &Scan,
-        update: &super::row_update::RowUpdate,
+        estate: *mut pg_sys::EState,
     ) -> Result<Option<Vec<u8>>, Error> {
-        // SAFETY: the slot holds a row of the relation that the expression was prepared for.
+        // SAFETY: the slot holds a row of the relation that the expression was prepared for, in this state.
         unsafe {
-            let context = pg_sys::MakePerTupleExprContext(update.state());
+            let context = pg_sys::MakePerTupleExprContext(estate);
             (*context).ecxt_scantuple = scan.slot();
             let mut is_null = false;
-            let datum = owners_code(|| {
-                pg_sys::ExecEvalExprSwitchContext(self.state, context, &mut is_null)
-            });
+            let mut evaluate = || {
+                owners_code(|| pg_sys::ExecEvalExprSwitchContext(self.state, context, &mut is_null))
+            };
+            let datum = if self.is_mutable { under_fixed_settings(evaluate) } else { evaluate() };
             if is_null {
                 return Ok(None);
             }
@@ -103,6 +158,77 @@ impl Expression {
             reserve::room(text.len(), "the context of a row")?;
             Ok(Some(text.to_vec()))
         }
+    }
+}
+
+/// An executor state for expressions alone, over the rows of a scan.
+pub struct Evaluation(*mut pg_sys::EState);
+
+impl Evaluation {
+    /// Begins it. After an error the memory context of the moment takes it along.
+    #[expect(clippy::new_without_default, reason = "it is a child of the context that is current")]
+    pub fn new() -> Self {
+        // SAFETY: makes a state with memory of its own.
+        Self(unsafe { pg_sys::CreateExecutorState() })
+    }
+
+    /// Makes an expression over the table's rows ready.
+    pub fn prepare(&self, table: &Table, text: &[u8]) -> Result<Expression, Error> {
+        owners_code(|| Expression::prepare(table.relation(), self.0, text))
+    }
+
+    /// Its value for the row at which the scan stands; `None` is NULL.
+    pub fn value(&self, expression: &Expression, scan: &Scan) -> Result<Option<Vec<u8>>, Error> {
+        expression.value(scan, self.0)
+    }
+
+    /// Empties the memory that a row took.
+    pub fn forget_row(&self) {
+        // SAFETY: the state's own memory for one row.
+        unsafe {
+            let context = pg_sys::MakePerTupleExprContext(self.0);
+            pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
+        }
+    }
+
+    /// Gives it back.
+    pub fn end(self) {
+        // SAFETY: made by `new`, freed once.
+        unsafe { pg_sys::FreeExecutorState(self.0) }
+    }
+}
+
+/// Whether what a planned expression gives can depend on more than its columns. What Postgres calls immutable is not
+/// enough: output functions of floats, bytes, intervals and of what is made of them are called so, and go by settings.
+unsafe fn goes_by_settings(planned: *mut pg_sys::Node) -> bool {
+    let mut written: Vec<*mut pg_sys::Node> = Vec::new();
+    // SAFETY: a planned expression; the callback runs none of Postgres's code that raises, and the walk is inside a
+    // guard whose closure holds nothing that needs dropping.
+    unsafe {
+        if pg_sys::contain_mutable_functions(planned) {
+            return true;
+        }
+        let found = (&raw mut written).cast();
+        pg_sys::ffi::pg_guard_ffi_boundary(|| collect_written(planned, found));
+        written.iter().any(|value| text_forms::depends_on_settings(pg_sys::exprType(*value)))
+    }
+}
+
+/// Collects what is turned into text by output functions.
+unsafe extern "C-unwind" fn collect_written(
+    node: *mut pg_sys::Node,
+    found: *mut std::ffi::c_void,
+) -> bool {
+    // SAFETY: null or a node, read as what its tag says it is; `found` is the list of `goes_by_settings`.
+    unsafe {
+        if node.is_null() {
+            return false;
+        }
+        if (*node).type_ == pg_sys::NodeTag::T_CoerceViaIO {
+            let argument = (*node.cast::<pg_sys::CoerceViaIO>()).arg;
+            (*found.cast::<Vec<*mut pg_sys::Node>>()).push(argument.cast());
+        }
+        version::expression_tree_walker(node, collect_written, found)
     }
 }
 

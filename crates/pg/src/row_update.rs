@@ -261,8 +261,13 @@ impl RowUpdate {
         owners_code(|| expression::Expression::prepare(self.relation, self.estate, text))
     }
 
-    pub(super) fn state(&self) -> *mut pg_sys::EState {
-        self.estate
+    /// The value of an expression for the row at which the scan stands; `None` is NULL.
+    pub fn value(
+        &self,
+        expression: &expression::Expression,
+        scan: &Scan,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        expression.value(scan, self.estate)
     }
 
     /// Runs the triggers that are left, and gives everything back.

@@ -1,7 +1,7 @@
 //! Whose code runs, with whose rights, and what it may not do.
 
 use std::cell::Cell;
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 
 use fieldcrypt_error::Error;
 use pgrx::pg_sys;
@@ -45,6 +45,19 @@ pub fn refuse_for_planted_code() -> Result<(), Error> {
         return Err(Error::PlantedCode);
     }
     Ok(())
+}
+
+/// Refuses whoever has no right to call a function, by its qualified name and types, too.
+pub fn refuse_unless_executable(function: &CStr, right: &'static str) -> Result<(), Error> {
+    // SAFETY: the input function of `regprocedure` reads a C string and gives an oid; then a look-up of rights.
+    let allowed = unsafe {
+        let oid = pgrx::direct_function_call::<pg_sys::Oid>(
+            pg_sys::regprocedurein,
+            &[Some(pg_sys::Datum::from(function.as_ptr()))],
+        );
+        oid.is_some_and(super::version::may_execute)
+    };
+    if allowed { Ok(()) } else { Err(Error::LacksRight { right }) }
 }
 
 #[inline]

@@ -10,6 +10,8 @@ use serde_json::Value;
 use super::call::Call;
 use super::encoding;
 use super::json::{self, Jsonb};
+use super::key_values::KeyValues;
+use super::text_forms::AnyValue;
 use super::values::{CText, Varlena};
 
 /// A type that an argument may have.
@@ -120,6 +122,44 @@ impl Argument for words {
 
 /// How long [`words`] are at most, in bytes.
 const MAX_WORDS: usize = 8 << 10;
+
+/// The same `anyelement`, with its value.
+pub enum any_value {}
+
+impl Argument for any_value {
+    type Value<'c> = AnyValue;
+
+    fn of(call: &Call, index: usize, _: &'static str) -> Result<Option<AnyValue>, Error> {
+        let type_oid = anyelement::of(call, index, "")?.unwrap_or(pg_sys::InvalidOid);
+        Ok(Some(AnyValue { type_oid, datum: call.datum(index) }))
+    }
+}
+
+/// A value of any type at all, "any".
+pub enum anything {}
+
+impl Argument for anything {
+    type Value<'c> = AnyValue;
+
+    fn of(call: &Call, index: usize, name: &'static str) -> Result<Option<AnyValue>, Error> {
+        any_value::of(call, index, name)
+    }
+}
+
+/// The arguments of a function that is declared VARIADIC "any", all of them.
+pub enum any {}
+
+impl Argument for any {
+    type Value<'c> = KeyValues<'c>;
+
+    fn of<'c>(
+        call: &'c Call,
+        index: usize,
+        _: &'static str,
+    ) -> Result<Option<KeyValues<'c>>, Error> {
+        Ok(Some(KeyValues::of(call, index)))
+    }
+}
 
 /// A `bigint` that is the id of a key; `None` also if it can't be one.
 pub enum key_id {}

@@ -5,10 +5,9 @@ use std::ffi::{CStr, c_int};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::call::Call;
-use super::setting::TemporarySettings;
 use super::syscache::with_row;
 use super::tuple::Row;
-use super::{relations, values, version};
+use super::{relations, text_forms, values, version};
 use fieldcrypt_error::Error;
 
 /// A call by the trigger manager.
@@ -209,38 +208,9 @@ pub fn is_encrypted(type_oid: Oid) -> Result<bool, Error> {
 ///
 /// Settings of the session don't change what is written: a row keeps one name in the log.
 pub fn output(datum: Datum, type_oid: Oid) -> Vec<u8> {
-    const PLAIN: [Oid; 6] = [
-        pg_sys::INT2OID,
-        pg_sys::INT4OID,
-        pg_sys::INT8OID,
-        pg_sys::TEXTOID,
-        pg_sys::VARCHAROID,
-        pg_sys::UUIDOID,
-    ];
-    // SAFETY: the datum is a non-null value of the type. The settings are restored by their nest
-    // level, on an error by the abort of the (sub)transaction.
-    unsafe {
-        let mut function = pg_sys::InvalidOid;
-        let mut is_varlena = false;
-        pg_sys::getTypeOutputInfo(type_oid, &mut function, &mut is_varlena);
-        let settings = (!PLAIN.contains(&type_oid)).then(|| TemporarySettings::begin(FIXED_OUTPUT));
-        let text = pg_sys::OidOutputFunctionCall(function, datum);
-        let bytes = CStr::from_ptr(text).to_bytes().to_vec();
-        if let Some(settings) = settings {
-            settings.end();
-        }
-        bytes
-    }
+    // SAFETY: the datum is a non-null value of the type.
+    unsafe { text_forms::output(datum, type_oid) }.to_vec()
 }
-
-/// Those that pg_dump sets too, and UTC.
-const FIXED_OUTPUT: &[(&CStr, &CStr)] = &[
-    (c"datestyle", c"ISO"),
-    (c"intervalstyle", c"postgres"),
-    (c"timezone", c"UTC"),
-    (c"bytea_output", c"hex"),
-    (c"extra_float_digits", c"1"),
-];
 
 /// Whether two values of type `encrypted` are the same bytes.
 pub fn same_bytes(a: Option<Datum>, b: Option<Datum>) -> bool {

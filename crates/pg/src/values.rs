@@ -1,12 +1,11 @@
 //! Varlena values: read in place, built in place.
 
-use std::ffi::{CStr, c_void};
+use std::ffi::c_void;
 use std::ptr;
 
 use pgrx::pg_sys::{self, Datum};
 use pgrx::{set_varsize_4b, varlena};
 
-use super::{encoding, report};
 use fieldcrypt_error::Error;
 
 /// The bytes of a varlena datum. What was compressed or stored out of line is fetched into the
@@ -93,6 +92,12 @@ impl Varlena {
     pub fn into_datum(self) -> Datum {
         Datum::from(self.memory.cast::<c_void>())
     }
+
+    /// Gives its memory back.
+    pub fn discard(self) {
+        // SAFETY: palloc'd by `around`, and nobody else's.
+        unsafe { pg_sys::pfree(self.memory.cast()) }
+    }
 }
 
 /// A NUL-terminated string in the current memory context, for calls into input functions.
@@ -120,44 +125,5 @@ impl CText {
     /// The finished datum.
     pub fn into_datum(self) -> Datum {
         Datum::from(self.0.cast::<c_void>())
-    }
-}
-
-/// Runs a type's input function over a text in the server's encoding.
-///
-/// Input functions quote the text in their errors, so whatever they raise is swallowed whole. The
-/// caller must raise an error of its own then: nothing rolled back what the function did. Cancels,
-/// lock conflicts and lack of memory keep their SQLSTATE, and are not quoted either.
-pub fn text_in_type(text: &[u8], type_oid: pg_sys::Oid) -> Result<Datum, Error> {
-    let input = c_string(text)?;
-    // Before anything can fail: in an error state the catalogs must not be read.
-    // SAFETY: a catalog look-up; the name is copied out of the palloc'd string.
-    let type_name = unsafe { CStr::from_ptr(pg_sys::format_type_be(type_oid)).to_bytes().to_vec() };
-    // SAFETY: catalog look-ups by type oid, then a call of the type's input function with the
-    // arguments that every input function takes.
-    unsafe {
-        let mut function = pg_sys::InvalidOid;
-        let mut io_parameter = pg_sys::InvalidOid;
-        pg_sys::getTypeInputInfo(type_oid, &mut function, &mut io_parameter);
-        pgrx::PgTryBuilder::new(|| {
-            Ok(pg_sys::OidInputFunctionCall(
-                function,
-                input.cast_mut_ptr::<std::ffi::c_char>(),
-                io_parameter,
-                -1,
-            ))
-        })
-        .catch_others(|caught| {
-            let type_name = encoding::lossy(&type_name);
-            match report::of_the_system(&caught, "the conversion of a decrypted value was stopped")
-            {
-                Some(report) if report.sqlstate.0 == *b"53200" => {
-                    Err(Error::OutOfMemory { what: "the conversion of a decrypted value" })
-                }
-                Some(report) => Err(Error::Postgres(Box::new(report))),
-                None => Err(Error::Conversion { type_name }),
-            }
-        })
-        .execute()
     }
 }

@@ -28,6 +28,24 @@ pub fn owns_database(database: pg_sys::Oid) -> bool {
     }
 }
 
+/// Whether the role whose rights count may call a function. In a transaction.
+pub(super) fn may_execute(function: pg_sys::Oid) -> bool {
+    // SAFETY: reads catalogs.
+    unsafe {
+        let execute = pg_sys::ACL_EXECUTE as pg_sys::AclMode;
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        let result = pg_sys::pg_proc_aclcheck(function, pg_sys::GetUserId(), execute);
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        let result = pg_sys::object_aclcheck(
+            pg_sys::ProcedureRelationId,
+            function,
+            pg_sys::GetUserId(),
+            execute,
+        );
+        result == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
 /// An attribute of a row type.
 ///
 /// # Safety
@@ -74,6 +92,28 @@ pub(super) unsafe fn shows_statement(record: *const pg_sys::ErrorData) -> bool {
         }
     }
 }
+
+/// Called for a node of an expression, with what was passed along; `true` ends the walk.
+pub(super) type Walker =
+    unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut std::ffi::c_void) -> bool;
+
+mod walk {
+    use super::Walker;
+    use pgrx::pg_sys;
+    unsafe extern "C-unwind" {
+        /// Of `nodeFuncs.h`, which pgrx has no bindings for. Call it inside a guard.
+        #[cfg_attr(
+            any(feature = "pg16", feature = "pg17", feature = "pg18"),
+            link_name = "expression_tree_walker_impl"
+        )]
+        pub fn expression_tree_walker(
+            node: *mut pg_sys::Node,
+            walker: Walker,
+            context: *mut std::ffi::c_void,
+        ) -> bool;
+    }
+}
+pub(super) use walk::expression_tree_walker;
 
 mod executor {
     use pgrx::pg_sys;

@@ -273,12 +273,13 @@ CREATE TABLE alices.bound (id int PRIMARY KEY, v fieldcrypt.encrypted);
 INSERT INTO alices.bound VALUES (1, fieldcrypt.encrypt_field('v', 'b'));
 CREATE TABLE alices.ran (by_user text);
 GRANT INSERT ON alices.ran TO PUBLIC;
-CREATE FUNCTION alices.context() RETURNS text LANGUAGE plpgsql AS $$ BEGIN INSERT INTO alices.ran VALUES (current_user); RETURN 'b'; END $$;
-SELECT fieldcrypt.set_column_context('alices.bound', 'v', expression => 'alices.context()');
+CREATE FUNCTION alices.note() RETURNS void LANGUAGE plpgsql AS $$ BEGIN INSERT INTO alices.ran VALUES (current_user); END $$;
+CREATE FUNCTION alices.context(id int) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM alices.note(); RETURN 'b'; END $$;
+SELECT fieldcrypt.set_column_context('alices.bound', 'v', expression => 'alices.context(id)');
 SQL
 refused($node, "SELECT fieldcrypt.set_column_context('alices.bound', 'v', 'x')", '42501', qr/must be owner/, "refused: a context for another's table", user => $_) foreach 'mallory', 'manager';
 value($node, 'CREATE ROLE boss LOGIN; GRANT alice TO boss; CREATE ROLE heir NOINHERIT LOGIN; GRANT alice TO heir; SELECT fieldcrypt.grant_access(r, \'manage\') FROM unnest(\'{boss,heir}\'::regrole[]) AS r');
-gives($node, "SELECT fieldcrypt.set_column_context('alices.bound', 'v', expression => 'alices.context()')", '', 'a member of the owner may', user => 'boss');
+gives($node, "SELECT fieldcrypt.set_column_context('alices.bound', 'v', expression => 'alices.context(id)')", '', 'a member of the owner may', user => 'boss');
 refused($node, "SELECT fieldcrypt.set_column_context('alices.bound', 'v', 'x')", '42501', qr/must be owner/, 'refused: a member that does not inherit', user => 'heir');
 value($node, 'CALL fieldcrypt.rotate_keys(force => true)');
 $result = run_sql($node, "CALL fieldcrypt.reencrypt('alices.bound', rows_per_second => 0)");
@@ -300,7 +301,7 @@ ALTER TABLE alices.family OWNER TO alice;
 CREATE TABLE alices.family_child () INHERITS (alices.family);
 INSERT INTO alices.family_child VALUES (1, fieldcrypt.encrypt_field('v', 'b'));
 SQL
-value($node, "SELECT fieldcrypt.set_column_context('alices.family', 'v', expression => 'alices.context()')", user => 'alice');
+value($node, "SELECT fieldcrypt.set_column_context('alices.family', 'v', expression => 'alices.context(id)')", user => 'alice');
 value($node, 'CALL fieldcrypt.rotate_keys(force => true)');
 $result = run_sql($node, "CALL fieldcrypt.reencrypt('alices.family', rows_per_second => 0)");
 gives($node, 'SELECT count(*) FROM alices.ran', '0', "a parent's expression does not run as the owner of the child");

@@ -74,7 +74,8 @@ done_testing();
 
 sub sql_type {
     my ($type) = @_;
-    my %names = (words => 'text', encrypted => 'fieldcrypt.encrypted', key_id => 'bigint', timestamptz => 'timestamp_with_time_zone');
+    my %names = (words => 'text', encrypted => 'fieldcrypt.encrypted', key_id => 'bigint', timestamptz => 'timestamp_with_time_zone',
+        any_value => 'anyelement', any => '"any"', anything => '"any"');
     return $names{$type} // $type;
 }
 

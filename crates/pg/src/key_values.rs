@@ -1,0 +1,88 @@
+//! Values of a row's key, as parts of a context: types that have one form for ever.
+
+use std::ffi::CStr;
+
+use fieldcrypt_envelope::Part;
+use fieldcrypt_error::Error;
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::call::Call;
+use super::{encoding, values};
+
+/// The arguments of a call, one part each.
+pub struct KeyValues<'c> {
+    call: &'c Call,
+    first: usize,
+}
+
+impl<'c> KeyValues<'c> {
+    pub(super) fn of(call: &'c Call, first: usize) -> Self {
+        Self { call, first }
+    }
+
+    /// The parts. The first is a name.
+    ///
+    /// # Errors
+    ///
+    /// A part that is NULL; a type of which a value could be written in another way one day; an array that was passed
+    /// for the list.
+    pub fn parts(&self) -> Result<Vec<Part<'c>>, Error> {
+        if self.call.is_variadic_array() {
+            return Err(Error::ContextOfArray);
+        }
+        (self.first..self.call.count())
+            .map(|index| {
+                let datum = self.call.datum(index).ok_or(Error::ContextPartIsNull)?;
+                let type_oid = self.call.argument_type(index);
+                part(datum, type_oid)
+                    .ok_or_else(|| Error::ContextPartType { type_name: type_name(type_oid) })
+            })
+            .collect()
+    }
+}
+
+/// A value as a part of a context; `None` for types that are refused. A domain is its base type.
+fn part<'c>(datum: Datum, type_oid: Oid) -> Option<Part<'c>> {
+    // SAFETY: the datum is of the type, which says how it is stored; it lives as long as the call.
+    Some(unsafe {
+        match type_oid {
+            pg_sys::TEXTOID | pg_sys::VARCHAROID => Part::Text(values::detoasted(datum)),
+            // A literal, of which nothing says what it is.
+            pg_sys::UNKNOWNOID => {
+                Part::Text(CStr::from_ptr(datum.cast_mut_ptr::<std::ffi::c_char>()).to_bytes())
+            }
+            // Blanks at its end mean nothing: as in the cast to text, they are left out.
+            pg_sys::BPCHAROID => Part::Text(without_blanks(values::detoasted(datum))),
+            pg_sys::NAMEOID => {
+                let name = datum.cast_mut_ptr::<pg_sys::NameData>();
+                Part::Text(CStr::from_ptr((*name).data.as_ptr()).to_bytes())
+            }
+            pg_sys::INT2OID => Part::Integer((datum.value() as i16).into()),
+            pg_sys::INT4OID => Part::Integer((datum.value() as i32).into()),
+            pg_sys::INT8OID => Part::Integer(datum.value() as i64),
+            pg_sys::BOOLOID => Part::Boolean(datum.value() & 1 == 1),
+            pg_sys::NUMERICOID => {
+                let text = pg_sys::OidOutputFunctionCall(pg_sys::F_NUMERIC_OUT.into(), datum);
+                Part::Numeric(CStr::from_ptr(text).to_bytes())
+            }
+            pg_sys::UUIDOID => Part::Uuid(&*datum.cast_mut_ptr::<[u8; 16]>()),
+            pg_sys::DATEOID => Part::Date(datum.value() as i32),
+            pg_sys::TIMESTAMPOID => Part::Timestamp(datum.value() as i64),
+            pg_sys::TIMESTAMPTZOID => Part::Timestamptz(datum.value() as i64),
+            other => {
+                let base = pg_sys::getBaseType(other);
+                return if base == other { None } else { part(datum, base) };
+            }
+        }
+    })
+}
+
+fn without_blanks(text: &[u8]) -> &[u8] {
+    let end = text.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
+    &text[..end]
+}
+
+fn type_name(type_oid: Oid) -> String {
+    // SAFETY: a catalog look-up, which gives a palloc'd string; of no type it says so.
+    encoding::lossy(unsafe { CStr::from_ptr(pg_sys::format_type_be(type_oid)) }.to_bytes())
+}

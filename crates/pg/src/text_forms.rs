@@ -1,0 +1,328 @@
+//! Values as texts and back, whatever the session has set: a text that is sealed in one session is opened in another.
+//!
+//! Output functions go by DateStyle, TimeZone, extra_float_digits and more, and so do input functions. A date that
+//! was written as `04/03/2001` by one client is another day for the next, without an error. So both directions run
+//! under fixed settings, as those of pg_dump, which `docs/format.md` lists.
+
+use std::ffi::{CStr, c_int};
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::setting::TemporarySettings;
+use super::shape::Shape;
+use super::triggers::same_bytes;
+use super::{encoding, relations, report, values};
+use fieldcrypt_error::Error;
+
+/// A value of any type.
+pub struct AnyValue {
+    /// Its type.
+    pub type_oid: Oid,
+    /// The value; `None` is NULL.
+    pub(super) datum: Option<Datum>,
+}
+
+impl AnyValue {
+    /// Its text in the database's encoding, as its output function writes it; `None` for NULL.
+    pub fn text<'a>(&self) -> Option<&'a [u8]> {
+        // SAFETY: the datum is of the type.
+        self.datum.map(|datum| unsafe { output(datum, self.type_oid) })
+    }
+}
+
+impl AnyValue {
+    /// Calls `visit` with the bytes of every encrypted value in it, in whichever way its type holds them.
+    pub fn visit_encrypted(
+        &self,
+        visit: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Some(datum) = self.datum else { return Ok(()) };
+        if self.type_oid == relations::encrypted_type()? {
+            // SAFETY: a value of the type is a varlena.
+            return visit(unsafe { values::detoasted(datum) });
+        }
+        match Shape::of(self.type_oid)? {
+            Some(shape) => shape.visit(datum, visit),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether it is NULL.
+    pub fn is_null(&self) -> bool {
+        self.datum.is_none()
+    }
+
+    /// Whether both are the same bytes, of types that hold encrypted values.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.type_oid == other.type_oid && same_bytes(self.datum, other.datum)
+    }
+}
+
+/// What of a session's settings the texts of a type can depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dependence {
+    /// Nothing.
+    None,
+    /// [`Variables`] and no others. No code of users runs in between.
+    Variables,
+    /// Anything.
+    Settings,
+}
+
+impl Dependence {
+    fn of(type_oid: Oid) -> Self {
+        match type_oid {
+            pg_sys::INT4OID
+            | pg_sys::INT8OID
+            | pg_sys::INT2OID
+            | pg_sys::TEXTOID
+            | pg_sys::VARCHAROID
+            | pg_sys::BPCHAROID
+            | pg_sys::NAMEOID
+            | pg_sys::CHAROID
+            | pg_sys::UUIDOID
+            | pg_sys::BOOLOID
+            | pg_sys::NUMERICOID
+            | pg_sys::OIDOID
+            | pg_sys::JSONBOID
+            | pg_sys::JSONOID
+            | pg_sys::INETOID
+            | pg_sys::CIDROID
+            | pg_sys::MACADDROID
+            | pg_sys::MACADDR8OID
+            | pg_sys::BITOID
+            | pg_sys::VARBITOID => Self::None,
+            pg_sys::DATEOID
+            | pg_sys::TIMEOID
+            | pg_sys::TIMETZOID
+            | pg_sys::TIMESTAMPOID
+            | pg_sys::TIMESTAMPTZOID
+            | pg_sys::INTERVALOID
+            | pg_sys::FLOAT4OID
+            | pg_sys::FLOAT8OID => Self::Variables,
+            other => Self::of_others(other),
+        }
+    }
+
+    fn of_others(type_oid: Oid) -> Self {
+        // SAFETY: catalog look-ups by type.
+        let (kind, base) =
+            unsafe { (pg_sys::get_typtype(type_oid) as u8, pg_sys::getBaseType(type_oid)) };
+        match kind {
+            pg_sys::TYPTYPE_ENUM => Self::None,
+            // A domain's constraints are code of its owner.
+            pg_sys::TYPTYPE_DOMAIN if Self::of(base) == Self::None => Self::None,
+            _ => Self::Settings,
+        }
+    }
+}
+
+/// Whether settings have a say in how a type's values are written.
+pub(super) fn depends_on_settings(type_oid: Oid) -> bool {
+    Dependence::of(type_oid) != Dependence::None
+}
+
+/// What output functions go by: as pg_dump sets it, and what it leaves to the names that it writes.
+const OUTPUT: &[(&CStr, &CStr)] = &[
+    (c"datestyle", c"ISO, YMD"),
+    (c"intervalstyle", c"postgres"),
+    (c"timezone", c"UTC"),
+    (c"bytea_output", c"hex"),
+    (c"extra_float_digits", c"1"),
+    (c"lc_monetary", c"C"),
+    (c"xmlbinary", c"base64"),
+    // Names of tables, functions and types are qualified then.
+    (c"search_path", c"pg_catalog"),
+    (c"quote_all_identifiers", c"off"),
+];
+
+/// What input functions go by: they read all that [`OUTPUT`] gives. Of texts that were written otherwise they refuse
+/// what could be another value: dates that do not begin with the year are none in the order YMD. Under sql_standard
+/// intervals of both styles are read for what they say.
+const INPUT: &[(&CStr, &CStr)] = &[
+    (c"datestyle", c"ISO, YMD"),
+    (c"intervalstyle", c"sql_standard"),
+    (c"timezone", c"UTC"),
+    (c"lc_monetary", c"C"),
+    (c"xmloption", c"content"),
+    (c"array_nulls", c"on"),
+];
+
+/// The settings of [`OUTPUT`] and [`INPUT`] for the types that are written most often, as Postgres's own variables:
+/// a level of settings for each row would cost several times what the encryption does.
+struct Variables {
+    date_style: c_int,
+    date_order: c_int,
+    interval_style: c_int,
+    float_digits: c_int,
+    time_zone: *mut pg_sys::pg_tz,
+}
+
+impl Variables {
+    /// The session's.
+    fn read() -> Self {
+        // SAFETY: variables of the backend.
+        unsafe {
+            Self {
+                date_style: pg_sys::DateStyle,
+                date_order: pg_sys::DateOrder,
+                interval_style: pg_sys::IntervalStyle,
+                float_digits: pg_sys::extra_float_digits,
+                time_zone: pg_sys::session_timezone,
+            }
+        }
+    }
+
+    fn write(&self) {
+        // SAFETY: as above.
+        unsafe {
+            pg_sys::DateStyle = self.date_style;
+            pg_sys::DateOrder = self.date_order;
+            pg_sys::IntervalStyle = self.interval_style;
+            pg_sys::extra_float_digits = self.float_digits;
+            pg_sys::session_timezone = self.time_zone;
+        }
+    }
+
+    fn fixed(interval_style: u32) -> Self {
+        Self {
+            date_style: pg_sys::USE_ISO_DATES as c_int,
+            date_order: pg_sys::DATEORDER_YMD as c_int,
+            interval_style: interval_style as c_int,
+            float_digits: 1,
+            time_zone: utc(),
+        }
+    }
+}
+
+/// Time zone UTC. Postgres keeps it for good.
+fn utc() -> *mut pg_sys::pg_tz {
+    thread_local! { static UTC: std::cell::Cell<*mut pg_sys::pg_tz> = const { std::cell::Cell::new(std::ptr::null_mut()) } }
+    if UTC.get().is_null() {
+        // SAFETY: "UTC" is built in: the look-up never fails.
+        UTC.set(unsafe { pg_sys::pg_tzset(c"UTC".as_ptr()) });
+    }
+    UTC.get()
+}
+
+/// Puts the session's variables back when it is dropped, on an error too: those are panics here.
+struct Restored(Variables);
+
+impl Restored {
+    fn after(fixed: &Variables) -> Self {
+        let restored = Self(Variables::read());
+        fixed.write();
+        restored
+    }
+}
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        self.0.write();
+    }
+}
+
+/// Runs an output or input function of a type with the settings that count for all sessions.
+fn fixed<R>(
+    type_oid: Oid,
+    interval_style: u32,
+    settings: &[(&'static CStr, &'static CStr)],
+    work: impl FnOnce() -> R,
+) -> R {
+    match Dependence::of(type_oid) {
+        Dependence::None => work(),
+        Dependence::Variables => {
+            let _restored = Restored::after(&Variables::fixed(interval_style));
+            work()
+        }
+        Dependence::Settings => with_settings(settings, work),
+    }
+}
+
+/// Runs `work`, which may run anybody's code, under what [`OUTPUT`] says of dates, times and numbers.
+pub fn under_fixed_settings<R>(work: impl FnOnce() -> R) -> R {
+    let but_names = OUTPUT.len() - 2;
+    with_settings(&OUTPUT[..but_names], work)
+}
+
+fn with_settings<R>(settings: &[(&'static CStr, &'static CStr)], work: impl FnOnce() -> R) -> R {
+    // An error puts them back when it aborts the (sub)transaction.
+    let level = TemporarySettings::begin(settings);
+    let result = work();
+    level.end();
+    result
+}
+
+/// A value as its type's output function writes it, in the database's encoding and the current memory context.
+///
+/// # Safety
+///
+/// The datum is a non-null value of the type.
+pub(super) unsafe fn output<'a>(datum: Datum, type_oid: Oid) -> &'a [u8] {
+    fixed(type_oid, pg_sys::INTSTYLE_POSTGRES, OUTPUT, || {
+        // SAFETY: by the contract; output functions give a C string in the current memory context.
+        unsafe {
+            let mut function = pg_sys::InvalidOid;
+            let mut is_varlena = false;
+            pg_sys::getTypeOutputInfo(type_oid, &mut function, &mut is_varlena);
+            CStr::from_ptr(pg_sys::OidOutputFunctionCall(function, datum)).to_bytes()
+        }
+    })
+}
+
+/// Runs a type's input function over a text in the server's encoding.
+///
+/// Input functions quote the text in their errors, so whatever they raise is swallowed whole. The
+/// caller must raise an error of its own then: nothing rolled back what the function did. Cancels,
+/// lock conflicts and lack of memory keep their SQLSTATE, and are not quoted either.
+pub fn text_in_type(text: &[u8], type_oid: Oid) -> Result<Datum, Error> {
+    let input = values::c_string(text)?;
+    // Before anything can fail: in an error state the catalogs must not be read.
+    // SAFETY: a catalog look-up; the name is copied out of the palloc'd string.
+    let type_name = unsafe { CStr::from_ptr(pg_sys::format_type_be(type_oid)).to_bytes().to_vec() };
+    if is_ambiguous_date(text, type_oid) {
+        return Err(Error::AmbiguousDate { type_name: encoding::lossy(&type_name) });
+    }
+    // SAFETY: catalog look-ups by type oid, then a call of the type's input function with the
+    // arguments that every input function takes.
+    unsafe {
+        let mut function = pg_sys::InvalidOid;
+        let mut io_parameter = pg_sys::InvalidOid;
+        pg_sys::getTypeInputInfo(type_oid, &mut function, &mut io_parameter);
+        pgrx::PgTryBuilder::new(|| {
+            Ok(fixed(type_oid, pg_sys::INTSTYLE_SQL_STANDARD, INPUT, || {
+                pg_sys::OidInputFunctionCall(
+                    function,
+                    input.cast_mut_ptr::<std::ffi::c_char>(),
+                    io_parameter,
+                    -1,
+                )
+            }))
+        })
+        .catch_others(|caught| {
+            let type_name = encoding::lossy(&type_name);
+            match report::of_the_system(&caught, "the conversion of a decrypted value was stopped")
+            {
+                Some(report) if report.sqlstate.0 == *b"53200" => {
+                    Err(Error::OutOfMemory { what: "the conversion of a decrypted value" })
+                }
+                Some(report) => Err(Error::Postgres(Box::new(report))),
+                None => Err(Error::Conversion { type_name }),
+            }
+        })
+        .execute()
+    }
+}
+
+/// Whether a text is a date that another session wrote in its own order, such as `04/03/2001`: one or two digits,
+/// then another number. Which of them is the month, nothing says.
+fn is_ambiguous_date(text: &[u8], type_oid: Oid) -> bool {
+    if !matches!(type_oid, pg_sys::DATEOID | pg_sys::TIMESTAMPOID | pg_sys::TIMESTAMPTZOID) {
+        return false;
+    }
+    let text = text.trim_ascii_start();
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    (1..=2).contains(&digits)
+        && matches!(text.get(digits), Some(b'/' | b'-' | b'.'))
+        && text.get(digits + 1).is_some_and(u8::is_ascii_digit)
+}
