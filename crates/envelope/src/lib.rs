@@ -18,6 +18,7 @@ pub mod keys;
 pub mod master_key_text;
 pub mod nonce;
 mod primitives;
+pub mod tenant_name;
 
 pub use ascii::to_ascii;
 pub use ciphertext::{Ciphertext, Malformed};
