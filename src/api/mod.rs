@@ -24,5 +24,6 @@ mod reencryption_steps;
 mod report;
 mod rotation;
 mod statistics;
+mod tenant;
 #[path = "type.rs"]
 mod types;

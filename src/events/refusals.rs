@@ -63,7 +63,7 @@ const OWN_OBJECTS: &str = "
     encrypted_not_same encrypted_same encryption_keys export_keys fieldcrypt fieldcrypt_internal
     fieldcrypt_stats fieldcrypt_stats_reset finish_master_key_rotation grant_access has_audit_trigger
     health held_privileges import_keys key_id key_states_status key_usage keys_to_rewrap live_runs
-    lock_holders mark_compromised master_key_status master_keys next_audit_partition next_tenant origins
+    lock_holders lock_tenant mark_compromised master_key_status master_keys next_audit_partition next_tenant origins
     privilege_objects quiet_step record_event record_table_audit reencrypt reencrypt_begin reencrypt_end
     reencrypt_field reencrypt_step reencryption_failures reencryption_progress refuse_unless_committable
     refuse_unless_writable

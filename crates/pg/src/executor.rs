@@ -9,7 +9,7 @@ use fieldcrypt_error::Error;
 use pgrx::pg_sys;
 
 use super::finally::finally;
-use super::{call, clock, database_statements, version};
+use super::{call, clock, database_statements, setting_lock, version};
 
 /// Who is told of the client's statements.
 pub struct Listener {
@@ -55,7 +55,15 @@ pub fn is_between_statements() -> bool {
     DEPTH.get() == 0 && LOADED_IN.get() != clock::statement_start()
 }
 
+/// How deep statements are nested in one another, as far as that is known: see [`is_between_statements`].
+pub fn depth() -> u32 {
+    DEPTH.get()
+}
+
 fn around_statement(run: &mut dyn FnMut()) {
+    if !setting_lock::is_in_step() {
+        call::raising(setting_lock::keep_in_step);
+    }
     if is_between_statements() {
         call::raising(|| LISTENER.get().map_or(Ok(()), |one| (one.begins)()));
     }

@@ -54,6 +54,7 @@ function import_keys(text,boolean,boolean) v u d p
 function key_id(encrypted) i s s
 function key_states_status(text) v u d p
 function key_usage(boolean) v u d p
+function lock_tenant(text) v u
 function mark_compromised(bigint,text) v u
 function master_key_status() v u d p
 function reencrypt_field(encrypted,text) v u
@@ -125,6 +126,7 @@ function check_audit_sealing(jsonb) v u p
 function check_audit_verification(jsonb) v u p
 function check_compromised_keys(jsonb) v u p
 function check_deactivated_keys(jsonb) v u p
+function check_default_tenant(jsonb) v u p
 function check_failed_decrypts(jsonb) v u p
 function check_key_age(jsonb) v u p
 function check_key_destruction(jsonb) v u p
