@@ -14,6 +14,7 @@ packages_test=(
     "postgresql-$pg-cron"         # scheduled rotation
     "postgresql-$pg-pgaudit"      # what it writes to the server log is masked
     perl libipc-run-perl locales openssl # tests on real clusters
+    pgbouncer                     # tenants behind a pooler
     chromium                      # the compliance report is looked at in a browser
     g++                           # the fuzzer
 )
@@ -55,6 +56,10 @@ debian_packages() {
     # shellcheck disable=SC2086
     watched "$target/apt.log" apt_how_far \
         as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing
+    # The tests start their own, as the server's user.
+    if [[ " $missing " == *" pgbouncer "* && -d /run/systemd/system ]]; then
+        as_root systemctl disable --quiet --now pgbouncer
+    fi
     as_root rm -f "$drop_in"
     as_root rmdir --ignore-fail-on-non-empty "${drop_in%/*}"
     trap - EXIT

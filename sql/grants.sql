@@ -20,6 +20,7 @@ AS $$
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field_as(fieldcrypt.encrypted, anyelement, text)'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.try_decrypt_field(fieldcrypt.encrypted, text)'),
         ('{reencrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.reencrypt_field(fieldcrypt.encrypted, text)'),
+        ('{encrypt,decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.lock_tenant(text)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt.create_key(text)'),
         ('{manage}', 'EXECUTE', 'PROCEDURE fieldcrypt.rotate_keys(text, text, boolean)'),
         -- Rotation of keys and of the master key, and their schedule.

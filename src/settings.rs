@@ -3,16 +3,28 @@
 use std::cell::Cell;
 use std::ffi::{CStr, CString};
 
+use fieldcrypt_envelope::tenant_name::{self, TenantNameProblem};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
-use crate::pg::setting::{self, Check, Secret, Text};
-use crate::pg::{shared_memory, statistics_memory};
+use crate::error::Error;
+use crate::pg::setting::{self, Check, Grades, Secret, Switch, Text, Words};
+use crate::pg::{encoding, setting_lock, shared_memory, statistics_memory};
 
 /// Bytes that a tenant's name may have: what a b-tree entry holds with room to spare.
 pub const MAX_TENANT_BYTES: usize = statistics_memory::MAX_NAME_BYTES;
 
 /// The session's tenant, so that an application names it once a connection, not once a call.
 static TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// Whether a missing tenant is an error: where there are many, the one that a request forgot to name is not `default`.
+/// Behind a pooler the tenant that the session has may be another client's, so that only a locked one counts.
+static REQUIRE_TENANT: GucSetting<i32> = GucSetting::<i32>::new(REQUIRE_NONE);
+const REQUIRE_NONE: i32 = 0;
+const REQUIRE_LOCKED: i32 = 2;
+static REQUIREMENTS: Words = Words::off_on_and(c"locked");
+
+/// Whether a tenant gets its first key by encrypting for it: a name that was mistyped is a new tenant, too.
+static CREATE_KEYS_ON_USE: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 /// Where the master key comes from: a file, for most servers.
 static MASTER_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -66,12 +78,27 @@ pub fn init() {
 
 fn define() {
     define_numbers();
-    setting::define_checked::<TenantName>(Text {
+    setting::define_lockable::<TenantName>(Text {
         name: c"fieldcrypt.tenant",
         about: c"The session's tenant, used where a call names none.",
-        details: c"Unset it means \"default\". While it is set, decrypt_field and reencrypt_field refuse values of other tenants.",
+        details: c"Unset or empty it means \"default\", or an error with fieldcrypt.require_tenant. While it is set, other tenants' values are refused.",
         value: &TENANT,
         context: GucContext::Userset,
+    });
+    setting::define_grades(Grades {
+        name: c"fieldcrypt.require_tenant",
+        about: c"Refuses to encrypt without a tenant, and to decrypt without fieldcrypt.tenant.",
+        details: c"For databases with many tenants, where \"default\" is a slip. \"locked\": only lock_tenant() names one, or the argument of a call. Re-encryption, rotation and the management of keys need no tenant.",
+        value: &REQUIRE_TENANT,
+        words: &REQUIREMENTS,
+        strictest: REQUIRE_LOCKED,
+    });
+    setting::define_switch(Switch {
+        name: c"fieldcrypt.create_keys_on_use",
+        about: c"Whether encrypting for a tenant that never had a key makes its first one.",
+        details: c"Off, create_key(tenant) makes it, which takes the privilege manage: then a mistyped name is an error, and no new tenant.",
+        value: &CREATE_KEYS_ON_USE,
+        strict: false,
     });
     GucRegistry::define_string_guc(
         c"fieldcrypt.master_key_file",
@@ -124,10 +151,17 @@ fn define_master_key() {
 struct TenantName;
 
 impl Check for TenantName {
-    const DETAIL: &'static CStr = c"A tenant's name has at most 1024 bytes.";
+    const DETAIL: &'static CStr = c"A tenant's name has at most 1024 bytes, no control characters, and no blank or invisible character at either end; \"audit log\" is the audit log's own.";
 
     fn is_valid(name: &[u8]) -> bool {
-        name.len() <= MAX_TENANT_BYTES
+        if name.is_empty() {
+            return true;
+        }
+        let checked = match str::from_utf8(name) {
+            Ok(name) if encoding::is_known_to_be_utf8() => tenant_name::check(name),
+            _ => tenant_name::check_ascii(name),
+        };
+        checked.is_ok() && name.len() <= MAX_TENANT_BYTES
     }
 }
 
@@ -149,12 +183,50 @@ impl Secret for MasterKeySetting {
     }
 }
 
-/// The session's tenant in the database's encoding, if it is set.
+/// The session's tenant in the database's encoding, if it is set: the locked one, whatever became of the setting.
 ///
 /// The bytes are Postgres's and change with the setting: use them before anything else runs.
 #[inline]
 pub fn tenant<'a>() -> Option<&'a [u8]> {
-    setting::text(&TENANT)
+    setting_lock::value().or_else(|| setting::text(&TENANT))
+}
+
+/// Makes this the tenant until the transaction ends. Nothing else in the transaction can be, whoever asks for it.
+pub fn lock_tenant(name: &[u8]) -> Result<(), Error> {
+    refuse_as_tenant(name)?;
+    setting_lock::lock(name)
+}
+
+/// Refuses what no new tenant may be called.
+pub fn refuse_as_tenant(name: &[u8]) -> Result<(), Error> {
+    if name.len() > MAX_TENANT_BYTES {
+        return Err(Error::TenantName(TenantNameProblem::Length));
+    }
+    let utf8 = encoding::to_utf8(name)?;
+    tenant_name::check(str::from_utf8(&utf8).map_err(|_| Error::NotUtf8)?)
+        .map_err(Error::TenantName)
+}
+
+/// Whether `fieldcrypt.require_tenant` wants a tenant of the session, and it has none that counts.
+#[inline]
+pub fn lacks_tenant() -> bool {
+    match setting::grade(&REQUIRE_TENANT) {
+        REQUIRE_NONE => false,
+        REQUIRE_LOCKED => setting_lock::value().is_none(),
+        _ => tenant().is_none(),
+    }
+}
+
+/// What is said then to who wants to encrypt, for instance.
+#[cold]
+pub fn tenant_required(to: &'static str) -> Error {
+    let is_locked = setting::grade(&REQUIRE_TENANT) == REQUIRE_LOCKED;
+    Error::TenantRequired { to, is_locked }
+}
+
+/// `fieldcrypt.create_keys_on_use`.
+pub fn creates_keys_on_use() -> bool {
+    setting::is_on(&CREATE_KEYS_ON_USE)
 }
 
 /// `fieldcrypt.master_key_file`.

@@ -22,7 +22,7 @@ fn invalidate_keys(trigger: &TriggerCall) -> Result<Option<Datum>, Error> {
 }
 
 fn create_key(tenant: &[u8]) -> Result<KeyId, Error> {
-    lifecycle::ensure_active(fields::tenant_of_call(tenant)?)
+    lifecycle::ensure_active(fields::tenant_of_key(tenant)?)
 }
 
 /// What this session has loaded, as JSON: `master_key_status()` joins it with what the database needs.

@@ -26,6 +26,7 @@ mod reencryption_steps;
 mod report;
 mod rotation;
 mod statistics;
+mod tenant;
 #[path = "type.rs"]
 mod types;
 mod value_verification;

@@ -64,8 +64,8 @@ const OWN_OBJECTS: &str = "
     export_keys fieldcrypt fieldcrypt_internal fieldcrypt_stats fieldcrypt_stats_reset
     finish_master_key_rotation grant_access has_audit_trigger health held_privileges import_keys
     is_said_to_be_audited key_id key_states_status key_usage keys_to_rewrap live_runs lock_holders
-    mark_compromised master_key_status master_keys next_audit_partition next_tenant origins
-    privilege_objects problems_of_audited_table quiet_step rebind_field record_event
+    lock_tenant mark_compromised master_key_status master_keys next_audit_partition next_tenant
+    origins privilege_objects problems_of_audited_table quiet_step rebind_field record_event
     record_table_audit reencrypt reencrypt_begin reencrypt_end reencrypt_field reencrypt_step
     reencryption_failures reencryption_progress refuse_foreign refuse_unless_committable
     refuse_unless_writable refuse_without_cron request_approval resume_key retire_audit_step

@@ -8,4 +8,4 @@ mod seal;
 pub use context::with_context;
 pub use open::open;
 pub use reencrypt::{Standing, rebind, reencrypt, standing, verify};
-pub use seal::{seal, tenant_of_call};
+pub use seal::{seal, tenant_of_call, tenant_of_key};

@@ -12,6 +12,11 @@ use crate::usage::{self, Record};
 /// Opens a value in place: `buffer` holds a copy of its body, and the plaintext afterwards.
 #[inline]
 pub fn open(value: &Ciphertext<'_>, context: &Context<'_>, buffer: &mut [u8]) -> Result<(), Error> {
+    // First of all: who has said nothing of a tenant learns nothing of any value. Re-encryption, which shows none,
+    // needs none.
+    if settings::lacks_tenant() {
+        return Err(settings::tenant_required("decrypt"));
+    }
     let record = usage::before_decryption();
     let alone = keyring::with_key(value.key_id(), |cache, slot| {
         let stopwatch = cache.stopwatch();

@@ -36,7 +36,7 @@ use tally::nanoseconds_since;
 pub const DEFAULT_TENANT: &[u8] = b"default";
 /// Column `tenant` of the keys that authenticate the audit log. Their purpose tells them from those of a
 /// tenant of the same name.
-pub const AUDIT_TENANT: &[u8] = b"audit log";
+pub const AUDIT_TENANT: &[u8] = fieldcrypt_envelope::tenant_name::AUDIT_LOG.as_bytes();
 /// The suite that fields are encrypted with.
 pub const ALGORITHM: &[u8] = b"XAES-256-GCM";
 

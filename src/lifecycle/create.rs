@@ -12,19 +12,27 @@ use crate::events::Event;
 use crate::keyring;
 use crate::pg::key_table::{self, KeyRow, Purpose};
 use crate::pg::{encoding, key_locks, transaction};
-use crate::settings::MAX_TENANT_BYTES;
-use crate::usage;
+use crate::{settings, usage};
+
+/// Makes the tenant's first key because a value is to be encrypted for it, if keys are made so.
+pub fn first_key_on_use(tenant: &[u8]) -> Result<KeyRow, Error> {
+    if settings::creates_keys_on_use() || has_versions(tenant)? {
+        return first_key(tenant);
+    }
+    settings::refuse_as_tenant(tenant)?;
+    Err(Error::NoKeyYet { tenant: encoding::lossy(tenant) })
+}
 
 /// Makes the tenant's first key. If another session made one meanwhile, that is the one. A tenant
 /// whose keys are all suspended or retired gets none: that was somebody's decision.
-pub fn first_key(tenant: &[u8]) -> Result<KeyRow, Error> {
+fn first_key(tenant: &[u8]) -> Result<KeyRow, Error> {
+    refuse_unknown_name(tenant)?;
     if let Err(error) = transaction::refuse_unless_writable() {
         // Where the tenant has keys and none may encrypt, that is the better reason.
         let is_retired =
             has_versions(tenant)? && key_table::active_key(Purpose::Field, tenant)?.is_none();
         return Err(if is_retired { no_active_key(tenant) } else { error });
     }
-    check_name(tenant)?;
     key_locks::alone_with_tenant(Purpose::Field, tenant, || {
         if let Some(row) = key_table::active_key(Purpose::Field, tenant)? {
             return Ok(row);
@@ -61,7 +69,7 @@ pub struct Rotation {
 /// active, or none was ever made.
 pub fn rotate(tenant: &[u8], reason: Option<&[u8]>, force: bool) -> Result<Rotation, Error> {
     transaction::refuse_unless_writable()?;
-    check_name(tenant)?;
+    refuse_unknown_name(tenant)?;
     key_locks::alone_with_tenant(Purpose::Field, tenant, || {
         let active = key_table::active_key(Purpose::Field, tenant)?;
         if active.is_none() && !force {
@@ -79,7 +87,6 @@ pub fn rotate_if_active(
     expected: KeyId,
 ) -> Result<Option<Rotation>, Error> {
     transaction::refuse_unless_writable()?;
-    check_name(tenant)?;
     let Some(row) = key_table::key_by_id(expected)? else { return Ok(None) };
     let purpose = row.purpose()?;
     key_locks::alone_with_tenant(purpose, tenant, || {
@@ -136,9 +143,11 @@ fn no_active_key(tenant: &[u8]) -> Error {
     Error::NoActiveKey { tenant: encoding::lossy(tenant) }
 }
 
-fn check_name(tenant: &[u8]) -> Result<(), Error> {
-    if tenant.is_empty() || tenant.len() > MAX_TENANT_BYTES {
-        return Err(Error::TenantName);
+/// Refuses what no new tenant may be called. A name that has keys, from an import or a time before this was refused,
+/// stays its tenant's: values, rotation and shredding go on with it.
+pub fn refuse_unknown_name(tenant: &[u8]) -> Result<(), Error> {
+    match settings::refuse_as_tenant(tenant) {
+        Err(error) if !has_versions(tenant)? => Err(error),
+        _ => Ok(()),
     }
-    Ok(())
 }

@@ -5,4 +5,6 @@ pub mod export;
 pub mod rewrap;
 pub mod states;
 
-pub use create::{Rotation, ensure_active, first_key, rotate, rotate_if_active};
+pub use create::{
+    Rotation, ensure_active, first_key_on_use, refuse_unknown_name, rotate, rotate_if_active,
+};

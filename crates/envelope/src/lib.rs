@@ -19,6 +19,7 @@ pub mod master_key_text;
 pub mod nonce;
 mod place;
 mod primitives;
+pub mod tenant_name;
 
 pub use ascii::to_ascii;
 pub use ciphertext::{Ciphertext, Malformed};

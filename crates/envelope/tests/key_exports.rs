@@ -5,11 +5,12 @@
 mod support;
 
 use fieldcrypt_envelope::key_export::{Contents, ExportError, MAX_LENGTH, SealedExport};
-use fieldcrypt_envelope::{Fingerprint, KeyMetadata, MasterKey, NotAuthentic};
+use fieldcrypt_envelope::{Fingerprint, KeyMetadata, MasterKey, NotAuthentic, tenant_name};
 use serde_json::{Value, json};
 use support::{canonical_by_hand, hkdf_by_hand, key_id, wrap_by_hand};
 
 const EXPORTS: &str = include_str!("../../../tests/vectors/key-exports.json");
+const ODD_TENANTS: &str = include_str!("../../../tests/vectors/odd-tenants.json");
 const OLD: [u8; 32] = [1; 32];
 const CURRENT: [u8; 32] = [2; 32];
 const STRANGER: [u8; 32] = [3; 32];
@@ -390,6 +391,20 @@ fn the_frozen_exports_are_authentic_by_hand_and_by_the_core() {
             assert_eq!(hex(&hmac_by_hand(&hkdf_by_hand(&mek, &[b"export"]), &message)), code);
             assert!(read.keys().iter().all(|one| one.master_key != Fingerprint([0; 16])));
         }
+    }
+}
+
+#[test]
+fn keys_of_tenants_that_could_not_be_made_any_more_are_still_imported() {
+    let mut sealed = SealedExport::parse(ODD_TENANTS).unwrap();
+    sealed.check(&MasterKey::derive(&OLD)).unwrap();
+    let (read, _) = sealed.open().unwrap();
+    assert_eq!(read.keys().len(), 8);
+    for one in read.keys() {
+        assert!(tenant_name::check(&one.tenant).is_err(), "{:?}", one.tenant);
+        let wrapped = one.wrapped_key.as_ref().unwrap();
+        let master_key = MasterKey::derive(&OLD);
+        assert!(master_key.unwrap_key(wrapped, &one.metadata(), &one.check).is_ok());
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod report;
 
+use fieldcrypt_envelope::tenant_name::TenantNameProblem;
 use fieldcrypt_envelope::{Fingerprint, KeyId, Malformed, NotAuthentic, RandomnessUnavailable};
 
 pub use report::{Report, SqlState};
@@ -26,8 +27,16 @@ pub enum Error {
     KeyDestroyed(KeyId),
     /// `fieldcrypt.tenant` is set, and the value is another tenant's.
     OtherTenant,
+    /// `fieldcrypt.tenant` is set, and the value would be another tenant's.
+    ForOtherTenant,
+    /// `fieldcrypt.require_tenant` is on, and no tenant is named for what is to be done.
+    TenantRequired { to: &'static str, is_locked: bool },
+    /// `fieldcrypt.tenant` is locked until the transaction ends.
+    TenantLocked,
     /// The tenant has keys, but none that may encrypt.
     NoActiveKey { tenant: String },
+    /// The tenant has no key, and `fieldcrypt.create_keys_on_use` is off.
+    NoKeyYet { tenant: String },
     /// No source of a master key is configured.
     NoMasterKey,
     /// The configured source gives no master key.
@@ -50,8 +59,8 @@ pub enum Error {
     NotTableOwner { table: String },
     /// An argument that may be left out was given as NULL.
     NullArgument(&'static str),
-    /// A tenant's name is empty or too long.
-    TenantName,
+    /// A tenant can't be called so.
+    TenantName(TenantNameProblem),
     /// Somebody writes to a guarded table by hand.
     Guarded { table: String },
     /// A restore into a database that has keys or a log already.
@@ -195,6 +204,8 @@ impl Error {
                 | Self::BorrowedHands { .. }
                 | Self::NotTableOwner { .. }
                 | Self::LacksRight { .. }
+                | Self::ForOtherTenant
+                | Self::TenantLocked
                 | Self::Guarded { .. }
                 | Self::RestoreOverExisting { .. }
                 | Self::KeyExport { .. }
@@ -210,6 +221,7 @@ impl Error {
                 self,
                 Self::KeySuspended(_)
                     | Self::OtherTenant
+                    | Self::NoKeyYet { .. }
                     | Self::NoActiveKey { .. }
                     | Self::WrappedKeyNotAuthentic(_)
                     | Self::ContextIsNull
@@ -265,10 +277,35 @@ impl Error {
                 "encrypted value belongs to another tenant".into(),
                 "fieldcrypt.tenant is set in this session and is not the tenant of the value's key: RESET fieldcrypt.tenant, or set the right one.",
             ),
+            Self::ForOtherTenant => (
+                b"KF006",
+                "the value would belong to another tenant than this session's".into(),
+                "fieldcrypt.tenant is set in this session and is not the tenant that the call names: leave the tenant out of the call, or set the right one.",
+            ),
+            Self::TenantRequired { to, is_locked: true } => (
+                b"KF029",
+                format!("no tenant is locked to {to} for, and fieldcrypt.require_tenant is \"locked\""),
+                "SELECT fieldcrypt.lock_tenant('...') in each transaction. What fieldcrypt.tenant was SET to for the session does not count: behind a pooler that may have been another client.",
+            ),
+            Self::TenantRequired { to, is_locked: false } => (
+                b"KF029",
+                format!("no tenant is named to {to} for, and fieldcrypt.require_tenant is on"),
+                "Name the tenant in each transaction: SELECT fieldcrypt.lock_tenant('...'), or SET LOCAL fieldcrypt.tenant = '...'. An empty tenant names none: a setting that was SET LOCAL once reads '' in later transactions.",
+            ),
+            Self::TenantLocked => (
+                b"KF030",
+                "fieldcrypt.tenant is locked until the transaction ends".into(),
+                "fieldcrypt.lock_tenant() was called in this transaction: another tenant's values are for another transaction.",
+            ),
             Self::NoActiveKey { tenant } => (
                 b"KF007",
                 format!("tenant \"{tenant}\" has no active encryption key"),
                 "It never had one, or its keys are suspended, deactivated, compromised or destroyed. CALL fieldcrypt.rotate_keys(tenant, force => true) makes a new one.",
+            ),
+            Self::NoKeyYet { tenant } => (
+                b"KF007",
+                format!("tenant \"{tenant}\" has no encryption key"),
+                "fieldcrypt.create_keys_on_use is off. If the name is right, who has the privilege manage makes the first key: SELECT fieldcrypt.create_key(tenant).",
             ),
             Self::NoMasterKey => (
                 b"KF008",
@@ -326,13 +363,37 @@ impl Error {
             Self::NullArgument(name) => (
                 b"22004",
                 format!("{name} must not be NULL"),
-                "Leave the argument out, or pass '', to say none. A NULL is often a missing column or setting.",
+                match *name {
+                    // Not what leads to a key that nobody chose: '' and no argument mean the session's tenant.
+                    "tenant" => "Pass the tenant's name. A NULL is often a setting that this transaction has not set, or a missing column: mend that. fieldcrypt.lock_tenant(name) says whose a transaction is.",
+                    "context" => "Pass what the value is bound to; where values are bound to nothing, leave the argument out. A NULL is often a missing column or setting: mend that.",
+                    _ => "A NULL is often a missing column or setting.",
+                },
             ),
-            Self::TenantName => (
-                b"22023",
-                "a tenant's name has 1 to 1024 bytes".into(),
-                "Shorten it, for instance to an id.",
-            ),
+            Self::TenantName(problem) => {
+                let (message, hint) = match problem {
+                    TenantNameProblem::Length => {
+                        ("a tenant's name has 1 to 1024 bytes", "Shorten it, for instance to an id.")
+                    }
+                    TenantNameProblem::Empty => (
+                        "a tenant's name has 1 to 1024 bytes",
+                        "An empty one is often a setting that was SET LOCAL in an earlier transaction of this connection: it reads '' since.",
+                    ),
+                    TenantNameProblem::Edge => (
+                        "a tenant's name neither begins nor ends with a blank or an invisible character",
+                        "It would be another tenant than the one without, with a key of its own. btrim() takes blanks away.",
+                    ),
+                    TenantNameProblem::Control => (
+                        "a tenant's name has no control characters",
+                        "Take line ends, tabs and the like out of it, and what turns the direction of writing.",
+                    ),
+                    TenantNameProblem::Reserved => (
+                        "\"audit log\" is no tenant's name: the key of the audit log is called so",
+                        "Name the tenant differently.",
+                    ),
+                };
+                (b"22023", message.into(), hint)
+            }
             Self::Guarded { table } => (
                 b"KF015",
                 format!("{table} is written by the functions of pg_fieldcrypt only"),

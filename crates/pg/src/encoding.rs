@@ -106,6 +106,22 @@ pub fn lossy(text: &[u8]) -> String {
     }
 }
 
+/// Whether texts of the database are UTF-8, as far as that is known yet: a setting is checked before there is a
+/// database, too.
+pub fn is_known_to_be_utf8() -> bool {
+    // SAFETY: reads a variable of the process.
+    unsafe { pg_sys::GetDatabaseEncoding() == UTF8 }
+}
+
+/// Whether a text of the database reaches the client as it is, or surely can be converted for it. Looks up nothing,
+/// so that it can be asked outside a transaction.
+pub fn is_client_able_to_read(text: &std::ffi::CStr) -> bool {
+    // SAFETY: reads variables of the backend.
+    let (client, database) =
+        unsafe { (pg_sys::pg_get_client_encoding(), pg_sys::GetDatabaseEncoding()) };
+    text.to_bytes().is_ascii() || client == database || client == SQL_ASCII
+}
+
 fn database_encoding() -> i32 {
     thread_local! { static ENCODING: OnceCell<i32> = const { OnceCell::new() } }
     // SAFETY: reads a variable that is set once a backend's life, before any SQL runs.

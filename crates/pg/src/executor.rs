@@ -9,7 +9,7 @@ use fieldcrypt_error::Error;
 use pgrx::pg_sys;
 
 use super::finally::finally;
-use super::{call, clock, database_statements, marks, statement_begins, version};
+use super::{call, clock, database_statements, marks, setting_lock, statement_begins, version};
 
 /// Who is told of the client's statements.
 pub struct Listener {
@@ -88,7 +88,15 @@ pub fn is_between_statements() -> bool {
     DEPTH.get() == 0 && LOADED_IN.get() != clock::statement_start()
 }
 
+/// How deep statements are nested in one another, as far as that is known: see [`is_between_statements`].
+pub fn depth() -> u32 {
+    DEPTH.get()
+}
+
 fn around_statement(run: &mut dyn FnMut()) {
+    if !setting_lock::is_in_step() {
+        call::raising(setting_lock::keep_in_step);
+    }
     if DEPTH.get() == 0 {
         // Of the statement that loaded the library.
         let_go();

@@ -43,6 +43,7 @@ pub mod security;
 pub mod session;
 pub mod set;
 pub mod setting;
+pub mod setting_lock;
 pub mod shape;
 pub mod shared_memory;
 pub mod spi;

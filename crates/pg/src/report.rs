@@ -264,7 +264,7 @@ pub fn in_database_encoding(text: &str) -> Vec<u8> {
 }
 
 /// `MAKE_SQLSTATE` of `elog.h`: six bits a character.
-fn packed(SqlState(code): SqlState) -> c_int {
+pub(super) fn packed(SqlState(code): SqlState) -> c_int {
     code.iter()
         .rev()
         .fold(0, |packed, byte| (packed << 6) | (c_int::from(byte.wrapping_sub(b'0')) & 0x3F))

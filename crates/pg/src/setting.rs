@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use pgrx::guc::{GucContext, GucEnum, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys::{self, GucSource};
 
-use super::shared_memory;
+use super::{setting_lock, shared_memory};
 
 /// Names settings that are numbers once: where Postgres keeps each, with the reason why it exists, its default, its
 /// least and its highest value, its unit and who may set it; its name, one sentence, and what else there is to know.
@@ -40,6 +40,112 @@ pub struct Text {
     pub context: GucContext,
 }
 
+/// A setting that is on or off and that refuses something: the superuser's.
+pub struct Switch {
+    /// Its name.
+    pub name: &'static CStr,
+    /// One sentence.
+    pub about: &'static CStr,
+    /// What else there is to know.
+    pub details: &'static CStr,
+    /// Where Postgres keeps it. What it is made with is what counts where nobody has set it.
+    pub value: &'static GucSetting<bool>,
+    /// The value that refuses.
+    pub strict: bool,
+}
+
+/// Defines a switch. Where somebody has set it before the library was loaded, it is strict unless that was somebody
+/// who may set it: a client's PGOPTIONS leave the configuration file's value aside, and are refused only now.
+pub fn define_switch(switch: Switch) {
+    let Switch { name, about, details, value, strict } = switch;
+    if is_placeholder(name) {
+        // SAFETY: a plain variable, which Postgres takes over as the default; backends have one thread.
+        unsafe { *value.as_ptr() = strict };
+    }
+    let (context, flags) = (GucContext::Suset, GucFlags::default());
+    GucRegistry::define_bool_guc(name, about, details, value, context, flags);
+}
+
+/// A setting that refuses more or less, by words; the superuser's.
+pub struct Grades {
+    /// Its name.
+    pub name: &'static CStr,
+    /// One sentence.
+    pub about: &'static CStr,
+    /// What else there is to know.
+    pub details: &'static CStr,
+    /// Where Postgres keeps the number of the word. What it is made with is what counts where nobody has set it.
+    pub value: &'static GucSetting<i32>,
+    /// The words that it may be, with their numbers, after which nothing comes.
+    pub words: &'static Words,
+    /// The number of the strictest.
+    pub strictest: i32,
+}
+
+/// Words and their numbers. Of several with one number, the first is shown.
+pub struct Words([pg_sys::config_enum_entry; 10]);
+
+// SAFETY: static C strings that nobody writes to.
+unsafe impl Sync for Words {}
+
+impl Words {
+    /// Off, on and one more, with the other words that Postgres has for the first two.
+    pub const fn off_on_and(more: &'static CStr) -> Self {
+        const fn word(name: &'static CStr, val: i32, hidden: bool) -> pg_sys::config_enum_entry {
+            pg_sys::config_enum_entry { name: name.as_ptr(), val, hidden }
+        }
+        let end = pg_sys::config_enum_entry { name: std::ptr::null(), val: 0, hidden: false };
+        Self([
+            word(c"off", 0, false),
+            word(c"on", 1, false),
+            word(more, 2, false),
+            word(c"false", 0, true),
+            word(c"true", 1, true),
+            word(c"no", 0, true),
+            word(c"yes", 1, true),
+            word(c"0", 0, true),
+            word(c"1", 1, true),
+            end,
+        ])
+    }
+}
+
+/// Defines grades, as [`define_switch`] a switch.
+pub fn define_grades(grades: Grades) {
+    let Grades { name, about, details, value, words, strictest } = grades;
+    // SAFETY: static C strings, a static list that ends as Postgres has it, and a plain variable; one thread.
+    unsafe {
+        let usual = if is_placeholder(name) { strictest } else { *value.as_ptr() };
+        pg_sys::DefineCustomEnumVariable(
+            name.as_ptr(),
+            about.as_ptr(),
+            details.as_ptr(),
+            value.as_ptr(),
+            usual,
+            words.0.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            0,
+            None,
+            None,
+            None,
+        );
+    }
+}
+
+/// The number of a grade.
+#[inline]
+pub fn grade(setting: &'static GucSetting<i32>) -> i32 {
+    // SAFETY: a plain variable that Postgres writes to; backends have one thread.
+    unsafe { *setting.as_ptr() }
+}
+
+/// Whether a switch is on.
+#[inline]
+pub fn is_on(setting: &'static GucSetting<bool>) -> bool {
+    // SAFETY: a plain variable that Postgres writes to; backends have one thread.
+    unsafe { *setting.as_ptr() }
+}
+
 /// What a value may be.
 pub trait Check {
     /// What a value must be, as DETAIL.
@@ -51,25 +157,39 @@ pub trait Check {
 
 /// Defines a text that is checked.
 pub fn define_checked<C: Check>(text: Text) {
-    define(text, GucFlags::default(), Some(check::<C>), None);
+    define(text, GucFlags::default(), Some(check::<C>), None, None);
+}
+
+/// The same of the text that can be locked ([`setting_lock`]) and that clients and poolers are told of.
+pub fn define_lockable<C: Check>(text: Text) {
+    setting_lock::init(text.name, text.value);
+    let check = setting_lock::check::<C>;
+    define(
+        text,
+        GucFlags::REPORT,
+        Some(check),
+        Some(setting_lock::assign),
+        Some(setting_lock::show),
+    );
 }
 
 fn define(
     text: Text,
     flags: GucFlags,
     check: pg_sys::GucStringCheckHook,
+    assign: pg_sys::GucStringAssignHook,
     show: pg_sys::GucShowHook,
 ) {
     let Text { name, about, details, value, context } = text;
-    // SAFETY: the hooks are C functions that live as long as the library and never raise.
+    // SAFETY: the hooks are C functions that live as long as the library; they raise nothing, or as C does.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
-            name, about, details, value, context, flags, check, None, show,
+            name, about, details, value, context, flags, check, assign, show,
         );
     }
 }
 
-unsafe extern "C-unwind" fn check<C: Check>(
+pub(super) unsafe extern "C-unwind" fn check<C: Check>(
     value: *mut *mut c_char,
     _: *mut *mut c_void,
     _: GucSource::Type,
@@ -94,7 +214,7 @@ pub trait Secret {
 /// until now, which every role can read (see [`is_placeholder`]).
 pub fn define_secret<S: Secret>(text: Text) {
     let flags = GucFlags::SUPERUSER_ONLY | GucFlags::DISALLOW_IN_AUTO_FILE | GucFlags::NO_SHOW_ALL;
-    define(text, flags, None, Some(show_masked::<S>));
+    define(text, flags, None, None, Some(show_masked::<S>));
 }
 
 unsafe extern "C-unwind" fn show_masked<S: Secret>() -> *const c_char {

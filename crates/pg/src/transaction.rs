@@ -6,7 +6,7 @@ use fieldcrypt_envelope::BlockScope;
 use fieldcrypt_error::{Error, KeyCreationRefused};
 use pgrx::pg_sys;
 
-use super::{callbacks, clock, session};
+use super::{callbacks, clock, executor, session};
 
 /// The process, transaction and client statement that a nonce block belongs to.
 #[inline]
@@ -28,6 +28,12 @@ pub fn current_subtransaction() -> pg_sys::SubTransactionId {
 pub fn transaction_id() -> u64 {
     // SAFETY: allowed in every transaction that may write.
     unsafe { pg_sys::GetTopFullTransactionId() }.value
+}
+
+/// Whether a statement of the session's own is all that there is of the transaction, which ends with it.
+pub fn ends_with_statement() -> bool {
+    // SAFETY: reads variables of the backend.
+    unsafe { !pg_sys::IsTransactionBlock() && executor::depth() <= 1 }
 }
 
 /// Whether the transaction sees the database as it was when it began (REPEATABLE READ, SERIALIZABLE).

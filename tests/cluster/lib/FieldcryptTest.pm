@@ -23,7 +23,7 @@ use Test::More;
 use Time::HiRes ();
 
 our @EXPORT = qw(
-  past_the_guard new_cluster key_text write_key_file use_key_file create_database
+  past_the_guard rename_tenant new_cluster key_text write_key_file use_key_file create_database
   run_sql value gives refused sqlstates session outcomes bind
   configure files_with hkdf processes
   dump_database restore_database contents same_contents no_crash endings crash eventually postmaster
@@ -447,6 +447,14 @@ sub kill_postmaster
 	die 'the server does not end';
 }
 
+# Gives a tenant (SQL texts) a name that no new tenant can have: keys that were imported may. They don't open any more.
+sub rename_tenant
+{
+	my ($node, $from, $to, %options) = @_;
+	past_the_guard($node, "UPDATE fieldcrypt.encryption_keys SET tenant = $to WHERE tenant = $from", %options);
+	return;
+}
+
 sub psql_options
 {
 	my (%options) = @_;
@@ -485,8 +493,8 @@ sub judge_refused
 # Changes keys as an attacker with superuser's rights, or a function of a later version, would.
 sub past_the_guard
 {
-	my ($node, $sql) = @_;
-	value($node, <<SQL);
+	my ($node, $sql, %options) = @_;
+	value($node, <<SQL, %options);
 BEGIN;
 ALTER TABLE fieldcrypt.encryption_keys DISABLE TRIGGER refuse_change;
 $sql;

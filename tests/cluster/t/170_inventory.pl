@@ -56,6 +56,7 @@ function import_keys(text,boolean,boolean) v u d p
 function key_id(encrypted) i s s
 function key_states_status(text) v u d p
 function key_usage(boolean) v u d p
+function lock_tenant(text) v u
 function mark_compromised(bigint,text) v u
 function master_key_status() v u d p
 function rebind_field(encrypted,text,text) v u
@@ -133,6 +134,7 @@ function check_audit_verification(jsonb) v u p
 function check_audited_tables(jsonb) v u p
 function check_compromised_keys(jsonb) v u p
 function check_deactivated_keys(jsonb) v u p
+function check_default_tenant(jsonb) v u p
 function check_enforced_contexts(jsonb) v u p
 function check_failed_decrypts(jsonb) v u p
 function check_key_age(jsonb) v u p

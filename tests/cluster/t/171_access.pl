@@ -32,6 +32,7 @@ my @things = (
 	[ "SELECT fieldcrypt.try_decrypt_field('$value')", 'decrypt' ],
 	[ "SELECT fieldcrypt.reencrypt_field('$value')", 'reencrypt' ],
 	[ 'SELECT fieldcrypt.create_key($$new$$)', 'manage' ],
+	[ 'SELECT fieldcrypt.lock_tenant($$other$$)', 'encrypt decrypt' ],
 	[ 'SELECT fieldcrypt.master_key_status()', 'manage' ],
 	[ 'SELECT key_id, tenant, state, version FROM fieldcrypt.encryption_keys', 'manage backup' ],
 	[ 'SELECT wrapped_key FROM fieldcrypt.encryption_keys', 'backup' ],

@@ -237,8 +237,8 @@ foreach my $from ('barrier', 'victims')
 
 # Names of tenants.
 my @tenants = (
-	q{it's}, q{"quoted"}, q{back\\slash}, "new\nline", "tab\there", q{%s%n%d%x}, q{$1}, q{$$}, q{:name}, q{'; DROP TABLE victims; --}, ' ', '  leading and trailing  ',
-	'DEFAULT', 'Default', "caf\x{e9}", "cafe\x{301}", "\x{1F512}", "\x{202E}right to left", "\x{FEFF}bom", "\x{1}control", 'NULL', '{}', '*', '%', '-', '0', 'x' x 1024, "\x{e9}" x 512);
+	q{it's}, q{"quoted"}, q{back\\slash}, q{%s%n%d%x}, q{$1}, q{$$}, q{:name}, q{'; DROP TABLE victims; --}, 'blanks   within',
+	'DEFAULT', 'Default', "caf\x{e9}", "cafe\x{301}", "\x{1F512}", "zero\x{200B}width", "\x{5D0}\x{5D1}", 'NULL', '{}', '*', '%', '-', '0', 'x' x 1024, "\x{e9}" x 512);
 {
 	my $session = session($node);
 	my $count = 0;

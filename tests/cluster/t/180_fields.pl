@@ -82,8 +82,13 @@ foreach my $call (@decrypting)
 gives($node, q{SET fieldcrypt.tenant = 'one'; SELECT fieldcrypt.decrypt_field(value) FROM kept WHERE name = 'one'; SELECT fieldcrypt.decrypt_field(fieldcrypt.encrypt_field('x'));
 	RESET fieldcrypt.tenant; SELECT fieldcrypt.decrypt_field(value) FROM kept WHERE name IN ('one', 'two') ORDER BY name; SET fieldcrypt.tenant = ''; SELECT fieldcrypt.decrypt_field(value) FROM kept WHERE name = 'two'},
 	"one\nx\none\ntwo\ntwo", 'the tenant set, unset and empty');
-gives($node, q{SET fieldcrypt.tenant = 'one'; SELECT k.tenant FROM fieldcrypt.encryption_keys AS k WHERE key_id = fieldcrypt.key_id(fieldcrypt.encrypt_field('x')) OR key_id = fieldcrypt.key_id(fieldcrypt.encrypt_field('x', '', 'two')) ORDER BY 1},
-	"one\ntwo", 'the session\'s tenant, and one that a call names');
+gives($node, q{SET fieldcrypt.tenant = 'one'; SELECT k.tenant FROM fieldcrypt.encryption_keys AS k WHERE key_id = fieldcrypt.key_id(fieldcrypt.encrypt_field('x')) OR key_id = fieldcrypt.key_id(fieldcrypt.encrypt_field('x', '', 'one'))},
+	'one', 'the session\'s tenant, and the same that a call names');
+foreach my $call (q{encrypt_field('x', '', 'two')}, q{encrypt_field('x', tenant => 'One')}, q{encrypt_field_bytea('x', 'c', 'default')}, q{encrypt_field_jsonb('1', tenant => 'a new one')})
+{
+	refused($node, "SET fieldcrypt.tenant = 'one'; SELECT fieldcrypt.$call", 'KF006', qr/would belong to another tenant/, "the session's tenant, and another that a call names: $call");
+}
+gives($node, q{SELECT count(*) FROM fieldcrypt.encryption_keys WHERE tenant IN ('One', 'a new one')}, '0', 'none of those got a key');
 gives($node, q{BEGIN; SET LOCAL fieldcrypt.tenant = 'two'; COMMIT; SELECT fieldcrypt.decrypt_field(value) FROM kept WHERE name = 'one'}, 'one', 'SET LOCAL ends with its transaction');
 gives($node, q{SELECT new_key_id > 0 FROM fieldcrypt_internal.rotate_active_key('one', NULL, false, NULL); SELECT tenant FROM fieldcrypt.encryption_keys WHERE key_id = (SELECT fieldcrypt.key_id(fieldcrypt.reencrypt_field(value)) FROM kept WHERE name = 'one') AND state = 'active'},
 	"t\none", 'reencrypt_field keeps the tenant of the value\'s own key');

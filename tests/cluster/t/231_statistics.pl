@@ -134,7 +134,7 @@ adds($all, 'a', $read, 'and counts anew');
 gives($node, q{SELECT count(*) FROM fieldcrypt.fieldcrypt_stats WHERE tenant = 'secret name'}, '0', 'no name of another database is shown');
 
 # Names are data.
-my $name = q{<script>alert("1")</script>'; DROP TABLE kept; --\\" } . "\x{e9}\n\t";
+my $name = q{<script>alert("1")</script>'; DROP TABLE kept; --\\"} . "\x{e9}";
 utf8::encode($name);
 (my $quoted = $name) =~ s/'/''/g;
 value($node, "SELECT fieldcrypt.encrypt_field('x', '', '$quoted')");

@@ -223,7 +223,8 @@ foreach my $character ('x', "\x{e9}", "\x{1f600}", '"', '\\', "\x{1}", "\n")
 my $name = qq{\x27; DROP TABLE fieldcrypt.alerts; -- " \\ <script>alert(1)</script>\n2026-01-01 00:00:00 UTC [1] WARNING:  forged\r\t\x1b[31m\x{202e}\x{9b}31m %s \$1 };
 (my $quoted = $name) =~ s/'/''/g;
 utf8::encode($quoted);
-value($node, "SELECT fieldcrypt.create_key('$quoted')");
+value($node, q{SELECT fieldcrypt.create_key('renamed')});
+rename_tenant($node, q{'renamed'}, "'$quoted'");
 age('91 days', q{tenant LIKE '%script%'});
 $check->();
 ($payload) = heard();

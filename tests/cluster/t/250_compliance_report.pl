@@ -46,7 +46,8 @@ INSERT INTO people SELECT i, fieldcrypt.encrypt_field('$secret', tenant => 'tena
   FROM generate_series(1, 100) AS i;
 INSERT INTO "<b>""odd" SELECT i, fieldcrypt.encrypt_field('$secret', tenant => 'leaky corp') FROM generate_series(1, 10) AS i;
 SQL
-value($node, "SELECT fieldcrypt.create_key(" . quoted($_) . ")") foreach @hostile, 'gone corp', 'idle corp';
+value($node, "SELECT fieldcrypt.create_key(" . quoted($_) . ")") foreach @hostile[ 0, 1, 4, 5 ], 'gone corp', 'idle corp', 'renamed 2', 'renamed 3';
+rename_tenant($node, quoted("renamed $_"), quoted($hostile[$_])) foreach 2, 3;
 value($node, "CALL fieldcrypt.rotate_keys('tenant $_', reason => 'of the year <i>')", user => 'manager') foreach 1, 2;
 value($node, 'CALL fieldcrypt.rotate_keys(' . quoted($hostile[0]) . ', reason => ' . quoted($hostile[1]) . ')', user => 'manager');
 value($node, q{SELECT fieldcrypt.mark_compromised((SELECT key_id FROM fieldcrypt.encryption_keys WHERE tenant = 'leaky corp'), 'laptop <stolen>')}, user => 'manager');

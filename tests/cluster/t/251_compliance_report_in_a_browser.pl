@@ -39,7 +39,8 @@ CREATE TABLE "$script" (id int PRIMARY KEY, "<b>value" fieldcrypt.encrypted);
 INSERT INTO "$script" SELECT i, fieldcrypt.encrypt_field('v', tenant => 'tenant ' || i % 4) FROM generate_series(1, 100) AS i;
 CREATE TABLE second AS SELECT i, fieldcrypt.encrypt_field('v', tenant => 'other') AS value FROM generate_series(1, 100) AS i;
 SQL
-in_db('SELECT fieldcrypt.create_key(' . quoted($_) . ')') foreach @hostile, $turned, $long;
+in_db('SELECT fieldcrypt.create_key(' . quoted($_) . ')') foreach @hostile, 'renamed', $long;
+rename_tenant($node, quoted('renamed'), quoted($turned), db => $db);
 in_db("CALL fieldcrypt.rotate_keys('tenant 1', reason => " . quoted($picture) . ')');
 in_db("CALL fieldcrypt.rotate_keys(" . quoted($hostile[0]) . ', reason => ' . quoted($hostile[2]) . ')');
 in_db(q{SELECT fieldcrypt.mark_compromised((SELECT key_id FROM fieldcrypt.encryption_keys WHERE tenant = 'tenant 2'), '<u>why</u>')});

@@ -102,12 +102,15 @@ SELECT tenant_of(fieldcrypt.key_id(fieldcrypt.encrypt_field('x'))) AS none,
 SET fieldcrypt.tenant = 'umbrella';
 SELECT tenant_of(fieldcrypt.key_id(fieldcrypt.encrypt_field('x'))) AS none,
        tenant_of(fieldcrypt.key_id(fieldcrypt.encrypt_field_bytea('x', tenant => ''))) AS empty,
-       tenant_of(fieldcrypt.key_id(fieldcrypt.encrypt_field_jsonb('1', tenant => 'acme'))) AS named,
-       tenant_of(fieldcrypt.create_key()) AS created;
+       tenant_of(fieldcrypt.key_id(fieldcrypt.encrypt_field_jsonb('1', tenant => 'umbrella'))) AS named,
+       tenant_of(fieldcrypt.create_key()) AS created, tenant_of(fieldcrypt.create_key('acme')) AS created_for_another;
+SELECT call, e.code, e.message FROM (VALUES
+    ('encrypt_field(''x'', tenant => ''acme'')'), ('encrypt_field_bytea(''x'', ''c'', ''UMBRELLA'')'), ('encrypt_field_jsonb(''1'', tenant => ''default'')')) AS c (call),
+    test.error('SELECT fieldcrypt.' || call) AS e;
 RESET fieldcrypt.tenant;
 CREATE TABLE owned AS
 SELECT tenant, fieldcrypt.encrypt_field('secret of ' || tenant, tenant => tenant) AS v
-  FROM unnest(ARRAY['default', 'acme', 'umbrella', 'ACME', 'acme ', 'Zoë''s "shop"; --', repeat('t', 1024)]) AS tenant;
+  FROM unnest(ARRAY['default', 'acme', 'umbrella', 'ACME', 'ac me', 'Zoë''s "shop"; --', repeat('t', 1024)]) AS tenant;
 -- A session with a tenant reads that tenant's values only; one without reads all.
 CREATE FUNCTION readable_as(session text) RETURNS SETOF text LANGUAGE plpgsql AS $$
 BEGIN

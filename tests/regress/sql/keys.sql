@@ -18,11 +18,12 @@ SELECT fieldcrypt.create_key('acme') = :key_id AS is_same, fieldcrypt.create_key
 SELECT fieldcrypt.create_key() = fieldcrypt.create_key('default') AS no_tenant_is_default,
        fieldcrypt.create_key('') = fieldcrypt.create_key() AS empty_is_none,
        fieldcrypt.create_key('ACME') <> :key_id AS case_matters,
-       fieldcrypt.create_key('acme ') <> :key_id AS spaces_matter;
+       fieldcrypt.create_key('ac  me') <> :key_id AS spaces_matter;
 SELECT fieldcrypt.key_id(fieldcrypt.encrypt_field('x', tenant => 'acme')) = :key_id AS encryption_takes_it;
-SELECT fieldcrypt.create_key(E'odd: "quotes", \n, é, 漢') > 0 AS odd_name;
+SELECT fieldcrypt.create_key('odd: "quotes", \n, é, 漢') > 0 AS odd_name;
 SELECT fieldcrypt.create_key(repeat('t', 1024)) > 0 AS longest_name;
 SELECT e.code, e.message FROM test.error('SELECT fieldcrypt.create_key(repeat(''t'', 1025))') AS e;
+SELECT name, e.code, e.message FROM unnest(ARRAY['acme ', ' acme', E'ac\nme', 'audit log']) AS name, test.error(format('SELECT fieldcrypt.create_key(%L)', name)) AS e;
 SELECT e.code, e.message FROM test.error('SELECT fieldcrypt.create_key(repeat(''é'', 513))') AS e;
 SELECT left(tenant, 30) AS tenant, purpose, version, state, algorithm, key_id > 0 AS is_positive, octet_length(wrapped_key) AS wrapped,
        master_key_fingerprint = (SELECT fingerprint FROM fieldcrypt.master_keys WHERE is_current) AS is_current,

@@ -13,6 +13,7 @@ SELECT count(*) AS without_description FROM pg_settings WHERE name LIKE 'fieldcr
 -- fieldcrypt.tenant is anybody's; the empty one is none; a name has at most 1024 bytes.
 CREATE ROLE regress_fc_ordinary;
 SELECT fieldcrypt.grant_access('regress_fc_ordinary', 'encrypt', 'decrypt');
+GRANT USAGE ON SCHEMA test TO regress_fc_ordinary;
 SHOW fieldcrypt.tenant;
 SET ROLE regress_fc_ordinary;
 SET fieldcrypt.tenant = 'acme';
@@ -30,7 +31,33 @@ SELECT set_config('fieldcrypt.tenant', repeat('t', 1025), false);
 \set VERBOSITY terse
 SELECT length(current_setting('fieldcrypt.tenant')) AS stays;
 RESET fieldcrypt.tenant;
+-- No control characters, no blanks at the ends, not the name of the log's own key.
+SELECT name, e.code, e.message FROM unnest(ARRAY[' acme', 'acme ', E'ac\tme', 'audit log']) AS name,
+    LATERAL (SELECT * FROM test.error(format('SET fieldcrypt.tenant = %L', name))) AS e;
+-- Locked, it is refused any other value until the transaction ends.
+BEGIN;
+SELECT fieldcrypt.lock_tenant('acme');
+SHOW fieldcrypt.tenant;
+SELECT source FROM pg_settings WHERE name = 'fieldcrypt.tenant';
+SELECT statement, e.code, e.message FROM (VALUES
+    ('SET fieldcrypt.tenant = ''umbrella'''), ('SET LOCAL fieldcrypt.tenant = '''''), ('RESET fieldcrypt.tenant'), ('RESET ALL'), ('SET fieldcrypt.tenant TO DEFAULT'),
+    ('SELECT set_config(''fieldcrypt.tenant'', NULL, true)'), ('SELECT fieldcrypt.lock_tenant(''umbrella'')'), ('SELECT fieldcrypt.lock_tenant(''acme'')')) AS v (statement),
+    test.error(statement) AS e;
+SHOW fieldcrypt.tenant;
+COMMIT;
+SHOW fieldcrypt.tenant;
 RESET ROLE;
+-- A tenant is required where the superuser says so.
+SET fieldcrypt.require_tenant = on;
+SELECT call, e.code, e.message FROM (VALUES
+    ('encrypt_field(''x'')'), ('encrypt_field(''x'', '''', '''')'), ('decrypt_field(fieldcrypt.encrypt_field(''x'', '''', ''acme''))'), ('create_key('''')'), ('create_key(''acme'')')) AS c (call),
+    test.error('SELECT fieldcrypt.' || call) AS e;
+RESET fieldcrypt.require_tenant;
+-- Keys are made by create_key alone where he says so.
+SET fieldcrypt.create_keys_on_use = off;
+SELECT call, e.code, e.message FROM (VALUES ('encrypt_field(''x'', '''', ''acmee'')'), ('encrypt_field(''x'', '''', ''acme'')'), ('create_key(''made'')'), ('encrypt_field(''x'', '''', ''made'')')) AS c (call),
+    test.error('SELECT fieldcrypt.' || call) AS e;
+RESET fieldcrypt.create_keys_on_use;
 -- A function's own, as SET clause; a role's; a database's.
 CREATE FUNCTION for_acme(value text) RETURNS fieldcrypt.encrypted LANGUAGE sql SET fieldcrypt.tenant = 'acme' AS $$ SELECT fieldcrypt.encrypt_field(value) $$;
 SELECT fieldcrypt.key_id(for_acme('x')) = fieldcrypt.create_key('acme') AS is_acme, current_setting('fieldcrypt.tenant') AS outside;
@@ -38,10 +65,9 @@ ALTER ROLE regress_fc_ordinary SET fieldcrypt.tenant = 'theirs';
 SELECT test.outcome('ALTER ROLE regress_fc_ordinary SET fieldcrypt.tenant = ' || quote_literal(repeat('t', 1025))) AS too_long;
 
 -- The others are the administrator's.
-GRANT USAGE ON SCHEMA test TO regress_fc_ordinary;
 SET ROLE regress_fc_ordinary;
 SELECT statement, e.code, e.message FROM (VALUES
-    ('SET fieldcrypt.key_cache_size = 10'), ('SET fieldcrypt.master_key_file = ''/tmp/x'''), ('SET fieldcrypt.master_key_command = ''id'''),
+    ('SET fieldcrypt.require_tenant = off'), ('SET fieldcrypt.create_keys_on_use = on'), ('SET fieldcrypt.key_cache_size = 10'), ('SET fieldcrypt.master_key_file = ''/tmp/x'''), ('SET fieldcrypt.master_key_command = ''id'''),
     ('SET fieldcrypt.master_key_command_timeout = 1000'), ('SHOW fieldcrypt.master_key_file'), ('SHOW fieldcrypt.master_key_command'),
     ('SELECT current_setting(''fieldcrypt.master_key_file'')'), ('SHOW fieldcrypt.key_cache_size')) AS v (statement),
     test.error(statement) AS e;
