@@ -356,7 +356,7 @@ my @objects = (
 	'TABLE fieldcrypt.reencryption_progress', 'TABLE fieldcrypt.reencryption_failures', 'TABLE fieldcrypt_internal.reencryptions', 'TABLE fieldcrypt_internal.reencryption_chunks', 'TABLE fieldcrypt.column_contexts',
 	'SELECT fieldcrypt_internal.reencrypt_begin(NULL)', "SELECT fieldcrypt_internal.reencrypt_step(1, '{}', 1)", "SELECT fieldcrypt_internal.reencrypt_end(1, '{}', 1)", 'SELECT fieldcrypt_internal.live_runs()',
 	'SELECT fieldcrypt_internal.encrypted_columns()', 'SELECT fieldcrypt_internal.count_keys(1)', "SELECT fieldcrypt_internal.reencrypt_batch(1, 0, 1, 1, 1, 1, false, '{}', false)", 'SELECT fieldcrypt_internal.reencrypt_position()',
-	"SELECT fieldcrypt_internal.remember_column_context(1, 'a', 'b', 'c')", 'SELECT fieldcrypt_internal.hold_run(1)', 'SELECT fieldcrypt_internal.release_run()',
+	"SELECT fieldcrypt_internal.remember_column_context(1, 'a', 'b', 'c', false, false, 'd', 'e')", 'SELECT fieldcrypt_internal.hold_run(1)', 'SELECT fieldcrypt_internal.release_run()',
 	'SELECT fieldcrypt_internal.contexts_of(1)', "SELECT fieldcrypt_internal.claim_chunk(1, '{}')", "SELECT fieldcrypt_internal.fail_table(1, '', '')", "SELECT fieldcrypt_internal.list_failures(1, '[]')", 'SELECT fieldcrypt_internal.with_descendants(1)', 'SELECT fieldcrypt_internal.table_blocks(1)',
 	"SELECT nextval('fieldcrypt_internal.reencryption_numbers')", "SELECT fieldcrypt_internal.add_result(NULL, '{}')");
 value($node, "CREATE ROLE r_nothing LOGIN; CREATE ROLE r_encrypt LOGIN; CREATE ROLE r_decrypt LOGIN; CREATE ROLE r_reencrypt LOGIN; SELECT fieldcrypt.grant_access('r_encrypt', 'encrypt'), fieldcrypt.grant_access('r_decrypt', 'decrypt'), fieldcrypt.grant_access('r_reencrypt', 'reencrypt')");
