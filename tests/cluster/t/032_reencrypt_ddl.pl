@@ -226,7 +226,7 @@ SQL
 	my $waiting = session($node);
 	$waiting->send(q{CALL fieldcrypt.reencrypt('locked', rows_per_second => 0, wait_for_locks => '2 minutes')});
 	$node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM fieldcrypt_internal.live_runs()') or die;
-	is(state_of('public.locked'), 'running', 'the next run waits for them');
+	ok(eventually($node, q{SELECT state FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.locked'}, 'running'), 'the next run waits for them');
 	$_->value('COMMIT') foreach @sessions;
 	$node->poll_query_until('postgres', q{SELECT state = 'done' FROM fieldcrypt.reencryption_progress WHERE table_name = 'public.locked'}) or die;
 	my $done = $waiting->run('SELECT 1');

@@ -13,10 +13,10 @@ my $node = new_cluster('primary', keys => [$old]);
 value($node, <<'SQL');
 CREATE TABLE kept (id int PRIMARY KEY, tenant text, value fieldcrypt.encrypted);
 INSERT INTO kept SELECT i, t, fieldcrypt.encrypt_field(format('%s of %s', i, t), tenant => t)
-  FROM generate_series(1, 40) AS i, LATERAL (SELECT (ARRAY['default', 'acme', 'Zürich 🔑', E'with "quotes", \\ and\nlines'])[1 + i % 4] AS t) AS t;
+  FROM generate_series(1, 40) AS i, LATERAL (SELECT (ARRAY['default', 'acme', 'Zürich 🔑', E'with "quotes", \\ and more'])[1 + i % 4] AS t) AS t;
 CALL fieldcrypt.rotate_keys(force => true);
 INSERT INTO kept SELECT i + 40, t, fieldcrypt.encrypt_field(format('%s of %s', i + 40, t), tenant => t)
-  FROM generate_series(1, 40) AS i, LATERAL (SELECT (ARRAY['default', 'acme', 'Zürich 🔑', E'with "quotes", \\ and\nlines'])[1 + i % 4] AS t) AS t;
+  FROM generate_series(1, 40) AS i, LATERAL (SELECT (ARRAY['default', 'acme', 'Zürich 🔑', E'with "quotes", \\ and more'])[1 + i % 4] AS t) AS t;
 CREATE ROLE manager LOGIN;
 CREATE ROLE dumper LOGIN;
 CREATE ROLE app LOGIN;

@@ -81,12 +81,20 @@ sub stays
 	my ($on, $statement, $sqlstate, %options) = @_;
 	my $times = $options{times} // TIMES;
 	my $setup = "SET client_min_messages = error; SET jit = off; " . ($options{setup} // '');
-	my $result = run_sql($on, "$setup\nSELECT probe.growth(\$probe\$$statement\$probe\$, $times)", %options);
-	my ($seen, $kb, $contexts) = $result->{out} =~ /(\w{5}) (-?\d+) (-?\d+)\s*\z/;
-	diag $result->{err} unless defined $seen;
+	my $growth = "SELECT probe.growth(\$probe\$$statement\$probe\$, $times);";
+	my $most = ($control // 0) + SLACK_KB;
+	my ($seen, $kb, $contexts);
+	# What leaks, leaks each time; a heap that has just found its size does not grow again.
+	foreach my $rounds (1, 2)
+	{
+		my $result = run_sql($on, "$setup\n" . $growth x $rounds, %options);
+		($seen, $kb, $contexts) = $result->{out} =~ /(\w{5}) (-?\d+) (-?\d+)\s*\z/;
+		diag $result->{err} unless defined $seen;
+		last if $options{rough} || ($kb // 1e9) < $most;
+	}
 	is($seen, $sqlstate, "$sqlstate: $statement");
 	# Large texts, and rows written in thousands of subtransactions, leave the heap in pieces whoever raises the error.
-	cmp_ok($kb // 1e9, '<', ($control // 0) + SLACK_KB, "$sqlstate leaves nothing in the session ($times times)")
+	cmp_ok($kb // 1e9, '<', $most, "$sqlstate leaves nothing in the session ($times times)")
 	  unless $options{rough};
 	cmp_ok($contexts // 1e9, '<', 64, "$sqlstate leaves nothing in memory contexts");
 	return $kb;
