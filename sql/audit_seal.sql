@@ -69,7 +69,7 @@ CREATE INDEX audit_checkpoints_size ON fieldcrypt.audit_checkpoints (size, id);
 COMMENT ON TABLE fieldcrypt.audit_checkpoints IS 'signed statements of the size and root of the audit log; keep copies outside of this server';
 COMMENT ON COLUMN fieldcrypt.audit_checkpoints.id IS 'in the order of writing; shares its numbers with audit_log';
 COMMENT ON COLUMN fieldcrypt.audit_checkpoints.size IS 'number of leaves';
-COMMENT ON COLUMN fieldcrypt.audit_checkpoints.at IS 'when it was written';
+COMMENT ON COLUMN fieldcrypt.audit_checkpoints.at IS 'when it was signed';
 COMMENT ON COLUMN fieldcrypt.audit_checkpoints.root IS 'root of the Merkle tree over these';
 COMMENT ON COLUMN fieldcrypt.audit_checkpoints.frontier IS 'the tree''s right edge, from which it is gone on with';
 COMMENT ON COLUMN fieldcrypt.audit_checkpoints.signer_id IS 'the key that signed it';
@@ -115,6 +115,11 @@ CREATE FUNCTION fieldcrypt.acknowledge_audit_fork(reason text) RETURNS bigint
 COMMENT ON FUNCTION fieldcrypt.acknowledge_audit_fork(text) IS
     'says why the audit log goes on elsewhere than where it began (restore, copy, promotion), and gives the number of origins that this explains. Where none is open it begins a new origin, which lets a log be signed again whose tables were changed';
 
+CREATE FUNCTION fieldcrypt.acknowledge_audit_findings(reason text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_acknowledge_audit_findings';
+COMMENT ON FUNCTION fieldcrypt.acknowledge_audit_findings(text) IS
+    'says why verify_audit_log finds rows without a MAC, gaps, unclean handovers and keys that nobody introduced (a missing key file, a crash, a full queue), up to the last checkpoint; gives their number. It is recorded, they are told as acknowledged, and nothing else is';
+
 -- Retention. The procedure loops and commits; what it does is done by steps with the owner's rights.
 
 CREATE FUNCTION fieldcrypt_internal.audit_retention() RETURNS text
@@ -148,7 +153,9 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'KF028', MESSAGE = 'audit_log_default has got rows that are not old enough',
             HINT = 'CALL fieldcrypt.apply_audit_retention() again, later.';
     END IF;
-    EXECUTE format('TRUNCATE fieldcrypt_internal.%I', partition);
+    -- Not TRUNCATE, which takes the rows also from a snapshot that is older: a dump would have neither them nor what
+    -- says that they were retired.
+    EXECUTE format('DELETE FROM fieldcrypt_internal.%I', partition);
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.empty_audit_partition(text) IS

@@ -141,12 +141,44 @@ AS $$
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.problems_of_audited_table(regclass) IS 'what audit_table has to say of a table';
 
--- Records what is so, not what the caller says: whoever may call this can't forge an entry.
+CREATE FUNCTION fieldcrypt_internal.remember_table_audit(target bigint, triggers bigint) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_remember_table_audit';
+CREATE FUNCTION fieldcrypt_internal.remembered_table_audit(target bigint) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_remembered_table_audit';
+COMMENT ON FUNCTION fieldcrypt_internal.remember_table_audit(bigint, bigint) IS
+    'notes which triggers of audit_table a table has, until the end of the transaction; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.remembered_table_audit(bigint) IS 'what was noted of a table, once; -1 for nothing; granted to nobody';
+
+CREATE FUNCTION fieldcrypt_internal.audit_triggers_state(target regclass) RETURNS bigint
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce((hashtextextended(string_agg(format('%s %s', t.oid, t.tgenabled), ',' ORDER BY t.oid), 0) & 4611686018427387902) + 1, 0)
+      FROM (SELECT $1 AS relid UNION SELECT p.relid FROM pg_partition_tree($1) AS p) AS m
+      JOIN pg_trigger AS t ON t.tgrelid = m.relid
+     WHERE t.tgname IN ('fieldcrypt_audit_change', 'fieldcrypt_audit_truncate')
+       AND t.tgfoid = 'fieldcrypt_internal.audit_change()'::regprocedure
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.audit_triggers_state(regclass) IS
+    'a number for the triggers of audit_table that a table and its partitions have, and whether they are enabled; 0 for none; granted to nobody';
+
+CREATE FUNCTION fieldcrypt_internal.note_table_audit(target regclass) RETURNS void
+    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$ SELECT fieldcrypt_internal.remember_table_audit($1::oid::bigint, fieldcrypt_internal.audit_triggers_state($1)) $$;
+COMMENT ON FUNCTION fieldcrypt_internal.note_table_audit(regclass) IS 'before audit_table and unaudit_table change a table: what it has';
+
+-- Records what is so and was not so before, by what was noted in this transaction or by the log itself, not what
+-- the caller says: whoever may call this can't forge an entry.
 CREATE FUNCTION fieldcrypt_internal.record_table_audit(target regclass, audited boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    before bigint := nullif(fieldcrypt_internal.remembered_table_audit(target::oid::bigint), -1);
+    now_is bigint := fieldcrypt_internal.audit_triggers_state(target);
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = target)
+       OR audited IS NULL
+       OR audited AND (before IS NULL OR before = now_is)
+       OR NOT audited AND NOT (fieldcrypt_internal.is_said_to_be_audited(target) OR coalesce(before, 0) > 0 AND now_is = 0)
        OR audited IS DISTINCT FROM fieldcrypt_internal.has_audit_trigger(target, 'fieldcrypt_audit_change')
        OR NOT has_table_privilege(fieldcrypt_internal.outer_role()::name, target, 'TRIGGER') THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
@@ -181,6 +213,7 @@ BEGIN
             MESSAGE = format('%s belongs to pg_fieldcrypt', target),
             HINT = 'Its own tables are recorded already.';
     END IF;
+    PERFORM fieldcrypt_internal.note_table_audit(target);
     -- Those that a partition has from the whole can only be enabled again.
     FOR member IN
         SELECT t.tgrelid FROM (SELECT target AS relid UNION SELECT relid FROM pg_partition_tree(target)) AS m
@@ -242,15 +275,17 @@ DECLARE
     found_trigger record;
     changed boolean := false;
 BEGIN
+    PERFORM fieldcrypt_internal.note_table_audit(target);
     FOR found_trigger IN
-        SELECT t.tgrelid::regclass AS relation, t.tgname AS name
+        SELECT t.tgrelid::regclass AS relation, t.tgname AS name,
+               t.tgfoid = 'fieldcrypt_internal.audit_change()'::regprocedure AS is_ours
           FROM (SELECT target AS relid UNION SELECT relid FROM pg_partition_tree(target)) AS m
           JOIN pg_trigger AS t ON t.tgrelid = m.relid
          WHERE t.tgname IN ('fieldcrypt_audit_change', 'fieldcrypt_audit_truncate')
            AND t.tgparentid = 0
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', found_trigger.name, found_trigger.relation);
-        changed := true;
+        changed := changed OR found_trigger.is_ours;
     END LOOP;
     IF changed OR fieldcrypt_internal.is_said_to_be_audited(target) THEN
         PERFORM fieldcrypt_internal.record_table_audit(target, false);

@@ -103,7 +103,11 @@ BEGIN
            array_agg(l.id::text) AS items, (array_agg(l.reason ORDER BY l.at DESC))[1] AS reason
       INTO gaps
       FROM (SELECT a.id, a.at, a.value_count, a.reason
-              FROM fieldcrypt.audit_log AS a WHERE a.event = 'audit_gap' AND a.at > since
+              FROM fieldcrypt.audit_log AS a
+             WHERE a.event = 'audit_gap' AND a.at > since
+               AND (a.leaf IS NULL OR a.leaf >= coalesce((
+                   SELECT max(k.value_count) FROM fieldcrypt.audit_log AS k
+                    WHERE k.event = 'audit_findings_acknowledged' AND k.at > since), 0))
              ORDER BY a.at DESC LIMIT 10001) AS l;
     IF gaps.total = 0 THEN
         RETURN fieldcrypt_internal.finding_of('ok', format('no event was left out of the audit log in the last %s', memory));

@@ -23,6 +23,19 @@ CREATE FUNCTION fieldcrypt_internal.retire_master_keys() RETURNS void
 COMMENT ON FUNCTION fieldcrypt_internal.retire_master_keys() IS
     'marks the master keys that wrap nothing; granted to nobody';
 
+-- What steps have done, counted by themselves: whoever calls one by hand can't tell the log of another number.
+CREATE TABLE fieldcrypt_internal.master_key_rotation (
+    target bytea PRIMARY KEY,
+    rewrapped bigint NOT NULL DEFAULT 0,
+    failed_keys bigint[] NOT NULL DEFAULT '{}'
+);
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt_internal.master_key_rotation
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
+COMMENT ON TABLE fieldcrypt_internal.master_key_rotation IS 'the rotation of the master key that has begun and was not finished: at most one row';
+COMMENT ON COLUMN fieldcrypt_internal.master_key_rotation.target IS 'fingerprint of the master key that wraps all keys when it is finished';
+COMMENT ON COLUMN fieldcrypt_internal.master_key_rotation.rewrapped IS 'keys wrapped again since it began';
+COMMENT ON COLUMN fieldcrypt_internal.master_key_rotation.failed_keys IS 'keys that did not open';
+
 CREATE FUNCTION fieldcrypt_internal.short_fingerprint(fingerprint bytea) RETURNS text
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$ SELECT upper(left(encode($1, 'hex'), 8)) || '...' $$;
@@ -84,11 +97,15 @@ BEGIN
             RETURN;
         END IF;
         PERFORM fieldcrypt_internal.make_current(target);
+        DELETE FROM fieldcrypt_internal.master_key_rotation;
+        INSERT INTO fieldcrypt_internal.master_key_rotation (target) VALUES (begin_master_key_rotation.target);
         PERFORM fieldcrypt_internal.record_event('master_key_rotation_started', NULL, NULL,
             format('from %s to %s, keys to wrap again: %s', encode(old_fingerprint, 'hex'),
                    encode(target, 'hex'), fieldcrypt_internal.keys_to_rewrap(target)), NULL);
         state := 'switched';
     ELSIF fieldcrypt_internal.keys_to_rewrap(target) > 0 THEN
+        INSERT INTO fieldcrypt_internal.master_key_rotation (target) VALUES (begin_master_key_rotation.target)
+            ON CONFLICT ON CONSTRAINT master_key_rotation_pkey DO NOTHING;
         state := 'resumed';
     ELSE
         state := 'done';
@@ -109,7 +126,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.begin_master_key_rotation(bytea) IS
 -- By key id, each pass from the last one on: no batch reads again what is done. Keys that another
 -- transaction holds locked are left for a later pass.
 CREATE FUNCTION fieldcrypt_internal.rewrap_step(
-        target bytea, after_key_id bigint, batch_size integer, is_first_pass boolean,
+        target bytea, after_key_id bigint, batch_size integer,
         OUT last_key_id bigint, OUT rewrapped bigint, OUT failed bigint, OUT failures text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -119,6 +136,7 @@ DECLARE
     key_ids text;
     done jsonb;
     failure record;
+    known bigint[];
 BEGIN
     -- Before rows of the other table, as everybody does: an import locks them in this order.
     LOCK TABLE fieldcrypt.master_keys IN ROW SHARE MODE;
@@ -138,6 +156,9 @@ BEGIN
     done := fieldcrypt_internal.rewrap_keys(target, key_ids);
     rewrapped := (done ->> 'rewrapped')::bigint;
     failed := jsonb_array_length(done -> 'failures');
+    INSERT INTO fieldcrypt_internal.master_key_rotation AS r (target) VALUES (rewrap_step.target)
+        ON CONFLICT ON CONSTRAINT master_key_rotation_pkey DO UPDATE SET rewrapped = r.rewrapped
+    RETURNING r.failed_keys INTO known;
     FOR failure IN
         SELECT k.tenant, k.key_id, f.value ->> 'error' AS error
           FROM jsonb_array_elements(done -> 'failures') AS f
@@ -145,20 +166,41 @@ BEGIN
          ORDER BY k.key_id
     LOOP
         failures := concat_ws('; ', failures, failure.error);
-        IF is_first_pass THEN
+        -- Once for each key, however often it is tried.
+        IF failure.key_id <> ALL (known) THEN
+            known := known || failure.key_id;
             PERFORM fieldcrypt_internal.record_event('key_refused', failure.tenant, failure.key_id,
                 format('not wrapped again: %s', failure.error), NULL);
         END IF;
     END LOOP;
+    UPDATE fieldcrypt_internal.master_key_rotation AS r
+       SET rewrapped = r.rewrapped + rewrap_step.rewrapped, failed_keys = known
+     WHERE r.target = rewrap_step.target;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.rewrap_step(bytea, bigint, integer, boolean) IS
+COMMENT ON FUNCTION fieldcrypt_internal.rewrap_step(bytea, bigint, integer) IS
     'wraps a batch of encryption keys under the target; what does not open is recorded and left as it is';
 
-CREATE FUNCTION fieldcrypt_internal.finish_master_key_rotation(target bytea, rewrapped bigint, failed bigint, OUT remaining bigint)
+CREATE FUNCTION fieldcrypt_internal.finish_master_key_rotation(OUT remaining bigint)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    target bytea;
+    rewrapped bigint;
+    failed bigint;
+    failed_keys bigint[];
 BEGIN
+    LOCK TABLE fieldcrypt.master_keys IN ROW SHARE MODE;
+    DELETE FROM fieldcrypt_internal.master_key_rotation AS r
+     USING fieldcrypt.master_keys AS m WHERE m.is_current AND m.fingerprint = r.target
+    RETURNING r.target, r.rewrapped, r.failed_keys INTO target, rewrapped, failed_keys;
+    IF target IS NULL THEN
+        -- Another session was faster, or there was nothing to finish.
+        remaining := (SELECT fieldcrypt_internal.keys_to_rewrap(m.fingerprint) FROM fieldcrypt.master_keys AS m WHERE m.is_current);
+        RETURN;
+    END IF;
+    failed := (SELECT count(*) FROM fieldcrypt.encryption_keys AS k
+                WHERE k.key_id = ANY (failed_keys) AND k.wrapped_key IS NOT NULL AND k.master_key_fingerprint <> target);
     PERFORM fieldcrypt_internal.retire_master_keys();
     remaining := fieldcrypt_internal.keys_to_rewrap(target);
     PERFORM fieldcrypt_internal.record_event('master_key_rotation_finished', NULL, NULL,
@@ -166,8 +208,8 @@ BEGIN
                encode(target, 'hex'), rewrapped, failed, remaining), NULL);
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.finish_master_key_rotation(bytea, bigint, bigint) IS
-    'the last step of rotate_master_key: records the end, and what needs not be loaded any more';
+COMMENT ON FUNCTION fieldcrypt_internal.finish_master_key_rotation() IS
+    'the last step of rotate_master_key: records the end of one that has begun, with what its steps have counted, and what needs not be loaded any more';
 
 CREATE PROCEDURE fieldcrypt.rotate_master_key(
         batch_size integer DEFAULT 1000, wait_for_locks interval DEFAULT '1 minute')
@@ -181,7 +223,6 @@ DECLARE
     deadline pg_catalog.timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) wait_for_locks;
     told_at pg_catalog.timestamptz := pg_catalog.clock_timestamp();
     after_key_id pg_catalog.int8 := 0;
-    is_first_pass pg_catalog.bool := true;
     total pg_catalog.int8;
     remaining pg_catalog.int8;
     rewrapped pg_catalog.int8 := 0;
@@ -234,7 +275,7 @@ BEGIN
 
     LOOP
         SELECT s.last_key_id, s.rewrapped, s.failed, s.failures INTO step
-          FROM fieldcrypt_internal.rewrap_step(target, after_key_id, batch_size, is_first_pass) AS s;
+          FROM fieldcrypt_internal.rewrap_step(target, after_key_id, batch_size) AS s;
         COMMIT;
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -255,13 +296,12 @@ BEGIN
         EXIT WHEN remaining OPERATOR(pg_catalog.<=) failed OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) deadline;
         -- Some are locked by others: once more, from the start.
         PERFORM pg_catalog.pg_sleep(0.2);
-        is_first_pass := false;
         after_key_id := 0;
         failed := 0;
         failures := '';
     END LOOP;
 
-    remaining := fieldcrypt_internal.finish_master_key_rotation(target, rewrapped, failed);
+    remaining := fieldcrypt_internal.finish_master_key_rotation();
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);

@@ -84,7 +84,7 @@ BEGIN
         END IF;
     END LOOP;
     SELECT e.done, e.failed_tables, e.failed_rows, e.unfinished INTO summary
-      FROM fieldcrypt_internal.reencrypt_end(run, relations, moved) AS e;
+      FROM fieldcrypt_internal.reencrypt_end(run) AS e;
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     IF summary.failed_tables IS NOT NULL THEN

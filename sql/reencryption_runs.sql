@@ -8,6 +8,23 @@ CREATE FUNCTION fieldcrypt_internal.release_run() RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_release_run';
 COMMENT ON FUNCTION fieldcrypt_internal.release_run() IS 'the end of hold_run';
 
+CREATE FUNCTION fieldcrypt_internal.held_run() RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_held_run';
+COMMENT ON FUNCTION fieldcrypt_internal.held_run() IS 'the run of this session, after hold_run and before release_run; otherwise -1';
+
+CREATE FUNCTION fieldcrypt_internal.refuse_unless_own_run(run integer) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF run IS NULL OR run < 0 OR run <> fieldcrypt_internal.held_run() THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('run %s of re-encryption is not one that this session has begun and not ended', coalesce(run::text, 'NULL')),
+            HINT = 'CALL fieldcrypt.reencrypt()';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.refuse_unless_own_run(integer) IS 'an error if a run is not that of this session; granted to nobody';
+
 CREATE FUNCTION fieldcrypt_internal.live_runs() RETURNS TABLE (run integer, pid integer)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -98,6 +115,9 @@ BEGIN
             MESSAGE = format('%s has no encrypted column that can be re-encrypted', reencrypt_begin.relation),
             HINT = 'Re-encryption is for tables with columns of type fieldcrypt.encrypted, or of domains, arrays and composites over it.';
     END IF;
+    DELETE FROM fieldcrypt_internal.reencryption_runs AS r
+     WHERE r.run NOT IN (SELECT l.run FROM fieldcrypt_internal.live_runs() AS l WHERE l.run <> reencrypt_begin.run);
+    INSERT INTO fieldcrypt_internal.reencryption_runs (run, relations) VALUES (reencrypt_begin.run, reencrypt_begin.relations);
     PERFORM fieldcrypt_internal.record_event('reencryption_started', NULL, NULL,
         format('run %s: %s tables', run, cardinality(relations)), reencrypt_begin.relation::text);
 END
@@ -117,11 +137,17 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.table_blocks(oid) IS 'blocks that a table has now; 0 if it is gone, NULL if another session holds it';
 
 CREATE FUNCTION fieldcrypt_internal.reencrypt_end(
-        run integer, relations oid[], moved bigint,
+        run integer,
         OUT done bigint, OUT failed_tables text, OUT failed_rows bigint, OUT unfinished text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    relations oid[];
+    moved bigint;
 BEGIN
+    PERFORM fieldcrypt_internal.refuse_unless_own_run(run);
+    DELETE FROM fieldcrypt_internal.reencryption_runs AS r WHERE r.run = reencrypt_end.run
+    RETURNING r.relations, r.rows_moved INTO relations, moved;
     UPDATE fieldcrypt_internal.reencryption_chunks AS c SET run = NULL WHERE c.run = reencrypt_end.run;
     SELECT count(*) FILTER (WHERE r.state = 'done' AND r.rows_failed = 0),
            string_agg(format('%s: %s (%s)', r.table_name, r.error, r.error_code), '; ' ORDER BY r.table_name)
@@ -145,4 +171,4 @@ BEGIN
     PERFORM fieldcrypt_internal.release_run();
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.reencrypt_end(integer, oid[], bigint) IS 'ends a run of re-encryption and sums it up';
+COMMENT ON FUNCTION fieldcrypt_internal.reencrypt_end(integer) IS 'ends this session''s run of re-encryption and sums up what its steps did';

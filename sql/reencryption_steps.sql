@@ -160,8 +160,13 @@ DECLARE
     code text;
     tries integer := 0;
 BEGIN
+    -- Of the tables that the run was begun over.
+    relations := ARRAY(SELECT t FROM unnest(relations) WITH ORDINALITY AS u (t, place)
+                        WHERE t = ANY ((SELECT r.relations FROM fieldcrypt_internal.reencryption_runs AS r WHERE r.run = reencrypt_step.run)::oid[])
+                        ORDER BY u.place);
     moved := 0;
     bytes := 0;
+    PERFORM fieldcrypt_internal.refuse_unless_own_run(run);
     PERFORM fieldcrypt_internal.refuse_unless_writable();
     SELECT c.* INTO piece
       FROM fieldcrypt_internal.reencryption_chunks AS c
@@ -241,6 +246,9 @@ BEGIN
     END LOOP;
     IF moved = 0 THEN
         PERFORM set_config('synchronous_commit', 'off', true);
+    ELSE
+        UPDATE fieldcrypt_internal.reencryption_runs AS r
+           SET rows_moved = r.rows_moved + reencrypt_step.moved WHERE r.run = reencrypt_step.run;
     END IF;
     IF result ->> 'next_block' IS NULL THEN
         UPDATE fieldcrypt_internal.reencryptions AS r

@@ -100,6 +100,19 @@ COMMENT ON COLUMN fieldcrypt_internal.reencryption_chunks.rows_failed IS 'rows w
 COMMENT ON COLUMN fieldcrypt_internal.reencryption_chunks.failures_in_a_row IS 'rows refused one after the other; more than 100 end the re-encryption of the table';
 COMMENT ON COLUMN fieldcrypt_internal.reencryption_chunks.updated_at IS 'when its last batch ended';
 
+-- What runs have done, counted by their steps: whoever calls one by hand can't tell the log of another number.
+CREATE TABLE fieldcrypt_internal.reencryption_runs (
+    run integer PRIMARY KEY,
+    relations oid[] NOT NULL,
+    rows_moved bigint NOT NULL DEFAULT 0
+);
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt_internal.reencryption_runs
+    FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
+COMMENT ON TABLE fieldcrypt_internal.reencryption_runs IS 'runs of re-encryption that have not ended; whether one is under way tells live_runs()';
+COMMENT ON COLUMN fieldcrypt_internal.reencryption_runs.run IS 'its number';
+COMMENT ON COLUMN fieldcrypt_internal.reencryption_runs.relations IS 'the tables that it is over';
+COMMENT ON COLUMN fieldcrypt_internal.reencryption_runs.rows_moved IS 'rows that its batches have re-encrypted';
+
 CREATE TABLE fieldcrypt.reencryption_failures (
     relation oid NOT NULL,
     table_name text NOT NULL,

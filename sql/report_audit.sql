@@ -224,7 +224,7 @@ AS $$
                        'acknowledged_reason', CASE WHEN $1 IS NULL THEN o.acknowledged_reason END) ORDER BY o.id DESC)
               FROM (SELECT o.* FROM fieldcrypt.audit_origins AS o ORDER BY o.id DESC LIMIT $4) AS o), '[]')),
         'retired_rows', (SELECT coalesce(sum(r.row_count), 0) FROM fieldcrypt.audit_retirements AS r),
-        'events', fieldcrypt_internal.report_events('{audit_gap,audit_started,audit_fork_acknowledged,audit_retired}', NULL, $2, $3, $4))
+        'events', fieldcrypt_internal.report_events('{audit_gap,audit_started,audit_fork_acknowledged,audit_findings_acknowledged,audit_retired}', NULL, $2, $3, $4))
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.report_log(text, timestamptz, timestamptz, integer) IS
     'how many rows the audit log has, how many are sealed, what is missing, and the last checkpoint; granted to nobody';

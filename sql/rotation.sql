@@ -34,7 +34,7 @@ CREATE TABLE fieldcrypt.rotation_log (
 CREATE INDEX rotation_log_tenant ON fieldcrypt.rotation_log (tenant, id);
 COMMENT ON TABLE fieldcrypt.rotation_log IS 'what rotate_keys did: a row for each tenant that it rotated or failed to, append-only';
 COMMENT ON COLUMN fieldcrypt.rotation_log.id IS 'in the order of writing; shares its numbers with audit_log';
-COMMENT ON COLUMN fieldcrypt.rotation_log.run_started_at IS 'when the call of rotate_keys began: the same for all rows of a run';
+COMMENT ON COLUMN fieldcrypt.rotation_log.run_started_at IS 'when the statement that called rotate_keys began: the same for all rows of a run';
 COMMENT ON COLUMN fieldcrypt.rotation_log.started_at IS 'when this tenant''s turn began';
 COMMENT ON COLUMN fieldcrypt.rotation_log.ended_at IS 'when it ended';
 COMMENT ON COLUMN fieldcrypt.rotation_log.tenant IS 'whose key';
@@ -154,12 +154,14 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.count_active_tenants() IS 'how many tenants have an active key';
 
 CREATE FUNCTION fieldcrypt_internal.rotate_step(
-        tenant text, reason text, force boolean, expected_key_id bigint, run_started_at timestamptz,
+        tenant text, reason text, force boolean, expected_key_id bigint,
         OUT outcome text, OUT error_code text, OUT message text, OUT hint text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     started_at timestamptz := clock_timestamp();
+    -- The statement that is the run: its time stays the same over the commits of a procedure.
+    run_started_at timestamptz := statement_timestamp();
     keys record;
 BEGIN
     BEGIN
@@ -176,7 +178,9 @@ BEGIN
         -- A name that is too long is refused; the index takes no such.
         PERFORM fieldcrypt_internal.log_rotation(run_started_at, started_at,
             CASE WHEN octet_length(tenant) <= 1024 THEN tenant ELSE left(coalesce(tenant, ''), 256) END, outcome,
-            expected_key_id, NULL, error_code, message, reason);
+            (SELECT k.key_id FROM fieldcrypt.encryption_keys AS k
+              WHERE k.tenant = rotate_step.tenant AND k.state = 'active' ORDER BY k.purpose DESC LIMIT 1),
+            NULL, error_code, message, reason);
         RETURN;
     END;
     IF outcome <> 'not due' THEN
@@ -185,7 +189,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.rotate_step(text, text, boolean, bigint, timestamptz) IS
+COMMENT ON FUNCTION fieldcrypt_internal.rotate_step(text, text, boolean, bigint) IS
     'rotates one tenant''s key; a failure is recorded and given back, not raised';
 
 CREATE FUNCTION fieldcrypt.rotate_key(tenant text, reason text DEFAULT NULL) RETURNS bigint
@@ -242,7 +246,7 @@ BEGIN
         END IF;
         -- Another run may come first: then the expected key is not active any more, and nothing is done.
         SELECT s.outcome, s.error_code, s.message, s.hint INTO step
-          FROM fieldcrypt_internal.rotate_step(current_tenant, reason, force, expected_key_id, run_started_at) AS s;
+          FROM fieldcrypt_internal.rotate_step(current_tenant, reason, force, expected_key_id) AS s;
         COMMIT;
         -- At once: any expression after a COMMIT takes a snapshot, and then it is too late.
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;

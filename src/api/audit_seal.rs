@@ -1,11 +1,12 @@
 //! What seals the log: acknowledgements of new names, and retention.
 
-use crate::audit::{self, origin, retention};
+use crate::audit::{self, acknowledge, origin, retention};
 use crate::error::Error;
 use crate::pg::{audit_memory, security, transaction};
 
 crate::pg::sql_functions! {
     acknowledge_audit_fork(reason: words!) -> bigint;
+    acknowledge_audit_findings(reason: words!) -> bigint;
     audit_retention() -> text;
     retire_audit_partition(partition: words!) -> bigint;
 }
@@ -14,6 +15,12 @@ fn acknowledge_audit_fork(reason: &[u8]) -> Result<u64, Error> {
     security::refuse_for_planted_code()?;
     transaction::refuse_unless_writable()?;
     origin::acknowledge_fork(reason)
+}
+
+fn acknowledge_audit_findings(reason: &[u8]) -> Result<u64, Error> {
+    security::refuse_for_planted_code()?;
+    transaction::refuse_unless_writable()?;
+    acknowledge::findings(reason)
 }
 
 /// The setting. Only the postmaster's own is one that no client can have replaced.

@@ -1,5 +1,6 @@
 //! The audit log: who did what with which key and which row. Never a value.
 
+pub mod acknowledge;
 pub mod launcher;
 mod mac_key;
 mod notes;
@@ -12,6 +13,7 @@ pub mod row_trigger;
 mod seal;
 mod settings;
 mod signer;
+pub mod table_notes;
 mod tree;
 pub mod verify;
 pub mod worker;
@@ -41,10 +43,14 @@ pub fn init() {
         gone: tree::transaction_gone,
         ended: || {
             HAS_RECORDED.set(false);
+            table_notes::forget();
             pending::transaction_ended();
         },
         sub_committed: pending::subtransaction_committed,
-        sub_gone: pending::subtransaction_gone,
+        sub_gone: |subtransaction| {
+            table_notes::forget();
+            pending::subtransaction_gone(subtransaction);
+        },
         ..Listener::DEAF
     });
 }
@@ -72,6 +78,8 @@ pub struct Details<'a> {
     pub error_code: Option<&'a str>,
     /// How many values, or events, the row stands for.
     pub value_count: Option<i64>,
+    /// When, in Postgres's time, if that is to be what a table says, too; otherwise now.
+    pub at: Option<i64>,
     /// The keys, where there are several.
     pub key_ids: Option<&'a [i64]>,
 }
@@ -93,9 +101,10 @@ pub fn record_key(
     )
 }
 
-/// Records an event of the log itself, in words.
-fn record_reason(event: Event, reason: &str) -> Result<(), Error> {
-    record(event, &Details { reason: Some(reason.as_bytes()), ..Details::default() })
+/// Records an event of the log itself, in words, at the time that a table says, too.
+fn record_reason(event: Event, reason: &str, at: i64) -> Result<(), Error> {
+    let reason = Some(reason.as_bytes());
+    record(event, &Details { reason, at: Some(at), ..Details::default() })
 }
 
 /// Records an event of a tenant.

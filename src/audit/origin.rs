@@ -8,14 +8,12 @@ use std::cell::Cell;
 
 use fieldcrypt_audit::{LogId, Place};
 
-use super::{Details, tree};
+use super::{Details, acknowledge, tree};
 use crate::error::Error;
 use crate::events::Event;
 use crate::keyring::hexadecimal;
 use crate::pg::spi::{self, Parameter};
-use crate::pg::{
-    audit_memory, clock, encoding, key_table, log_table, roles, security, session, transaction,
-};
+use crate::pg::{audit_memory, clock, encoding, key_table, log_table, roles, security, session};
 
 /// A row of `audit_origins`.
 #[derive(Debug, Clone)]
@@ -69,6 +67,18 @@ pub fn current() -> Result<Option<Origin>, Error> {
         return Ok(None);
     }
     begin(last.map(|(origin, _)| origin), here, cause).map(Some)
+}
+
+/// Whether the log was begun where it is now: otherwise it is a copy that was not gone on with yet. A log
+/// without an origin is one if the database has no keys.
+pub fn is_begun_here() -> Result<bool, Error> {
+    // A session of a standby lives on when that is promoted.
+    HERE.set(None);
+    let here = here()?;
+    match last()? {
+        Some((origin, at)) => Ok(at == here && origin.id >= log_table::first_own_log_id()?),
+        None => key_table::has_keys(),
+    }
 }
 
 fn may_begin(first_own_id: i64) -> Result<bool, Error> {
@@ -126,7 +136,8 @@ fn begin(old: Option<Origin>, here: Here, cause: &str) -> Result<Origin, Error> 
         frontier.size(),
         hexadecimal(&frontier.root())
     );
-    super::record_reason(Event::AuditOriginBegun, &reason)?;
+    // The same to the microsecond, however long the process was stopped between.
+    super::record_reason(Event::AuditOriginBegun, &reason, origin.at)?;
     Ok(origin)
 }
 
@@ -165,17 +176,13 @@ fn here() -> Result<Here, Error> {
 
 /// Somebody says why the log goes on under another name. Gives how many names that concerns.
 pub fn acknowledge_fork(reason: &[u8]) -> Result<u64, Error> {
-    if reason.iter().all(u8::is_ascii_whitespace) {
-        return Err(Error::AuditSeal {
-            problem: "a reason is needed".into(),
-            hint: "SELECT fieldcrypt.acknowledge_audit_fork('restored from the backup of last night after a disk failure')",
-        });
-    }
-    if transaction::has_one_snapshot() {
-        return Err(Error::NeedsReadCommitted);
-    }
+    acknowledge::refuse_without(
+        reason,
+        "SELECT fieldcrypt.acknowledge_audit_fork('restored from the backup of last night after a disk failure')",
+    )?;
     // The place may have changed since this session began.
     HERE.set(None);
+    let mut at = 0;
     let acknowledged = security::as_owner(|| {
         log_table::lock_sealing()?;
         let Some(origin) = current()? else {
@@ -184,11 +191,13 @@ pub fn acknowledge_fork(reason: &[u8]) -> Result<u64, Error> {
                 hint: "It is once the database has keys, a minute after a restore has ended.",
             });
         };
-        let mut count = acknowledge(reason)?;
+        at = clock::now();
+        let mut count = acknowledge(reason, at)?;
         if count == 0 {
             let here = here()?;
             begin(Some(origin), here, "an acknowledgement")?;
-            count = acknowledge(reason)?;
+            at = clock::now();
+            count = acknowledge(reason, at)?;
         }
         Ok(count)
     })?;
@@ -203,20 +212,20 @@ pub fn acknowledge_fork(reason: &[u8]) -> Result<u64, Error> {
         &Details {
             reason: Some(&told),
             value_count: Some(acknowledged as i64),
+            at: Some(at),
             ..Details::default()
         },
     )?;
     Ok(acknowledged)
 }
 
-fn acknowledge(reason: &[u8]) -> Result<u64, Error> {
+fn acknowledge(reason: &[u8], at: i64) -> Result<u64, Error> {
     let by = roles::session_user();
     spi::execute(
         "UPDATE fieldcrypt.audit_origins
-            SET acknowledged_at = pg_catalog.clock_timestamp(), acknowledged_by = $1,
-                acknowledged_reason = $2
+            SET acknowledged_at = $3, acknowledged_by = $1, acknowledged_reason = $2
           WHERE acknowledged_at IS NULL AND old_log_id IS NOT NULL",
-        &[Parameter::Text(Some(&by)), Parameter::Text(Some(reason))],
+        &[Parameter::Text(Some(&by)), Parameter::Text(Some(reason)), Parameter::Time(Some(at))],
     )
 }
 

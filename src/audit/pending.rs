@@ -40,6 +40,8 @@ pub struct Kind {
     transaction_id: u64,
     table_name: Rc<[u8]>,
     partition_name: Option<Rc<[u8]>>,
+    /// Whether there was a key for the log when its next id is dealt.
+    has_key: Cell<bool>,
     /// A row of this kind, as it is sealed. The next one takes its place.
     sealed: RefCell<LogRow>,
 }
@@ -54,6 +56,9 @@ struct Waiting {
     kind: Rc<Kind>,
     changed: Rc<Changed>,
     id: i64,
+    /// Whether there was a key for the log before it got its id: else it is written without a MAC, whatever
+    /// there is by then (see [`write::key_and_ids`]).
+    has_key: bool,
     at: i64,
     row_key: Option<OwnedJsonb>,
     old_row_key: Option<OwnedJsonb>,
@@ -119,13 +124,13 @@ pub fn add(change: &Change<'_>) -> Result<(), Error> {
         Some(kind) => kind,
         None => {
             // First, since a key that is made now is recorded too.
-            mac_key::active();
-            let kind = Rc::new(Kind::of(change));
+            let has_key = mac_key::active().is_some();
+            let kind = Rc::new(Kind::of(change, has_key));
             QUEUE.with_borrow_mut(|queue| queue.kinds.push(Rc::clone(&kind)));
             kind
         }
     };
-    let id = log_table::next_log_id()?;
+    let (id, has_key) = kind.next_id()?;
     let at = clock::now();
     let subtransaction = transaction::current_subtransaction();
     let is_full = QUEUE.with_borrow_mut(|queue| {
@@ -145,6 +150,7 @@ pub fn add(change: &Change<'_>) -> Result<(), Error> {
             kind,
             changed,
             id,
+            has_key,
             at,
             row_key,
             old_row_key,
@@ -235,7 +241,7 @@ impl Queue {
 }
 
 impl Kind {
-    fn of(change: &Change<'_>) -> Self {
+    fn of(change: &Change<'_>, has_key: bool) -> Self {
         let client = Client::now();
         let details = Details {
             table_name: Some(change.table_name),
@@ -253,8 +259,22 @@ impl Kind {
             transaction_id,
             table_name: Rc::clone(change.table_name),
             partition_name: change.partition_name.map(Rc::clone),
+            has_key: Cell::new(has_key),
             sealed: RefCell::new(sealed),
         }
+    }
+
+    /// The next row's id, and whether there was a key before it was dealt.
+    fn next_id(&self) -> Result<(i64, bool), Error> {
+        let id = log_table::next_log_id()?;
+        if self.has_key.get() {
+            return Ok((id, true));
+        }
+        if mac_key::active().is_none() {
+            return Ok((id, false));
+        }
+        self.has_key.set(true);
+        Ok((log_table::next_log_id()?, true))
     }
 
     fn is_of(&self, change: &Change<'_>) -> bool {
@@ -313,7 +333,8 @@ fn store<'b>(rows: &[Waiting], at: &dyn Fn(&Range<usize>) -> &'b [u8]) -> Result
     let mac_key = mac_key::active();
     let macs = mac_key.and_then(|key_id| {
         let macs = keyring::with_audit_key(key_id, |key| {
-            rows.iter().map(|row| key.mac(at(&row.encoded))).collect::<Vec<_>>()
+            let mac = |row: &Waiting| row.has_key.then(|| key.mac(at(&row.encoded)));
+            rows.iter().map(mac).collect::<Vec<_>>()
         });
         macs.ok().map(|macs| (key_id, macs))
     });
@@ -348,8 +369,10 @@ fn store<'b>(rows: &[Waiting], at: &dyn Fn(&Range<usize>) -> &'b [u8]) -> Result
                 if let Some(key) = &row.old_row_key {
                     set(columns::OLD_ROW_KEY, key.borrow().datum());
                 }
-                if let Some((key_id, macs)) = &macs {
-                    write::set_mac(&mut values, *key_id, &macs[index])?;
+                if let Some((key_id, macs)) = &macs
+                    && let Some(mac) = &macs[index]
+                {
+                    write::set_mac(&mut values, *key_id, mac)?;
                 }
                 let is_written = match &mut insert {
                     Some(insert) => insert.add(&values)?,

@@ -125,7 +125,8 @@ pub fn store_checkpoint(note: &str, signer_id: i64) -> Result<(), Error> {
         if checkpoint.log_id() != Some(tree.origin.log) || frontier.root() != checkpoint.root {
             return Err(malformed());
         }
-        let now = clock::now();
+        // When it was signed: it may have waited for who stores it.
+        let at = checkpoint.time().map(clock::from_unix_time).ok_or_else(malformed)?;
         spi::execute(
             "INSERT INTO fieldcrypt.audit_checkpoints
                     (id, size, at, root, frontier, signer_id, origin_id, is_final, note)
@@ -133,7 +134,7 @@ pub fn store_checkpoint(note: &str, signer_id: i64) -> Result<(), Error> {
             &[
                 Parameter::BigInt(Some(log_table::next_log_id()?)),
                 Parameter::BigInt(Some(checkpoint.size as i64)),
-                Parameter::Time(Some(now)),
+                Parameter::Time(Some(at)),
                 Parameter::Bytea(&checkpoint.root),
                 Parameter::Bytea(&frontier.to_bytes()),
                 Parameter::BigInt(Some(signer_id)),
@@ -149,7 +150,7 @@ pub fn store_checkpoint(note: &str, signer_id: i64) -> Result<(), Error> {
         }
         tree.stored = frontier;
         tree.previous = Some(checkpoint.hash());
-        tree.since = now;
+        tree.since = clock::now();
         Ok(())
     })?;
     stored.ok_or_else(malformed)

@@ -16,7 +16,8 @@ use crate::events::{self, Event, QueuedEvent};
 use crate::keyring::{self, hexadecimal};
 use crate::pg::audit_memory::Queue;
 use crate::pg::client::Client;
-use crate::pg::{background, clock, key_table, relations, report, security, spi};
+use crate::pg::extension::{self, Extension};
+use crate::pg::{background, clock, key_table, report, security, spi};
 
 /// Bytes of events that one transaction writes.
 const BATCH_BYTES: u64 = 512 * 1024;
@@ -24,6 +25,7 @@ const BATCH_BYTES: u64 = 512 * 1024;
 const SEAL_STEPS: usize = 10;
 /// How long it sleeps when nobody wakes it.
 const SLEEP: Duration = Duration::from_millis(500);
+const SHORT_SLEEP: Duration = Duration::from_millis(50);
 /// How long it goes on to seal when the server stops.
 const LAST_SEALING: i64 = 3_000_000;
 /// How long it waits for a signature.
@@ -52,7 +54,7 @@ struct Step {
     is_due: bool,
     /// Rows may be left that could be sealed now.
     has_more: bool,
-    /// Nothing is written yet.
+    /// Nothing was done: it is too early, or somebody wants to drop the extension.
     is_held: bool,
 }
 
@@ -79,6 +81,14 @@ impl Worker {
             }
             // Rows that are not sealed yet keep: the next worker does it.
             let is_late = is_stopping && now - *stopping_since.get_or_insert(now) > LAST_SEALING;
+            if step.is_held && is_stopping {
+                // What stays in the queue goes to the server log.
+                if is_late {
+                    return;
+                }
+                background::nap(SHORT_SLEEP);
+                continue;
+            }
             if is_late && !self.queue.has_events() {
                 self.sign(false);
                 return;
@@ -120,8 +130,12 @@ impl Worker {
         let step = background::in_transaction(
             |problem| queue.set_problem(Some(problem)),
             || {
-                if relations::owner_of_keys().is_err() {
-                    return Ok(Step::default());
+                match extension::hold() {
+                    Extension::Held => {}
+                    Extension::NotInstalled => return Ok(Step::default()),
+                    Extension::Wanted => {
+                        return Ok(Step { is_installed: true, is_held: true, ..Step::default() });
+                    }
                 }
                 if events.first().is_some_and(|event| is_too_early(queue, event)) {
                     return Ok(Step { is_installed: true, is_held: true, ..Step::default() });
@@ -176,6 +190,9 @@ impl Worker {
         let queue = self.queue;
         let on_error = |problem: &str| queue.set_problem(Some(problem));
         let Some((unsigned, last_is_final)) = background::in_transaction(on_error, || {
+            if extension::hold() != Extension::Held {
+                return Ok(None);
+            }
             let Some(unsigned) = seal::unsigned()? else { return Ok(None) };
             Ok(Some((unsigned, last_is_final()?)))
         }) else {
@@ -198,7 +215,11 @@ impl Worker {
         self.refused_at = None;
         let known = unsigned.signer.as_ref().filter(|(_, key)| *key == answer.key);
         let is_known = known.is_some();
-        let size = background::in_transaction(on_error, || {
+        let stored = background::in_transaction(on_error, || {
+            // The launcher gives the checkpoint once more to who comes next.
+            if extension::hold() != Extension::Held {
+                return Ok(None);
+            }
             let signer = match known {
                 Some((id, _)) => *id,
                 None => store_signer(&answer)?,
@@ -206,8 +227,9 @@ impl Worker {
             seal::store_checkpoint(note, signer)?;
             let checkpoint =
                 Note::parse(note).ok().and_then(|note| Checkpoint::parse(note.text()).ok());
-            Ok(checkpoint.map_or(0, |checkpoint| checkpoint.size))
+            Ok(Some(checkpoint.map_or(0, |checkpoint| checkpoint.size)))
         });
+        let Some(size) = stored else { return Signed::Not };
         queue.checkpoint_stored(size, clock::now());
         if !self.publisher.is_failing() {
             queue.set_problem(None);
@@ -312,6 +334,6 @@ fn store_signer(answer: &Answer) -> Result<i64, Error> {
     })?;
     let handover = if statement.is_clean { "clean" } else { "unclean" };
     let reason = format!("{handover} handover to {}, vouched for by: {introduced_by}", answer.key);
-    super::record_reason(Event::AuditStarted, &reason)?;
+    super::record_reason(Event::AuditStarted, &reason, clock::now())?;
     Ok(id)
 }

@@ -24,10 +24,10 @@ use crate::pg::{arrays, clock, log_table, security, transaction};
 pub fn record(event: Event, details: &Details<'_>) -> Result<(), Error> {
     super::HAS_RECORDED.set(true);
     // First, since a key that is made now is recorded too.
-    let mac_key = mac_key::active();
+    let (mac_key, ids) = key_and_ids(1)?;
+    let id = ids.first().copied().ok_or_else(|| Error::Internal("a row has no id".into()))?;
     let client = Client::now();
-    let id = log_table::next_log_id()?;
-    let at = clock::now();
+    let at = details.at.unwrap_or_else(clock::now);
     let transaction_id = transaction::transaction_id();
     // As the table gives them back.
     let row_key = details.row_key.map(Jsonb::parse).transpose()?;
@@ -173,12 +173,10 @@ fn insert(
     first_leaf: Option<u64>,
     mut leaf: impl FnMut(Hash),
 ) -> Result<Vec<i64>, Error> {
-    let mac_key = mac_key::active();
-    let mut ids = Vec::with_capacity(events.len());
+    let (mac_key, ids) = key_and_ids(events.len())?;
     let mut macs: Vec<Option<[u8; 32]>> = Vec::with_capacity(events.len());
     let mut encoded = Vec::new();
-    for event in events {
-        let id = log_table::next_log_id()?;
+    for (event, id) in events.iter().zip(ids.iter().copied()) {
         let details = Details {
             tenant: event.tenant.as_deref(),
             key_id: event.key_id().and_then(KeyId::new),
@@ -194,7 +192,6 @@ fn insert(
         row.mac = mac.map(|(_, mac)| mac.to_vec());
         row.mac_key_id = mac.map(|(key_id, _)| key_id.as_i64());
         leaf(row.leaf_hash(&encoded));
-        ids.push(id);
         macs.push(mac.map(|(_, mac)| mac));
     }
     store(events, &ids, &macs, mac_key.map(|key_id| key_id.as_i64()), first_leaf)?;
@@ -276,6 +273,21 @@ fn store(
         Ok(())
     } else {
         Err(Error::Internal("not every event was written".into()))
+    }
+}
+
+/// The key for new rows, and their ids: dealt after the look-up that found the key, or before one that found
+/// none. So no row without a MAC has a higher id than one of whoever had a key before it, and verification knows
+/// by the ids which rows were written before there was one, however long a transaction lasts.
+pub fn key_and_ids(count: usize) -> Result<(Option<KeyId>, Vec<i64>), Error> {
+    let deal = || (0..count).map(|_| log_table::next_log_id()).collect::<Result<Vec<_>, _>>();
+    if let Some(key_id) = mac_key::active() {
+        return Ok((Some(key_id), deal()?));
+    }
+    let ids = deal()?;
+    match mac_key::active() {
+        None => Ok((None, ids)),
+        Some(key_id) => Ok((Some(key_id), deal()?)),
     }
 }
 

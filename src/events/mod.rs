@@ -5,7 +5,7 @@ mod refusals;
 mod settings;
 pub mod shutdown_marker;
 
-pub use queue::{QueuedEvent, Surviving, push, to_server_log, want_worker};
+pub use queue::{QueuedEvent, Surviving, forget_load, push, push_load, to_server_log, want_worker};
 
 use crate::pg::{call, denials};
 
@@ -92,6 +92,8 @@ events! {
     AuditOriginBegun = "audit_origin_begun",
     /// Somebody said why there is a new name.
     AuditForkAcknowledged = "audit_fork_acknowledged",
+    /// Somebody said why verification finds what no fault of anybody's need be.
+    AuditFindingsAcknowledged = "audit_findings_acknowledged",
     /// A year of the log was emptied.
     AuditRetired = "audit_retired",
     AccessGranted = "access_granted",

@@ -3,10 +3,10 @@
 //! A session appends them to a queue in shared memory; a worker writes them to the log in a transaction
 //! of its own. Where there is no queue (no preload, a standby) they go to the server log.
 
-use fieldcrypt_envelope::to_ascii;
+use fieldcrypt_envelope::{sha256, to_ascii};
 use serde_json::{Value, json};
 
-use super::settings::{self, OnOverflow};
+use super::settings::{self, MasterKeyLoads, OnOverflow};
 use super::{Event, shutdown_marker};
 use crate::error::Error;
 use crate::pg::audit_memory::{self, Queue};
@@ -86,6 +86,35 @@ pub fn push(event: Event, details: &Surviving<'_>) -> Result<(), Error> {
     match settings::on_overflow() {
         OnOverflow::Log => Ok(()),
         OnOverflow::Error => Err(Error::AuditFull),
+    }
+}
+
+/// Queues an event of a load of the master key, unless the last one of this database told of the same state. A
+/// session is one of many: that each of them read what the one before it read is no news.
+///
+/// What was told is in the memory of the server, with the queue: after a start or a crash, and in another
+/// database, it is told again; without such memory, by each session.
+pub fn push_load(event: Event, state: &[&[u8]], details: &Surviving<'_>) -> Result<(), Error> {
+    let is_standby = transaction::is_standby();
+    let Some(queue) = audit_memory::own() else { return push(event, details) };
+    // Where events of a standby go, nobody looks for them after its promotion.
+    let place: &[u8] = if is_standby { b"standby" } else { b"" };
+    let hash = sha256(&[&[place], state].concat());
+    let state = hash.first_chunk().map_or(1, |bytes| u64::from_be_bytes(*bytes).max(1));
+    if !queue.is_news(state) && settings::master_key_loads() == MasterKeyLoads::Changes {
+        return Ok(());
+    }
+    let pushed = push(event, details);
+    if pushed.is_err() {
+        queue.is_news(0);
+    }
+    pushed
+}
+
+/// What was told of loads is over: the next one is told again.
+pub fn forget_load() {
+    if let Some(queue) = audit_memory::own() {
+        queue.is_news(0);
     }
 }
 

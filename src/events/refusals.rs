@@ -52,7 +52,7 @@ pub fn denied(message: &[u8], client: &Client) {
 /// The schemas of the extension, every object in them that a privilege of `grant_access` is made of, and the
 /// functions that make them. The test of the inventory tells which is missing.
 const OWN_OBJECTS: &str = "
-    acknowledge_audit_fork alert_jobs alert_step alerts apply_audit_retention approvals approve
+    acknowledge_audit_findings acknowledge_audit_fork alert_jobs alert_step alerts apply_audit_retention approvals approve
     approve_step audit_change audit_checkpoints audit_export audit_log audit_origins audit_proof
     audit_retirements audit_signers audit_status audit_table audit_verifications
     begin_master_key_rotation by_own_hand cancel_destroy_key change_access check_alerts
@@ -65,7 +65,7 @@ const OWN_OBJECTS: &str = "
     finish_master_key_rotation grant_access has_audit_trigger health held_privileges import_keys
     is_said_to_be_audited key_id key_states_status key_usage keys_to_rewrap live_runs lock_holders
     lock_tenant mark_compromised master_key_status master_keys next_audit_partition next_tenant
-    origins privilege_objects problems_of_audited_table quiet_step rebind_field record_event
+    note_table_audit origins privilege_objects problems_of_audited_table quiet_step rebind_field record_event
     record_table_audit reencrypt reencrypt_begin reencrypt_end reencrypt_field reencrypt_step
     reencryption_failures reencryption_progress refuse_foreign refuse_unless_committable
     refuse_unless_writable refuse_without_cron request_approval resume_key retire_audit_step

@@ -15,6 +15,20 @@ pub enum OnOverflow {
     Error,
 }
 
+/// Which sessions record that they loaded the master key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum MasterKeyLoads {
+    /// The first of the database since the server started, and whoever loads another one, or one after a failure.
+    #[name = c"changes"]
+    Changes,
+    /// Each.
+    #[name = c"sessions"]
+    Sessions,
+}
+
+static MASTER_KEY_LOADS: GucSetting<MasterKeyLoads> =
+    GucSetting::<MasterKeyLoads>::new(MasterKeyLoads::Changes);
+
 static ON_OVERFLOW: GucSetting<OnOverflow> = GucSetting::<OnOverflow>::new(OnOverflow::Log);
 
 crate::pg::numbers! {
@@ -44,6 +58,19 @@ fn define() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    GucRegistry::define_enum_guc(
+        c"fieldcrypt.audit_master_key_loads",
+        c"Which loads of the master key the audit log records.",
+        c"changes: the first of a database since the server started, and each of another key, from another source or after a failure. sessions: that of every session. Failures are recorded always. Without preload that of every session goes to the server log.",
+        &MASTER_KEY_LOADS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
+/// `fieldcrypt.audit_master_key_loads`.
+pub fn master_key_loads() -> MasterKeyLoads {
+    MASTER_KEY_LOADS.get()
 }
 
 /// `fieldcrypt.audit_on_overflow`.

@@ -42,7 +42,17 @@ pub fn make_current(target: Fingerprint) -> Result<(), Error> {
     retire()?;
     let loaded = master_key::fingerprints()?;
     let needed = keyring::not_loaded(&key_table::master_keys()?, &loaded);
-    if needed.is_empty() { Ok(()) } else { Err(Error::WrongMasterKey { needed, loaded }) }
+    if !needed.is_empty() {
+        return Err(Error::WrongMasterKey { needed, loaded });
+    }
+    // The source says which one it is to be, not the caller.
+    if loaded.first() != Some(&target) {
+        return Err(Error::MasterKeyRotation {
+            problem: "this master key is not the first one of its source".into(),
+            hint: "CALL fieldcrypt.rotate_master_key(), which rotates to the first one.",
+        });
+    }
+    Ok(())
 }
 
 /// Master keys that wrap nothing need not be loaded any more.

@@ -174,7 +174,11 @@ pub fn look_again_for(wanted: Fingerprint) {
     }
     LAST.set(now);
     match load() {
-        Ok(fresh) if fresh.index(wanted).is_some() => adopt(fresh),
+        Ok(fresh) if fresh.index(wanted).is_some() => {
+            if let Ok(fresh) = recorded(Ok(fresh)) {
+                adopt(fresh);
+            }
+        }
         _ => {}
     }
 }
@@ -276,18 +280,22 @@ fn recorded(outcome: Result<Loaded, Error>) -> Result<Loaded, Error> {
             let names: Vec<_> =
                 loaded.fingerprints().into_iter().map(Fingerprint::to_hex).collect();
             let reason = format!("{}: {}", loaded.source.setting(), names.join(", "));
-            record(Event::MasterKeyLoaded, None, &reason)?;
+            let reason = encoding::from_utf8(reason.as_bytes()).unwrap_or_default();
+            let details = Surviving { reason: Some(&reason), ..Surviving::default() };
+            events::push_load(Event::MasterKeyLoaded, &[&reason], &details)?;
             Ok(loaded)
         }
         Err(error) => {
             let report = error.report();
+            // That it can be loaded again will be news.
+            events::forget_load();
             let now = clock::now();
             // A session that tries again and again says the same thing once a minute.
             let is_known = LAST_FAILURE.with_borrow(|(known, at)| {
                 *known == report.message && now.saturating_sub(*at) < PAUSE
             });
             if !is_known {
-                record(Event::MasterKeyFailed, Some(report.sqlstate.as_str()), &report.message)?;
+                record_failure(report.sqlstate.as_str(), &report.message)?;
                 LAST_FAILURE.set((report.message, now));
             }
             Err(error)
@@ -295,11 +303,11 @@ fn recorded(outcome: Result<Loaded, Error>) -> Result<Loaded, Error> {
     }
 }
 
-fn record(event: Event, code: Option<&str>, reason: &str) -> Result<(), Error> {
+fn record_failure(code: &str, reason: &str) -> Result<(), Error> {
     let reason = encoding::from_utf8(reason.as_bytes()).unwrap_or_default();
     events::push(
-        event,
-        &Surviving { error_code: code, reason: Some(&reason), ..Surviving::default() },
+        Event::MasterKeyFailed,
+        &Surviving { error_code: Some(code), reason: Some(&reason), ..Surviving::default() },
     )
 }
 

@@ -72,6 +72,8 @@ kept! {
     checkpoint_size: AtomicU64 = 0,
     /// The most that any checkpoint stated, also after smaller ones.
     sealed_until: AtomicU64 = 0,
+    /// The last state of which an event told, as [`Queue::is_news`](crate::Queue::is_news) was given it.
+    told: AtomicU64 = 0,
 }
 
 impl<L> Slot<L> {

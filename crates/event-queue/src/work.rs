@@ -147,6 +147,12 @@ impl<P: Platform> Queue<'_, P> {
         self.still(Mode::Shared, || sealed_until.store(0, Ordering::Relaxed));
     }
 
+    /// Whether a state is another one than that of which was told last. From now on it is that one; 0 is none.
+    pub fn is_news(self, state: u64) -> bool {
+        let told = &self.slot().kept.told;
+        self.still(Mode::Shared, || told.swap(state, Ordering::Relaxed) != state).unwrap_or(true)
+    }
+
     fn change_worker(self, from: i32, to: i32) -> bool {
         let worker = &self.slot().worker;
         worker.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()

@@ -144,6 +144,8 @@ fn take_own_settings() {
         (c"default_transaction_deferrable", c"off"),
         (c"synchronous_commit", c"local"),
         (c"lock_timeout", c"10s"),
+        // In a deadlock with a session it is the worker that gives way, and tries again later.
+        (c"deadlock_timeout", c"100ms"),
         (c"statement_timeout", c"0"),
         (c"search_path", c"pg_catalog, pg_temp"),
     ];

@@ -17,6 +17,7 @@ pub mod encoding;
 pub mod executor;
 pub mod exit;
 pub mod expression;
+pub mod extension;
 pub mod finally;
 pub mod heap;
 pub mod invalidations;

@@ -41,6 +41,11 @@ pub fn hold(number: u32) -> Result<(), Error> {
     Ok(())
 }
 
+/// The number of the run whose lock this session holds.
+pub fn held() -> Option<u32> {
+    HELD.get().map(|tag| tag.locktag_field3)
+}
+
 /// Ends it, if one is held.
 pub fn release() {
     if let Some(tag) = HELD.take() {

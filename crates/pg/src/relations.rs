@@ -11,12 +11,15 @@ use super::{invalidations, schemas};
 /// The role that owns the key table, and with it the extension.
 pub fn owner_of_keys() -> Result<Oid, Error> {
     let relations = Relations::resolve()?;
-    // SAFETY: opens the relation with a lock, reads its catalog row, closes it.
+    // SAFETY: opens the relation with a lock, if it is there still, reads its catalog row, closes it.
     unsafe {
         let relation =
-            pg_sys::table_open(relations.keys, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            pg_sys::try_relation_open(relations.keys, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        if relation.is_null() {
+            return Err(Error::NotInstalled);
+        }
         let owner = (*(*relation).rd_rel).relowner;
-        pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        pg_sys::relation_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         Ok(owner)
     }
 }

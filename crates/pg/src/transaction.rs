@@ -36,6 +36,25 @@ pub fn ends_with_statement() -> bool {
     unsafe { !pg_sys::IsTransactionBlock() && executor::depth() <= 1 }
 }
 
+/// The id of the transaction, if it has one.
+pub fn transaction_id_if_any() -> Option<u64> {
+    // SAFETY: reads a variable of the backend.
+    let id = unsafe { pg_sys::GetTopFullTransactionIdIfAny() }.value;
+    (id != 0).then_some(id)
+}
+
+/// When the transaction began, in Postgres's time: its snapshot, if it has one for all of it, is no older.
+pub fn start() -> i64 {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
+}
+
+/// Sleeps for a moment; a cancel or a shutdown ends it.
+pub fn nap(time: std::time::Duration) {
+    check_for_interrupts();
+    std::thread::sleep(time);
+}
+
 /// Whether the transaction sees the database as it was when it began (REPEATABLE READ, SERIALIZABLE).
 pub fn has_one_snapshot() -> bool {
     // SAFETY: reads a variable of the backend.

@@ -51,12 +51,17 @@ impl TriggerCall {
         }
     }
 
-    /// Whether what fired it has been done already.
+    /// Whether it fires after what it tells of.
     pub fn is_after(&self) -> bool {
         // SAFETY: valid trigger data.
-        unsafe {
-            (*self.data).tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER
-        }
+        let event = unsafe { (*self.data).tg_event };
+        event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER
+    }
+
+    /// Whether it fires for each row.
+    pub fn is_for_each_row(&self) -> bool {
+        // SAFETY: valid trigger data.
+        unsafe { (*self.data).tg_event & pg_sys::TRIGGER_EVENT_ROW != 0 }
     }
 
     /// The relation's oid.

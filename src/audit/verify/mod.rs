@@ -4,11 +4,12 @@
 //! What is read first is the last checkpoint to be looked at. So whatever is sealed meanwhile is newer
 //! than the checkpoints, and never missing below one.
 
+mod settled;
 mod tables;
 
 use fieldcrypt_audit::export::{Begin, SEALING_TAKES, Writer};
 use fieldcrypt_audit::verify::{
-    Anchor, AuditKeys, Finding, FindingKind, Status, StoredCheckpoint, Summary, Verifier,
+    Anchor, AuditKeys, Finding, FindingKind, Sealing, Status, StoredCheckpoint, Summary, Verifier,
 };
 use fieldcrypt_audit::{InclusionProof, LogRow, ProofBuilder};
 use fieldcrypt_envelope::KeyId;
@@ -23,33 +24,19 @@ use crate::pg::spi::{self, Parameter};
 use crate::pg::tuple::Row;
 use crate::pg::{audit_memory, clock, security, session, transaction};
 
+pub use tables::last_checkpoint;
 use tables::{
-    Checkpoints, checkpoint_before, edge_before, last_checkpoint, origins, retired_edge,
-    sealed_row, signer_key, signers,
+    Checkpoints, checkpoint_before, edge_before, origins, retired_edge, sealed_row, signer_key,
+    signers,
 };
 
 /// Findings as JSON, the summary first.
 pub fn verify(period: Period, anchor: &[u8]) -> Result<Value, Error> {
     let anchors = anchors(anchor)?;
+    let sealing = security::as_owner(settled::sealing)?;
     let signed = last_signed_size();
-    let mut keys = Keyring;
-    let (mut findings, mut summary) = security::as_owner(|| {
-        let extent = Extent::find(&period, &anchors)?;
-        let mut verifier = Verifier::new(origins()?, &signers()?, anchors.clone(), &mut keys);
-        extent.begin(&mut verifier)?;
-        extent.visit(|item| {
-            match item {
-                Item::Checkpoint(one) => verifier.checkpoint(&one),
-                Item::Row(row) => verifier.row(row, &mut keys),
-                Item::Unsealed(row, is_late) => verifier.unsealed_row(row, is_late, &mut keys),
-                Item::Impossible { leaf, id } => {
-                    verifier.impossible_row(leaf, id, "a column is NULL that never is");
-                }
-            }
-            Ok(())
-        })?;
-        Ok(verifier.finish(now()))
-    })?;
+    let (mut findings, mut summary) =
+        security::as_owner(|| findings(period, &anchors, |verifier| verifier.sealing(sealing)))?;
     if let Some(signed) = signed.filter(|signed| period.to.is_none() && *signed > summary.size) {
         let detail = format!(
             "the last rows are not there: since the server started a checkpoint over {signed} rows was stored, and the last that is there has {}",
@@ -68,6 +55,32 @@ pub fn verify(period: Period, anchor: &[u8]) -> Result<Value, Error> {
     findings.sort_by_key(|one| std::cmp::Reverse(one.status()));
     lines.extend(findings.iter().map(told));
     Ok(Value::Array(lines))
+}
+
+/// The findings, of a verifier that was told more. As the owner of the tables.
+pub fn findings(
+    period: Period,
+    anchors: &[Anchor],
+    tell: impl FnOnce(&mut Verifier),
+) -> Result<(Vec<Finding>, Summary), Error> {
+    let mut keys = Keyring;
+    let looked_at = clock::unix_time(settled::looked_at());
+    let extent = Extent::find(&period, anchors)?;
+    let mut verifier = Verifier::new(origins()?, &signers()?, anchors.to_vec(), &mut keys);
+    tell(&mut verifier);
+    extent.begin(&mut verifier)?;
+    extent.visit(|item| {
+        match item {
+            Item::Checkpoint(one) => verifier.checkpoint(&one),
+            Item::Row(row) => verifier.row(row, &mut keys),
+            Item::Unsealed(row, is_late) => verifier.unsealed_row(row, is_late, &mut keys),
+            Item::Impossible { leaf, id } => {
+                verifier.impossible_row(leaf, id, "a column is NULL that never is");
+            }
+        }
+        Ok(())
+    })?;
+    Ok(verifier.finish(looked_at))
 }
 
 fn summarized(summary: &Summary) -> String {
@@ -102,7 +115,10 @@ fn told(finding: &Finding) -> Value {
 /// The log as lines of JSON.
 pub fn export(period: Period, lines: &TextSet) -> Result<(), Error> {
     security::as_owner(|| {
+        let is_sealed_here = settled::sealing()? == Sealing::GoesOn;
         let extent = Extent::find(&period, &[])?;
+        // Where nothing is sealed, what no checkpoint covers will get other numbers, or the same.
+        let sealed = if is_sealed_here { u64::MAX } else { extent.size() };
         let mut writer = Writer::default();
         let push = |line: String| lines.push(line.as_bytes());
         push(writer.header(now(), &extent.begin, extent.is_cut, &origins()?, &signers()?))?;
@@ -111,6 +127,9 @@ pub fn export(period: Period, lines: &TextSet) -> Result<(), Error> {
         }
         extent.visit(|item| match item {
             Item::Checkpoint(one) => push(writer.checkpoint(&one)),
+            Item::Row(row) if row.leaf.is_some_and(|leaf| leaf.cast_unsigned() >= sealed) => {
+                push(writer.row(&LogRow { leaf: None, ..row.clone() }))
+            }
             Item::Row(row) | Item::Unsealed(row, _) => push(writer.row(row)),
             Item::Impossible { leaf, id } => Err(Error::AuditVerification {
                 problem: format!(
@@ -258,6 +277,11 @@ impl Extent {
         Ok(Self { begin, first, last, is_cut: period.to.is_some() })
     }
 
+    /// How many leaves checkpoints cover.
+    fn size(&self) -> u64 {
+        self.last.as_ref().map_or(0, |last| last.size.max(0).cast_unsigned())
+    }
+
     fn begin(&self, verifier: &mut Verifier) -> Result<(), Error> {
         if self.is_cut {
             verifier.ends_early();
@@ -300,14 +324,19 @@ impl Extent {
         if self.is_cut {
             return Ok(());
         }
-        let late = now() - SEALING_TAKES;
+        let late = clock::unix_time(settled::looked_at()) - SEALING_TAKES;
+        // Nobody but this transaction can see its own rows.
+        let own = transaction::transaction_id_if_any();
         spi::each_row(
             "SELECT l.* FROM fieldcrypt.audit_log AS l
               WHERE l.leaf IS NULL OR l.leaf OPERATOR(pg_catalog.<) 0
               ORDER BY l.id",
             &[],
             |found| match row::read(found) {
-                Ok(row) if row.leaf.is_none() => see(Item::Unsealed(&row, row.at < late)),
+                Ok(row) if row.leaf.is_none() => {
+                    let is_own = own.is_some() && row.transaction_id == own;
+                    see(Item::Unsealed(&row, row.at < late && !is_own))
+                }
                 Ok(row) => see(Item::Row(&row)),
                 Err(_) => see(impossible(found)),
             },

@@ -66,7 +66,7 @@ sub finish_run
 		last if $outcome eq 'over';
 	}
 	$meanwhile->() if $meanwhile;
-	my $summary = $run->{session}->value("SELECT failed_tables, failed_rows, unfinished FROM fieldcrypt_internal.reencrypt_end($run->{run}, '$run->{relations}', 0)");
+	my $summary = $run->{session}->value("SELECT failed_tables, failed_rows, unfinished FROM fieldcrypt_internal.reencrypt_end($run->{run})");
 	$run->{session}->close;
 	return "$outcome $summary";
 }

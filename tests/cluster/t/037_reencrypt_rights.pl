@@ -354,7 +354,7 @@ foreach my $path ('evil, pg_catalog', 'pg_temp, evil, public, pg_catalog', 'evil
 my @objects = (
 	'CALL fieldcrypt.reencrypt()', "CALL fieldcrypt.reencrypt('victims')", "SELECT fieldcrypt.set_column_context('victims', 'v', 'x')",
 	'TABLE fieldcrypt.reencryption_progress', 'TABLE fieldcrypt.reencryption_failures', 'TABLE fieldcrypt_internal.reencryptions', 'TABLE fieldcrypt_internal.reencryption_chunks', 'TABLE fieldcrypt.column_contexts',
-	'SELECT fieldcrypt_internal.reencrypt_begin(NULL)', "SELECT fieldcrypt_internal.reencrypt_step(1, '{}', 1)", "SELECT fieldcrypt_internal.reencrypt_end(1, '{}', 1)", 'SELECT fieldcrypt_internal.live_runs()',
+	'SELECT fieldcrypt_internal.reencrypt_begin(NULL)', "SELECT fieldcrypt_internal.reencrypt_step(1, '{}', 1)", "SELECT fieldcrypt_internal.reencrypt_end(1)", 'SELECT fieldcrypt_internal.live_runs()',
 	'SELECT fieldcrypt_internal.encrypted_columns()', 'SELECT fieldcrypt_internal.count_keys(1)', "SELECT fieldcrypt_internal.reencrypt_batch(1, 0, 1, 1, 1, 1, false, '{}', false)", 'SELECT fieldcrypt_internal.reencrypt_position()',
 	"SELECT fieldcrypt_internal.remember_column_context(1, 'a', 'b', 'c', false, false, 'd', 'e')", 'SELECT fieldcrypt_internal.hold_run(1)', 'SELECT fieldcrypt_internal.release_run()',
 	'SELECT fieldcrypt_internal.contexts_of(1)', "SELECT fieldcrypt_internal.claim_chunk(1, '{}')", "SELECT fieldcrypt_internal.fail_table(1, '', '')", "SELECT fieldcrypt_internal.list_failures(1, '[]')", 'SELECT fieldcrypt_internal.with_descendants(1)', 'SELECT fieldcrypt_internal.table_blocks(1)',

@@ -239,12 +239,12 @@ foreach my $role ('nobody', 'reader')
 {
 	refused($node, 'CALL fieldcrypt.rotate_master_key()', '42501', "$role has no right to it", user => $role);
 	refused($node, "SELECT fieldcrypt_internal.$_", '42501', "$role has no right to $_", user => $role)
-	  foreach q{begin_master_key_rotation('\x')}, q{rewrap_step('\x', 0, 1, true)}, q{finish_master_key_rotation('\x', 0, 0)}, 'target_master_key()';
+	  foreach q{begin_master_key_rotation('\x')}, q{rewrap_step('\x', 0, 1)}, q{finish_master_key_rotation()}, 'target_master_key()';
 }
 refused($node, "SELECT fieldcrypt_internal.$_", '42501', "a manager has no right to $_", user => 'manager')
   foreach q{make_current('\x')}, q{rewrap_keys('\x', '1')}, 'lock_master_keys()', 'retire_master_keys()', q{spend_approval('rotate_master_key', 'x')};
 # The steps that a manager may call by hand harm nothing.
-refused($node, q{SELECT fieldcrypt_internal.rewrap_step(decode(repeat('00', 16), 'hex'), 0, 1, true)}, 'KF020', qr/has changed meanwhile/, 'a manager, to a master key that is not current', user => 'manager');
+refused($node, q{SELECT fieldcrypt_internal.rewrap_step(decode(repeat('00', 16), 'hex'), 0, 1)}, 'KF020', qr/has changed meanwhile/, 'a manager, to a master key that is not current', user => 'manager');
 refused($node, q{SELECT fieldcrypt_internal.begin_master_key_rotation(decode(repeat('00', 16), 'hex'))}, 'KF010', 'a manager, to a master key that nobody has', user => 'manager');
 refused($node, q{UPDATE fieldcrypt.master_keys SET is_current = false}, 'KF015', 'by hand, by the owner');
 gives($node, $current, fingerprint(7), 'after all that the current one is current');

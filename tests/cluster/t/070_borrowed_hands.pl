@@ -101,7 +101,7 @@ note 'states of keys, and the log';
 {
 	my $key = value($node, q{SELECT key_id FROM fieldcrypt.encryption_keys WHERE tenant = 'acme'});
 	foreach my $act ("PERFORM fieldcrypt.suspend_key($key, 'x')", "PERFORM fieldcrypt_internal.shred_step('acme', 'x')",
-		"PERFORM fieldcrypt.confirm_key_states('x')", "PERFORM fieldcrypt_internal.rotate_step('acme', 'x', true, NULL, now())")
+		"PERFORM fieldcrypt.confirm_key_states('x')", "PERFORM fieldcrypt_internal.rotate_step('acme', 'x', true, NULL)")
 	{
 		plant($act);
 		my $rows = value($node, 'SELECT count(*) FROM fieldcrypt.audit_log');

@@ -28,6 +28,7 @@ value($node, 'CREATE EXTENSION pg_fieldcrypt');
 my %expected;
 # What users see. A function that they do not call by name, or a table that they do not read, belongs below.
 $expected{fieldcrypt} = <<'EXPECTED';
+function acknowledge_audit_findings(text) v u
 function acknowledge_audit_fork(text) v u
 function audit_export(timestamp with time zone,timestamp with time zone) v u
 function audit_proof(bigint) v u
@@ -120,6 +121,7 @@ function audit_change() v u trigger
 function audit_log_findings(timestamp with time zone,timestamp with time zone,text) v u
 function audit_queue_status() v s
 function audit_retention() s u
+function audit_triggers_state(regclass) v u p
 function audited_table_problems() s u p
 function begin_master_key_rotation(bytea) v u d p
 function by_own_hand() v u
@@ -185,7 +187,7 @@ function exported_keys(json) s u p
 function fail_table(oid,text,text) v u p
 function finding_identity(text[],bigint) s u p
 function finding_of(text,text,text,text[]) i u p
-function finish_master_key_rotation(bytea,bigint,bigint) v u d p
+function finish_master_key_rotation() v u d p
 function forget_alert(text) v u
 function forget_table(oid) v u p
 function has_audit_trigger(regclass,name) s u p
@@ -193,6 +195,7 @@ function health_findings(boolean) v u p
 function health_hours() v u
 function health_threshold(text) s u p
 function held_privileges(regrole) s u p
+function held_run() v u
 function hold_run(bigint) v u
 function import_contents(json,integer,integer) v u p
 function import_document(text,boolean,boolean) v u
@@ -228,6 +231,7 @@ function master_key_source() v u
 function needs_approval(text) s u
 function next_audit_partition(text) v u d p
 function next_tenant(text,boolean,timestamp with time zone) s u d p
+function note_table_audit(regclass) v u d p
 function origin_checks() v u p
 function origin_here() v u p
 function outer_role() s s
@@ -243,7 +247,7 @@ function record_table_audit(regclass,boolean) v u d p
 function redaction_is_active() v u
 function reencrypt_batch(oid,bigint,bigint,bigint,bigint,bigint,boolean,text,boolean) v u
 function reencrypt_begin(regclass) v u d p
-function reencrypt_end(integer,oid[],bigint) v u d p
+function reencrypt_end(integer) v u d p
 function reencrypt_position() v u
 function reencrypt_step(integer,oid[],bigint) v u d p
 function refuse_change() v u trigger
@@ -255,10 +259,13 @@ function refuse_unless_committable() v u
 function refuse_unless_own_hand() v u
 function refuse_unless_recordable(text) s u p
 function refuse_unless_writable() v u
+function refuse_unless_own_run(integer) v u p
 function refuse_without_cron(jsonb) v u p
 function relations_to_count() v u p
 function release_run() v u
 function remember_column_context(oid,text,text,text,boolean,boolean,text,text) v u p
+function remember_table_audit(bigint,bigint) v u
+function remembered_table_audit(bigint) v u
 function renumber_key(bigint,integer) v u
 function report_access(timestamp with time zone,timestamp with time zone,integer) s u p
 function report_approvals(text,timestamp with time zone,timestamp with time zone,integer) s u p
@@ -285,9 +292,9 @@ function retire_audit_partition(text) v u
 function retire_audit_step(text) v u d p
 function retire_master_keys() v u
 function rewrap_keys(bytea,text) v u
-function rewrap_step(bytea,bigint,integer,boolean) v u d p
+function rewrap_step(bytea,bigint,integer) v u d p
 function rotate_active_key(text,text,boolean,bigint) v u
-function rotate_step(text,text,boolean,bigint,timestamp with time zone) v u d p
+function rotate_step(text,text,boolean,bigint) v u d p
 function row_identity(oid) s u p
 function schedule_destruction(bigint,bigint,text) v u
 function schedule_jobs(jsonb) v u p
@@ -329,7 +336,9 @@ sequence audit_log_id_seq
 sequence reencryption_numbers
 table audit_log_20
 table audit_log_default
+table master_key_rotation
 table reencryption_chunks
+table reencryption_runs
 table reencryptions
 type health_finding
 EXPECTED
@@ -461,14 +470,14 @@ SQL
 	# history is in the log.
 	'every table and its data is in the dump' => <<'SQL',
 SELECT oid::regclass FROM pg_class WHERE relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND relkind = 'r'
-   AND relname NOT IN ('alerts', 'approvals', 'reencryptions', 'reencryption_chunks', 'reencryption_failures', 'value_failures', 'value_verifications')
+   AND relname NOT IN ('alerts', 'approvals', 'reencryptions', 'reencryption_chunks', 'reencryption_failures', 'reencryption_runs', 'master_key_rotation', 'value_failures', 'value_verifications')
    AND oid <> ALL ((SELECT extconfig FROM pg_extension WHERE extname = 'pg_fieldcrypt')::oid[])
 SQL
 	# Working state is changed all the time.
 	'every table refuses UPDATE, DELETE and TRUNCATE' => <<'SQL',
 SELECT c.oid::regclass, t.kind FROM pg_class AS c, (VALUES ('UPDATE', 16), ('DELETE', 8), ('TRUNCATE', 32)) AS t (kind, bit)
  WHERE relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND relkind IN ('r', 'p')
-   AND NOT (relname ~ '^(reencryption|value_)' AND t.kind <> 'TRUNCATE')
+   AND NOT (relname ~ '^(reencryption|value_|master_key_rotation$)' AND t.kind <> 'TRUNCATE')
    AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgfoid = 'fieldcrypt_internal.refuse_change'::regproc AND tgtype & t.bit <> 0 AND tgtype & 2 <> 0 AND tgenabled IN ('O', 'A'))
 SQL
 	'row level security is off, which pg_dump would stumble over' => q{SELECT oid::regclass FROM pg_class WHERE relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND (relrowsecurity OR relforcerowsecurity)},

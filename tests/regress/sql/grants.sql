@@ -64,7 +64,7 @@ INSERT INTO attempt (statement) VALUES
     ('SELECT v::bytea::fieldcrypt.encrypted FROM sample'), ('SELECT v::text FROM sample'),
     ('CREATE TABLE mine (v fieldcrypt.encrypted)'),
     ('SELECT fieldcrypt.create_key(''another'')'), ('SELECT fieldcrypt_internal.rotate_active_key(''default'', NULL, false, NULL)'),
-    ('SELECT * FROM fieldcrypt_internal.rotate_step(''default'', NULL, false, NULL, now())'), ('SELECT * FROM fieldcrypt.master_key_status()'),
+    ('SELECT * FROM fieldcrypt_internal.rotate_step(''default'', NULL, false, NULL)'), ('SELECT * FROM fieldcrypt.master_key_status()'),
     ('SELECT fieldcrypt_internal.loaded_master_keys()'), ('SELECT fieldcrypt_internal.record_event(''forged'', NULL, NULL, NULL, NULL)'),
     ('SELECT fieldcrypt.audit_table(''owned'')'), ('SELECT fieldcrypt.audit_table(''sample'')'), ('SELECT fieldcrypt.unaudit_table(''sample'')'),
     ('SELECT wrapped_key FROM fieldcrypt.encryption_keys'), ('SELECT * FROM fieldcrypt.encryption_keys'),

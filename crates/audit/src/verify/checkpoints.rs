@@ -1,7 +1,7 @@
 //! Checkpoints: their columns, their signatures, the chain of them, and the rows below them.
 
 use super::finding::FindingKind;
-use super::{Beginning, StoredCheckpoint, Verifier, is_being_signed, is_same_time};
+use super::{Beginning, Sealing, StoredCheckpoint, Verifier, is_being_signed, is_same_time};
 use crate::checkpoint::Checkpoint;
 use crate::note::{Malformed, Note};
 use crate::tree::{Frontier, Hash};
@@ -31,6 +31,8 @@ impl Verifier {
             return false;
         }
         self.begin(edge, Beginning::Asked);
+        // The audit key introduced a key that signed this: its id was dealt when there was one.
+        self.keyed_before = Some(checkpoint.id);
         self.checkpoint(checkpoint);
         true
     }
@@ -183,7 +185,8 @@ impl Verifier {
             )
         {
             let id = self.signers[index].id;
-            self.findings.push(FindingKind::UncleanHandover, leaf, None, || {
+            let (kind, about) = (FindingKind::UncleanHandover, statement.size);
+            self.findings.push_excusable(kind, about, leaf, || {
                 format!(
                     "signer {id} says that all was sealed before it, but no final checkpoint does"
                 )
@@ -267,12 +270,15 @@ impl Verifier {
 
     pub(super) fn finish_checkpoints(&mut self, now: i64) {
         let next = self.next;
-        let is_new = |at| is_being_signed(at, now);
+        let is_new = |at| self.sealing == Sealing::StandsStill || is_being_signed(at, now);
         let are_new = self.oldest_uncovered.is_none_or(is_new);
         let Some(last) = &self.last else {
             if next > self.from {
-                let kind =
-                    if are_new { FindingKind::NotYetCovered } else { FindingKind::NotCovered };
+                let kind = match self.sealing {
+                    _ if are_new => FindingKind::NotYetCovered,
+                    Sealing::Nobody => FindingKind::NotSealed,
+                    _ => FindingKind::NotCovered,
+                };
                 self.findings.push(kind, Some(self.from), None, || {
                     "rows are numbered as leaves, and there is no checkpoint at all".into()
                 });
@@ -290,10 +296,10 @@ impl Verifier {
         }
         if size < next {
             // Rows get their leaf numbers a moment before the checkpoint over them.
-            let kind = if are_new || is_new(last.at) {
-                FindingKind::NotYetCovered
-            } else {
-                FindingKind::NotCovered
+            let kind = match self.sealing {
+                _ if are_new || is_new(last.at) => FindingKind::NotYetCovered,
+                Sealing::Nobody => FindingKind::NotSealed,
+                _ => FindingKind::NotCovered,
             };
             self.findings.push(kind, Some(size), None, || {
                 if kind == FindingKind::NotYetCovered {

@@ -66,7 +66,7 @@ kinds! {
     TailCut = "tail_cut", Critical;
     /// Rows that are not those that a checkpoint was signed over.
     RootMismatch = "root_mismatch", Critical;
-    /// Rows with a leaf number that no checkpoint covers.
+    /// Rows with a leaf number that no checkpoint covers, though one was to be expected.
     NotCovered = "not_covered", Critical;
     /// A checkpoint that another one names is not there.
     CheckpointMissing = "checkpoint_missing", Critical;
@@ -112,6 +112,8 @@ kinds! {
     Partial = "partial", Ok;
     /// Rows before the beginning were dropped by the retention.
     Retired = "retired", Ok;
+    /// Somebody has said why something is so that would be told otherwise.
+    Acknowledged = "acknowledged", Ok;
     /// Nothing that is known outside was given.
     Unanchored = "unanchored", Ok;
     /// The log is the one that is known outside.
@@ -142,6 +144,8 @@ impl Finding {
 #[derive(Debug, Default)]
 pub struct Findings {
     list: Vec<Finding>,
+    /// Those that somebody's word can end, with their leaves.
+    excusable: Vec<(u64, Finding)>,
     counts: BTreeMap<FindingKind, u64>,
 }
 
@@ -159,6 +163,36 @@ impl Findings {
         if *count <= MOST_OF_A_KIND {
             self.list.push(Finding { kind, leaf, log_id, detail: detail() });
         }
+    }
+
+    /// One more, about this leaf, which somebody may have acknowledged.
+    pub fn push_excusable(
+        &mut self,
+        kind: FindingKind,
+        about: u64,
+        leaf: Option<u64>,
+        detail: impl FnOnce() -> String,
+    ) {
+        if (self.excusable.len() as u64) < MOST_OF_A_KIND {
+            let detail = detail();
+            self.excusable.push((about, Finding { kind, leaf, log_id: None, detail }));
+        } else {
+            self.push(kind, leaf, None, detail);
+        }
+    }
+
+    /// What is about leaves below this one was acknowledged: how many findings. The others are told.
+    pub fn excuse(&mut self, until: u64) -> u64 {
+        let mut excused = 0;
+        for (about, finding) in std::mem::take(&mut self.excusable) {
+            if about < until {
+                excused += 1;
+            } else {
+                let Finding { kind, leaf, log_id, detail } = finding;
+                self.push(kind, leaf, log_id, || detail);
+            }
+        }
+        excused
     }
 
     /// All of them, with the number of those not listed, and the worst status.

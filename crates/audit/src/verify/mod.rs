@@ -5,6 +5,7 @@
 //! the rows and checkpoints, merged: a checkpoint of size n after the rows with leaves below n, if they
 //! are there. [`Verifier::finish`] gives the findings and a summary.
 
+mod acknowledged;
 mod anchor;
 mod checkpoints;
 mod finding;
@@ -24,6 +25,7 @@ use crate::tree::{Frontier, Hash};
 pub use anchor::Anchor;
 pub use finding::{Finding, FindingKind, Findings, Status};
 
+use acknowledged::Said;
 use anchor::AnchorState;
 use checkpoints::LastCheckpoint;
 use ids::Ids;
@@ -160,6 +162,8 @@ pub struct Summary {
     pub checkpoints: u64,
     /// The number of leaves that outside knowledge covers.
     pub anchored_size: u64,
+    /// Findings that somebody has said why of.
+    pub acknowledged: u64,
     /// The worst of the findings.
     pub status: Status,
 }
@@ -183,6 +187,7 @@ pub struct Verifier {
     first_root: Option<Hash>,
     /// Whether the log goes on behind what was fed.
     is_cut: bool,
+    sealing: Sealing,
     /// Leaves from here to `next` have no rows; they are a gap if more rows come, else a cut tail.
     gap: Option<u64>,
     last: Option<LastCheckpoint>,
@@ -195,7 +200,10 @@ pub struct Verifier {
     /// When the oldest row that no checkpoint covers yet was written.
     oldest_uncovered: Option<i64>,
     unlisted: Unlisted,
+    /// Where the verification does not begin at leaf 0: an id behind which rows have a MAC.
+    keyed_before: Option<i64>,
     told: Told,
+    said: Said,
     ids: Ids,
     findings: Findings,
     summary: Summary,
@@ -227,6 +235,18 @@ pub enum Beginning {
     Retired,
 }
 
+/// Whether a log is sealed where it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sealing {
+    /// It is.
+    GoesOn,
+    /// Not there, or not yet: it is a copy that was not gone on with, a standby's, or has no keys yet. What
+    /// waits for its seal was left so by the moment at which it was copied.
+    StandsStill,
+    /// Nothing seals there.
+    Nobody,
+}
+
 /// Whose root it is that the tree must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
@@ -255,6 +275,7 @@ impl Verifier {
             beginning: Beginning::First,
             first_root: None,
             is_cut: false,
+            sealing: Sealing::GoesOn,
             gap: None,
             last: None,
             good_until: 0,
@@ -262,7 +283,9 @@ impl Verifier {
             is_span_explained: false,
             oldest_uncovered: None,
             unlisted: Unlisted::default(),
+            keyed_before: None,
             told: Told::default(),
+            said: Said::default(),
             ids: Ids::default(),
             findings: Findings::default(),
             summary: Summary::default(),
@@ -278,6 +301,16 @@ impl Verifier {
     /// Says that the log goes on behind what will be fed: it was not asked for to its end.
     pub fn ends_early(&mut self) {
         self.is_cut = true;
+    }
+
+    /// Takes what is about leaves below this one for known, as if a row of the log said so already.
+    pub fn acknowledge(&mut self, until: u64) {
+        self.said.until = until;
+    }
+
+    /// Says that the log is not sealed where it was read.
+    pub fn sealing(&mut self, sealing: Sealing) {
+        self.sealing = sealing;
     }
 
     /// Roots that were expected at sizes up to this one, which the tree is about to leave behind.
@@ -300,10 +333,11 @@ impl Verifier {
     pub fn finish(mut self, now: i64) -> (Vec<Finding>, Summary) {
         self.settle(self.next);
         self.finish_checkpoints(now);
-        self.finish_origins(now);
-        self.finish_signers();
+        self.finish_origins();
+        self.finish_signers(now);
         self.finish_anchors();
         self.finish_rows();
+        self.finish_acknowledged();
         self.summary.from_leaf = self.from;
         self.summary.size = self.last.as_ref().map_or(0, |last| last.size);
         let (findings, status) = self.findings.finish();

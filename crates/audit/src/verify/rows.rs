@@ -2,28 +2,70 @@
 
 use std::collections::BTreeMap;
 
+use super::acknowledged::FINDINGS_ACKNOWLEDGED;
 use super::finding::FindingKind;
-use super::{AuditKeys, Beginning, Verifier};
+use super::{AuditKeys, Beginning, Sealing, Verifier};
 use crate::row::{HalfAMac, LogRow, leaf_hash};
 
 /// Findings that are told once, with their number.
 #[derive(Debug, Default)]
 pub(super) struct Unlisted {
-    /// The lowest id of a row whose MAC is right: from there on all should have one. Leaf numbers don't tell,
-    /// since rows of long transactions are sealed late.
-    first_authentic: Option<i64>,
-    /// Rows without a MAC: id and leaf of so many, and the number of more.
+    keyed: Keyed,
+    /// Rows without a MAC: id and leaf of so many, the number of more, and the highest leaf of these.
     without_mac: Vec<(i64, Option<u64>)>,
     more_without_mac: u64,
+    more_until: u64,
     /// By key: how many rows, and the first one's id.
     not_checked: BTreeMap<i64, (u64, i64)>,
     not_yet_sealed: u64,
     not_sealed: u64,
     first_not_sealed: Option<i64>,
-    gaps: u64,
-    gap_events: u64,
+    /// Rows of event `audit_gap`: leaf and number of events, of so many.
+    gaps: Vec<(Option<u64>, u64)>,
+    more_gaps: u64,
     /// Sizes, and roots in hex, up to which rows say that the retention dropped rows.
     retired: Vec<(u64, String)>,
+}
+
+/// From which id on rows have a MAC. Leaf numbers don't tell, since rows of long transactions are sealed late.
+///
+/// The transaction that makes the key has it before all others, for as long as it lasts. A row of another one
+/// has an id that was dealt before its look-up found no key, or after its look-up found one. So the first
+/// row with a MAC that is not of the transaction which came first is the bound, whoever was slow.
+#[derive(Debug, Default)]
+struct Keyed {
+    /// The lowest id of a row whose MAC is right, and its transaction, if it is known.
+    first: Option<(i64, Option<u64>)>,
+    /// The lowest id of one of another transaction.
+    first_of_others: Option<i64>,
+}
+
+impl Keyed {
+    fn see(&mut self, row: &LogRow) {
+        let this = (row.id, row.transaction_id);
+        let Some(first) = self.first else {
+            self.first = Some(this);
+            return;
+        };
+        let is_of_first = first.1.is_some() && first.1 == this.1;
+        if this.0 < first.0 {
+            self.first = Some(this);
+            if !is_of_first {
+                // All others came behind it.
+                self.first_of_others = Some(first.0);
+            }
+        } else if !is_of_first {
+            let others = self.first_of_others.get_or_insert(this.0);
+            *others = this.0.min(*others);
+        }
+    }
+
+    fn from(&self) -> Option<i64> {
+        match self.first? {
+            (id, None) => Some(id),
+            (_, Some(_)) => self.first_of_others,
+        }
+    }
 }
 
 /// Events whose rows the verification itself reads.
@@ -33,6 +75,8 @@ const AUDIT_RETIRED: &str = "audit_retired";
 const MOST_WITHOUT_MAC: usize = 100_000;
 /// More retirements than there are partitions.
 const MOST_RETIRED: usize = 10_000;
+/// Rows of event `audit_gap` that are remembered.
+const MOST_GAPS: usize = 10_000;
 
 impl Verifier {
     /// A row with a leaf number; they come in the order of these.
@@ -77,7 +121,7 @@ impl Verifier {
             let problem = "its MAC is not whole";
             return self.impossible_row(None, row.id, problem);
         }
-        if is_late {
+        if is_late && self.sealing != Sealing::StandsStill {
             self.unlisted.not_sealed += 1;
             self.unlisted.first_not_sealed.get_or_insert(row.id);
         } else {
@@ -105,12 +149,16 @@ impl Verifier {
             None if self.unlisted.without_mac.len() < MOST_WITHOUT_MAC => {
                 self.unlisted.without_mac.push((id, leaf));
             }
-            None => self.unlisted.more_without_mac += 1,
+            None => {
+                self.unlisted.more_without_mac += 1;
+                // Without a leaf it is not below any.
+                let until = leaf.map_or(u64::MAX, |leaf| leaf + 1);
+                self.unlisted.more_until = self.unlisted.more_until.max(until);
+            }
             Some((key_id, mac)) => match keys.is_mac_of(key_id, &self.buffer, mac) {
                 Some(true) => {
                     self.summary.authentic_rows += 1;
-                    let first = self.unlisted.first_authentic.get_or_insert(id);
-                    *first = id.min(*first);
+                    self.unlisted.keyed.see(row);
                 }
                 Some(false) => {
                     self.findings.push(FindingKind::RowChanged, leaf, Some(id), || {
@@ -130,11 +178,12 @@ impl Verifier {
             self.told.hear(row, is_vouched_for);
         }
         match row.event.as_str() {
-            AUDIT_GAP => {
-                self.unlisted.gaps += 1;
+            AUDIT_GAP if self.unlisted.gaps.len() < MOST_GAPS => {
                 let events = row.value_count.unwrap_or(0).max(0);
-                self.unlisted.gap_events += events.unsigned_abs();
+                self.unlisted.gaps.push((leaf, events.unsigned_abs()));
             }
+            AUDIT_GAP => self.unlisted.more_gaps += 1,
+            FINDINGS_ACKNOWLEDGED if is_vouched_for => self.said.hear(row, self.next),
             AUDIT_RETIRED if is_vouched_for && self.unlisted.retired.len() < MOST_RETIRED => {
                 self.unlisted.retired.extend(retired_until(row));
             }
@@ -182,16 +231,25 @@ impl Verifier {
     pub(super) fn finish_rows(&mut self) {
         let findings = &mut self.findings;
         let unlisted = &self.unlisted;
-        // Where rows before these are not looked at, they had one.
+        // Where rows before these are not looked at, they had one: those with ids from before may be of a
+        // transaction that ended late.
         let keyed = match self.beginning {
-            Beginning::First => unlisted.first_authentic.unwrap_or(i64::MAX),
-            Beginning::Asked | Beginning::Retired => i64::MIN,
+            Beginning::First => unlisted.keyed.from().unwrap_or(i64::MAX),
+            Beginning::Asked | Beginning::Retired => self.keyed_before.unwrap_or(i64::MIN),
         };
-        let missing: Vec<_> = unlisted.without_mac.iter().filter(|(id, _)| *id > keyed).collect();
-        let not_authenticated = (unlisted.without_mac.len() - missing.len()) as u64;
-        let count = missing.len() as u64 + unlisted.more_without_mac;
+        let until = self.said.until;
+        let is_known = |leaf: &Option<u64>| leaf.is_some_and(|leaf| leaf < until);
+        let late: Vec<_> = unlisted.without_mac.iter().filter(|(id, _)| *id > keyed).collect();
+        let not_authenticated = (unlisted.without_mac.len() - late.len()) as u64;
+        let missing: Vec<_> = late.iter().filter(|(_, leaf)| !is_known(leaf)).collect();
+        let more = if unlisted.more_until <= until { 0 } else { unlisted.more_without_mac };
+        let count = missing.len() as u64 + more;
+        let mut excused = u64::from(missing.len() < late.len() || more < unlisted.more_without_mac);
+        let gaps: Vec<_> = unlisted.gaps.iter().filter(|(leaf, _)| !is_known(leaf)).collect();
+        excused += u64::from(gaps.len() < unlisted.gaps.len());
+        self.said.excused = excused;
         if count > 0 {
-            let (id, leaf) = missing.iter().min().copied().copied().unzip();
+            let (id, leaf) = missing.iter().min().map(|one| ***one).unzip();
             findings.push(FindingKind::MacMissing, leaf.flatten(), id, || {
                 format!(
                     "{} without a MAC though rows before have one, this one first: written while no master key was loaded, or by somebody who has none",
@@ -227,11 +285,12 @@ impl Verifier {
                 rows(unlisted.not_sealed)
             )
         });
-        told(FindingKind::Gap, unlisted.gaps, None, &|| {
+        let gap_events: u64 = gaps.iter().map(|(_, events)| *events).sum();
+        told(FindingKind::Gap, gaps.len() as u64 + unlisted.more_gaps, None, &|| {
             format!(
-                "{} of event audit_gap: {} events were not written to the log",
-                rows(unlisted.gaps),
-                unlisted.gap_events
+                "{} of event audit_gap: {}{gap_events} events were not written to the log",
+                rows(gaps.len() as u64 + unlisted.more_gaps),
+                if unlisted.more_gaps > 0 { "more than " } else { "" },
             )
         });
         if self.ids.forgot() {

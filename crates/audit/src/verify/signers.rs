@@ -1,7 +1,7 @@
 //! Signing keys: each was vouched for, by whom it says, in the order in which they are stored.
 
 use super::finding::FindingKind;
-use super::{AuditKeys, Expected, Signer, Verifier, is_same_time};
+use super::{AuditKeys, Expected, Signer, Verifier, is_being_signed, is_same_time};
 use crate::note::{Note, VerifyingKey};
 use crate::signer::{Introduction, SignerStatement};
 use crate::tree::Hash;
@@ -15,6 +15,8 @@ pub(super) struct SignerState {
     pub introduction: Option<Introduction>,
     /// Whether somebody known vouches for it.
     pub is_introduced: bool,
+    /// Whether nothing is known of it, or of the key that introduces it: there was no master key then.
+    pub is_unknown: bool,
     /// Which origin it began, if it began one.
     pub begins_origin: Option<usize>,
 }
@@ -43,6 +45,7 @@ impl Verifier {
             statement: None,
             introduction: None,
             is_introduced: false,
+            is_unknown: false,
             begins_origin: None,
         };
         let id = signer.id;
@@ -90,6 +93,7 @@ impl Verifier {
                 },
             );
         }
+        let mut not_introduced = None;
         state.is_introduced = match introduction {
             Introduction::Predecessor => {
                 let verdict = statement.previous.as_ref().map(|key| note.verify(key));
@@ -102,8 +106,11 @@ impl Verifier {
                     one.is_introduced && one.key.is_some() && one.key == statement.previous
                 });
                 if is_valid && !is_known {
-                    let detail = "its predecessor is not introduced itself".into();
-                    found(FindingKind::SignerNotIntroduced, detail);
+                    state.is_unknown = previous.is_some_and(|one| {
+                        one.is_unknown && one.key.is_some() && one.key == statement.previous
+                    });
+                    let detail = "its predecessor is not introduced itself";
+                    not_introduced.replace(detail);
                 }
                 is_valid && is_known
             }
@@ -129,11 +136,20 @@ impl Verifier {
                 }
             }
             Introduction::Itself => {
-                let detail = "it was introduced by nobody: no master key was loaded".into();
-                found(FindingKind::SignerNotIntroduced, detail);
+                state.is_unknown = true;
+                not_introduced.replace("it was introduced by nobody: no master key was loaded");
                 false
             }
         };
+        if let Some(detail) = not_introduced {
+            let kind = FindingKind::SignerNotIntroduced;
+            let told = || format!("signer {id}: {detail}");
+            if state.is_unknown {
+                self.findings.push_excusable(kind, statement.size, None, told);
+            } else {
+                self.findings.push(kind, None, None, told);
+            }
+        }
         self.compare_with_origin(&mut state, &statement, signer);
         state.introduction = Some(introduction);
         state.statement = Some(statement);
@@ -164,8 +180,9 @@ impl Verifier {
         }
         if is_first {
             state.begins_origin = Some(index);
-            let begun = self.signers.iter().filter(|one| one.begins_origin.is_some()).count();
-            if begun != index {
+            // Those between had no key.
+            let before = self.signers.iter().filter_map(|one| one.begins_origin).max();
+            if before.is_some_and(|before| before > index) {
                 found(
                     FindingKind::OriginChanged,
                     format!(
@@ -212,13 +229,31 @@ impl Verifier {
         });
     }
 
-    pub(super) fn finish_signers(&mut self) {
+    pub(super) fn finish_signers(&mut self, now: i64) {
+        let last = self.signers.last().map(|one| one.id);
+        let is_stored = |text: &str| {
+            let key = VerifyingKey::parse(text).ok();
+            self.signers.iter().any(|one| one.key.is_some() && one.key == key)
+        };
+        for (id, at, key) in &self.told.started {
+            // What was stored while the log was being read is not among those that were read before.
+            let is_new = last.is_none_or(|last| *id > last) && is_being_signed(*at, now);
+            if !is_new && !is_stored(key) {
+                let kind = FindingKind::SignerMissing;
+                self.findings.push(kind, None, Some(*id), || {
+                    format!(
+                        "the key {key}, of which a row of event audit_started tells, is not stored"
+                    )
+                });
+            }
+        }
         for (before, signer) in self.signers.iter().zip(self.signers.iter().skip(1)) {
             let Some(statement) = &signer.statement else { continue };
             let id = signer.id;
             // A fork is told of itself.
             if !statement.is_clean && signer.begins_origin.is_none() {
-                self.findings.push(FindingKind::UncleanHandover, Some(statement.size), None, || {
+                let (kind, size) = (FindingKind::UncleanHandover, statement.size);
+                self.findings.push_excusable(kind, size, Some(size), || {
                     format!(
                         "signer {id} took over after a crash: what happened just before may be unsealed, or lost"
                     )

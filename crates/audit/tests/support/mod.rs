@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use fieldcrypt_audit::export::{Begin, Writer};
 use fieldcrypt_audit::verify::{
-    Acknowledgement, Anchor, AuditKeys, Finding, FindingKind, Origin, Signer, Status,
+    Acknowledgement, Anchor, AuditKeys, Finding, FindingKind, Origin, Sealing, Signer, Status,
     StoredCheckpoint, Summary, Verifier,
 };
 use fieldcrypt_audit::{
@@ -19,7 +19,7 @@ use fieldcrypt_envelope::{DataKey, KeyId};
 pub const START: i64 = 1_795_392_000_000_000;
 
 /// When it is looked at: late enough for checkpoints to be missed, not for rows to be overdue.
-pub const NOW: i64 = START + 200_000_000;
+pub const NOW: i64 = START + 1_000_000_000;
 
 pub fn encoded(row: &LogRow) -> Vec<u8> {
     let mut out = Vec::new();
@@ -73,8 +73,19 @@ pub struct Stored {
 
 impl Stored {
     /// As the database and the offline tool verify: rows by leaf, checkpoints by size and time.
-    pub fn verify(&self, anchors: Vec<Anchor>, mut keys: &Keys) -> (Vec<Finding>, Summary) {
+    pub fn verify(&self, anchors: Vec<Anchor>, keys: &Keys) -> (Vec<Finding>, Summary) {
+        self.verify_where(Sealing::GoesOn, anchors, keys)
+    }
+
+    /// Where it is sealed, or not.
+    pub fn verify_where(
+        &self,
+        sealing: Sealing,
+        anchors: Vec<Anchor>,
+        mut keys: &Keys,
+    ) -> (Vec<Finding>, Summary) {
         let mut verifier = Verifier::new(self.origins.clone(), &self.signers, anchors, &mut keys);
+        verifier.sealing(sealing);
         let mut rows: Vec<&LogRow> = self.rows.iter().filter(|row| row.leaf.is_some()).collect();
         rows.sort_by_key(|row| row.leaf);
         let mut checkpoints: Vec<&StoredCheckpoint> = self.checkpoints.iter().collect();
