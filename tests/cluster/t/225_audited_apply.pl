@@ -15,7 +15,7 @@ value($publisher, "$table; INSERT INTO t VALUES (0, 'before'); CREATE PUBLICATIO
 my $from = $publisher->connstr('postgres') =~ s/'/''/gr;
 value($subscriber, $_) foreach $table, 'SELECT fieldcrypt.create_key()', q{SELECT fieldcrypt.audit_table('t'), fieldcrypt.audit_table('parts')}, "CREATE SUBSCRIPTION s CONNECTION '$from' PUBLICATION p";
 
-sub caught_up { return $subscriber->wait_for_subscription_sync($publisher, 's', 's') }
+sub caught_up { return $subscriber->wait_for_subscription_sync($publisher, 's', 'postgres') }
 my $check = q{SELECT status || ': ' || detail FROM fieldcrypt.health() WHERE "check" = 'audited_tables'};
 my $rows = q{SELECT string_agg(format('%s %s %s', event, row_key ->> 'id', n), ', ' ORDER BY first) FROM (SELECT event, row_key, count(*) AS n, min(id) AS first FROM fieldcrypt.audit_log WHERE event LIKE 'row%' AND mac IS NOT NULL GROUP BY 1, 2) AS l};
 
@@ -23,7 +23,7 @@ caught_up();
 value($publisher, q{INSERT INTO t VALUES (1, 'x'); UPDATE t SET v = 'y'; DELETE FROM t WHERE id = 0});
 caught_up();
 gives($subscriber, $rows, '', 'what a subscription applies is not recorded');
-like(value($subscriber, $check), qr/^warning: audited tables: .*"parts": what a subscription writes to it is not recorded/, 'and health says so');
+like(value($subscriber, $check), qr/^warning: audited tables: .*"public\.parts": what a subscription writes to it is not recorded/, 'and health says so');
 
 value($subscriber, "ALTER TABLE $_ ENABLE ALWAYS TRIGGER fieldcrypt_audit_change") foreach 't', 'parts';
 like(value($subscriber, $check), qr/^ok: /, 'until its trigger fires always');
