@@ -10,6 +10,7 @@ use super::seal::seal_and_count;
 use crate::error::Error;
 use crate::keyring::{self, Cache, Slot, Tally};
 use crate::pg::values::Varlena;
+use crate::settings;
 
 /// The same plaintext under the active key of the value's own tenant. It goes from the old value's key
 /// to the new one's without leaving the result's own memory. A value that is on the active key already
@@ -34,6 +35,10 @@ pub fn reencrypt(bytes: &[u8], context: &Context<'_>) -> Result<Varlena, Error> 
 
 /// The same plaintext bound to another context, under the active key of the value's own tenant.
 pub fn rebind(bytes: &[u8], context: &Context<'_>, new: &Context<'_>) -> Result<Varlena, Error> {
+    // It is work of an application on its tenant's values, as decryption is.
+    if settings::lacks_tenant() {
+        return Err(settings::tenant_required("bind values anew"));
+    }
     let value = Ciphertext::parse(bytes)?;
     let mut fresh = Varlena::around(bytes.len(), 0, bytes)?;
     let plaintext = PLAINTEXT_OFFSET..PLAINTEXT_OFFSET + value.plaintext_length();

@@ -41,7 +41,8 @@ gives($node, q{SELECT fieldcrypt.decrypt_field(fieldcrypt.encrypt_field('x', '',
 	$session->close;
 }
 foreach my $call (q{encrypt_field('x')}, q{encrypt_field('x', 'c')}, q{encrypt_field('x', 'c', '')}, q{encrypt_field('x', tenant => '')},
-	q{encrypt_field_bytea('x')}, q{encrypt_field_jsonb('1')}, q{encrypt_field_jsonb('1', '', '')})
+	q{encrypt_field_bytea('x')}, q{encrypt_field_jsonb('1')}, q{encrypt_field_jsonb('1', '', '')}, q{encrypt_field_as(date '2001-03-04')},
+	q{encrypt_field_as(1, 'c', '')})
 {
 	refused($node, "SELECT fieldcrypt.$call", 'KF029', "$call", @app);
 	gives($node, "BEGIN; SET LOCAL fieldcrypt.tenant = 'acme'; SELECT fieldcrypt.key_id(fieldcrypt.$call) = fieldcrypt.key_id('$acme'); COMMIT", 't', "$call, with the session's tenant", @app);
@@ -59,6 +60,10 @@ foreach my $call (q{encrypt_field('x')}, q{encrypt_field('x', 'c')}, q{encrypt_f
 	$client->close;
 }
 gives($node, q{SELECT count(*) FROM fieldcrypt.encryption_keys WHERE tenant = ''}, '0', 'no tenant without a name has a key');
+refused($node, "SELECT fieldcrypt.rebind_field('$acme', 't/1', 't/2')", 'KF029', qr/no tenant is named to bind values anew for/, 'binding anew', @app);
+refused($node, "BEGIN; SET LOCAL fieldcrypt.tenant = 'another'; SELECT fieldcrypt.rebind_field('$acme', 't/1', 't/2')", 'KF006', 'binding another tenant\'s value anew', @app);
+gives($node, "BEGIN; SET LOCAL fieldcrypt.tenant = 'acme'; SELECT fieldcrypt.decrypt_field(fieldcrypt.rebind_field('$acme', 't/1', 't/2'), 't/2') = fieldcrypt.decrypt_field('$acme', 't/1')",
+	't', 'with the tenant it is bound anew', @app);
 
 # Reading takes the session's tenant. Values say nothing to who has none, whatever is wrong with them.
 my ($unknown) = value($node, "SELECT overlay('$acme'::fieldcrypt.encrypted::bytea PLACING '\\x0102030405060708'::bytea FROM 3)::fieldcrypt.encrypted");
