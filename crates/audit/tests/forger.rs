@@ -82,7 +82,10 @@ fn a_row_that_somebody_without_the_master_key_put_in_or_changed_before_it_was_se
     let missing = |stored: &Stored, keys: &Keys, row: i64| {
         let (findings, summary) = stored.verify(vec![], keys);
         assert_eq!(summary.status, Status::Warning, "{findings:?}");
-        let found: Vec<_> = bad(&findings).into_iter().map(|one| (one.kind, one.log_id)).collect();
+        // Beside what is told of rows that wait too long for their leaves.
+        let of_contents =
+            bad(&findings).into_iter().filter(|one| one.kind != FindingKind::NotSealed);
+        let found: Vec<_> = of_contents.map(|one| (one.kind, one.log_id)).collect();
         assert_eq!(found, [(FindingKind::MacMissing, Some(row))]);
     };
     // Changed, and the MAC that no longer fits taken away.

@@ -244,7 +244,7 @@ fn rows_without_a_mac_are_information_before_the_first_that_has_one() {
             FindingKind::Unanchored,
             FindingKind::MacMissing,
             FindingKind::NotAuthenticated,
-            FindingKind::NotYetSealed
+            FindingKind::NotSealed
         ]
     );
     assert_eq!(summary.status, Status::Warning);
@@ -260,7 +260,7 @@ fn a_crash_is_an_unclean_handover() {
     sealer.write_and_seal(5, &keys);
     assert_eq!(
         kinds(&sealer.stored.verify(vec![], &keys).0),
-        [FindingKind::UncleanHandover, FindingKind::Unanchored]
+        [FindingKind::Unanchored, FindingKind::UncleanHandover]
     );
     // It can't be passed off as clean: not by the column, and not by a statement without a final checkpoint.
     let mut stored = sealer.stored.clone();

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use fieldcrypt_audit::export::{Begin, Writer};
+use fieldcrypt_audit::export::{Begin, SEALING_TAKES, Writer};
 use fieldcrypt_audit::verify::{
     Acknowledgement, Anchor, AuditKeys, Finding, FindingKind, Origin, Sealing, Signer, Status,
     StoredCheckpoint, Summary, Verifier,
@@ -18,7 +18,7 @@ use fieldcrypt_envelope::{DataKey, KeyId};
 /// 2026-11-23 00:00 UTC.
 pub const START: i64 = 1_795_392_000_000_000;
 
-/// When it is looked at: late enough for checkpoints to be missed, not for rows to be overdue.
+/// When it is looked at: late enough for checkpoints and leaves to be missed.
 pub const NOW: i64 = START + 1_000_000_000;
 
 pub fn encoded(row: &LogRow) -> Vec<u8> {
@@ -99,9 +99,10 @@ impl Stored {
         }
         checkpoints.for_each(|one| verifier.checkpoint(one));
         for row in self.rows.iter().filter(|row| row.leaf.is_none()) {
-            verifier.unsealed_row(row, false, &mut keys);
+            verifier.unsealed_row(row, row.at < NOW - SEALING_TAKES, &mut keys);
         }
-        verifier.finish(NOW)
+        // With the longest interval between two checkpoints that can be set, as an export is judged.
+        verifier.finish(NOW - 600_000_000)
     }
 }
 
