@@ -119,6 +119,7 @@ fn the_next_database_finds_nothing_of_the_last_one() {
     queue.quiet_since(Some(7));
     queue.checkpoint_stored(7, 7);
     queue.set_problem(Some("problem"));
+    assert!(queue.is_news(7) && !queue.is_news(7));
     queue.database_dropped();
     queue.leave_worker(true, 7);
     server.queues().yield_until(APP, 7);

@@ -73,7 +73,7 @@ value($node, "CREATE TABLE odd AS SELECT tenant, fieldcrypt.encrypt_field('of ' 
 gives($node, q{SELECT count(*) FROM odd WHERE fieldcrypt.decrypt_field(v, 'c') = 'of ' || tenant AND fieldcrypt.key_id(v) < 2000}, '8', 'values of before are read, and new ones are of the same tenant', );
 value($node, q{SELECT fieldcrypt.set_column_context('odd', 'v', 'c'); CALL fieldcrypt.rotate_keys(' acme', force => true); CALL fieldcrypt.rotate_keys(force => true); CALL fieldcrypt.reencrypt('odd')});
 gives($node, q{SELECT count(*) FROM odd WHERE fieldcrypt.decrypt_field(v, 'c') = 'of ' || tenant AND fieldcrypt.key_id(v) > 2000}, '8', 'they are rotated and re-encrypted');
-gives($node, q{SELECT count(*) FROM fieldcrypt.rotation_log WHERE outcome = 'failed' AND old_key_id IS NOT NULL}, '0', 'no rotation of them failed');
+gives($node, q{SELECT count(*) FROM fieldcrypt.rotation_log WHERE outcome = 'failed' AND old_key_id BETWEEN 1001 AND 1008}, '0', 'no rotation of them failed');
 value($node, q{SELECT fieldcrypt.set_rotation_policy(' acme', '1 year'); SELECT fieldcrypt.set_rotation_policy(' acme', NULL)});
 gives($node, q{SELECT fieldcrypt.compliance_report('audit log') IS NOT NULL}, 't', 'a report about one');
 configure($node, 'fieldcrypt.require_approval' => '');

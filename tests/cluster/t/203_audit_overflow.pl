@@ -10,6 +10,7 @@ use Test::More;
 my $node = new_cluster('primary', conf => <<'CONF');
 shared_preload_libraries = 'pg_fieldcrypt'
 fieldcrypt.audit_queue_size = '64kB'
+fieldcrypt.audit_master_key_loads = sessions
 CONF
 value($node, <<'SQL');
 CREATE TABLE kept AS SELECT fieldcrypt.encrypt_field('kept', 'place') AS value;

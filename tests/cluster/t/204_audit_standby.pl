@@ -24,11 +24,16 @@ my %hostile = (
 	escape => "\e[2J\e]0;title\a \\u0022 \\n %s %n",
 	unicode => "\x{85}\x{a0}\x{2028}\x{2029}\x{202e}\x{feff}\x{1f512}",
 );
+my %is_imported = map { $_ => 1 } qw(newline control escape unicode);
 value($primary, 'CREATE TABLE hostile (name text, value fieldcrypt.encrypted)');
 foreach my $name (sort keys %hostile)
 {
 	my $hex = unpack 'H*', $hostile{$name} =~ s/(.)/my $c = $1; utf8::encode($c); $c/gser;
-	value($primary, "INSERT INTO hostile SELECT '$name', fieldcrypt.encrypt_field('x', 'place', convert_from('\\x$hex', 'UTF8'))");
+	my $tenant = "convert_from('\\x$hex', 'UTF8')";
+	# Keys have such names by an import only; then they don't open here.
+	my $new = $is_imported{$name} ? "'to be $name'" : $tenant;
+	value($primary, "INSERT INTO hostile SELECT '$name', fieldcrypt.encrypt_field('x', 'place', $new)");
+	rename_tenant($primary, $new, $tenant) if $is_imported{$name};
 }
 my $failing = 'SELECT fieldcrypt.decrypt_field(value) FROM kept';
 my $failed = q{SELECT count(*) FROM fieldcrypt.audit_log WHERE event = 'decrypt_failed'};
@@ -50,11 +55,11 @@ like($line // '', qr/"error_code":"KF002".*"tenant":"default"/, 'with code and t
 foreach my $name (sort keys %hostile)
 {
 	my $before = -s $standby->logfile;
-	refused($standby, "SELECT fieldcrypt.decrypt_field(value) FROM hostile WHERE name = '$name'", 'KF002', "a failure of a hostile tenant: $name");
+	refused($standby, "SELECT fieldcrypt.decrypt_field(value) FROM hostile WHERE name = '$name'", $is_imported{$name} ? 'KF011' : 'KF002', "a failure of a hostile tenant: $name");
 	my @lines = grep { /fieldcrypt audit: |forged|key_created/ } split /\n/, slurp_file($standby->logfile, $before);
 	my @events = map { eval { JSON::PP->new->utf8->decode(/ LOG:  fieldcrypt audit: (\{.*\})$/ ? $1 : '') } // { event => 'no JSON' } } @lines;
-	is(join(' ', map { $_->{event} } @events), 'master_key_loaded decrypt_failed', "is a line of JSON: $name") or diag @lines;
-	is($events[1]{tenant}, $hostile{$name}, "which tells its name: $name");
+	is(join(' ', map { $_->{event} } @events), 'decrypt_failed', "is a line of JSON: $name") or diag @lines;
+	is($events[0]{tenant}, $hostile{$name}, "which tells its name: $name");
 	unlike(join('', @lines), qr/[\x00-\x1f]/, "without control characters: $name");
 }
 is(value($standby, 'SELECT is_standby, worker_pid IS NULL FROM fieldcrypt.audit_status()'), 't|t', 'the status says that it is a standby, without a worker');
