@@ -16,12 +16,15 @@ fuzz_target!(|data: &[u8]| {
             // Comments and blank lines change nothing, but a text in UTF-16 begins with its mark.
             let commented = [b"# comment\r\n\n".as_slice(), data, b"\n#"].concat();
             let is_wide = data.starts_with(&[0xFF, 0xFE]) || data.starts_with(&[0xFE, 0xFF]);
-            assert!(is_wide || parse(&commented).is_ok_and(|again| {
-                again
-                    .iter()
-                    .map(|key| key.fingerprint())
-                    .eq(keys.iter().map(|key| key.fingerprint()))
-            }));
+            assert!(
+                is_wide
+                    || parse(&commented).is_ok_and(|again| {
+                        again
+                            .iter()
+                            .map(|key| key.fingerprint())
+                            .eq(keys.iter().map(|key| key.fingerprint()))
+                    })
+            );
         }
         Err(
             MasterKeyTextError::WrongLength { line, .. }
