@@ -136,6 +136,19 @@ END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.table_blocks(oid) IS 'blocks that a table has now; 0 if it is gone, NULL if another session holds it';
 
+-- What another run has in hand is not left: that run goes on with the table.
+CREATE FUNCTION fieldcrypt_internal.is_left(table_row fieldcrypt_internal.reencryptions, by_run integer) RETURNS boolean
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT $1.state = 'in_progress' AND NOT EXISTS (
+        SELECT FROM fieldcrypt_internal.live_runs() AS l
+         WHERE l.run <> $2
+           AND (l.run = $1.last_run
+                OR l.run IN (SELECT c.run FROM fieldcrypt_internal.reencryption_chunks AS c WHERE c.relation = $1.relation)))
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.is_left(fieldcrypt_internal.reencryptions, integer) IS
+    'whether a table is in progress and no run but that one is at it';
+
 CREATE FUNCTION fieldcrypt_internal.reencrypt_end(
         run integer,
         OUT done bigint, OUT failed_tables text, OUT failed_rows bigint, OUT unfinished text)
@@ -144,6 +157,7 @@ AS $$
 DECLARE
     relations oid[];
     moved bigint;
+    candidates text[];
 BEGIN
     PERFORM fieldcrypt_internal.refuse_unless_own_run(run);
     DELETE FROM fieldcrypt_internal.reencryption_runs AS r WHERE r.run = reencrypt_end.run
@@ -153,15 +167,15 @@ BEGIN
            string_agg(format('%s: %s (%s)', r.table_name, r.error, r.error_code), '; ' ORDER BY r.table_name)
                FILTER (WHERE r.state = 'failed'),
            coalesce(sum(r.rows_failed), 0)::bigint,
-           -- What another run has in hand is not left: that run goes on with the table.
-           string_agg(r.table_name, ', ' ORDER BY r.table_name) FILTER (WHERE r.state = 'in_progress' AND NOT EXISTS (
-               SELECT FROM fieldcrypt_internal.live_runs() AS l
-                WHERE l.run <> reencrypt_end.run
-                  AND (l.run = r.last_run
-                       OR l.run IN (SELECT c.run FROM fieldcrypt_internal.reencryption_chunks AS c WHERE c.relation = r.relation))))
-      INTO done, failed_tables, failed_rows, unfinished
+           array_agg(format('%s %s', r.relation, r.last_run)) FILTER (WHERE fieldcrypt_internal.is_left(r, run))
+      INTO done, failed_tables, failed_rows, candidates
       FROM fieldcrypt_internal.reencryptions AS r
      WHERE r.relation = ANY (relations);
+    -- Rows are those of a snapshot, locks those of the moment: a run that has ended since then has nothing in hand,
+    -- and its tables are in progress in that snapshot. They are done in the next one.
+    unfinished := (SELECT string_agg(r.table_name, ', ' ORDER BY r.table_name)
+                     FROM fieldcrypt_internal.reencryptions AS r
+                    WHERE format('%s %s', r.relation, r.last_run) = ANY (candidates) AND fieldcrypt_internal.is_left(r, run));
     PERFORM fieldcrypt_internal.record_event(
         CASE WHEN failed_tables IS NULL AND failed_rows = 0 AND unfinished IS NULL
              THEN 'reencryption_finished' ELSE 'reencryption_incomplete' END,

@@ -204,6 +204,7 @@ function invalidate_keys() v u trigger
 function is_changed_to_foreign("any",text,"any",text,text) v u
 function is_foreign("any",text,text) v u
 function is_being_restored() v u p
+function is_left(reencryptions,integer) v u p
 function is_preloaded() v u p
 function is_reencrypting() v u p
 function is_said_to_be_audited(regclass) s u d p
