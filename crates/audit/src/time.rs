@@ -1,5 +1,7 @@
 //! Points in time as RFC 3339 writes them, in one form only: `2026-11-23T08:15:30.123456Z`.
 
+use fieldcrypt_envelope::calendar::{date, days};
+
 const DAY: i64 = 86_400_000_000;
 
 /// 2000-01-01 00:00 UTC, from where Postgres counts its microseconds.
@@ -31,30 +33,6 @@ pub fn parse(text: &str) -> Option<i64> {
     let microseconds = days * DAY + seconds * 1_000_000 + number(20..26)?;
     // Whatever is not exactly so (separators, a 31st of June, an hour 24) does not come back.
     (to_text(microseconds)? == text).then_some(microseconds)
-}
-
-/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar.
-fn date(days: i64) -> (i64, i64, i64) {
-    // Counted in eras of 400 years that begin on a 1st of March, so that a leap day ends a year.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
-}
-
-/// The inverse of [`date`].
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let shifted_year = year - i64::from(month <= 2);
-    let shifted_month = if month > 2 { month - 3 } else { month + 9 };
-    let (era, year_of_era) = (shifted_year.div_euclid(400), shifted_year.rem_euclid(400));
-    let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
 }
 
 #[cfg(test)]

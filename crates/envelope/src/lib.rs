@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod ascii;
+pub mod calendar;
 pub mod ciphertext;
 pub mod context;
 pub mod key_export;

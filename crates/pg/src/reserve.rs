@@ -52,14 +52,6 @@ pub fn forget_shortage() {
     IS_SHORT.store(false, Relaxed);
 }
 
-/// An error if memory came out of the reserve: for long work, between its steps.
-pub fn refuse_if_short() -> Result<(), Error> {
-    match is_short() {
-        true => Err(OUT_OF_MEMORY),
-        false => Ok(()),
-    }
-}
-
 /// What follows when the reserve was needed.
 pub const OUT_OF_MEMORY: Error = Error::OutOfMemory { what: "what a function needs" };
 

@@ -28,9 +28,7 @@ impl AnyValue {
         // SAFETY: the datum is of the type.
         self.datum.map(|datum| unsafe { output(datum, self.type_oid) })
     }
-}
 
-impl AnyValue {
     /// Calls `visit` with the bytes of every encrypted value in it, in whichever way its type holds them.
     pub fn visit_encrypted(
         &self,
