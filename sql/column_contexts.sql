@@ -69,6 +69,8 @@ BEGIN
            SET constant = excluded.constant, expression = excluded.expression, enforced = excluded.enforced,
                table_owner = excluded.table_owner, set_by = excluded.set_by, set_at = excluded.set_at;
     END IF;
+    DELETE FROM fieldcrypt_internal.context_places AS p WHERE p.table_name = qualified_name AND p.column_name = $2;
+    PERFORM fieldcrypt_internal.note_context_places();
     was_enforced := fieldcrypt_internal.drop_enforcing_triggers($1, $2);
     IF enforce THEN
         PERFORM fieldcrypt_internal.create_enforcing_triggers($1, $2,
@@ -113,7 +115,11 @@ BEGIN
           JOIN pg_namespace AS n ON n.oid = c.relnamespace
           JOIN fieldcrypt.column_contexts AS x
             ON x.table_name = format('%I.%I', n.nspname, c.relname)
-           AND x.table_owner = c.relowner::regrole::text
+           -- A role that was renamed is the same role.
+           AND (x.table_owner = c.relowner::regrole::text
+                OR EXISTS (SELECT FROM fieldcrypt_internal.context_places AS p
+                            WHERE p.table_name = x.table_name AND p.column_name = x.column_name
+                              AND p.relation = c.oid AND p.owner = c.relowner))
          -- A parent of another owner says nothing about a child: its expression would run as the child's.
          WHERE c.relowner = (SELECT s.relowner FROM pg_class AS s WHERE s.oid = $1)
             OR x.constant IS NOT NULL

@@ -43,6 +43,33 @@ pub fn set_context(
     Ok(())
 }
 
+/// Brings what is remembered by name up to the names of now. Whoever renames something has not asked for it and need
+/// not be its owner.
+pub fn follow_renames() -> Result<(), Error> {
+    security::as_owner(|| spi::execute("SELECT fieldcrypt_internal.move_contexts()", &[]))?;
+    Ok(())
+}
+
+/// The expression of a table whose names have changed, with those of now. It is analysed as the table's owner, and not
+/// computed.
+pub fn renamed_expression(
+    relation: Oid,
+    expression: &[u8],
+    old_table: &[u8],
+    old_columns: &[u8],
+) -> Result<Vec<u8>, Error> {
+    let guard = TemporarySettings::begin(TemporarySettings::QUIET);
+    let Some(table) = Table::open(relation, Access::Read) else {
+        return Err(Error::NotScannable { problem: "gone" });
+    };
+    let renamed = security::as_table_owner(table.owner(), || {
+        Expression::with_names_of_now(&table, expression, old_table, old_columns)
+    })?;
+    table.close();
+    guard.end();
+    Ok(renamed)
+}
+
 /// Refuses whoever has not the rights of a relation's owner.
 fn refuse_unless_owner(relation: Oid) -> Result<(), Error> {
     let Some(table) = Table::open(relation, Access::Read) else {

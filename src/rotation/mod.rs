@@ -10,6 +10,6 @@ mod usage;
 mod verify;
 
 pub use batch::{Batch, Limits, position, run};
-pub use context::set_context;
+pub use context::{follow_renames, renamed_expression, set_context};
 pub use usage::count as count_keys;
 pub use verify::{Stretch, verify};

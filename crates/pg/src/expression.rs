@@ -41,6 +41,15 @@ impl Analysed {
     ///
     /// What Postgres says of an expression that it does not take.
     fn of(relation: pg_sys::Relation, text: &[u8]) -> Result<Self, Error> {
+        Self::under(relation, std::ptr::null_mut(), text)
+    }
+
+    /// The same over a relation and columns that the text calls by other names; null: by their own.
+    fn under(
+        relation: pg_sys::Relation,
+        names: *mut pg_sys::Alias,
+        text: &[u8],
+    ) -> Result<Self, Error> {
         let statement = [b"SELECT (".as_slice(), text, b"\n)"].concat();
         let statement = std::ffi::CString::new(statement).map_err(|_| Error::ContextExpression)?;
         // SAFETY: the steps by which Postgres takes in a CHECK constraint: parse, analyse against the
@@ -54,7 +63,7 @@ impl Analysed {
                 parse_state,
                 relation,
                 pg_sys::AccessShareLock as i32,
-                std::ptr::null_mut(),
+                names,
                 false,
                 true,
             );
@@ -91,10 +100,15 @@ impl Analysed {
 
     /// As SQL, over a row of the relation that is called so.
     fn over(&self, relation: pg_sys::Relation, row: &CStr) -> Vec<u8> {
+        self.as_sql(relation, row, true)
+    }
+
+    /// As SQL, its columns with the name of the row before them or without.
+    fn as_sql(&self, relation: pg_sys::Relation, row: &CStr, is_qualified: bool) -> Vec<u8> {
         // SAFETY: an analysed expression over the one relation; the text is copied.
         unsafe {
             let names = pg_sys::deparse_context_for(row.as_ptr(), (*relation).rd_id);
-            let text = pg_sys::deparse_expression(self.0, names, true, false);
+            let text = pg_sys::deparse_expression(self.0, names, is_qualified, false);
             CStr::from_ptr(text).to_bytes().to_vec()
         }
     }
@@ -133,6 +147,34 @@ impl Expression {
                 of_old: analysed.over(relation, c"old"),
             })
         }
+    }
+
+    /// An expression that calls the table and its columns by other names, as one that calls them by their own.
+    /// `columns` are identifiers, comma-separated, one for each column that is there.
+    pub fn with_names_of_now(
+        table: &Table,
+        text: &[u8],
+        old_table: &[u8],
+        columns: &[u8],
+    ) -> Result<Vec<u8>, Error> {
+        let relation = table.relation();
+        let list = values::c_string(columns)?;
+        let old_table = values::c_string(old_table)?;
+        // SAFETY: two C strings in the memory of the moment; the list is of strings that lie in the first.
+        let (names, is_list) = unsafe {
+            let mut identifiers = std::ptr::null_mut();
+            let is_list =
+                pg_sys::SplitIdentifierString(list.cast_mut_ptr(), b',' as _, &mut identifiers);
+            let mut columns = pgrx::PgList::<pg_sys::String>::new();
+            for name in pgrx::PgList::<std::ffi::c_char>::from_pg(identifiers).iter_ptr() {
+                columns.push(pg_sys::makeString(name));
+            }
+            (pg_sys::makeAlias(old_table.cast_mut_ptr(), columns.into_pg()), is_list)
+        };
+        if !is_list {
+            return Err(Error::ContextExpression);
+        }
+        Ok(Analysed::under(relation, names, text)?.as_sql(relation, c"row", false))
     }
 
     /// Its value for the row at which the scan stands; `None` is NULL. Allocates in the state's memory

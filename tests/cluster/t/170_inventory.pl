@@ -157,6 +157,7 @@ function check_suspended_keys(jsonb) v u p
 function check_unusual_addresses(jsonb) v u p
 function check_unusual_hours(jsonb) v u p
 function claim_chunk(integer,oid[]) v u d p
+function column_names(oid) s u p
 function contexts_of(oid) s u d p
 function count_active_tenants() s u d p
 function count_in(oid,bigint[]) v u p
@@ -188,6 +189,7 @@ function fail_table(oid,text,text) v u p
 function finding_identity(text[],bigint) s u p
 function finding_of(text,text,text,text[]) i u p
 function finish_master_key_rotation() v u d p
+function follow_renames() v u
 function forget_alert(text) v u
 function forget_table(oid) v u p
 function has_audit_trigger(regclass,name) s u p
@@ -201,9 +203,9 @@ function import_contents(json,integer,integer) v u p
 function import_document(text,boolean,boolean) v u
 function insert_approval(bigint,text,text,text,bigint) v u
 function invalidate_keys() v u trigger
+function is_being_restored() v u p
 function is_changed_to_foreign("any",text,"any",text,text) v u
 function is_foreign("any",text,text) v u
-function is_being_restored() v u p
 function is_left(reencryptions,integer) v u p
 function is_preloaded() v u p
 function is_reencrypting() v u p
@@ -229,9 +231,12 @@ function mark_approved(bigint) v u
 function mark_used(bigint) v u
 function mark_withdrawn(bigint) v u
 function master_key_source() v u
+function move_contexts() v u p
 function needs_approval(text) s u
 function next_audit_partition(text) v u d p
 function next_tenant(text,boolean,timestamp with time zone) s u d p
+function note_alter() v u d p
+function note_context_places() v u p
 function note_table_audit(regclass) v u d p
 function origin_checks() v u p
 function origin_here() v u p
@@ -258,15 +263,16 @@ function refuse_restore_over() v u trigger
 function refuse_restore_over_log() v u trigger
 function refuse_unless_committable() v u
 function refuse_unless_own_hand() v u
+function refuse_unless_own_run(integer) v u p
 function refuse_unless_recordable(text) s u p
 function refuse_unless_writable() v u
-function refuse_unless_own_run(integer) v u p
 function refuse_without_cron(jsonb) v u p
 function relations_to_count() v u p
 function release_run() v u
 function remember_column_context(oid,text,text,text,boolean,boolean,text,text) v u p
 function remember_table_audit(bigint,bigint) v u
 function remembered_table_audit(bigint) v u
+function renamed_expression(oid,text,text,text) v u
 function renumber_key(bigint,integer) v u
 function report_access(timestamp with time zone,timestamp with time zone,integer) s u p
 function report_approvals(text,timestamp with time zone,timestamp with time zone,integer) s u p
@@ -337,6 +343,7 @@ sequence audit_log_id_seq
 sequence reencryption_numbers
 table audit_log_20
 table audit_log_default
+table context_places
 table master_key_rotation
 table reencryption_chunks
 table reencryption_runs
@@ -394,6 +401,7 @@ SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend AS d
  WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_fieldcrypt') AND d.deptype = 'e'
    AND coalesce((SELECT i.schema FROM pg_identify_object(d.classid, d.objid, 0) AS i) NOT IN ('fieldcrypt', 'fieldcrypt_internal'), true)
    AND d.classid NOT IN ('pg_namespace'::regclass, 'pg_cast'::regclass)
+   AND NOT (d.classid = 'pg_event_trigger'::regclass AND (SELECT e.evtname ~ '^fieldcrypt_' AND e.evtenabled = 'A' FROM pg_event_trigger AS e WHERE e.oid = d.objid))
 SQL
 	'everything has one owner' => <<'SQL',
 SELECT x.name FROM (
@@ -467,11 +475,11 @@ SELECT oid::text FROM pg_cast WHERE (castsource = 'fieldcrypt.encrypted'::regtyp
 SQL
 	'the type is stored uncompressed, out of line' => q{SELECT typstorage FROM pg_type WHERE oid = 'fieldcrypt.encrypted'::regtype AND typstorage <> 'e'},
 	# The sequence of the log is not: its start is above all ids that a restore brings.
-	# How far a re-encryption is, is a matter of places on this disk; an approval is for this cluster, its
+	# How far a re-encryption is, and which table a name means, is a matter of this database; an approval is for this cluster, its
 	# history is in the log.
 	'every table and its data is in the dump' => <<'SQL',
 SELECT oid::regclass FROM pg_class WHERE relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND relkind = 'r'
-   AND relname NOT IN ('alerts', 'approvals', 'reencryptions', 'reencryption_chunks', 'reencryption_failures', 'reencryption_runs', 'master_key_rotation', 'value_failures', 'value_verifications')
+   AND relname NOT IN ('alerts', 'approvals', 'context_places', 'reencryptions', 'reencryption_chunks', 'reencryption_failures', 'reencryption_runs', 'master_key_rotation', 'value_failures', 'value_verifications')
    AND oid <> ALL ((SELECT extconfig FROM pg_extension WHERE extname = 'pg_fieldcrypt')::oid[])
 SQL
 	# Working state is changed all the time.

@@ -1,0 +1,9 @@
+//! Contexts that follow the renames of what they are remembered by.
+
+use crate::rotation;
+
+crate::pg::sql_functions! {
+    renamed_expression(relation: oid!, expression: text!, old_table: text!, old_columns: text!) -> text
+        = rotation::renamed_expression;
+    follow_renames() -> void = rotation::follow_renames;
+}

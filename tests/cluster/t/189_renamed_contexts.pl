@@ -1,0 +1,152 @@
+# Contexts that columns are bound to follow renames: of the column, the table, its schema, its owner, and of what the
+# expression names; in a dump of afterwards too. A name that is free again brings nothing back.
+
+use strict;
+use warnings;
+
+use FieldcryptTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_cluster('primary', conf => "autovacuum = off\n");
+
+sub contexts
+{
+	my ($node, $database) = @_;
+	return $node->safe_psql($database // 'postgres', q{SELECT table_name, column_name, coalesce(expression, constant), table_owner FROM fieldcrypt.column_contexts ORDER BY 1, 2});
+}
+
+# A test: all values of a table open with what is remembered, and move to a new key.
+sub is_kept
+{
+	my ($table, $name, $rows) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	value($node, 'CALL fieldcrypt.rotate_keys(force => true)');
+	my $result = run_sql($node, "CALL fieldcrypt.reencrypt('$table', rows_per_second => 0)");
+	unlike($result->{err}, qr/WARNING|ERROR/, "$name: re-encrypted without a warning");
+	gives($node, "SELECT state, rows_moved, rows_failed FROM fieldcrypt.reencryption_progress WHERE table_name = '$table'",
+		'done|' . ($rows // 20) . '|0', '  every value of it');
+	return;
+}
+
+value($node, <<'SQL');
+CREATE ROLE clerk LOGIN; CREATE ROLE other;
+GRANT CREATE, USAGE ON SCHEMA public TO clerk;
+CREATE SCHEMA ward AUTHORIZATION clerk;
+CREATE TABLE ward.patients (gone int, id int PRIMARY KEY, kind text, ssn fieldcrypt.encrypted, plain fieldcrypt.encrypted);
+ALTER TABLE ward.patients DROP COLUMN gone;
+INSERT INTO ward.patients SELECT i, 'k', fieldcrypt.encrypt_field('s' || i, fieldcrypt.context('patients.ssn', kind, i)),
+       fieldcrypt.encrypt_field('p' || i, 'plain') FROM (SELECT i, 'k'::text AS kind FROM generate_series(1, 20) AS i) AS rows;
+ALTER TABLE ward.patients OWNER TO clerk;
+SELECT fieldcrypt.grant_access('clerk', 'type');
+SELECT fieldcrypt.set_column_context('ward.patients', 'ssn', expression => $$fieldcrypt.context('patients.ssn', patients.kind, id)$$);
+SELECT fieldcrypt.set_column_context('ward.patients', 'plain', 'plain');
+SQL
+is_kept('ward.patients', 'before any rename');
+
+# Each thing that may be called otherwise, by who owns it and not by a superuser.
+my $told = $node->psql('postgres', 'ALTER TABLE ward.patients RENAME COLUMN ssn TO number', connstr => $node->connstr('postgres') . ' user=clerk', stderr => \my $stderr);
+is($told, 0, 'the owner renames the column');
+like($stderr, qr/NOTICE: .*remembered for ward\.patients\.ssn is that of ward\.patients\.number now/, '  and is told what follows');
+is_kept('ward.patients', 'the column');
+value($node, 'ALTER TABLE ward.patients RENAME COLUMN id TO "Id of, it"');
+is_kept('ward.patients', 'a column of the expression');
+value($node, 'BEGIN; ALTER TABLE ward.patients RENAME COLUMN kind TO was; ALTER TABLE ward.patients RENAME COLUMN "Id of, it" TO kind; ALTER TABLE ward.patients RENAME COLUMN was TO id; COMMIT');
+is_kept('ward.patients', 'two columns of the expression that change names');
+value($node, 'ALTER TABLE ward.patients RENAME TO "Sick"');
+is_kept('ward."Sick"', 'the table');
+value($node, 'ALTER SCHEMA ward RENAME TO wing');
+is_kept('wing."Sick"', 'its schema');
+value($node, 'ALTER TABLE wing."Sick" SET SCHEMA public');
+is_kept('public."Sick"', 'another schema');
+value($node, 'ALTER TABLE "Sick" ADD COLUMN was int, ALTER COLUMN kind TYPE bigint; ALTER TABLE "Sick" RENAME was TO more');
+is_kept('public."Sick"', 'columns that are of no concern');
+value($node, 'ALTER ROLE clerk RENAME TO scribe');
+is_kept('public."Sick"', 'the owner');
+value($node, 'BEGIN; ALTER TABLE "Sick" RENAME TO forgotten; ROLLBACK');
+is_kept('public."Sick"', 'a rename that was rolled back');
+value($node, 'ALTER TABLE "Sick" RENAME TO ill');
+is(contexts($node), "public.ill|number|fieldcrypt.context('patients.ssn', id, kind)|scribe\npublic.ill|plain|plain|scribe",
+	'what is remembered in the end');
+is(value($node, q{SELECT count(*) FROM fieldcrypt.audit_log WHERE event = 'column_context_set'}), '2', 'nobody is said to have set it anew');
+
+# A dump of now, and a rename after its restore; the owner's name was changed before.
+$node->safe_psql('postgres', 'CREATE DATABASE copy');
+my $dump = $node->basedir . '/dump.sql';
+$node->command_ok([ 'pg_dump', '-f', $dump, $node->connstr('postgres') ], 'dumped');
+$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $dump, $node->connstr('copy') ], 'restored');
+is(contexts($node, 'copy'), contexts($node), '  with what is remembered');
+$node->safe_psql('copy', 'ALTER TABLE ill RENAME COLUMN number TO ssn; ALTER TABLE ill RENAME TO patients');
+is(contexts($node, 'copy'), "public.patients|plain|plain|scribe\npublic.patients|ssn|fieldcrypt.context('patients.ssn', id, kind)|scribe",
+	'  which follows there, too');
+$node->safe_psql('copy', q{CALL fieldcrypt.verify_values('patients')});
+is($node->safe_psql('copy', 'SELECT count(*) FROM fieldcrypt.value_failures'), '0', '  and all values open');
+
+# Two tables that change places, as migrations do: contexts stay with their tables.
+value($node, <<'SQL');
+CREATE TABLE a (id int, v fieldcrypt.encrypted);
+CREATE TABLE b (id int, v fieldcrypt.encrypted);
+INSERT INTO a SELECT i, fieldcrypt.encrypt_field('v', 'of a/' || i) FROM generate_series(1, 20) AS i;
+INSERT INTO b SELECT i, fieldcrypt.encrypt_field('v', 'of b/' || i) FROM generate_series(1, 20) AS i;
+SELECT fieldcrypt.set_column_context('a', 'v', expression => $$'of a/' || id$$);
+SELECT fieldcrypt.set_column_context('b', 'v', expression => $$'of b/' || id$$);
+BEGIN; ALTER TABLE a RENAME TO c; ALTER TABLE b RENAME TO a; ALTER TABLE c RENAME TO b; COMMIT;
+SQL
+is_kept('public.a', 'tables that changed places');
+is_kept('public.b', '  and the other');
+
+# Partitions have their parent's.
+value($node, <<'SQL');
+CREATE TABLE parted (id int, v fieldcrypt.encrypted) PARTITION BY RANGE (id);
+CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (100);
+INSERT INTO parted SELECT i, fieldcrypt.encrypt_field('v', 'p/' || i) FROM generate_series(1, 20) AS i;
+SELECT fieldcrypt.set_column_context('parted', 'v', expression => $$'p/' || id$$);
+ALTER TABLE parted RENAME TO split;
+ALTER TABLE split RENAME COLUMN id TO number;
+ALTER TABLE split RENAME COLUMN v TO w;
+ALTER TABLE parted_1 RENAME TO split_1;
+SQL
+is_kept('public.split_1', 'a partition');
+
+# Enforced, too: what the triggers refuse and what health says.
+value($node, <<'SQL');
+CREATE TABLE strict (id int PRIMARY KEY, v fieldcrypt.encrypted);
+SELECT fieldcrypt.set_column_context('strict', 'v', expression => $$fieldcrypt.context('strict.v', id)$$, enforce => true);
+ALTER TABLE strict RENAME COLUMN id TO number;
+ALTER TABLE strict RENAME COLUMN v TO w;
+ALTER TABLE strict RENAME TO strictly;
+INSERT INTO strictly VALUES (1, fieldcrypt.encrypt_field('v', fieldcrypt.context('strict.v', 1)));
+SQL
+refused($node, q{INSERT INTO strictly VALUES (2, fieldcrypt.encrypt_field('v', fieldcrypt.context('strict.v', 1)))}, 'KF031', 'an enforced context is enforced still');
+gives($node, q{SELECT status FROM fieldcrypt.health() WHERE "check" = 'enforced_contexts'}, 'ok', '  and health knows');
+is_kept('public.strictly', '  and it is kept', 1);
+
+# A name that another table has now brings no context back; a column that is dropped takes its own along.
+value($node, <<'SQL');
+DROP TABLE b;
+CREATE TABLE b (id int, v fieldcrypt.encrypted);
+ALTER TABLE b RENAME TO elsewhere;
+SQL
+unlike(contexts($node), qr/^public\.b\|/m, 'a table of the same name and owner has the context, as it had, and takes it along');
+$stderr = '';
+$node->psql('postgres', 'ALTER TABLE ill DROP COLUMN kind', stderr => \$stderr);
+like($stderr, qr/WARNING: .*the context of public\.ill\.number can't be computed any more: .*HINT: .*set_column_context/s, 'an expression that has lost a column: told');
+value($node, 'CALL fieldcrypt.rotate_keys(force => true)');
+my $result = run_sql($node, q{CALL fieldcrypt.reencrypt('ill', rows_per_second => 0)});
+like($result->{err}, qr/WARNING:  KF025: could not be re-encrypted to the end: public\.ill/, '  and a run says so');
+
+# No master key: what is renamed is renamed.
+my $key_file = $node->basedir . '/master.key';
+rename $key_file, "$key_file.away" or die $!;
+$node->restart;
+value($node, 'ALTER TABLE a RENAME COLUMN v TO w');
+like(contexts($node), qr/^public\.a\|w\|.*of b/m, 'without a master key: followed');
+rename "$key_file.away", $key_file or die $!;
+
+# Who may alter nothing but his own table gets at nothing else.
+refused($node, 'SET ROLE other; SELECT fieldcrypt_internal.follow_renames()', '42501', 'nobody calls the steps by hand');
+refused($node, 'SET ROLE other; SELECT fieldcrypt_internal.move_contexts()', '42501', '  none of them');
+refused($node, q{DELETE FROM fieldcrypt_internal.context_places}, 'KF015', 'places are changed by nobody');
+refused($node, q{INSERT INTO fieldcrypt_internal.context_places SELECT * FROM fieldcrypt_internal.context_places}, 'KF015', '  nor are there new ones');
+
+done_testing();
