@@ -17,7 +17,7 @@ use crate::keyring::{self, hexadecimal};
 use crate::pg::audit_memory::Queue;
 use crate::pg::client::Client;
 use crate::pg::extension::{self, Extension};
-use crate::pg::{background, clock, key_table, report, security, spi};
+use crate::pg::{background, clock, key_table, log_table, report, security, spi};
 
 /// Bytes of events that one transaction writes.
 const BATCH_BYTES: u64 = 512 * 1024;
@@ -56,6 +56,19 @@ struct Step {
     has_more: bool,
     /// Nothing was done: it is too early, or somebody wants to drop the extension.
     is_held: bool,
+    /// Somebody keeps the log from being sealed.
+    is_unsealed: bool,
+}
+
+impl Step {
+    const HELD: Self = Self {
+        is_installed: true,
+        done: 0,
+        is_due: false,
+        has_more: false,
+        is_held: true,
+        is_unsealed: false,
+    };
 }
 
 impl Worker {
@@ -97,7 +110,7 @@ impl Worker {
                 self.sign(false);
             }
             let is_drained = !step.has_more && !self.queue.has_work();
-            let is_idle = clock::now() - busy_at >= settings::linger();
+            let is_idle = clock::now() - busy_at >= settings::linger() && !step.is_unsealed;
             if is_drained && (is_stopping || is_idle) {
                 if !seal::is_complete() {
                     continue;
@@ -119,7 +132,8 @@ impl Worker {
         }
     }
 
-    /// Writes what is queued, and seals what is visible.
+    /// Writes what is queued, and seals what is visible. Who keeps the log from being sealed keeps nothing from being
+    /// recorded.
     fn step(&mut self) -> Step {
         let queue = self.queue;
         let (records, position) = queue.records(queue.tail(), BATCH_BYTES);
@@ -133,12 +147,10 @@ impl Worker {
                 match extension::hold() {
                     Extension::Held => {}
                     Extension::NotInstalled => return Ok(Step::default()),
-                    Extension::Wanted => {
-                        return Ok(Step { is_installed: true, is_held: true, ..Step::default() });
-                    }
+                    Extension::Wanted => return Ok(Step::HELD),
                 }
                 if events.first().is_some_and(|event| is_too_early(queue, event)) {
-                    return Ok(Step { is_installed: true, is_held: true, ..Step::default() });
+                    return Ok(Step::HELD);
                 }
                 let client = Client::now();
                 let mut gap = |count: u64, reason: &str| {
@@ -152,10 +164,12 @@ impl Worker {
                     "the server crashed before these events were written: they are in the server log",
                 );
                 gap(unreadable as u64, "the queue was damaged: these events are lost");
-                write::write_events(&events)?;
+                let may_seal = self.may_seal()?;
+                write::write_events(&events, may_seal)?;
                 let mut step =
                     Step { is_installed: true, done: events.len() as u64, ..Step::default() };
-                for _ in 0..SEAL_STEPS {
+                step.is_unsealed = !may_seal;
+                for _ in 0..if may_seal { SEAL_STEPS } else { 0 } {
                     let sealed = seal::seal_step(SEAL_ROWS as usize)?;
                     step.done += sealed.rows;
                     step.is_due = sealed.is_due;
@@ -181,6 +195,31 @@ impl Worker {
         step
     }
 
+    /// Whether nobody keeps the log from being sealed until the end of this transaction. Says who does: nobody's
+    /// transaction is waited for.
+    fn may_seal(&self) -> Result<bool, Error> {
+        const HELD_UP: &str = "sealing is held up by";
+        let queue = self.queue;
+        let told = queue.status().problem.filter(|problem| problem.starts_with(HELD_UP));
+        if log_table::try_lock_sealing()? {
+            if told.is_some() {
+                queue.set_problem(None);
+            }
+            return Ok(true);
+        }
+        let by = match sealing_holder()? {
+            Some(0) => "a prepared transaction".to_owned(),
+            Some(process) => format!("the open transaction of process {process}"),
+            None => return Ok(false),
+        };
+        let problem = format!("{HELD_UP} {by}");
+        if told.as_ref() != Some(&problem) {
+            report::log(&format!("pg_fieldcrypt: the audit log is not sealed: {problem}"));
+            queue.set_problem(Some(&problem));
+        }
+        Ok(false)
+    }
+
     /// Has the launcher sign what is sealed, and stores the checkpoint.
     fn sign(&mut self, is_final: bool) -> Signed {
         const PAUSE: i64 = 30_000_000;
@@ -190,7 +229,7 @@ impl Worker {
         let queue = self.queue;
         let on_error = |problem: &str| queue.set_problem(Some(problem));
         let Some((unsigned, last_is_final)) = background::in_transaction(on_error, || {
-            if extension::hold() != Extension::Held {
+            if extension::hold() != Extension::Held || !self.may_seal()? {
                 return Ok(None);
             }
             let Some(unsigned) = seal::unsigned()? else { return Ok(None) };
@@ -217,7 +256,7 @@ impl Worker {
         let is_known = known.is_some();
         let stored = background::in_transaction(on_error, || {
             // The launcher gives the checkpoint once more to who comes next.
-            if extension::hold() != Extension::Held {
+            if extension::hold() != Extension::Held || !self.may_seal()? {
                 return Ok(None);
             }
             let signer = match known {
@@ -294,6 +333,23 @@ fn is_too_early(queue: Queue, event: &QueuedEvent) -> bool {
         && status.used < status.bytes / 4
         && !background::is_stopping()
         && matches!(key_table::has_keys(), Ok(false))
+}
+
+/// Whose transaction holds the lock of sealing: a process, or 0 for a prepared transaction; `None` if it has just ended.
+fn sealing_holder() -> Result<Option<i64>, Error> {
+    security::as_owner(|| {
+        spi::first_row(
+            "SELECT coalesce(l.pid, 0)::pg_catalog.int8 FROM pg_catalog.pg_locks AS l
+              WHERE l.locktype OPERATOR(pg_catalog.=) 'object' AND l.granted
+                AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database AS d
+                      WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+                AND l.classid OPERATOR(pg_catalog.=) 'fieldcrypt.audit_checkpoints'::pg_catalog.regclass
+                AND l.mode OPERATOR(pg_catalog.=) 'ExclusiveLock'
+              LIMIT 1",
+            &[],
+            |row| row.bigint(1),
+        )
+    })
 }
 
 /// Whether the last checkpoint of the log closed it; `None` if it has none.

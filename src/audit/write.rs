@@ -152,20 +152,24 @@ const TYPES: [BuiltinOid; COLUMNS - 1] = {
 };
 
 /// Writes events that outlived their transactions: with id, MAC and, where the log is sealed, leaf.
-pub fn write_events(events: &[QueuedEvent]) -> Result<Sealed, Error> {
+pub fn write_events(events: &[QueuedEvent], may_seal: bool) -> Result<Sealed, Error> {
     if events.is_empty() {
         return Ok(Sealed::default());
     }
-    let sealed = tree::with_tree(|tree| {
-        let first = tree.frontier.size();
-        let ids = insert(events, Some(first), |hash| tree.push(hash))?;
-        tree.highest_id = ids.into_iter().fold(tree.highest_id, i64::max);
-        Ok(tree.sealed(events.len(), false))
-    })?;
+    let sealed = if may_seal { seal_events(events)? } else { None };
     match sealed {
         Some(sealed) => Ok(sealed),
         None => security::as_owner(|| insert(events, None, |_| ())).map(|_| Sealed::default()),
     }
+}
+
+fn seal_events(events: &[QueuedEvent]) -> Result<Option<Sealed>, Error> {
+    tree::with_tree(|tree| {
+        let first = tree.frontier.size();
+        let ids = insert(events, Some(first), |hash| tree.push(hash))?;
+        tree.highest_id = ids.into_iter().fold(tree.highest_id, i64::max);
+        Ok(tree.sealed(events.len(), false))
+    })
 }
 
 fn insert(

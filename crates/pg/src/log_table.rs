@@ -6,6 +6,7 @@ use fieldcrypt_error::Error;
 use pgrx::pg_sys::SysCacheIdentifier::SEQRELID;
 use pgrx::pg_sys::{self, Datum, Oid};
 
+use super::invalidations;
 use super::relations::Relations;
 use super::scan::scan;
 use super::syscache;
@@ -48,9 +49,30 @@ pub fn has_log_rows_before(partition: Oid, id: i64) -> Result<bool, Error> {
 
 /// Waits until nobody else seals the audit log, or empties parts of it, until the end of the transaction.
 pub fn lock_sealing() -> Result<(), Error> {
-    let relation = Relations::resolve()?.checkpoints;
-    let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
-    // SAFETY: takes a lock and processes invalidation messages, both allowed in a transaction.
-    unsafe { pg_sys::LockDatabaseObject(relation, pg_sys::InvalidOid, 0, mode) };
-    Ok(())
+    take_sealing(false).map(|_| ())
+}
+
+/// The same without waiting; whether nobody else does.
+pub fn try_lock_sealing() -> Result<bool, Error> {
+    take_sealing(true)
+}
+
+fn take_sealing(at_once: bool) -> Result<bool, Error> {
+    let tag = pg_sys::LOCKTAG {
+        // SAFETY: a variable of the backend.
+        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+        locktag_field2: Relations::resolve()?.checkpoints.to_u32(),
+        locktag_field3: 0,
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    };
+    // SAFETY: takes a lock of the transaction.
+    let taken = unsafe { pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, false, at_once) };
+    if taken == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {
+        return Ok(false);
+    }
+    // What who had it before has done.
+    invalidations::accept_invalidations();
+    Ok(true)
 }

@@ -84,18 +84,20 @@ pub fn findings(
 }
 
 fn summarized(summary: &Summary) -> String {
+    let rows = format!(
+        "{} sealed rows from leaf {} on, {} not sealed, {} authentic",
+        summary.sealed_rows, summary.from_leaf, summary.unsealed_rows, summary.authentic_rows,
+    );
+    // In the first seconds of a log nobody has signed anything yet.
+    if summary.checkpoints == 0 && summary.size == 0 {
+        return format!("{rows}; no checkpoint yet");
+    }
     let root = summary
         .root
         .map_or_else(|| "not that of the rows".into(), |root| keyring::hexadecimal(&root));
     format!(
-        "{} sealed rows from leaf {} on, {} not sealed, {} authentic; {} checkpoints, the last over {} rows, root {root}; known from outside: the first {} rows",
-        summary.sealed_rows,
-        summary.from_leaf,
-        summary.unsealed_rows,
-        summary.authentic_rows,
-        summary.checkpoints,
-        summary.size,
-        summary.anchored_size
+        "{rows}; {} checkpoints, the last over {} rows, root {root}; known from outside: the first {} rows",
+        summary.checkpoints, summary.size, summary.anchored_size
     )
 }
 

@@ -102,6 +102,28 @@ gives($node, q{SELECT count(*) FROM fieldcrypt.audit_log WHERE event = 'row_inse
 gives($node, q{SELECT coalesce(string_agg(DISTINCT event, ' '), '') FROM fieldcrypt.audit_log WHERE mac IS NULL AND event NOT IN ('table_audited', 'master_key_loaded')}, '', '32 writers: all authenticated');
 numbered('postgres', '32 writers: numbered without gaps');
 
+# Who holds the lock of sealing, in a transaction that is idle or prepared, keeps nothing from being recorded; and it is
+# told who it is.
+my $recorded = q{SELECT coalesce(sum(value_count), 0) FROM fieldcrypt.audit_log WHERE event = 'decrypt_failed'};
+my $failing = q{SELECT fieldcrypt.decrypt_field(decode('f901' || repeat('01', 60), 'hex')::fieldcrypt.encrypted)};
+my $holder = session($node);
+my $process = $holder->value('SELECT pg_backend_pid()');
+foreach my $case ([ "of process $process", 'ROLLBACK', '' ], [ 'a prepared transaction', q{ROLLBACK PREPARED 'held'}, q{; PREPARE TRANSACTION 'held'} ])
+{
+	my ($who, $end, $more) = @$case;
+	my $before = value($node, $recorded);
+	$holder->value("BEGIN; SELECT fieldcrypt.acknowledge_audit_fork('x')$more");
+	run_sql($node, $failing) foreach 1 .. 3;
+	ok(eventually($node, $recorded, $before + 3), "sealing held up by $who: what happens is recorded");
+	ok(eventually($node, "SELECT last_problem ~ 'sealing is held up by .*$who' FROM fieldcrypt.audit_status()", 't'), '  and it is told by whom');
+	$holder->value($end);
+	ok(all_sealed('postgres'), '  sealed when it has ended');
+	ok(eventually($node, 'SELECT last_problem IS NULL FROM fieldcrypt.audit_status()', 't'), '  and no problem any more');
+}
+$holder->close;
+numbered('postgres', 'numbered without gaps');
+gives($node, q{SELECT count(*) FROM fieldcrypt.verify_audit_log() WHERE status = 'critical'}, '0', 'and nobody is accused');
+
 no_crash($node);
 $node->stop;
 done_testing();
