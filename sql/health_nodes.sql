@@ -80,7 +80,7 @@ BEGIN
         IF missing.total > 0 AND (has_keys OR from_elsewhere IS NOT NULL) THEN
             RETURN fieldcrypt_internal.finding_of('critical',
                 format('values can''t be read: this database has not %s', fieldcrypt_internal.counted_names(missing.names, missing.total, 'key')),
-                'They were encrypted on another node, or before a restore: SELECT fieldcrypt.import_keys(document) with what export_keys() gives there.',
+                'They were encrypted on another node, or before a restore: SELECT fieldcrypt.import_keys(document, apply_states => true) with what export_keys() gives there.',
                 fieldcrypt_internal.finding_identity(missing.ids, missing.total));
         ELSIF missing.total > 0 THEN
             RETURN fieldcrypt_internal.finding_of('ok', 'there are values and no keys: values are encrypted and decrypted on another node');
@@ -89,7 +89,7 @@ BEGIN
     ELSIF NOT has_keys AND from_elsewhere IS NOT NULL AND EXISTS (SELECT FROM fieldcrypt_internal.encrypted_columns()) THEN
         RETURN fieldcrypt_internal.finding_of('warning',
             format('there are encrypted columns and no keys here: %s', from_elsewhere),
-            'Until they are here, what is encrypted or decrypted on this node fails: SELECT fieldcrypt.import_keys(document) with what export_keys() gives where they are made.',
+            'Until they are here, what is encrypted or decrypted on this node fails: SELECT fieldcrypt.import_keys(document, apply_states => true) with what export_keys() gives where they are made.',
             '{}');
     END IF;
     RETURN fieldcrypt_internal.finding_of('ok', CASE WHEN has_keys THEN 'whether every value''s key is here tells health(thorough => true)'

@@ -37,7 +37,7 @@ BEGIN
     END IF;
     elsewhere := fieldcrypt_internal.values_elsewhere();
     IF elsewhere IS NOT NULL THEN
-        RETURN 'values can''t be counted ' || elsewhere;
+        RETURN elsewhere;
     END IF;
     IF temporary IS NOT NULL THEN
         PERFORM pg_stat_clear_snapshot();

@@ -34,9 +34,21 @@ COMMENT ON FUNCTION fieldcrypt_internal.distributed_tables() IS
 CREATE FUNCTION fieldcrypt_internal.publications_of_keys() RETURNS text[]
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    publications text[];
 BEGIN
-    RETURN ARRAY(SELECT DISTINCT p.pubname::text FROM pg_publication_tables AS p
-                  WHERE p.schemaname = 'fieldcrypt' AND p.tablename = 'encryption_keys' ORDER BY 1);
+    publications := ARRAY(
+        SELECT p.pubname::text FROM pg_publication AS p
+         WHERE p.puballtables
+            OR EXISTS (SELECT FROM pg_publication_rel AS r WHERE r.prpubid = p.oid AND r.prrelid = 'fieldcrypt.encryption_keys'::regclass));
+    -- From PostgreSQL 15 on.
+    IF to_regclass('pg_catalog.pg_publication_namespace') IS NOT NULL THEN
+        EXECUTE 'SELECT $1 || array_agg(p.pubname::text) FROM pg_catalog.pg_publication_namespace AS n
+                   JOIN pg_catalog.pg_publication AS p ON p.oid OPERATOR(pg_catalog.=) n.pnpubid
+                  WHERE n.pnnspid OPERATOR(pg_catalog.=) ''fieldcrypt''::pg_catalog.regnamespace'
+           INTO publications USING publications;
+    END IF;
+    RETURN ARRAY(SELECT DISTINCT u.name FROM unnest(publications) AS u(name) WHERE u.name IS NOT NULL ORDER BY 1);
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.publications_of_keys() IS 'the publications that send the table of keys to other databases; granted to nobody';
@@ -50,19 +62,19 @@ DECLARE
     slots bigint;
 BEGIN
     IF fieldcrypt_internal.keys_from('audit') IS NOT NULL THEN
-        RETURN format('of what another database has, or sends here (%s)', fieldcrypt_internal.keys_from('audit'));
+        RETURN format('another database may have values of it, or send them here (%s)', fieldcrypt_internal.keys_from('audit'));
     ELSIF cardinality(publications) > 0 THEN
         SELECT count(*) INTO slots FROM pg_replication_slots AS s
          WHERE s.slot_type = 'logical' AND s.database = current_database() AND NOT s.temporary;
         IF slots > 0 THEN
-            RETURN format('of subscribers (publication "%s" sends them the keys, by %s slot(s))', array_to_string(publications, '", "'), slots);
+            RETURN format('subscribers may have values of it (publication "%s" sends them the keys, by %s slot(s))', array_to_string(publications, '", "'), slots);
         END IF;
     END IF;
     RETURN NULL;
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.values_elsewhere() IS
-    'whose values, in other databases, are on keys of this one: of publishers or subscribers of the table of keys; NULL: nobody''s that is known; granted to nobody';
+    'why databases that publish or receive the table of keys may have values on keys of this one; NULL: none that is known; granted to nobody';
 
 CREATE FUNCTION fieldcrypt_internal.other_nodes() RETURNS text
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -238,7 +238,7 @@ BEGIN
         IF from_elsewhere IS NOT NULL THEN
             RAISE WARNING USING ERRCODE = 'KF034',
                 MESSAGE = pg_catalog.format('the keys of tenants are not rotated here: %s', from_elsewhere),
-                HINT = 'CALL fieldcrypt.rotate_keys() on the coordinator, then export_keys() there and import_keys(document) on every worker.';
+                HINT = 'CALL fieldcrypt.rotate_keys() on the coordinator, then export_keys() there and import_keys(document, apply_states => true) on every worker.';
         END IF;
     END IF;
     LOOP

@@ -375,7 +375,7 @@ impl Error {
                 b"KF034",
                 format!("no encryption key is made here: {from}"),
                 match from {
-                    KeysFrom::Coordinator => "A key made here would be missing on the other nodes. Make it on the coordinator (fieldcrypt.create_key, rotate_keys), and bring it to every worker: fieldcrypt.export_keys() there, import_keys(document) here. Keys that are here go on encrypting; suspend_key works on every node. See docs/more-than-one-node.md.",
+                    KeysFrom::Coordinator => "A key made here would be missing on the other nodes. Make it on the coordinator (fieldcrypt.create_key, rotate_keys), and bring it to every worker: fieldcrypt.export_keys() there, import_keys(document, apply_states => true) here. Keys that are here go on encrypting; suspend_key works on every node. See docs/more-than-one-node.md.",
                     KeysFrom::Publisher { .. } => "A key made here would stop the subscription for ever. Make it on the publisher (fieldcrypt.create_key, rotate_keys): it arrives by itself. Keys that are here go on encrypting. A database that is to make its own keys drops the subscription first. See docs/more-than-one-node.md.",
                 },
             ),

@@ -150,8 +150,12 @@ pub(super) fn warn_of_setting() {
     ));
 }
 
+/// Citus takes a SET LOCAL along in a transaction block only.
 fn is_taken_along() -> bool {
-    IS_SET_LOCAL.get() && has_setting(c"citus.propagate_set_commands", |value| value == b"local")
+    // SAFETY: reads the state of the transaction.
+    IS_SET_LOCAL.get()
+        && unsafe { pg_sys::IsTransactionBlock() }
+        && has_setting(c"citus.propagate_set_commands", |value| value == b"local")
 }
 
 /// Whether another node is the client: what it sets here is what it was told to take along.

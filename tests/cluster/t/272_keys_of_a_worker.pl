@@ -43,7 +43,7 @@ foreach my $sql (
 	refused($worker, $sql, 'KF034', $refusal, "refused on a worker: $sql");
 }
 my $result = run_sql($worker, q{SELECT fieldcrypt.create_key('acme')});
-like($result->{err}, qr/HINT: .*on the coordinator.*export_keys\(\) there, import_keys\(document\) here/, 'the hint is a way out');
+like($result->{err}, qr/HINT: .*on the coordinator.*export_keys\(\) there, import_keys\(document, apply_states => true\) here/, 'the hint is a way out');
 configure($worker, 'fieldcrypt.create_keys_on_use' => 'off');
 refused($worker, q{SELECT fieldcrypt.encrypt_field('x', tenant => 'acme')}, 'KF034', $refusal, 'also where only create_key makes keys, which makes none here');
 configure($worker, 'fieldcrypt.create_keys_on_use' => 'on');
@@ -58,7 +58,7 @@ gives($worker, "SELECT fieldcrypt.decrypt_field('$value', 'c')", 'CANARY', 'they
 gives($worker, q{SELECT fieldcrypt.key_id(fieldcrypt.encrypt_field('x', tenant => 'acme'))},
 	value($coordinator, q{SELECT fieldcrypt.key_id(fieldcrypt.encrypt_field('x', tenant => 'acme'))}), 'and encrypt');
 like(health_of('missing_keys'), qr/^ok: /, 'health: it has keys');
-gives($worker, q{SELECT count(*) FROM fieldcrypt.encryption_keys WHERE purpose = 'audit'}, '1', 'the log of a worker has a key of its own');
+gives($worker, q{SELECT count(*) FROM fieldcrypt.encryption_keys WHERE purpose = 'audit'}, '1', 'its log has a key, too');
 
 # No next version, either: it would be another than the coordinator's.
 my $key = value($worker, q{SELECT key_id FROM fieldcrypt.encryption_keys WHERE tenant = 'acme'});
@@ -84,6 +84,16 @@ refused($worker, "SELECT fieldcrypt.decrypt_field('$value', 'c')", 'KF004', 'a k
 refused($worker, q{SELECT fieldcrypt.encrypt_field('x', tenant => 'acme')}, 'KF007', 'nor does the tenant get another');
 value($worker, "SELECT fieldcrypt.resume_key($key, 'r')");
 gives($worker, "SELECT fieldcrypt.decrypt_field('$value', 'c')", 'CANARY', 'and resumed');
+
+# A rotation on the coordinator, brought over.
+value($coordinator, q{CALL fieldcrypt.rotate_keys(force => true)});
+$document = value($coordinator, 'SELECT fieldcrypt.export_keys()') =~ s/'/''/gr;
+refused($worker, "SELECT * FROM fieldcrypt.import_keys('$document')", 'KF022', qr/two active keys.*HINT: .*apply_states => true/s, 'a new version beside the old one');
+value($worker, "SELECT * FROM fieldcrypt.import_keys('$document', apply_states => true)");
+is(field_keys($worker), field_keys($coordinator), 'a rotation is brought over with the states of the old keys');
+my $key_of_next = q{SELECT fieldcrypt.key_id(fieldcrypt.encrypt_field('x', tenant => 'acme'))};
+gives($worker, $key_of_next, value($coordinator, $key_of_next), 'both encrypt with the new one');
+gives($worker, "SELECT fieldcrypt.decrypt_field('$value', 'c')", 'CANARY', 'and old values open');
 
 # A value of a key that did not come along.
 my $later = value($coordinator, q{SELECT fieldcrypt.encrypt_field('CANARY', 'c', 'later')});

@@ -34,6 +34,7 @@ warned(1, q{SELECT set_config('fieldcrypt.tenant', 'acme', false)}, 'set_config'
 warned(1, q{BEGIN; SELECT set_config('fieldcrypt.tenant', 'acme', true); COMMIT}, 'set_config for the transaction');
 warned(1, q{BEGIN; SET LOCAL fieldcrypt.tenant = 'acme'; COMMIT}, 'SET LOCAL, where Citus takes nothing along');
 warned(1, q{BEGIN; SELECT fieldcrypt.lock_tenant('acme'); COMMIT}, 'lock_tenant');
+warned(1, q{DO $$ BEGIN SET LOCAL fieldcrypt.tenant = 'acme'; END $$}, 'SET LOCAL in DO');
 warned(1, 'SELECT of_tenant()', 'a function with a SET clause');
 warned(1, q{SELECT fieldcrypt.encrypt_field('x')}, 'set by the client when it connected', env => { PGOPTIONS => '-c fieldcrypt.tenant=acme' });
 warned(1, "$taken; SET fieldcrypt.tenant = 'acme'", 'SET, where Citus takes SET LOCAL along');

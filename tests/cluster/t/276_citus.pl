@@ -32,7 +32,7 @@ refused($_, q{SELECT fieldcrypt.create_key('acme')}, 'KF034', $_->name . ' makes
 value($coordinator, q{SELECT fieldcrypt.create_key('acme'), fieldcrypt.create_key('other')});
 my $bring = sub {
 	my $document = value($coordinator, 'SELECT fieldcrypt.export_keys()') =~ s/'/''/gr;
-	value($_, "SELECT * FROM fieldcrypt.import_keys('$document')") foreach @workers;
+	value($_, "SELECT * FROM fieldcrypt.import_keys('$document', apply_states => true)") foreach @workers;
 };
 $bring->();
 
