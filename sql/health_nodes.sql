@@ -24,7 +24,9 @@ BEGIN
                  WHERE w.subid = s.oid AND w.relid IS NULL) AS heard
           FROM pg_subscription AS s
           JOIN pg_subscription_rel AS r ON r.srsubid = s.oid
-         WHERE r.srrelid IN ('fieldcrypt.encryption_keys'::regclass, 'fieldcrypt.master_keys'::regclass)
+         -- A database that was copied tells of the other's, too.
+         WHERE s.subdbid = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+           AND r.srrelid IN ('fieldcrypt.encryption_keys'::regclass, 'fieldcrypt.master_keys'::regclass)
          GROUP BY s.oid, s.subname, s.subenabled
          ORDER BY s.subname
     LOOP

@@ -61,8 +61,8 @@ DECLARE
     publications text[] := fieldcrypt_internal.publications_of_keys();
     slots bigint;
 BEGIN
-    IF fieldcrypt_internal.keys_from('audit') IS NOT NULL THEN
-        RETURN format('another database may have values of it, or send them here (%s)', fieldcrypt_internal.keys_from('audit'));
+    IF fieldcrypt_internal.keys_from('field') IS NOT NULL THEN
+        RETURN format('another node may have values of it, or send them here (%s)', fieldcrypt_internal.keys_from('field'));
     ELSIF cardinality(publications) > 0 THEN
         SELECT count(*) INTO slots FROM pg_replication_slots AS s
          WHERE s.slot_type = 'logical' AND s.database = current_database() AND NOT s.temporary;

@@ -10,7 +10,7 @@ use pgrx::pg_sys::{self, Oid};
 use super::key_table::Purpose;
 use super::relations::Relations;
 use super::scan::{oid_key, scan};
-use super::{encoding, report};
+use super::{encoding, report, transaction};
 
 /// Where the keys of this purpose come from, if they are not made here. Not for the row path.
 ///
@@ -47,31 +47,37 @@ fn subscription_to(table: Oid) -> Result<Option<String>, Error> {
     };
     let mut found = None;
     scan(catalog, index, &mut [oid_key(TABLE, table)], |row| {
-        found = row.oid(SUBSCRIPTION);
+        found = row.oid(SUBSCRIPTION).and_then(name_of_subscription);
         Ok(found.is_none())
     })?;
-    Ok(found.map(|subscription| {
-        // SAFETY: a look-up that gives NULL, or a copy of the name in memory of the statement; inside a guard, since
-        // it may raise an error.
-        unsafe {
-            let name = pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                unguarded::get_subscription_name(subscription, true)
-            });
-            if name.is_null() {
-                subscription.to_u32().to_string()
-            } else {
-                encoding::lossy(CStr::from_ptr(name).to_bytes())
-            }
+    Ok(found)
+}
+
+/// The name of a subscription, if it is one of this database: the catalog of a database that was copied tells of those of
+/// the other, too, and nothing arrives by them.
+fn name_of_subscription(subscription: Oid) -> Option<String> {
+    // SAFETY: look-ups that give NULL, or a copy of the name in memory of the statement, and InvalidOid if this database
+    // has none of that name; inside a guard, since they may raise errors.
+    unsafe {
+        let name = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            unguarded::get_subscription_name(subscription, true)
+        });
+        if name.is_null() {
+            return None;
         }
-    }))
+        let here =
+            pg_sys::ffi::pg_guard_ffi_boundary(|| unguarded::get_subscription_oid(name, true));
+        (here == subscription).then(|| encoding::lossy(CStr::from_ptr(name).to_bytes()))
+    }
 }
 
 mod unguarded {
     use pgrx::pg_sys;
     use std::ffi::c_char;
     unsafe extern "C-unwind" {
-        /// Of `lsyscache.h`, which pgrx has no binding for.
+        /// Of `lsyscache.h`, which pgrx has no bindings for, like the next.
         pub fn get_subscription_name(subscription: pg_sys::Oid, missing_ok: bool) -> *mut c_char;
+        pub fn get_subscription_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
     }
 }
 
@@ -150,11 +156,10 @@ pub(super) fn warn_of_setting() {
     ));
 }
 
-/// Citus takes a SET LOCAL along in a transaction block only.
+/// Citus takes a SET LOCAL along where more statements can follow in its transaction: in a block, a function, DO or CALL.
 fn is_taken_along() -> bool {
-    // SAFETY: reads the state of the transaction.
     IS_SET_LOCAL.get()
-        && unsafe { pg_sys::IsTransactionBlock() }
+        && !transaction::ends_with_statement()
         && has_setting(c"citus.propagate_set_commands", |value| value == b"local")
 }
 

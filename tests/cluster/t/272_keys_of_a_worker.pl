@@ -95,6 +95,13 @@ my $key_of_next = q{SELECT fieldcrypt.key_id(fieldcrypt.encrypt_field('x', tenan
 gives($worker, $key_of_next, value($coordinator, $key_of_next), 'both encrypt with the new one');
 gives($worker, "SELECT fieldcrypt.decrypt_field('$value', 'c')", 'CANARY', 'and old values open');
 
+# Nor is a key destroyed here: a shard with its values may move in.
+value($worker, "CALL fieldcrypt.destroy_key($key)");
+make_due($worker, $key);
+$result = run_sql($worker, 'CALL fieldcrypt.destroy_due_keys()');
+like($result->{err}, qr/key $key is not destroyed: another node may have values of it, or send them here \(this is a worker of Citus\)/, 'an unused key waits on a worker');
+gives($worker, "SELECT fieldcrypt.decrypt_field('$value', 'c')", 'CANARY', 'and still opens');
+
 # A value of a key that did not come along.
 my $later = value($coordinator, q{SELECT fieldcrypt.encrypt_field('CANARY', 'c', 'later')});
 value($worker, "INSERT INTO patients VALUES (1, '$later')");

@@ -38,10 +38,12 @@ warned(1, q{DO $$ BEGIN SET LOCAL fieldcrypt.tenant = 'acme'; END $$}, 'SET LOCA
 warned(1, 'SELECT of_tenant()', 'a function with a SET clause');
 warned(1, q{SELECT fieldcrypt.encrypt_field('x')}, 'set by the client when it connected', env => { PGOPTIONS => '-c fieldcrypt.tenant=acme' });
 warned(1, "$taken; SET fieldcrypt.tenant = 'acme'", 'SET, where Citus takes SET LOCAL along');
+warned(1, "$taken; SET LOCAL fieldcrypt.tenant = 'acme'", 'SET LOCAL that ends with its statement');
 warned(1, "$taken; BEGIN; SELECT set_config('fieldcrypt.tenant', 'acme', true); COMMIT", 'set_config, which it never does');
 warned(1, "$taken; BEGIN; SELECT fieldcrypt.lock_tenant('acme'); COMMIT", 'nor lock_tenant');
 
 warned(0, "$taken; BEGIN; SET LOCAL fieldcrypt.tenant = 'acme'; SELECT fieldcrypt.encrypt_field('x'); COMMIT", 'SET LOCAL that Citus takes along');
+warned(0, "$taken; DO \$\$ BEGIN SET LOCAL fieldcrypt.tenant = 'acme'; END \$\$", 'the same in DO');
 warned(0, q{RESET fieldcrypt.tenant; SET fieldcrypt.tenant = ''; SELECT set_config('fieldcrypt.tenant', NULL, false)}, 'no tenant');
 warned(0, q{SET fieldcrypt.tenant = 'acme'}, 'a database without Citus', db => $alone);
 warned(0, q{SELECT fieldcrypt.encrypt_field('x')}, 'the same, set when it connected', db => $alone, env => { PGOPTIONS => '-c fieldcrypt.tenant=acme' });

@@ -76,6 +76,12 @@ is(value($follower, $all_keys), value($publisher, $all_keys), 'the keys are the 
 value($follower, 'ALTER SUBSCRIPTION follower DISABLE');
 $all_refused->('while it is disabled', 'newer');
 comes_to_say($follower, 'critical: keys that are rotated.*subscription "follower" is disabled', 'health: it is disabled');
+
+# A copy of the database has the rows of its catalog, and no subscription.
+value($follower, 'CREATE DATABASE copy TEMPLATE postgres', db => 'template1');
+gives($follower, 'SELECT count(*) FROM pg_subscription_rel', '3', 'what a copy has of subscriptions', db => 'copy');
+gives($follower, q{SELECT fieldcrypt.create_key('of the copy') > 0}, 't', 'a copy of the database makes its own keys', db => 'copy');
+gives($follower, q{SELECT status FROM fieldcrypt.health() WHERE "check" = 'key_subscriptions'}, 'ok', 'and waits for none', db => 'copy');
 value($follower, 'ALTER SUBSCRIPTION follower ENABLE');
 comes_to_say($follower, 'ok: ', 'health: enabled, it works again');
 
@@ -110,7 +116,7 @@ run_sql($publisher, 'CALL fieldcrypt.destroy_due_keys()');
 gives($publisher, "SELECT state FROM fieldcrypt.encryption_keys WHERE key_id = $key", 'deactivated', 'and destroys nothing');
 ok(eventually($follower, "SELECT destroy_after < now() FROM fieldcrypt.encryption_keys WHERE key_id = $key", 't'), 'the schedule arrives');
 $result = run_sql($follower, 'CALL fieldcrypt.destroy_due_keys()');
-like($result->{err}, qr/is not destroyed: another database may have values of it, or send them here/, 'nor does the follower');
+like($result->{err}, qr/is not destroyed: another node may have values of it, or send them here \(subscription "follower"/, 'nor does the follower');
 
 # What speaks for one node says so.
 foreach my $case (
