@@ -163,7 +163,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.empty_audit_partition(text) IS
 
 CREATE FUNCTION fieldcrypt_internal.next_audit_partition(after_partition text) RETURNS text
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET timezone = 'UTC' SET intervalstyle = 'postgres'
+    SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET standard_conforming_strings = on SET timezone = 'UTC' SET intervalstyle = 'postgres'
 AS $$
 DECLARE
     setting text := fieldcrypt_internal.audit_retention();

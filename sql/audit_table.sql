@@ -38,7 +38,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.row_identity(oid) IS
 -- What keeps changes of audited tables out of the log, or their rows without a name there. Temporary tables
 -- are their sessions' own.
 CREATE FUNCTION fieldcrypt_internal.audited_table_problems() RETURNS TABLE (relation oid, problem text, remedy text)
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET standard_conforming_strings = on
 AS $$
     WITH RECURSIVE triggers AS (
         SELECT t.tgrelid AS relation, t.tgname AS name, t.tgenabled IN ('O', 'A') AS is_enabled, t.tgenabled = 'A' AS is_always,
@@ -109,7 +109,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.audited_table_problems() IS
 
 -- By name, as the log has it: a table that was made anew under the name of another is not audited either.
 CREATE FUNCTION fieldcrypt_internal.tables_said_to_be_audited() RETURNS SETOF oid
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off
 AS $$
     SELECT c.oid
       FROM (SELECT DISTINCT ON (l.table_name) l.table_name, l.event
@@ -169,7 +169,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.note_table_audit(regclass) IS 'before au
 -- Records what is so and was not so before, by what was noted in this transaction or by the log itself, not what
 -- the caller says: whoever may call this can't forge an entry.
 CREATE FUNCTION fieldcrypt_internal.record_table_audit(target regclass, audited boolean) RETURNS void
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off
 AS $$
 DECLARE
     before bigint := nullif(fieldcrypt_internal.remembered_table_audit(target::oid::bigint), -1);
@@ -194,7 +194,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.record_table_audit(regclass, boolean) IS
 
 -- With the caller's rights: whoever may not put a trigger on the table may not audit it.
 CREATE FUNCTION fieldcrypt.audit_table(target regclass) RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off
 AS $$
 DECLARE
     kind "char" := (SELECT c.relkind FROM pg_class AS c WHERE c.oid = target);

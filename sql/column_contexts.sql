@@ -28,7 +28,7 @@ COMMENT ON COLUMN fieldcrypt.column_contexts.enforced IS 'whether triggers refus
 CREATE FUNCTION fieldcrypt_internal.remember_column_context(
         relation oid, column_name text, constant text, expression text, is_mutable boolean,
         enforce boolean, new_context text, old_context text) RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
 AS $$
 DECLARE
     qualified_name text;
@@ -98,7 +98,7 @@ COMMENT ON FUNCTION fieldcrypt.set_column_context(regclass, name, text, text, bo
 
 -- PL/pgSQL, which keeps its plan: this is called for every batch.
 CREATE FUNCTION fieldcrypt_internal.contexts_of(relation oid) RETURNS text
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
 AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM fieldcrypt.column_contexts) THEN

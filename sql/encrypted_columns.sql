@@ -4,7 +4,7 @@
 CREATE FUNCTION fieldcrypt_internal.encrypted_columns()
     RETURNS TABLE (relation oid, table_name text, kind "char", attnum smallint, column_name text,
                    holds text, is_readable boolean, problem text)
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET jit = off
 AS $$
     WITH RECURSIVE holding (type, holds) AS (
         SELECT 'fieldcrypt.encrypted'::regtype::oid, 'value'
@@ -21,9 +21,11 @@ AS $$
         SELECT h.type, min(h.holds) AS holds FROM holding AS h GROUP BY h.type
     )
     SELECT c.oid, format('%I.%I', n.nspname, c.relname), c.relkind, a.attnum, a.attname::text, how.holds,
-           c.relkind <> 'f' AND NOT (c.relpersistence = 't' AND n.oid <> pg_my_temp_schema())
+           c.relkind <> 'f' AND c.oid <> ALL (elsewhere.relations)
+               AND NOT (c.relpersistence = 't' AND n.oid <> pg_my_temp_schema())
                AND c.relam = (SELECT m.oid FROM pg_am AS m WHERE m.amname = 'heap'),
            CASE WHEN c.relkind = 'f' THEN 'a foreign table'
+                WHEN c.oid = ANY (elsewhere.relations) THEN 'a distributed table of Citus: its rows are in shards, on other nodes, too'
                 WHEN c.relpersistence = 't' AND n.oid <> pg_my_temp_schema()
                 THEN 'a temporary table of another session'
                 WHEN c.relam <> (SELECT m.oid FROM pg_am AS m WHERE m.amname = 'heap')
@@ -42,6 +44,7 @@ AS $$
       JOIN pg_attribute AS a ON a.atttypid = how.type AND a.attnum > 0 AND NOT a.attisdropped
       JOIN pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'm', 'f')
       JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     CROSS JOIN (SELECT fieldcrypt_internal.distributed_tables() AS relations) AS elsewhere
      ORDER BY 2, 4
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.encrypted_columns() IS

@@ -58,7 +58,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.drop_enforcing_triggers(oid, text) IS
 
 CREATE FUNCTION fieldcrypt_internal.create_enforcing_triggers(
         relation oid, column_name text, new_context text, old_context text) RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
 AS $$
 DECLARE
     item record;

@@ -27,6 +27,9 @@ AS $$
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.rotate_step(text, text, boolean, bigint)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.refuse_unless_writable()'),
         ('{manage,audit}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.refuse_unless_committable()'),
+        ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.keys_from(text)'),
+        ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.refuse_unless_made_here(text)'),
+        ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.other_nodes()'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt.rotate_key(text, text)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.next_tenant(text, boolean, timestamptz)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.due_audit_key(boolean, timestamptz)'),
@@ -167,7 +170,7 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.privilege_objects(text) IS 'what each privilege of grant_access is made of';
 
 CREATE FUNCTION fieldcrypt_internal.held_privileges(grantee regrole) RETURNS text[]
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off
 AS $$
     -- The type belongs to those who use values; by itself it is a privilege, too.
     SELECT CASE WHEN h.privileges && '{encrypt,decrypt,reencrypt,manage}' THEN array_remove(h.privileges, 'type') ELSE h.privileges END

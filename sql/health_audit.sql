@@ -45,7 +45,8 @@ BEGIN
     END IF;
     RETURN fieldcrypt_internal.finding_of('warning',
         detail,
-        'CALL fieldcrypt.rotate_keys(), which rotates it by the default policy; SELECT fieldcrypt.schedule_rotation() lets pg_cron do it.',
+        coalesce('On the node that makes the keys: CALL fieldcrypt.rotate_keys(). Here ' || fieldcrypt_internal.keys_from('audit') || '.',
+            'CALL fieldcrypt.rotate_keys(), which rotates it by the default policy; SELECT fieldcrypt.schedule_rotation() lets pg_cron do it.'),
         ARRAY[key.key_id::text]);
 END
 $$;

@@ -27,7 +27,8 @@ BEGIN
     RETURN fieldcrypt_internal.finding_of('warning',
         format('the active key is older than its rotation policy for %s; the oldest was made %s',
             fieldcrypt_internal.counted_names(old.names, old.total, 'tenant'), fieldcrypt_internal.time_ago(old.oldest)),
-        'CALL fieldcrypt.rotate_keys(); SELECT fieldcrypt.schedule_rotation() lets pg_cron do it. What fails is in fieldcrypt.rotation_log.',
+        coalesce('On the node that makes the keys: CALL fieldcrypt.rotate_keys(). Here ' || fieldcrypt_internal.keys_from('field') || '.',
+            'CALL fieldcrypt.rotate_keys(); SELECT fieldcrypt.schedule_rotation() lets pg_cron do it. What fails is in fieldcrypt.rotation_log.'),
         fieldcrypt_internal.finding_identity(old.tenants, old.total));
 END
 $$;

@@ -1,7 +1,7 @@
 -- Health of stored values: whether enforced contexts are enforced, and whether values open.
 
 CREATE FUNCTION fieldcrypt_internal.check_enforced_contexts(used jsonb) RETURNS fieldcrypt_internal.health_finding
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
 AS $$
 DECLARE
     enforced bigint;
@@ -46,7 +46,7 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.check_enforced_contexts(jsonb) IS 'check: enforced contexts whose triggers don''t fire';
 
 CREATE FUNCTION fieldcrypt_internal.check_stored_values(used jsonb) RETURNS fieldcrypt_internal.health_finding
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
 AS $$
 DECLARE
     bad text[];

@@ -59,6 +59,7 @@ AS $$
 #variable_conflict use_variable
 DECLARE
     step pg_catalog.record;
+    others pg_catalog.text;
 BEGIN
     -- In a transaction block this is refused (2D000) before anything has happened: what is shredded
     -- can't be rolled back, and what is refused is recorded.
@@ -72,6 +73,12 @@ BEGIN
     COMMIT;
     IF step.message IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = step.error_code, MESSAGE = step.message, HINT = step.hint;
+    END IF;
+    others := fieldcrypt_internal.other_nodes();
+    IF others IS NOT NULL THEN
+        RAISE WARNING USING
+            MESSAGE = pg_catalog.format('shred_tenant speaks for this node only: %s', others),
+            HINT = 'A tenant is gone when its keys are destroyed on every node: call shred_tenant there, too, or see that the change has arrived. See docs/more-than-one-node.md.';
     END IF;
     RAISE NOTICE USING
         MESSAGE = pg_catalog.format('shred_tenant: %s encryption key(s) of tenant "%s" destroyed; no session can read its values from its next statement on', step.destroyed, tenant),
@@ -220,6 +227,8 @@ DECLARE
     keys bigint[];
     counted jsonb;
     step record;
+    problem text := fieldcrypt_internal.uncountable('-infinity');
+    scheduled bigint := 0;
 BEGIN
     IF keep_versions IS NULL OR delay IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'keep_versions and delay must not be NULL';
@@ -256,6 +265,7 @@ BEGIN
                 SELECT s.error_code, s.message INTO step FROM fieldcrypt_internal.schedule_unused(key_id, delay, reason, counted) AS s;
                 IF step.message IS NULL THEN
                     outcome := 'scheduled';
+                    scheduled := scheduled + 1;
                 ELSE
                     detail := format('%s (%s)', step.message, step.error_code);
                 END IF;
@@ -268,6 +278,12 @@ BEGIN
         END IF;
         RETURN NEXT;
     END LOOP;
+    -- As destroy_key says it.
+    IF scheduled > 0 AND problem IS NOT NULL THEN
+        RAISE WARNING USING
+            MESSAGE = format('it can''t be known that %s encryption key(s) are unused: %s', scheduled, problem),
+            HINT = 'They are scheduled, but destroy_due_keys does not destroy them as long as this is so.';
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt.retire_keys(integer, text, interval, text) IS
@@ -384,8 +400,7 @@ BEGIN
         RETURN;
     END IF;
     counted := fieldcrypt_internal.count_use(quiet);
-    is_uncertain := ignore_uncountable IS NOT TRUE
-        AND EXISTS (SELECT FROM fieldcrypt_internal.encrypted_columns() AS c WHERE NOT c.is_readable);
+    is_uncertain := ignore_uncountable IS NOT TRUE AND fieldcrypt_internal.uncountable('infinity') IS NOT NULL;
     FOREACH key_id IN ARRAY quiet LOOP
         SELECT k.destroy_scheduled_at + interval '1 hour' INTO since
           FROM fieldcrypt.encryption_keys AS k WHERE k.key_id = key_id;

@@ -17,11 +17,12 @@ COMMENT ON FUNCTION fieldcrypt_internal.relations_to_count() IS 'the relations w
 -- forbid it for ever; but one of a session that began after the key was known to be unused has no value
 -- of it: there was none left that it could have copied.
 CREATE FUNCTION fieldcrypt_internal.uncountable(since timestamptz) RETURNS text
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off
 AS $$
 DECLARE
     unreadable text;
     temporary text;
+    elsewhere text;
     sessions text;
 BEGIN
     SELECT string_agg(format('%s.%I (%s)', c.table_name, c.column_name, c.problem), ', ' ORDER BY c.table_name, c.attnum)
@@ -33,6 +34,10 @@ BEGIN
      WHERE NOT c.is_readable;
     IF unreadable IS NOT NULL THEN
         RETURN 'values can''t be counted in ' || unreadable;
+    END IF;
+    elsewhere := fieldcrypt_internal.values_elsewhere();
+    IF elsewhere IS NOT NULL THEN
+        RETURN elsewhere;
     END IF;
     IF temporary IS NOT NULL THEN
         PERFORM pg_stat_clear_snapshot();
@@ -52,7 +57,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.uncountable(timestamptz) IS
     'why it can''t be known that a key scheduled before that time is unused; NULL if it can; granted to nobody';
 
 CREATE FUNCTION fieldcrypt_internal.count_in(relation oid, keys bigint[]) RETURNS jsonb
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off
 AS $$
 BEGIN
     -- Dropped meanwhile, and its values with it.
@@ -108,7 +113,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.use_of_key(jsonb, bigint) IS 'what count
 CREATE FUNCTION fieldcrypt.key_usage(exact boolean DEFAULT false) RETURNS TABLE (
         key_id bigint, tenant text, version integer, state text,
         table_name text, column_name text, "values" bigint, is_exact boolean)
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off SET jit = off
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET row_security = off SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -117,9 +122,15 @@ DECLARE
     relation_counted oid;
     of_relation jsonb;
     percent double precision;
+    problem text := fieldcrypt_internal.uncountable('-infinity');
 BEGIN
     IF exact IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'exact must not be NULL';
+    END IF;
+    -- A 0 is not the whole truth then.
+    IF problem IS NOT NULL THEN
+        RAISE NOTICE USING MESSAGE = 'key_usage: ' || problem,
+            HINT = 'On each node that has such values: SELECT * FROM fieldcrypt.key_usage(exact => true).';
     END IF;
     FOR item IN
         SELECT c.relation, c.table_name, c.attnum, c.column_name, c.holds, t.relkind, t.relpages

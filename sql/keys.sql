@@ -107,6 +107,8 @@ AS $$
         SELECT fingerprint FROM loaded
         UNION SELECT fingerprint FROM used
         UNION SELECT fingerprint FROM fieldcrypt.master_keys
+    ), elsewhere AS MATERIALIZED (
+        SELECT '; this speaks for this node only: ' || fieldcrypt_internal.other_nodes() AS note
     )
     SELECT encode(named.fingerprint, 'hex'),
            EXISTS (SELECT FROM loaded WHERE loaded.fingerprint = named.fingerprint),
@@ -125,6 +127,7 @@ AS $$
                 WHEN (SELECT l.is_first FROM loaded AS l WHERE l.fingerprint = named.fingerprint)
                     THEN 'not in use: CALL fieldcrypt.rotate_master_key() makes it the current one'
                 ELSE 'nothing in this database needs it: its line can be removed, if no other database needs it' END
+               || coalesce((SELECT e.note FROM elsewhere AS e), '')
       FROM session
       LEFT JOIN named ON true
       LEFT JOIN fieldcrypt.master_keys AS known ON known.fingerprint = named.fingerprint

@@ -126,7 +126,6 @@ CREATE VIEW fieldcrypt.reencryption_progress AS
            s.remaining, pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) s.remaining) AS estimated_end,
            r.started_at, GREATEST(r.updated_at, s.updated_at) AS updated_at, r.finished_at, w.pids, r.error_code, r.error
       FROM fieldcrypt_internal.reencryptions AS r
-      JOIN pg_catalog.pg_class AS t ON t.oid OPERATOR(pg_catalog.=) r.relation
       LEFT JOIN LATERAL (
         SELECT pg_catalog.array_agg(DISTINCT l.pid) AS pids
           FROM fieldcrypt_internal.live_runs() AS l
@@ -152,6 +151,8 @@ CREATE VIEW fieldcrypt.reencryption_progress AS
               FROM fieldcrypt_internal.reencryption_chunks AS c WHERE c.relation OPERATOR(pg_catalog.=) r.relation
           ) AS c
       ) AS s ON true
+     -- Of tables that are there, shards of Citus, too, which it takes out of pg_class.
+     WHERE pg_catalog.pg_relation_filenode(r.relation) IS NOT NULL
      ORDER BY r.table_name;
 COMMENT ON VIEW fieldcrypt.reencryption_progress IS
     'how far each table is re-encrypted: state running, interrupted, done, incomplete or failed; rows of the pass, total, done and failed; which processes are at it';

@@ -38,7 +38,7 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.live_runs() IS 'the runs of re-encryption that are under way, and their processes';
 
 CREATE FUNCTION fieldcrypt_internal.reencrypt_begin(relation regclass, OUT run integer, OUT relations oid[])
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET jit = off
 AS $$
 DECLARE
     compromised text := (SELECT string_agg(k.key_id::text, ' ' ORDER BY k.key_id)
@@ -47,6 +47,8 @@ DECLARE
     note text;
     blocks bigint;
     file oid;
+    distributed oid[] := fieldcrypt_internal.distributed_tables();
+    elsewhere text[] := '{}';
 BEGIN
     PERFORM fieldcrypt_internal.refuse_unless_writable();
     run := nextval('fieldcrypt_internal.reencryption_numbers');
@@ -67,6 +69,10 @@ BEGIN
          GROUP BY c.relation, c.table_name
          ORDER BY c.table_name
     LOOP
+        IF item.relation = ANY (distributed) THEN
+            elsewhere := elsewhere || item.table_name;
+            CONTINUE;
+        END IF;
         FOREACH note IN ARRAY coalesce(item.left_alone, '{}') LOOP
             RAISE NOTICE '%', note;
         END LOOP;
@@ -110,6 +116,15 @@ BEGIN
                AND (c.run IS NULL OR c.run NOT IN (SELECT l.run FROM fieldcrypt_internal.live_runs() AS l));
         END IF;
     END LOOP;
+    IF reencrypt_begin.relation IS NOT NULL AND cardinality(relations) = 0 AND cardinality(elsewhere) > 0 THEN
+        RAISE EXCEPTION USING ERRCODE = 'KF033',
+            MESSAGE = format('%s is a distributed table of Citus: its rows are in shards, on other nodes, too, and are not re-encrypted from here', reencrypt_begin.relation),
+            HINT = 'On each node that has shards: CALL fieldcrypt.reencrypt(). See docs/more-than-one-node.md.';
+    ELSIF cardinality(elsewhere) > 0 THEN
+        RAISE WARNING USING ERRCODE = 'KF033',
+            MESSAGE = format('distributed tables of Citus are left alone, their shards here are not: %s', array_to_string(elsewhere, ', ')),
+            HINT = 'On each node that has shards: CALL fieldcrypt.reencrypt(). See docs/more-than-one-node.md.';
+    END IF;
     IF reencrypt_begin.relation IS NOT NULL AND cardinality(relations) = 0 THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s has no encrypted column that can be re-encrypted', reencrypt_begin.relation),

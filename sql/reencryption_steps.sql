@@ -13,7 +13,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.reencrypt_position() IS 'the row at whic
 
 -- The next chunk for a run: one to come back to, one that a dead run left, else a new one.
 CREATE FUNCTION fieldcrypt_internal.claim_chunk(run integer, relations oid[]) RETURNS text
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off
 AS $$
 DECLARE
     found_chunk integer;

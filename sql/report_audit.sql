@@ -2,7 +2,7 @@
 -- whether the record of it holds. As in report_figures.sql: bounded lists, one tenant's report names no other.
 
 CREATE FUNCTION fieldcrypt_internal.report_access(from_time timestamptz, to_time timestamptz, most integer) RETURNS jsonb
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off
 AS $$
     WITH schemas AS MATERIALIZED (
         SELECT n.oid, n.nspacl FROM pg_namespace AS n WHERE n.nspname IN ('fieldcrypt', 'fieldcrypt_internal')

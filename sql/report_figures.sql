@@ -215,7 +215,7 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.report_usage(boolean) IS 'key_usage(), or why it could not be had; granted to nobody';
 
 CREATE FUNCTION fieldcrypt_internal.report_reencryption(tenant text, count_values boolean, most integer) RETURNS jsonb
-    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET jit = off
 AS $$
     WITH counting AS MATERIALIZED (
         SELECT u.rows, u.problem FROM fieldcrypt_internal.report_usage($2) AS u

@@ -224,18 +224,32 @@ DECLARE
     failed pg_catalog.int8 := 0;
     others pg_catalog.int8 := 0;
     is_audit_key pg_catalog.bool := false;
+    from_elsewhere pg_catalog.text;
 BEGIN
     -- In a transaction block this is refused (2D000) before anything has happened.
     PERFORM fieldcrypt_internal.refuse_unless_committable();
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    IF tenant IS NULL THEN
+        -- A subscriber rotates nothing; a worker of Citus only the key of its own log.
+        PERFORM fieldcrypt_internal.refuse_unless_made_here('audit');
+        from_elsewhere := fieldcrypt_internal.keys_from('field');
+        IF from_elsewhere IS NOT NULL THEN
+            RAISE WARNING USING ERRCODE = 'KF034',
+                MESSAGE = pg_catalog.format('the keys of tenants are not rotated here: %s', from_elsewhere),
+                HINT = 'CALL fieldcrypt.rotate_keys() on the coordinator, then export_keys() there and import_keys(document, apply_states => true) on every worker.';
+        END IF;
+    END IF;
     LOOP
         -- This too lasts for one transaction only.
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         PERFORM fieldcrypt_internal.refuse_unless_writable();
         IF tenant IS NULL THEN
-            SELECT n.tenant, n.key_id INTO current_tenant, expected_key_id
-              FROM fieldcrypt_internal.next_tenant(current_tenant, force, run_started_at) AS n;
+            IF from_elsewhere IS NULL THEN
+                SELECT n.tenant, n.key_id INTO current_tenant, expected_key_id
+                  FROM fieldcrypt_internal.next_tenant(current_tenant, force, run_started_at) AS n;
+            END IF;
             IF current_tenant IS NULL THEN
                 -- The last one, and no tenant's.
                 is_audit_key := true;

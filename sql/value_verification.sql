@@ -70,7 +70,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.verify_batch(oid, bigint, bigint, bigint
     'opens the values of a stretch of a table as the table''s owner and tells what does not open, as JSON; granted to nobody';
 
 CREATE FUNCTION fieldcrypt_internal.verify_begin(relation regclass, column_name text) RETURNS oid[]
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET jit = off
 AS $$
 DECLARE
     relations oid[] := '{}';
@@ -100,6 +100,11 @@ BEGIN
         VALUES (item.relation, item.table_name, item.columns, 'in_progress',
                 pg_relation_size(item.relation::regclass) / current_setting('block_size')::bigint);
     END LOOP;
+    IF cardinality(relations) = 0 AND verify_begin.relation = ANY (fieldcrypt_internal.distributed_tables()) THEN
+        RAISE EXCEPTION USING ERRCODE = 'KF033',
+            MESSAGE = format('%s is a distributed table of Citus: its rows are in shards, on other nodes, too, and are not verified from here', verify_begin.relation),
+            HINT = 'On each node that has shards: CALL fieldcrypt.verify_values(shard). See docs/more-than-one-node.md.';
+    END IF;
     IF cardinality(relations) = 0 THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('no values of %s can be verified: no context of an encrypted column is known', verify_begin.relation),

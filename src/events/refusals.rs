@@ -63,12 +63,12 @@ const OWN_OBJECTS: &str = "
     encrypted_hash encrypted_hash_extended encrypted_not_same encrypted_same encryption_keys
     export_keys fieldcrypt fieldcrypt_internal fieldcrypt_stats fieldcrypt_stats_reset
     finish_master_key_rotation grant_access has_audit_trigger health held_privileges import_keys
-    is_said_to_be_audited key_id key_states_status key_usage keys_to_rewrap live_runs lock_holders
+    is_said_to_be_audited key_id key_states_status key_usage keys_from keys_to_rewrap live_runs lock_holders
     lock_tenant mark_compromised master_key_status master_keys next_audit_partition next_tenant
     note_table_audit origins privilege_objects problems_of_audited_table quiet_step rebind_field record_event
-    record_table_audit reencrypt reencrypt_begin reencrypt_end reencrypt_field reencrypt_step
+    other_nodes record_table_audit reencrypt reencrypt_begin reencrypt_end reencrypt_field reencrypt_step
     reencryption_failures reencryption_progress refuse_foreign refuse_unless_committable
-    refuse_unless_writable refuse_without_cron request_approval resume_key retire_audit_step
+    refuse_unless_made_here refuse_unless_writable refuse_without_cron request_approval resume_key retire_audit_step
     retire_keys revoke_access rewrap_step rotate_key rotate_keys rotate_master_key rotate_step
     rotation_log rotation_policies row_identity schedule_alerts schedule_jobs schedule_rotation
     schedule_step scheduled_jobs scheduled_keys set_column_context

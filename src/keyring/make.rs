@@ -8,12 +8,13 @@ use crate::error::Error;
 use crate::master_key;
 use crate::pg::key_locks::{self, MasterKeysLock};
 use crate::pg::key_table::{self, KeyRow, MasterKeyRow, Purpose};
-use crate::pg::security;
 use crate::pg::spi::{self, Parameter};
+use crate::pg::{nodes, security};
 
 /// Makes a key of a tenant, which is active. The caller is alone with the tenant, has seen to it that no
-/// other of its keys is, and records it.
+/// other of its keys is, and records it. Refused where keys come from another node: keys are made nowhere else.
 pub fn make(purpose: Purpose, tenant: &[u8], version: i32) -> Result<KeyId, Error> {
+    nodes::refuse_unless_made_here(purpose)?;
     let master_key = current_master_key()?;
     let key_id = unused_key_id()?;
     let (wrapped, check) = with_scrubbed_stack::<DEEP, _>(|| {

@@ -27,7 +27,7 @@ use crate::error::Error;
 use crate::master_key;
 use crate::pg::callbacks::{self, Listener};
 use crate::pg::key_table::{self, KeyRow, Purpose};
-use crate::pg::{encoding, invalidations, transaction};
+use crate::pg::{encoding, invalidations, nodes, transaction};
 use crate::settings;
 use cache::{Facts, TakeUse};
 use tally::nanoseconds_since;
@@ -148,6 +148,7 @@ fn with_slot<R>(
         if let Some(result) = done {
             return result;
         }
+        nodes::warn_of_early_setting();
         let before = invalidations::generation();
         let began = Instant::now();
         load(before)?;

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::events::Event;
 use crate::keyring;
 use crate::pg::key_table::{self, KeyRow, Purpose};
-use crate::pg::{encoding, key_locks, transaction};
+use crate::pg::{encoding, key_locks, nodes, transaction};
 use crate::{settings, usage};
 
 /// Makes the tenant's first key because a value is to be encrypted for it, if keys are made so.
@@ -20,6 +20,7 @@ pub fn first_key_on_use(tenant: &[u8]) -> Result<KeyRow, Error> {
         return first_key(tenant);
     }
     settings::refuse_as_tenant(tenant)?;
+    nodes::refuse_unless_made_here(Purpose::Field)?;
     Err(Error::NoKeyYet { tenant: encoding::lossy(tenant) })
 }
 

@@ -1,5 +1,5 @@
 //! Every error of the library, and the one place that gives it SQLSTATE, message and hint. What statements of `sql/`
-//! find out, they raise themselves; some codes (KF017, KF019, KF023, KF025) are theirs alone.
+//! find out, they raise themselves; some codes (KF017, KF019, KF023, KF025, KF033) are theirs alone.
 //!
 //! No variant holds a key or a plaintext. `docs/errors.md` lists the codes of both; `make lint` compares them.
 #![forbid(unsafe_code)]
@@ -49,6 +49,8 @@ pub enum Error {
     KeyTable(String),
     /// A key is needed and can't be made here.
     CannotCreateKey(KeyCreationRefused),
+    /// The keys of this database are made on another node.
+    KeysComeFrom(KeysFrom),
     /// ANALYZE, an index build or a materialized view asked for plaintext.
     SecurityRestricted,
     /// What goes by the user of the session is asked for inside a security-restricted operation.
@@ -166,6 +168,30 @@ pub enum KeyCreationRefused {
     ParallelMode,
 }
 
+/// Where the keys of a database come from that makes none itself. A second first key of a tenant, or a second next
+/// version, is one that the other nodes don't have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeysFrom {
+    /// This is a worker of Citus: keys are made on the coordinator.
+    Coordinator,
+    /// A subscription brings the tables of keys.
+    Publisher {
+        /// Its name.
+        subscription: String,
+    },
+}
+
+impl std::fmt::Display for KeysFrom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Coordinator => f.write_str("this is a worker of Citus"),
+            Self::Publisher { subscription } => {
+                write!(f, "subscription \"{subscription}\" brings the keys of another database")
+            }
+        }
+    }
+}
+
 impl From<Malformed> for Error {
     fn from(malformed: Malformed) -> Self {
         Self::Malformed(malformed)
@@ -223,6 +249,7 @@ impl Error {
                     | Self::OtherTenant
                     | Self::NoKeyYet { .. }
                     | Self::NoActiveKey { .. }
+                    | Self::KeysComeFrom(_)
                     | Self::WrappedKeyNotAuthentic(_)
                     | Self::ContextIsNull
                     | Self::TooLong { .. }
@@ -343,6 +370,14 @@ impl Error {
                     }
                 ),
                 "Make it ahead of time, on the primary: SELECT fieldcrypt.create_key(tenant).",
+            ),
+            Self::KeysComeFrom(from) => (
+                b"KF034",
+                format!("no encryption key is made here: {from}"),
+                match from {
+                    KeysFrom::Coordinator => "A key made here would be missing on the other nodes. Make it on the coordinator (fieldcrypt.create_key, rotate_keys), and bring it to every worker: fieldcrypt.export_keys() there, import_keys(document, apply_states => true) here. Keys that are here go on encrypting; suspend_key works on every node. See docs/more-than-one-node.md.",
+                    KeysFrom::Publisher { .. } => "A key made here would stop the subscription for ever. Make it on the publisher (fieldcrypt.create_key, rotate_keys): it arrives by itself. Keys that are here go on encrypting. A database that is to make its own keys drops the subscription first. See docs/more-than-one-node.md.",
+                },
             ),
             Self::SecurityRestricted => (
                 b"KF014",

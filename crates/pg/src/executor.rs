@@ -9,7 +9,9 @@ use fieldcrypt_error::Error;
 use pgrx::pg_sys;
 
 use super::finally::finally;
-use super::{call, clock, database_statements, marks, setting_lock, statement_begins, version};
+use super::{
+    call, clock, database_statements, marks, nodes, setting_lock, statement_begins, version,
+};
 
 /// Who is told of the client's statements.
 pub struct Listener {
@@ -135,6 +137,7 @@ unsafe extern "C-unwind" fn utility(
     unsafe {
         statement_begins::utility(text);
         marks::cursor_declared((*statement).utilityStmt);
+        nodes::utility((*statement).utilityStmt);
     }
     // SAFETY: the node is that of a utility statement. Errors are those of catalog look-ups.
     let about =
@@ -172,6 +175,7 @@ fn nested(run: &mut dyn FnMut()) {
     };
     finally(&mut run, &mut |_| {
         DEPTH.set(DEPTH.get() - 1);
+        nodes::utility_ended();
         if let Some(one) = KEEPER.get() {
             (one.leaves)(around);
         }

@@ -32,6 +32,7 @@ pub mod log_table;
 pub mod marks;
 pub mod memory;
 pub mod network;
+pub mod nodes;
 pub mod owners_code;
 pub mod relations;
 pub mod report;

@@ -16,7 +16,7 @@ use pgrx::pg_sys::{self, GucSource};
 
 use super::callbacks::{self, Listener};
 use super::setting::Check;
-use super::{call, encoding, executor, report};
+use super::{call, encoding, executor, nodes, report};
 
 /// Bytes that a locked value may have.
 const MAX_BYTES: usize = 1024;
@@ -90,6 +90,7 @@ pub fn lock(value: &[u8]) -> Result<(), Error> {
     }
     set(value)?;
     keep(value);
+    nodes::warn_of_setting();
     Ok(())
 }
 
@@ -185,7 +186,18 @@ pub(super) unsafe extern "C-unwind" fn check<C: Check>(
             // The same value, and from now on somebody else's.
             HAS_SOURCE.store(false, Relaxed);
         }
-        super::setting::check::<C>(new, extra, source)
+        let is_valid = super::setting::check::<C>(new, extra, source);
+        if is_valid && !bytes.is_empty() && !pg_sys::InitializingParallelWorker {
+            if source == GucSource::PGC_S_CLIENT {
+                nodes::setting_came_with_the_session();
+            } else if source == GucSource::PGC_S_SESSION && pg_sys::IsTransactionState() {
+                call::raising(|| {
+                    nodes::warn_of_setting();
+                    Ok(())
+                });
+            }
+        }
+        is_valid
     }
 }
 

@@ -143,10 +143,12 @@ function check_key_age(jsonb) v u p
 function check_key_destruction(jsonb) v u p
 function check_key_export(jsonb) v u p
 function check_key_states(jsonb) v u p
+function check_key_subscriptions(jsonb) v u p
 function check_master_key(jsonb) v u p
 function check_master_key_age(jsonb) v u p
 function check_master_key_rotation(jsonb) v u p
 function check_master_key_source(jsonb) v u p
+function check_missing_keys(jsonb) v u p
 function check_preload(jsonb) v u p
 function check_reencryption(jsonb) v u p
 function check_server_file_roles(jsonb) v u p
@@ -156,6 +158,7 @@ function check_stored_values(jsonb) v u p
 function check_suspended_keys(jsonb) v u p
 function check_unusual_addresses(jsonb) v u p
 function check_unusual_hours(jsonb) v u p
+function check_values_elsewhere(jsonb) v u p
 function claim_chunk(integer,oid[]) v u d p
 function column_names(oid) s u p
 function contexts_of(oid) s u d p
@@ -168,6 +171,7 @@ function create_enforcing_triggers(oid,text,text,text) v u p
 function decrypted_from(inet,timestamp with time zone,timestamp with time zone,integer) v u p
 function decrypting_addresses(timestamp with time zone) v u p
 function destroy_step(bigint[],boolean) v u d p
+function distributed_tables() s u p
 function drop_enforcing_triggers(oid,text) v u p
 function due_audit_key(boolean,timestamp with time zone) s u d p
 function empty_audit_partition(text) v u p
@@ -213,6 +217,7 @@ function is_said_to_be_audited(regclass) s u d p
 function is_use_recorded() s u p
 function is_without_context(reencryptions,reencryption_chunks,jsonb,text) s u p
 function key_problem(bigint) v u
+function keys_from(text) v u
 function keys_to_rewrap(bytea) v u d p
 function keys_with_values(text,jsonb) v u p
 function lagging_tables(timestamp with time zone,bigint) v u p
@@ -240,9 +245,11 @@ function note_context_places() v u p
 function note_table_audit(regclass) v u d p
 function origin_checks() v u p
 function origin_here() v u p
+function other_nodes() v u d p
 function outer_role() s s
 function privilege_objects(text) s u p
 function problems_of_audited_table(regclass) s u d p
+function publications_of_keys() s u p
 function quiet_step(bigint) v u d p
 function quoted_name(text) s u p
 function read_export(text) v u
@@ -262,6 +269,7 @@ function refuse_foreign() v u trigger
 function refuse_restore_over() v u trigger
 function refuse_restore_over_log() v u trigger
 function refuse_unless_committable() v u
+function refuse_unless_made_here(text) v u
 function refuse_unless_own_hand() v u
 function refuse_unless_own_run(integer) v u p
 function refuse_unless_recordable(text) s u p
@@ -331,6 +339,7 @@ function uncountable(timestamp with time zone) v u p
 function unschedule_jobs(jsonb) v u p
 function use_of_key(jsonb,bigint) s u p
 function utc_text(timestamp with time zone) s u p
+function values_elsewhere() v u p
 function verification_step() v u d p
 function verify_batch(oid,bigint,bigint,bigint,bigint,text) v u
 function verify_begin(regclass,text) v u d p
