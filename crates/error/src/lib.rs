@@ -7,7 +7,7 @@
 mod report;
 
 use fieldcrypt_envelope::tenant_name::TenantNameProblem;
-use fieldcrypt_envelope::{Fingerprint, KeyId, Malformed, NotAuthentic, RandomnessUnavailable};
+use fieldcrypt_envelope::{Fingerprint, KeyId, Malformed, RandomnessUnavailable};
 
 pub use report::{Report, SqlState};
 
@@ -17,8 +17,8 @@ pub use report::{Report, SqlState};
 pub enum Error {
     /// Not the form of an encrypted value.
     Malformed(Malformed),
-    /// Tampered with, or bound to another context.
-    NotAuthentic,
+    /// Tampered with, or bound to another context. Whether one was given, if anybody can tell.
+    NotAuthentic { key: KeyId, has_context: Option<bool> },
     /// No row in `encryption_keys` has this id.
     UnknownKey(KeyId),
     /// The key is suspended.
@@ -26,7 +26,7 @@ pub enum Error {
     /// The key has been destroyed.
     KeyDestroyed(KeyId),
     /// `fieldcrypt.tenant` is set, and the value is another tenant's.
-    OtherTenant,
+    OtherTenant(KeyId),
     /// `fieldcrypt.tenant` is set, and the value would be another tenant's.
     ForOtherTenant,
     /// `fieldcrypt.require_tenant` is on, and no tenant is named for what is to be done.
@@ -112,7 +112,7 @@ pub enum Error {
     /// A context begins with a name.
     ContextName,
     /// A value was written that is not authentic for its row.
-    NotOfItsRow { column: String },
+    NotOfItsRow { key: KeyId, column: String },
     /// What is to be encrypted is ciphertext already.
     AlreadyEncrypted,
     /// A right is lacking besides that to call a function.
@@ -172,12 +172,6 @@ impl From<Malformed> for Error {
     }
 }
 
-impl From<NotAuthentic> for Error {
-    fn from(_: NotAuthentic) -> Self {
-        Self::NotAuthentic
-    }
-}
-
 impl From<RandomnessUnavailable> for Error {
     fn from(_: RandomnessUnavailable) -> Self {
         Self::Randomness
@@ -190,7 +184,10 @@ impl Error {
     pub fn is_damage(&self) -> bool {
         matches!(
             self,
-            Self::Malformed(_) | Self::NotAuthentic | Self::UnknownKey(_) | Self::KeyDestroyed(_)
+            Self::Malformed(_)
+                | Self::NotAuthentic { .. }
+                | Self::UnknownKey(_)
+                | Self::KeyDestroyed(_)
         )
     }
 
@@ -220,7 +217,7 @@ impl Error {
             || matches!(
                 self,
                 Self::KeySuspended(_)
-                    | Self::OtherTenant
+                    | Self::OtherTenant(_)
                     | Self::NoKeyYet { .. }
                     | Self::NoActiveKey { .. }
                     | Self::WrappedKeyNotAuthentic(_)
@@ -252,7 +249,7 @@ impl Error {
         let (sqlstate, message, hint): (&[u8; 5], String, &str) = match self {
             Self::Postgres(report) => return Report::clone(report),
             Self::Malformed(_) => return self.malformed().without_context(),
-            Self::NotAuthentic => (
+            Self::NotAuthentic { .. } => (
                 b"KF002",
                 "encrypted value is not authentic".into(),
                 "Either it was tampered with, or it was encrypted with another context: pass the context that encrypt_field was given.",
@@ -272,7 +269,7 @@ impl Error {
                 format!("encryption key {key} has been destroyed"),
                 "Values encrypted with a destroyed key can't be decrypted any more.",
             ),
-            Self::OtherTenant => (
+            Self::OtherTenant(_) => (
                 b"KF006",
                 "encrypted value belongs to another tenant".into(),
                 "fieldcrypt.tenant is set in this session and is not the tenant of the value's key: RESET fieldcrypt.tenant, or set the right one.",
@@ -548,7 +545,7 @@ impl Error {
                 "a context begins with a name".into(),
                 "Name the table and the column: fieldcrypt.context('patients.ssn', id).",
             ),
-            Self::NotOfItsRow { column } => (
+            Self::NotOfItsRow { column, .. } => (
                 b"KF031",
                 format!("the value is not authentic for the row that it is written to, column {column}"),
                 "It was encrypted with another context, as in a row of another key, or was tampered with. Encrypt it for this row, or fieldcrypt.rebind_field(value, context, new_context); in ON CONFLICT DO UPDATE encrypt for the row that is there, not for EXCLUDED.",
@@ -595,7 +592,30 @@ impl Error {
             ),
             Self::Internal(problem) => (b"XX000", problem.clone(), ""),
         };
-        Report::new(sqlstate, message, hint)
+        let report = Report::new(sqlstate, message, hint);
+        match self.of_which_key() {
+            Some(detail) => report.with_detail(detail),
+            None => report,
+        }
+    }
+
+    /// What can be told of a value without telling what is in it: not in the message, so that errors of one kind read
+    /// the same. Of a context nothing but whether there was one.
+    fn of_which_key(&self) -> Option<String> {
+        match self {
+            Self::NotAuthentic { key, has_context } => Some(format!(
+                "The value is of encryption key {key}{}",
+                match has_context {
+                    Some(true) => "; a context was given.",
+                    Some(false) => "; no context was given.",
+                    None => ".",
+                }
+            )),
+            Self::OtherTenant(key) | Self::NotOfItsRow { key, .. } => {
+                Some(format!("The value is of encryption key {key}."))
+            }
+            _ => None,
+        }
     }
 }
 
