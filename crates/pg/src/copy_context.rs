@@ -61,7 +61,7 @@ unsafe fn is_copy(entry: Entry) -> bool {
     // SAFETY: by the contract.
     let callback = unsafe { (*entry).callback };
     callback.is_some_and(|callback| {
-        callback as *const () as usize == CopyFromErrorCallback as *const () as usize
+        std::ptr::eq(callback as *const (), CopyFromErrorCallback as *const ())
     })
 }
 
