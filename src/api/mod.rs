@@ -20,6 +20,7 @@ mod key_states;
 mod key_usage;
 mod keys;
 mod master_key_rotation;
+mod operators;
 mod redaction;
 mod reencryption_runs;
 mod reencryption_steps;

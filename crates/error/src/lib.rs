@@ -113,6 +113,8 @@ pub enum Error {
     ContextName,
     /// A value was written that is not authentic for its row.
     NotOfItsRow { key: KeyId, column: String },
+    /// Something is asked of an encrypted value that only its plaintext has.
+    Misuse(Misuse),
     /// What is to be encrypted is ciphertext already.
     AlreadyEncrypted,
     /// A right is lacking besides that to call a function.
@@ -153,6 +155,23 @@ pub enum Error {
     Postgres(Box<Report>),
     /// What should not happen.
     Internal(String),
+}
+
+/// What is asked of encrypted values in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misuse {
+    /// `=` and its like.
+    Comparison,
+    /// LIKE and its like.
+    Match,
+    /// A member of a document.
+    Member,
+    /// The greatest or the least.
+    Order,
+    /// A cast to a text.
+    Text,
+    /// A b-tree index, also one of UNIQUE.
+    Index,
 }
 
 /// Why a key can't be made here.
@@ -240,7 +259,7 @@ impl Error {
         Report::new(
             b"KF001",
             format!("not an encrypted value: {why}"),
-            "Columns of type encrypted take ciphertext only: encrypt with fieldcrypt.encrypt_field(value).",
+            "Columns of type encrypted take ciphertext only: encrypt with fieldcrypt.encrypt_field(value). No plaintext is compared with them: see docs/querying.md.",
         )
     }
 
@@ -555,6 +574,7 @@ impl Error {
                 "the value is an encrypted value already".into(),
                 "Encrypted twice it would be opened to ciphertext. To re-encrypt use fieldcrypt.reencrypt_field; to encrypt ciphertext all the same, fieldcrypt.encrypt_field_bytea.",
             ),
+            Self::Misuse(misuse) => return misuse.report(),
             Self::LacksRight { right } => (
                 b"42501",
                 format!("this needs the privilege {right}, too"),
@@ -616,6 +636,38 @@ impl Error {
             }
             _ => None,
         }
+    }
+}
+
+impl Misuse {
+    fn report(self) -> Report {
+        let (message, hint) = match self {
+            Self::Comparison => (
+                "an encrypted value can't be compared by what is in it",
+                "Two encryptions of one text differ, so = would find nothing. Compare what is decrypted, at best in a view: fieldcrypt.decrypt_field(value, context) = '...'. To find a row by an index, keep a keyed hash in a column beside it. Whether two values are the same ciphertext: a OPERATOR(fieldcrypt.*=) b. See docs/querying.md.",
+            ),
+            Self::Match => (
+                "an encrypted value can't be matched by a pattern",
+                "Match what is decrypted, at best in a view: fieldcrypt.decrypt_field(value, context) LIKE '...'. See docs/querying.md.",
+            ),
+            Self::Member => (
+                "an encrypted value has no members to take out",
+                "Decrypt the document first: fieldcrypt.decrypt_field_jsonb(value, context) ->> 'name'. See docs/querying.md.",
+            ),
+            Self::Order => (
+                "encrypted values have no greatest and no least",
+                "The order of their bytes says nothing of what is in them. Decrypt them first: max(fieldcrypt.decrypt_field_as(value, NULL::date, context)). See docs/querying.md.",
+            ),
+            Self::Text => (
+                "an encrypted value is not made a text by a cast",
+                "To read it: fieldcrypt.decrypt_field(value, context). The ciphertext as text: fieldcrypt.ciphertext_text(value). See docs/querying.md.",
+            ),
+            Self::Index => (
+                "an index on an encrypted column would find nothing, and UNIQUE no duplicate",
+                "Two encryptions of one text differ. Make the index, or UNIQUE, on a keyed hash in a column beside it. See docs/querying.md.",
+            ),
+        };
+        Report::new(b"0A000", message.into(), hint)
     }
 }
 

@@ -28,7 +28,7 @@ foreach my $sql (
 	'REINDEX TABLE CONCURRENTLY t',
 	'ALTER TABLE t ALTER value SET STORAGE EXTENDED; VACUUM FULL t; ALTER TABLE t ALTER value SET STORAGE EXTERNAL; VACUUM FULL t',
 	'ALTER TABLE t ALTER value TYPE bytea USING value::bytea; ALTER TABLE t ALTER value TYPE fieldcrypt.encrypted USING value::fieldcrypt.encrypted',
-	'DROP INDEX t_value_idx; ALTER TABLE t ALTER value TYPE text USING value::text; ALTER TABLE t ALTER value TYPE fieldcrypt.encrypted USING value::fieldcrypt.encrypted',
+	'DROP INDEX t_value_idx; ALTER TABLE t ALTER value TYPE text USING fieldcrypt.ciphertext_text(value); ALTER TABLE t ALTER value TYPE fieldcrypt.encrypted USING value::fieldcrypt.encrypted',
 	'ALTER TABLE t ALTER id TYPE bigint; ALTER TABLE t ALTER id TYPE int',
 	'ALTER TABLE t RENAME TO u; CREATE TABLE t AS TABLE u; DROP TABLE u; ALTER TABLE t ADD PRIMARY KEY (id)',
 	'SELECT * INTO u FROM t; TRUNCATE t; INSERT INTO t TABLE u; DROP TABLE u',

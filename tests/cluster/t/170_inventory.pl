@@ -458,12 +458,23 @@ SELECT format('%s.%I', c.oid::regclass, a.attname) AS name FROM pg_class AS c JO
  WHERE relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND relkind NOT IN ('i', 'I', 'S') AND NOT relispartition AND attnum > 0 AND NOT attisdropped
    AND coalesce(col_description(c.oid, a.attnum), '') = ''
 SQL
-	'the type has no order and no =' => <<'SQL',
-SELECT oid::regoperator FROM pg_operator WHERE (oprleft = 'fieldcrypt.encrypted'::regtype OR oprright = 'fieldcrypt.encrypted'::regtype) AND oprname NOT IN ('*=', '*<>')
-UNION ALL SELECT NULL FROM pg_opclass WHERE opcintype = 'fieldcrypt.encrypted'::regtype AND opcmethod <> (SELECT oid FROM pg_am WHERE amname = 'hash')
+	'operators of usual names do nothing but refuse' => <<'SQL',
+SELECT oid::regoperator FROM pg_operator WHERE (oprleft = 'fieldcrypt.encrypted'::regtype OR oprright = 'fieldcrypt.encrypted'::regtype)
+   AND oprname NOT IN ('*=', '*<>', '*<', '*<=', '*>=', '*>') AND oprcode::text NOT LIKE 'fieldcrypt_internal.refuse_%'
 SQL
-	'the type\'s casts are explicit' => <<'SQL',
-SELECT oid::text FROM pg_cast WHERE (castsource = 'fieldcrypt.encrypted'::regtype OR casttarget = 'fieldcrypt.encrypted'::regtype) AND castcontext <> 'e'
+	'none of them is polymorphic, of (encrypted, encrypted), or in an index\'s family' => <<'SQL',
+SELECT oid::regoperator FROM pg_operator AS o WHERE oprcode::text LIKE 'fieldcrypt_internal.refuse_%'
+   AND (EXISTS (SELECT FROM pg_type AS t WHERE t.oid IN (oprleft, oprright) AND t.typtype = 'p') OR oprleft = oprright OR EXISTS (SELECT FROM pg_amop AS a WHERE a.amopopr = o.oid))
+SQL
+	'what refuses says so to the planner' => <<'SQL',
+SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'fieldcrypt_internal'::regnamespace AND prosrc ~ '^fieldcrypt_refuse_(comparison|match|member|element|order|text|name)' AND prosupport = 0
+SQL
+	'the type sorts and hashes by its bytes' => <<'SQL',
+SELECT oid::text FROM pg_amop WHERE amoplefttype = 'fieldcrypt.encrypted'::regtype AND amopopr::regoperator::text NOT LIKE 'fieldcrypt.*%'
+SQL
+	'the type\'s casts are explicit, or refuse' => <<'SQL',
+SELECT oid::text FROM pg_cast WHERE (castsource = 'fieldcrypt.encrypted'::regtype OR casttarget = 'fieldcrypt.encrypted'::regtype)
+   AND castcontext <> 'e' AND castfunc::regproc::text NOT LIKE 'fieldcrypt_internal.refuse_%'
 SQL
 	'the type is stored uncompressed, out of line' => q{SELECT typstorage FROM pg_type WHERE oid = 'fieldcrypt.encrypted'::regtype AND typstorage <> 'e'},
 	# The sequence of the log is not: its start is above all ids that a restore brings.

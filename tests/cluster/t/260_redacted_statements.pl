@@ -107,14 +107,14 @@ my @statements = (
 	[ q{COPY (SELECT fieldcrypt.encrypt_field('CANARY')) TO STDOUT}, 'COPY TO' ],
 	[ q{EXPLAIN (ANALYZE, COSTS OFF) SELECT fieldcrypt.encrypt_field('CANARY')}, 'EXPLAIN' ],
 	[ q{CREATE TABLE made AS SELECT fieldcrypt.encrypt_field('CANARY'); DROP TABLE made}, 'CREATE TABLE AS' ],
-	[ q{CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $$ SELECT fieldcrypt.encrypt_field('CANARY')::text $$; SELECT f(); DROP FUNCTION f()}, 'CREATE FUNCTION' ],
+	[ q{CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $$ SELECT fieldcrypt.ciphertext_text(fieldcrypt.encrypt_field('CANARY')) $$; SELECT f(); DROP FUNCTION f()}, 'CREATE FUNCTION' ],
 	[ q{SET fieldcrypt.tenant = 'CANARY'}, 'a setting' ],
 	[ q{/* CANARY */ SELECT fieldcrypt.encrypt_field('x') -- CANARY}, 'comments' ],
 	[ q{SELECT 1; SELECT 'CANARY', fieldcrypt.encrypt_field('x')}, 'one of several statements' ]);
 
 # What calls the extension without being named in a statement: what is made, then the statements that make it run.
 value($node, <<'SQL');
-CREATE FUNCTION seals(t text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN fieldcrypt.encrypt_field(t)::text; END $$;
+CREATE FUNCTION seals(t text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN fieldcrypt.ciphertext_text(fieldcrypt.encrypt_field(t)); END $$;
 CREATE FUNCTION seals_on(state text, t text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN seals(t); END $$;
 CREATE FUNCTION seals_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM seals(NEW.t); RETURN NEW; END $$;
 CREATE FUNCTION seals_apart(a float8, b float8) RETURNS float8 IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM seals('x'); RETURN a - b; END $$;
