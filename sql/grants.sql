@@ -286,7 +286,7 @@ BEGIN
             UNION ALL
             SELECT 'TYPE ' || t.oid::regtype, t.typacl, t.typowner
               FROM pg_catalog.pg_type AS t
-             WHERE t.typnamespace = ANY (schemas) AND t.typname IN ('encrypted', 'health_finding')
+             WHERE t.typnamespace = ANY (schemas) AND t.typname IN ('encrypted', 'any_encrypted', 'health_finding')
           ) AS o (object, acl, owner), pg_catalog.aclexplode(o.acl) AS a
          WHERE a.grantee <> o.owner AND a.grantee <> 0
     LOOP

@@ -36,6 +36,7 @@ function audit_status() v u d p
 function audit_table(regclass) v u p
 function cancel_destroy_key(bigint,text) v u
 function ciphertext_info(encrypted) i s s
+function ciphertext_text(encrypted) i s s
 function compliance_report(text,timestamp with time zone,timestamp with time zone,boolean,boolean) v u d p
 function compliance_report_html(text,timestamp with time zone,timestamp with time zone,boolean,boolean) v u d p
 function confirm_key_states(text) v u d p
@@ -137,6 +138,7 @@ function check_audited_tables(jsonb) v u p
 function check_compromised_keys(jsonb) v u p
 function check_deactivated_keys(jsonb) v u p
 function check_default_tenant(jsonb) v u p
+function check_encrypted_indexes(jsonb) v u p
 function check_enforced_contexts(jsonb) v u p
 function check_failed_decrypts(jsonb) v u p
 function check_key_age(jsonb) v u p
@@ -175,11 +177,17 @@ function encrypted_from_bytea(bytea) i s s
 function encrypted_hash(encrypted) i s s
 function encrypted_hash_extended(encrypted,bigint) i s s
 function encrypted_in(cstring) i s s
+function encrypted_less(encrypted,encrypted) i s s
+function encrypted_less_or_same(encrypted,encrypted) i s s
+function encrypted_more(encrypted,encrypted) i s s
+function encrypted_more_or_same(encrypted,encrypted) i s s
 function encrypted_not_same(encrypted,encrypted) i s s
+function encrypted_order(encrypted,encrypted) i s s
 function encrypted_out(encrypted) i s s
 function encrypted_recv(internal) i s s
 function encrypted_same(encrypted,encrypted) i s s
 function encrypted_send(encrypted) i s s
+function encrypted_sort(internal) i s s
 function enforcing_triggers() s u p
 function erase_key(bigint,text) v u
 function erase_tenant_keys(text,text) v u
@@ -201,9 +209,9 @@ function import_contents(json,integer,integer) v u p
 function import_document(text,boolean,boolean) v u
 function insert_approval(bigint,text,text,text,bigint) v u
 function invalidate_keys() v u trigger
+function is_being_restored() v u p
 function is_changed_to_foreign("any",text,"any",text,text) v u
 function is_foreign("any",text,text) v u
-function is_being_restored() v u p
 function is_left(reencryptions,integer) v u p
 function is_preloaded() v u p
 function is_reencrypting() v u p
@@ -236,6 +244,11 @@ function note_table_audit(regclass) v u d p
 function origin_checks() v u p
 function origin_here() v u p
 function outer_role() s s
+function plan_comparison(internal) i s s
+function plan_match(internal) i s s
+function plan_member(internal) i s s
+function plan_order(internal) i s s
+function plan_text(internal) i s s
 function privilege_objects(text) s u p
 function problems_of_audited_table(regclass) s u d p
 function quiet_step(bigint) v u d p
@@ -252,15 +265,25 @@ function reencrypt_end(integer) v u d p
 function reencrypt_position() v u
 function reencrypt_step(integer,oid[],bigint) v u d p
 function refuse_change() v u trigger
+function refuse_comparison(encrypted,any_encrypted) i s
+function refuse_comparison_of_text(text,encrypted) i s
+function refuse_comparison_with_text(encrypted,text) i s
 function refuse_destruction(bigint,interval) v u p
+function refuse_element(encrypted,integer) i s
 function refuse_foreign() v u trigger
+function refuse_index(oid) i s s
+function refuse_match(encrypted,text) i s
+function refuse_member(encrypted,text) i s
+function refuse_name(encrypted) i s
+function refuse_order(encrypted,encrypted) i s
 function refuse_restore_over() v u trigger
 function refuse_restore_over_log() v u trigger
+function refuse_text(encrypted) i s
 function refuse_unless_committable() v u
 function refuse_unless_own_hand() v u
+function refuse_unless_own_run(integer) v u p
 function refuse_unless_recordable(text) s u p
 function refuse_unless_writable() v u
-function refuse_unless_own_run(integer) v u p
 function refuse_without_cron(jsonb) v u p
 function relations_to_count() v u p
 function release_run() v u
@@ -389,11 +412,13 @@ SELECT format('%s', o.name) FROM (
     UNION ALL SELECT 'pg_operator'::regclass, oid, oid::regoperator::text FROM pg_operator WHERE oprnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[])
 ) AS o WHERE NOT EXISTS (SELECT FROM pg_depend WHERE classid = o.class AND objid = o.oid AND deptype = 'e')
 SQL
-	'nothing of the extension lies in another schema' => <<'SQL',
+	'nothing of the extension lies in another schema, but for operators and aggregates that refuse' => <<'SQL',
 SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend AS d
  WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_fieldcrypt') AND d.deptype = 'e'
    AND coalesce((SELECT i.schema FROM pg_identify_object(d.classid, d.objid, 0) AS i) NOT IN ('fieldcrypt', 'fieldcrypt_internal'), true)
    AND d.classid NOT IN ('pg_namespace'::regclass, 'pg_cast'::regclass)
+   AND NOT EXISTS (SELECT FROM pg_operator AS o WHERE d.classid = 'pg_operator'::regclass AND o.oid = d.objid AND o.oprcode::text LIKE 'fieldcrypt_internal.refuse_%')
+   AND NOT EXISTS (SELECT FROM pg_aggregate AS a WHERE d.classid = 'pg_proc'::regclass AND a.aggfnoid = d.objid AND a.aggtransfn::text LIKE 'fieldcrypt_internal.refuse_%')
 SQL
 	'everything has one owner' => <<'SQL',
 SELECT x.name FROM (

@@ -113,4 +113,41 @@ CREATE OPERATOR pg_catalog.= (LEFTARG = fieldcrypt.encrypted, RIGHTARG = anynona
 SQL
 cmp_ok(scalar(changed($stock, meanings('postgres'))), '>', 0, 'it notices an operator that takes others away');
 
+# The page on querying, as it stands there.
+my $page = do { open my $in, '<', "$ENV{TESTDIR}/docs/querying.md" or die "querying.md: $!"; local $/ = undef; <$in> };
+create_database($node, 'page');
+value($node, 'CREATE TABLE patients (id bigint PRIMARY KEY, name text, ssn fieldcrypt.encrypted)', db => 'page');
+value($node, q{INSERT INTO patients SELECT 1, 'Ada', fieldcrypt.encrypt_field('123-45-6789', fieldcrypt.context('patients.ssn', 1))}, db => 'page');
+my $shown = run_sql($node, join('', $page =~ /```sql\n(.*?)```/sg) . q{UPDATE patients SET ssn = ssn; UPDATE patients SET ssn = NULL WHERE id = 10}, db => 'page');
+is_deeply($shown->{sqlstates}, [], 'the SQL of docs/querying.md runs') or diag $shown->{err};
+is($shown->{out}, "Ada\nAda\nGrace|987-65-4321", 'and finds what it says');
+my $notices = () = $shown->{err} =~ /another ciphertext in row 10/g;
+is($notices, 1, 'a trigger sees a changed value, and only that');
+like(run_sql($node, q{SELECT * FROM patients WHERE ssn = '123-45-6789'}, db => 'page')->{err}, qr/can't be compared by what is in it/, 'the error that it shows');
+
+# Parameters of drivers, whatever type they are sent with.
+foreach my $type ('', '::text', '::varchar')
+{
+	like(bind($node, "SELECT * FROM patients WHERE ssn = :ssn$type", { ssn => 'x' }, db => 'page', protocol => $_)->{err}, qr/can't be compared by what is in it/, "a parameter$type, $_")
+	  foreach 'extended', 'prepared';
+}
+
+# What is built without asking is named by health.
+my $health = q{SELECT status || ': ' || detail FROM fieldcrypt.health() WHERE "check" = 'encrypted_indexes'};
+gives($node, $health, qr/^ok: /, 'health: no index', db => 'page');
+value($node, 'CREATE INDEX plain_hash ON patients USING hash (ssn)', db => 'page');
+gives($node, $health, qr/^ok: /, 'health: a hash index is let alone', db => 'page');
+foreach my $statement (
+	'CREATE UNIQUE INDEX found ON patients (ssn) INCLUDE (id)',
+	'ALTER TABLE patients ADD CONSTRAINT found EXCLUDE USING hash (ssn WITH OPERATOR(fieldcrypt.*=))',
+	'CREATE TABLE parts (id numeric, ssn fieldcrypt.encrypted) PARTITION BY LIST (id); CREATE INDEX found ON parts (ssn)',
+	'CREATE TABLE amounts (id numeric, ssn fieldcrypt.encrypted); CREATE INDEX found ON amounts (id, ssn)')
+{
+	value($node, $statement, db => 'page');
+	gives($node, $health, qr/^warning: .*relation "(?:public\.)?found"/, "health: $statement", db => 'page');
+	value($node, $statement =~ /CONSTRAINT/ ? 'ALTER TABLE patients DROP CONSTRAINT found' : 'DROP INDEX found', db => 'page');
+}
+refused($node, 'CREATE INDEX CONCURRENTLY found ON patients (ssn)', '0A000', 'CREATE INDEX CONCURRENTLY is refused', db => 'page');
+gives($node, $health, qr/^warning: .*found/, 'and what it leaves is named', db => 'page');
+
 done_testing();
