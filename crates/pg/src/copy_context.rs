@@ -3,6 +3,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
+use fieldcrypt_sql_text::messages::copy_place;
 use pgrx::pg_sys;
 
 unsafe extern "C-unwind" {
@@ -65,8 +66,7 @@ unsafe fn is_copy(entry: Entry) -> bool {
     })
 }
 
-/// `COPY patients, line 3, column ssn`, in the language of the server's messages. All of them put a colon before the
-/// data, which come last. (A name with a colon ends the place before its line.)
+/// `COPY patients, line 3, column ssn`, in the language of the server's messages.
 ///
 /// # Safety
 ///
@@ -87,33 +87,7 @@ unsafe fn place(entry: Entry) -> *const c_char {
             return c"COPY".as_ptr();
         }
         let bytes = CStr::from_ptr(text).to_bytes();
-        *text.add(place_length(bytes)) = 0;
+        *text.add(copy_place(bytes).len()) = 0;
         text
-    }
-}
-
-fn place_length(text: &[u8]) -> usize {
-    let place = text.split(|byte| *byte == b':').next().unwrap_or_default();
-    place.trim_ascii_end().len()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::place_length;
-
-    #[test]
-    fn what_follows_the_place_is_data() {
-        for (text, place) in [
-            ("COPY t, line 3, column ssn: \"123: 45\"", "COPY t, line 3, column ssn"),
-            ("COPY t, line 3: \"1\t123-45-6789\nCOPY t, line 4\"", "COPY t, line 3"),
-            ("COPY t, line 3, column ssn: null input", "COPY t, line 3, column ssn"),
-            ("COPY t, line 3", "COPY t, line 3"),
-            ("COPY t, ligne 3, colonne ssn : « 123 »", "COPY t, ligne 3, colonne ssn"),
-            ("tのCOPY、行 3、列 ssn: \"123\"", "tのCOPY、行 3、列 ssn"),
-            (": \"123\"", ""),
-            ("", ""),
-        ] {
-            assert_eq!(&text[..place_length(text.as_bytes())], place);
-        }
     }
 }

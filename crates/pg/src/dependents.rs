@@ -314,7 +314,7 @@ pub fn function(oid: Oid) -> Option<(Vec<u8>, Oid)> {
 /// Whether a function is an aggregate.
 pub fn is_aggregate(oid: Oid) -> bool {
     // SAFETY: as above.
-    unsafe { pg_sys::get_func_prokind(oid) as u8 == pg_sys::PROKIND_AGGREGATE as u8 }
+    unsafe { pg_sys::get_func_prokind(oid) as u8 == pg_sys::PROKIND_AGGREGATE }
 }
 
 /// The name of an operator.
