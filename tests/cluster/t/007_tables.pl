@@ -144,7 +144,7 @@ SELECT fieldcrypt.decrypt_field(fieldcrypt.encrypt_field('a', tenant => 'tenant 
 SQL
 };
 is($use->($_), 'ab100', 'before') foreach $sessions{idle};
-value($node, "CREATE FUNCTION with_keys() RETURNS text LANGUAGE plpgsql AS \$\$ BEGIN RETURN fieldcrypt.encrypt_field('x'); END \$\$");
+value($node, "CREATE FUNCTION with_keys() RETURNS text LANGUAGE plpgsql AS \$\$ BEGIN RETURN fieldcrypt.ciphertext_text(fieldcrypt.encrypt_field('x')); END \$\$");
 foreach my $sql (
 	(map { ("REINDEX INDEX CONCURRENTLY fieldcrypt.$_", "REINDEX INDEX fieldcrypt.$_") }
 	  'encryption_keys_pkey', 'encryption_keys_active', 'encryption_keys_version'),
