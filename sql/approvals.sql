@@ -158,7 +158,7 @@ BEGIN
     IF NOT coalesce(fieldcrypt_internal.mark_withdrawn(id), false) THEN
         RAISE EXCEPTION USING ERRCODE = 'KF019',
             MESSAGE = format('there is no request %s that could be withdrawn', id),
-            HINT = 'SELECT * FROM fieldcrypt.approvals shows all: used and withdrawn ones stay as they are.';
+            HINT = 'SELECT * FROM fieldcrypt.approvals shows all: used and withdrawn ones stay as they are. (KF019, see docs/errors.md)';
     END IF;
     PERFORM fieldcrypt_internal.record_approval('approval_withdrawn', request.operation, request.subject, format('request %s', id));
 END
@@ -181,7 +181,7 @@ BEGIN
     END IF;
     -- Anew: it may have been somebody else who was faster.
     SELECT a.* INTO request FROM fieldcrypt.approvals AS a WHERE a.id = id;
-    hint := 'SELECT * FROM fieldcrypt.approvals shows all requests; fieldcrypt.request_approval makes a new one.';
+    hint := 'SELECT * FROM fieldcrypt.approvals shows all requests; fieldcrypt.request_approval makes a new one. (KF019, see docs/errors.md)';
     IF request.id IS NULL THEN
         message := format('there is no request %s', id);
     ELSIF request.withdrawn_by IS NOT NULL THEN
@@ -194,7 +194,7 @@ BEGIN
         message := format('request %s has expired', id);
     ELSE
         message := format('request %s is your own', id);
-        hint := 'Another person approves it, who logs in with a role of their own: SET ROLE and SET SESSION AUTHORIZATION don''t count.';
+        hint := 'Another person approves it, who logs in with a role of their own: SET ROLE and SET SESSION AUTHORIZATION don''t count. (KF019, see docs/errors.md)';
     END IF;
     PERFORM fieldcrypt_internal.record_approval('approval_refused', coalesce(request.operation, 'approve'),
         coalesce(request.subject, '?'), message);
@@ -272,7 +272,7 @@ BEGIN
         WHEN request.expires_at <= clock_timestamp() THEN format('request %s has expired', request.id)
         ELSE format('request %s waits for another role', request.id) END;
     hint := format(
-        'SELECT fieldcrypt.request_approval(%L, %L, reason); then another role: CALL fieldcrypt.approve(id). What needs it is in fieldcrypt.require_approval.',
+        'SELECT fieldcrypt.request_approval(%L, %L, reason); then another role: CALL fieldcrypt.approve(id). What needs it is in fieldcrypt.require_approval. (KF019, see docs/errors.md)',
         operation, subject);
     PERFORM fieldcrypt_internal.record_approval('approval_refused', operation, subject, message);
 END

@@ -151,7 +151,7 @@ BEGIN
     IF partition = 'audit_log_default'
        AND EXISTS (SELECT FROM fieldcrypt_internal.audit_log_default AS l WHERE l.at > now() - fieldcrypt_internal.audit_retention()::interval) THEN
         RAISE EXCEPTION USING ERRCODE = 'KF028', MESSAGE = 'audit_log_default has got rows that are not old enough',
-            HINT = 'CALL fieldcrypt.apply_audit_retention() again, later.';
+            HINT = 'CALL fieldcrypt.apply_audit_retention() again, later. (KF028, see docs/errors.md)';
     END IF;
     -- Not TRUNCATE, which takes the rows also from a snapshot that is older: a dump would have neither them nor what
     -- says that they were retired.
@@ -211,7 +211,7 @@ BEGIN
     -- Whoever calls it by hand retires nothing that is not due.
     IF partition IS DISTINCT FROM fieldcrypt_internal.next_audit_partition(NULL) THEN
         RAISE EXCEPTION USING ERRCODE = 'KF028', MESSAGE = 'this partition of the audit log is not the next one to be retired',
-            HINT = 'CALL fieldcrypt.apply_audit_retention()';
+            HINT = 'CALL fieldcrypt.apply_audit_retention(). (KF028, see docs/errors.md)';
     END IF;
     RETURN fieldcrypt_internal.retire_audit_partition(partition);
 END

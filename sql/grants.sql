@@ -1,7 +1,7 @@
 -- Rights: nothing for PUBLIC; the rest by name.
 
 REVOKE ALL ON SCHEMA fieldcrypt, fieldcrypt_internal FROM PUBLIC;
-REVOKE ALL ON TYPE fieldcrypt.encrypted, fieldcrypt_internal.health_finding FROM PUBLIC;
+REVOKE ALL ON TYPE fieldcrypt.encrypted, fieldcrypt_internal.any_encrypted, fieldcrypt_internal.health_finding FROM PUBLIC;
 
 CREATE FUNCTION fieldcrypt_internal.privilege_objects(privilege text)
     RETURNS TABLE (rights text, object text)
@@ -153,9 +153,15 @@ AS $$
         ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_from_bytea(bytea)'),
         ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_same(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
         ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_not_same(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
+        ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_less(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
+        ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_less_or_same(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
+        ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_more_or_same(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
+        ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_more(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
+        ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_order(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
         ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_hash(fieldcrypt.encrypted)'),
         ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_hash_extended(fieldcrypt.encrypted, bigint)'),
         ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt.key_id(fieldcrypt.encrypted)'),
+        ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt.ciphertext_text(fieldcrypt.encrypted)'),
         ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt.ciphertext_info(fieldcrypt.encrypted)'),
         ('{schema}', 'USAGE', 'SCHEMA fieldcrypt'),
         -- What procedures call and pg_dump reads is looked up by name, with the rights of who does it.
@@ -283,7 +289,7 @@ BEGIN
             UNION ALL
             SELECT 'TYPE ' || t.oid::regtype, t.typacl, t.typowner
               FROM pg_catalog.pg_type AS t
-             WHERE t.typnamespace = ANY (schemas) AND t.typname IN ('encrypted', 'health_finding')
+             WHERE t.typnamespace = ANY (schemas) AND t.typname IN ('encrypted', 'any_encrypted', 'health_finding')
           ) AS o (object, acl, owner), pg_catalog.aclexplode(o.acl) AS a
          WHERE a.grantee <> o.owner AND a.grantee <> 0
     LOOP

@@ -105,3 +105,29 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.check_stored_values(jsonb) IS 'check: values that do not open, by verify_values or in a sample';
+
+CREATE FUNCTION fieldcrypt_internal.check_encrypted_indexes(used jsonb) RETURNS fieldcrypt_internal.health_finding
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+AS $$
+DECLARE
+    found text[];
+BEGIN
+    -- Most are refused when they are built. Not so with INCLUDE, behind a column of numeric or float, on a partitioned table
+    -- that has no partition yet, by EXCLUDE with hash; and CREATE INDEX CONCURRENTLY leaves what was refused. A hash index by
+    -- itself finds ciphertexts, and is let alone.
+    SELECT coalesce(array_agg(DISTINCT i.indexrelid::regclass::text ORDER BY i.indexrelid::regclass::text), '{}') INTO found
+      FROM pg_index AS i, unnest(i.indclass) AS u(class)
+      JOIN pg_opclass AS o ON o.oid = u.class
+      JOIN pg_am AS m ON m.oid = o.opcmethod
+     WHERE o.opcintype = 'fieldcrypt.encrypted'::regtype AND (m.amname <> 'hash' OR i.indisunique OR i.indisexclusion);
+    IF cardinality(found) = 0 THEN
+        RETURN fieldcrypt_internal.finding_of('ok', 'no index and no UNIQUE stands on encrypted values');
+    END IF;
+    RETURN fieldcrypt_internal.finding_of('warning',
+        format('on encrypted values an index finds nothing, and UNIQUE or EXCLUDE no duplicate: %s',
+            fieldcrypt_internal.counted_names((SELECT array_agg(fieldcrypt_internal.quoted_name(f)) FROM unnest(found[1:3]) AS f), cardinality(found), 'relation')),
+        'Drop it. Make it on a keyed hash in a column beside the values: see docs/querying.md.',
+        fieldcrypt_internal.finding_identity(found, cardinality(found)));
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.check_encrypted_indexes(jsonb) IS 'check: indexes and UNIQUE on encrypted values, which do nothing';

@@ -75,7 +75,7 @@ BEGIN
     IF NOT confirmed THEN
         RAISE WARNING USING ERRCODE = 'KF023',
             MESSAGE = 'the exported key states are not confirmed since a restore, promotion or import',
-            HINT = 'See fieldcrypt.key_states_status(); then fieldcrypt.confirm_key_states(reason), and export again.';
+            HINT = 'See fieldcrypt.key_states_status(); then fieldcrypt.confirm_key_states(reason), and export again. (KF023, see docs/errors.md)';
     END IF;
     PERFORM fieldcrypt_internal.record_event('keys_exported', NULL, NULL, format('%s keys', number_of_keys), NULL);
     RETURN document;
@@ -273,7 +273,7 @@ BEGIN
     IF looser > 0 THEN
         RAISE WARNING USING ERRCODE = 'KF023',
             MESSAGE = format('%s keys are in a more permissive state here than in the export', looser),
-            HINT = 'fieldcrypt.key_states_status(document) lists them.';
+            HINT = 'fieldcrypt.key_states_status(document) lists them. (KF023, see docs/errors.md)';
     END IF;
     reason := format('%s keys imported, %s repaired, %s restricted, %s renumbered, from the export of %s in database "%s" of cluster %s',
         imported, repaired, restricted, renumbered, contents ->> 'created_at', contents #>> '{database,name}', contents #>> '{database,system_identifier}');

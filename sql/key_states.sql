@@ -123,19 +123,19 @@ BEGIN
     IF key.state IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'KF003',
             MESSAGE = format('encryption key %s does not exist in this database', key_id),
-            HINT = 'A value of it comes from another database, or fieldcrypt.encryption_keys was not restored with it. That table lists the keys that are here.';
+            HINT = 'A value of it comes from another database, or fieldcrypt.encryption_keys was not restored with it. That table lists the keys that are here. (KF003, see docs/errors.md)';
     ELSIF key.purpose = 'audit' THEN
         RAISE EXCEPTION USING ERRCODE = 'KF018',
             MESSAGE = format('encryption key %s authenticates the audit log: it can''t be destroyed', key_id),
-            HINT = 'Rows of the log could not be checked any more.';
+            HINT = 'Rows of the log could not be checked any more. (KF018, see docs/errors.md)';
     ELSIF key.state IN ('active', 'destroyed') THEN
         RAISE EXCEPTION USING ERRCODE = 'KF018',
             MESSAGE = format('encryption key %s is %s: it can''t be destroyed', key_id, key.state),
-            HINT = 'An active key is replaced first: CALL fieldcrypt.rotate_keys(tenant), and its values are re-encrypted.';
+            HINT = 'An active key is replaced first: CALL fieldcrypt.rotate_keys(tenant), and its values are re-encrypted. (KF018, see docs/errors.md)';
     ELSIF key.destroy_after IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'KF018',
             MESSAGE = format('the destruction of encryption key %s is scheduled already', key_id),
-            HINT = 'To change the date: SELECT fieldcrypt.cancel_destroy_key(key_id, reason), then schedule it anew.';
+            HINT = 'To change the date: SELECT fieldcrypt.cancel_destroy_key(key_id, reason), then schedule it anew. (KF018, see docs/errors.md)';
     END IF;
 END
 $$;
@@ -153,7 +153,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'KF017',
             MESSAGE = format('encryption key %s is in use', key_id),
             DETAIL = format('It encrypts %s.', uses),
-            HINT = 'Re-encrypt these values first: CALL fieldcrypt.reencrypt(). SELECT * FROM fieldcrypt.key_usage(exact => true) shows all keys.';
+            HINT = 'Re-encrypt these values first: CALL fieldcrypt.reencrypt(). SELECT * FROM fieldcrypt.key_usage(exact => true) shows all keys. (KF017, see docs/errors.md)';
     END IF;
     SELECT s.message, s.hint INTO message, hint FROM fieldcrypt_internal.spend_approval('destroy_key', key_id::text) AS s;
     IF message IS NOT NULL THEN

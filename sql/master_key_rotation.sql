@@ -257,7 +257,7 @@ BEGIN
         IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) deadline THEN
             RAISE EXCEPTION USING ERRCODE = 'KF020',
                 MESSAGE = pg_catalog.format('the master key was not rotated: transactions that have made keys have not ended: %s', begun.blockers),
-                HINT = 'End them (COMMIT PREPARED or ROLLBACK PREPARED for a prepared one) and call it again. Nothing was changed.';
+                HINT = 'End them (COMMIT PREPARED or ROLLBACK PREPARED for a prepared one) and call it again. Nothing was changed. (KF020, see docs/errors.md)';
         END IF;
         RAISE NOTICE 'rotate_master_key: waiting for %', begun.blockers;
         PERFORM pg_catalog.pg_sleep(0.5);
@@ -308,13 +308,13 @@ BEGIN
     IF failed OPERATOR(pg_catalog.>) 0 THEN
         RAISE WARNING USING ERRCODE = 'KF020',
             MESSAGE = pg_catalog.format('%s keys did not open and were not wrapped again: %s', failed, failures),
-            HINT = 'Keep the old master key loaded. Restore the rows of these keys in fieldcrypt.encryption_keys from a backup, or destroy them, and call it again.';
+            HINT = 'Keep the old master key loaded. Restore the rows of these keys in fieldcrypt.encryption_keys from a backup, or destroy them, and call it again. (KF020, see docs/errors.md)';
     END IF;
     IF remaining OPERATOR(pg_catalog.>) failed THEN
         RAISE WARNING USING ERRCODE = 'KF020',
             MESSAGE = pg_catalog.format('%s keys are locked by other transactions and were not wrapped again: %s',
                 remaining OPERATOR(pg_catalog.-) failed, COALESCE(fieldcrypt_internal.lock_holders('fieldcrypt.encryption_keys'::pg_catalog.regclass), 'they have ended meanwhile')),
-            HINT = 'Keep the old master key loaded, and call it again when they have ended.';
+            HINT = 'Keep the old master key loaded, and call it again when they have ended. (KF020, see docs/errors.md)';
     END IF;
     IF remaining OPERATOR(pg_catalog.>) 0 THEN
         RAISE NOTICE 'rotate_master_key: % wrapped again, % left under other master keys (see fieldcrypt.master_key_status())', rewrapped, remaining;

@@ -90,17 +90,17 @@ BEGIN
     IF summary.failed_tables IS NOT NULL THEN
         RAISE WARNING USING ERRCODE = 'KF025',
             MESSAGE = pg_catalog.format('could not be re-encrypted to the end: %s', summary.failed_tables),
-            HINT = 'See fieldcrypt.reencryption_progress and fieldcrypt.reencryption_failures; mend it and CALL fieldcrypt.reencrypt() again.';
+            HINT = 'See fieldcrypt.reencryption_progress and fieldcrypt.reencryption_failures; mend it and CALL fieldcrypt.reencrypt() again. (KF025, see docs/errors.md)';
     END IF;
     IF summary.failed_rows OPERATOR(pg_catalog.>) 0 THEN
         RAISE WARNING USING ERRCODE = 'KF025',
             MESSAGE = pg_catalog.format('%s rows have values that could not be re-encrypted', summary.failed_rows),
-            HINT = 'See fieldcrypt.reencryption_failures. Values that are bound to a context need fieldcrypt.set_column_context().';
+            HINT = 'See fieldcrypt.reencryption_failures. Values that are bound to a context need fieldcrypt.set_column_context(). (KF025, see docs/errors.md)';
     END IF;
     IF summary.unfinished IS NOT NULL THEN
         RAISE WARNING USING ERRCODE = 'KF025',
             MESSAGE = pg_catalog.format('rows locked by other sessions were left: %s', summary.unfinished),
-            HINT = 'CALL fieldcrypt.reencrypt() again: it goes on with them.';
+            HINT = 'CALL fieldcrypt.reencrypt() again: it goes on with them. (KF025, see docs/errors.md)';
     END IF;
     RAISE NOTICE 'reencrypt: % rows re-encrypted, % tables done, % rows could not be', moved, summary.done, summary.failed_rows;
 END

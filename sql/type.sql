@@ -29,12 +29,27 @@ CREATE CAST (bytea AS fieldcrypt.encrypted)
     WITH FUNCTION fieldcrypt_internal.encrypted_from_bytea(bytea);
 CREATE CAST (fieldcrypt.encrypted AS bytea) WITHOUT FUNCTION;
 
--- No =, no order: two encryptions of one value differ. The byte image is compared, which DISTINCT,
--- GROUP BY, UNION, IS DISTINCT FROM on rows and REPLICA IDENTITY FULL need.
+-- Two encryptions of one value differ, so the byte image alone is compared and sorted, which DISTINCT, GROUP BY, UNION,
+-- windows, IS DISTINCT FROM on rows and REPLICA IDENTITY FULL need. The order means nothing. Operators of the usual names
+-- would be taken for comparisons of plaintexts: operators.sql has them, and they refuse.
 CREATE FUNCTION fieldcrypt_internal.encrypted_same(fieldcrypt.encrypted, fieldcrypt.encrypted) RETURNS boolean
     LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'byteaeq';
 CREATE FUNCTION fieldcrypt_internal.encrypted_not_same(fieldcrypt.encrypted, fieldcrypt.encrypted) RETURNS boolean
     LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'byteane';
+CREATE FUNCTION fieldcrypt_internal.encrypted_less(fieldcrypt.encrypted, fieldcrypt.encrypted) RETURNS boolean
+    LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'bytealt';
+CREATE FUNCTION fieldcrypt_internal.encrypted_less_or_same(fieldcrypt.encrypted, fieldcrypt.encrypted) RETURNS boolean
+    LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'byteale';
+CREATE FUNCTION fieldcrypt_internal.encrypted_more_or_same(fieldcrypt.encrypted, fieldcrypt.encrypted) RETURNS boolean
+    LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'byteage';
+CREATE FUNCTION fieldcrypt_internal.encrypted_more(fieldcrypt.encrypted, fieldcrypt.encrypted) RETURNS boolean
+    LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'byteagt';
+CREATE FUNCTION fieldcrypt_internal.encrypted_order(fieldcrypt.encrypted, fieldcrypt.encrypted) RETURNS integer
+    LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'byteacmp';
+CREATE FUNCTION fieldcrypt_internal.encrypted_sort(internal) RETURNS void
+    LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'bytea_sortsupport';
+CREATE FUNCTION fieldcrypt_internal.refuse_index(oid) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'fieldcrypt_refuse_index';
 CREATE FUNCTION fieldcrypt_internal.encrypted_hash(fieldcrypt.encrypted) RETURNS integer
     LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'hashvarlena';
 CREATE FUNCTION fieldcrypt_internal.encrypted_hash_extended(fieldcrypt.encrypted, bigint) RETURNS bigint
@@ -48,7 +63,8 @@ CREATE OPERATOR fieldcrypt.*= (
     NEGATOR = OPERATOR(fieldcrypt.*<>),
     RESTRICT = eqsel,
     JOIN = eqjoinsel,
-    HASHES
+    HASHES,
+    MERGES
 );
 CREATE OPERATOR fieldcrypt.*<> (
     LEFTARG = fieldcrypt.encrypted,
@@ -59,10 +75,61 @@ CREATE OPERATOR fieldcrypt.*<> (
     RESTRICT = neqsel,
     JOIN = neqjoinsel
 );
+CREATE OPERATOR fieldcrypt.*< (
+    LEFTARG = fieldcrypt.encrypted,
+    RIGHTARG = fieldcrypt.encrypted,
+    FUNCTION = fieldcrypt_internal.encrypted_less,
+    COMMUTATOR = OPERATOR(fieldcrypt.*>),
+    NEGATOR = OPERATOR(fieldcrypt.*>=),
+    RESTRICT = scalarltsel,
+    JOIN = scalarltjoinsel
+);
+CREATE OPERATOR fieldcrypt.*<= (
+    LEFTARG = fieldcrypt.encrypted,
+    RIGHTARG = fieldcrypt.encrypted,
+    FUNCTION = fieldcrypt_internal.encrypted_less_or_same,
+    COMMUTATOR = OPERATOR(fieldcrypt.*>=),
+    NEGATOR = OPERATOR(fieldcrypt.*>),
+    RESTRICT = scalarlesel,
+    JOIN = scalarlejoinsel
+);
+CREATE OPERATOR fieldcrypt.*>= (
+    LEFTARG = fieldcrypt.encrypted,
+    RIGHTARG = fieldcrypt.encrypted,
+    FUNCTION = fieldcrypt_internal.encrypted_more_or_same,
+    COMMUTATOR = OPERATOR(fieldcrypt.*<=),
+    NEGATOR = OPERATOR(fieldcrypt.*<),
+    RESTRICT = scalargesel,
+    JOIN = scalargejoinsel
+);
+CREATE OPERATOR fieldcrypt.*> (
+    LEFTARG = fieldcrypt.encrypted,
+    RIGHTARG = fieldcrypt.encrypted,
+    FUNCTION = fieldcrypt_internal.encrypted_more,
+    COMMUTATOR = OPERATOR(fieldcrypt.*<),
+    NEGATOR = OPERATOR(fieldcrypt.*<=),
+    RESTRICT = scalargtsel,
+    JOIN = scalargtjoinsel
+);
 CREATE OPERATOR CLASS fieldcrypt.encrypted_bytes DEFAULT FOR TYPE fieldcrypt.encrypted USING hash AS
     OPERATOR 1 fieldcrypt.*=,
     FUNCTION 1 fieldcrypt_internal.encrypted_hash(fieldcrypt.encrypted),
     FUNCTION 2 fieldcrypt_internal.encrypted_hash_extended(fieldcrypt.encrypted, bigint);
+-- Nothing but the build of an index asks for function 4, whether equal values are the same bytes. So there it is refused: an
+-- index finds no plaintext, and UNIQUE no duplicate.
+CREATE OPERATOR CLASS fieldcrypt.encrypted_bytes DEFAULT FOR TYPE fieldcrypt.encrypted USING btree AS
+    OPERATOR 1 fieldcrypt.*<,
+    OPERATOR 2 fieldcrypt.*<=,
+    OPERATOR 3 fieldcrypt.*=,
+    OPERATOR 4 fieldcrypt.*>=,
+    OPERATOR 5 fieldcrypt.*>,
+    FUNCTION 1 fieldcrypt_internal.encrypted_order(fieldcrypt.encrypted, fieldcrypt.encrypted),
+    FUNCTION 2 fieldcrypt_internal.encrypted_sort(internal),
+    FUNCTION 4 fieldcrypt_internal.refuse_index(oid);
+
+-- What the output function gives, for who wants it: the cast to text refuses.
+CREATE FUNCTION fieldcrypt.ciphertext_text(value fieldcrypt.encrypted) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'fieldcrypt_ciphertext_text';
 
 COMMENT ON TYPE fieldcrypt.encrypted IS
     'an encrypted value; text form fc1:...; made by fieldcrypt.encrypt_field, read by fieldcrypt.decrypt_field';
@@ -78,3 +145,15 @@ COMMENT ON FUNCTION fieldcrypt_internal.encrypted_hash_extended(fieldcrypt.encry
 COMMENT ON OPERATOR fieldcrypt.*= (fieldcrypt.encrypted, fieldcrypt.encrypted) IS
     'same bytes; says nothing about plaintexts, since no two encryptions of one value are alike';
 COMMENT ON OPERATOR fieldcrypt.*<> (fieldcrypt.encrypted, fieldcrypt.encrypted) IS 'different bytes';
+COMMENT ON FUNCTION fieldcrypt_internal.encrypted_less(fieldcrypt.encrypted, fieldcrypt.encrypted) IS 'order of the bytes, which means nothing: for sorts';
+COMMENT ON FUNCTION fieldcrypt_internal.encrypted_less_or_same(fieldcrypt.encrypted, fieldcrypt.encrypted) IS 'order of the bytes, which means nothing: for sorts';
+COMMENT ON FUNCTION fieldcrypt_internal.encrypted_more_or_same(fieldcrypt.encrypted, fieldcrypt.encrypted) IS 'order of the bytes, which means nothing: for sorts';
+COMMENT ON FUNCTION fieldcrypt_internal.encrypted_more(fieldcrypt.encrypted, fieldcrypt.encrypted) IS 'order of the bytes, which means nothing: for sorts';
+COMMENT ON FUNCTION fieldcrypt_internal.encrypted_order(fieldcrypt.encrypted, fieldcrypt.encrypted) IS 'order of the bytes, which means nothing: for sorts';
+COMMENT ON FUNCTION fieldcrypt_internal.encrypted_sort(internal) IS 'the same, for sorts of many';
+COMMENT ON FUNCTION fieldcrypt_internal.refuse_index(oid) IS 'called when a b-tree index is built: an error that says why there is none on encrypted values';
+COMMENT ON FUNCTION fieldcrypt.ciphertext_text(fieldcrypt.encrypted) IS 'the ciphertext as text: fc1:...';
+COMMENT ON OPERATOR fieldcrypt.*< (fieldcrypt.encrypted, fieldcrypt.encrypted) IS 'order of the bytes, which means nothing';
+COMMENT ON OPERATOR fieldcrypt.*<= (fieldcrypt.encrypted, fieldcrypt.encrypted) IS 'order of the bytes, which means nothing';
+COMMENT ON OPERATOR fieldcrypt.*>= (fieldcrypt.encrypted, fieldcrypt.encrypted) IS 'order of the bytes, which means nothing';
+COMMENT ON OPERATOR fieldcrypt.*> (fieldcrypt.encrypted, fieldcrypt.encrypted) IS 'order of the bytes, which means nothing';

@@ -220,12 +220,12 @@ BEGIN
     IF summary.problems IS NOT NULL THEN
         RAISE WARNING USING ERRCODE = 'KF031',
             MESSAGE = pg_catalog.format('could not be verified to the end: %s', summary.problems),
-            HINT = 'See fieldcrypt.value_verifications; mend it and CALL fieldcrypt.verify_values() again.';
+            HINT = 'See fieldcrypt.value_verifications; mend it and CALL fieldcrypt.verify_values() again. (KF031, see docs/errors.md)';
     END IF;
     IF summary.values_failed OPERATOR(pg_catalog.>) 0 THEN
         RAISE WARNING USING ERRCODE = 'KF031',
             MESSAGE = pg_catalog.format('%s of %s values do not open with the context of their row', summary.values_failed, summary.values_seen),
-            HINT = 'See fieldcrypt.value_failures: which rows, and why.';
+            HINT = 'See fieldcrypt.value_failures: which rows, and why. (KF031, see docs/errors.md)';
     END IF;
     RAISE NOTICE 'verify_values: % values verified, % do not open', summary.values_seen, summary.values_failed;
 END

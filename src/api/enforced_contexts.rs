@@ -25,7 +25,9 @@ fn is_foreign(value: AnyValue, context: Option<&[u8]>, column: &[u8]) -> Result<
         value.visit_encrypted(&mut |bytes| {
             fields::verify(bytes, context).map_err(|error| {
                 let error = match error {
-                    Error::NotAuthentic => Error::NotOfItsRow { column: encoding::lossy(column) },
+                    Error::NotAuthentic { key, .. } => {
+                        Error::NotOfItsRow { key, column: encoding::lossy(column) }
+                    }
                     other => other,
                 };
                 usage::decrypt_failed(bytes, error)

@@ -22,6 +22,7 @@ mod key_usage;
 mod keys;
 mod master_key_rotation;
 mod nodes;
+mod operators;
 mod redaction;
 mod reencryption_runs;
 mod reencryption_steps;

@@ -56,11 +56,12 @@ const OWN_OBJECTS: &str = "
     approve_step audit_change audit_checkpoints audit_export audit_log audit_origins audit_proof
     audit_retirements audit_signers audit_status audit_table audit_verifications
     begin_master_key_rotation by_own_hand cancel_destroy_key change_access check_alerts
-    check_audit_log ciphertext_info column_contexts compliance_report compliance_report_html
+    check_audit_log ciphertext_info ciphertext_text column_contexts compliance_report compliance_report_html
     confirm_key_states count_active_tenants create_key decrypt_field decrypt_field_as
     decrypt_field_bytea decrypt_field_jsonb destroy_due_keys destroy_key destroy_step due_audit_key
     encrypt_field encrypt_field_as encrypt_field_bytea encrypt_field_jsonb encrypted_from_bytea
-    encrypted_hash encrypted_hash_extended encrypted_not_same encrypted_same encryption_keys
+    encrypted_hash encrypted_hash_extended encrypted_less encrypted_less_or_same encrypted_more encrypted_more_or_same
+    encrypted_not_same encrypted_order encrypted_same encryption_keys
     export_keys fieldcrypt fieldcrypt_internal fieldcrypt_stats fieldcrypt_stats_reset
     finish_master_key_rotation grant_access has_audit_trigger health held_privileges import_keys
     is_said_to_be_audited key_id key_states_status key_usage keys_from keys_to_rewrap live_runs lock_holders

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use fieldcrypt_envelope::{Ciphertext, Context};
+use fieldcrypt_envelope::{Ciphertext, Context, KeyId, NotAuthentic};
 
 use crate::error::Error;
 use crate::keyring::{self, Cache, Slot};
@@ -42,14 +42,17 @@ pub(super) fn open_with(
     context: &Context<'_>,
     buffer: &mut [u8],
 ) -> Result<(), Error> {
-    refuse_other_tenant(&cache.facts(slot).tenant)?;
+    refuse_other_tenant(value.key_id(), &cache.facts(slot).tenant)?;
     let key = cache.message_key(slot, value.nonce())?;
-    Ok(value.open_in_place(key, context, buffer)?)
+    value.open_in_place(key, context, buffer).map_err(|NotAuthentic| Error::NotAuthentic {
+        key: value.key_id(),
+        has_context: Some(!context.is_none()),
+    })
 }
 
-fn refuse_other_tenant(tenant: &[u8]) -> Result<(), Error> {
+fn refuse_other_tenant(key: KeyId, tenant: &[u8]) -> Result<(), Error> {
     match settings::tenant() {
-        Some(session_tenant) if session_tenant != tenant => Err(Error::OtherTenant),
+        Some(session_tenant) if session_tenant != tenant => Err(Error::OtherTenant(key)),
         _ => Ok(()),
     }
 }

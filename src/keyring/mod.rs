@@ -162,7 +162,9 @@ fn with_slot<R>(
 /// under a key of another purpose.
 fn adopt(row: KeyRow, generation: u64) -> Result<(), Error> {
     let refused = match row.state {
-        _ if Purpose::parse(&row.purpose) == Some(Purpose::Audit) => Some(Error::NotAuthentic),
+        _ if Purpose::parse(&row.purpose) == Some(Purpose::Audit) => {
+            Some(Error::NotAuthentic { key: row.key_id, has_context: None })
+        }
         KeyState::Active | KeyState::Deactivated | KeyState::Compromised => None,
         KeyState::Suspended => Some(Error::KeySuspended(row.key_id)),
         KeyState::Destroyed => Some(Error::KeyDestroyed(row.key_id)),

@@ -291,7 +291,7 @@ fn read() -> Result<(), OutOfMemory> {
             }
         });
         for member in members {
-            search.found(member)?;
+            search.member(member)?;
         }
         search.follow()?;
         search.read_sources()?;
@@ -332,6 +332,18 @@ impl Search {
             }
         }
         Ok(())
+    }
+
+    /// What the extension itself has. Its operators and aggregates have names of everyday (`=`, `max`) and take an
+    /// encrypted value: the statement names where it has that from.
+    fn member(&mut self, member: Dependent) -> Result<(), OutOfMemory> {
+        match member {
+            Dependent::Operator(oid) => self.is_new(Object::Operator(oid)).map(|_| ()),
+            Dependent::Function(oid) if dependents::is_aggregate(oid) => {
+                self.is_new(Object::Function(oid)).map(|_| ())
+            }
+            other => self.found(other),
+        }
     }
 
     fn found(&mut self, dependent: Dependent) -> Result<(), OutOfMemory> {

@@ -1,6 +1,7 @@
 #!/usr/bin/env perl
 # errors.pl: the errors of the library (crates/error) and those that SQL raises are one table, which docs/errors.md shows.
 # So are the names of events, and docs/audit.md. Each code of class KF that one of them raises is there, and none besides; one message has one code and one hint.
+# A hint that SQL gives to such a code names it, as the library's do by themselves.
 use strict;
 use warnings;
 use File::Find ();
@@ -46,6 +47,7 @@ foreach my $file (sort @files)
 			my ($code) = $raise =~ /ERRCODE = '?(\w+)/;
 			my ($message) = $raise =~ /MESSAGE = (?:(?:pg_catalog\.)?format\()?'((?:[^']|'')*)'/;
 			my ($hint) = $raise =~ /HINT = '((?:[^']|'')*)'/;
+			problem("$file raises $code with a hint that does not name it") if ($code // '') =~ /^KF/ && defined $hint && $hint !~ s/ \($code, see docs\/errors\.md\)$//;
 			told($file, $code, $message =~ s/''/'/gr, ($hint // '') =~ s/''/'/gr) if defined $message;
 		}
 	}

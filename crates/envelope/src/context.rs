@@ -17,6 +17,11 @@ impl<'a> Context<'a> {
         fits.then_some(Self { parts })
     }
 
+    /// Whether it is none.
+    pub fn is_none(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     /// Calls `use_it` with the associated data of a value with this header: the header, then
     /// [`canonical_parts`]. Short contexts are laid out on the stack.
     pub(crate) fn associated_data<R>(

@@ -7,7 +7,7 @@
 mod report;
 
 use fieldcrypt_envelope::tenant_name::TenantNameProblem;
-use fieldcrypt_envelope::{Fingerprint, KeyId, Malformed, NotAuthentic, RandomnessUnavailable};
+use fieldcrypt_envelope::{Fingerprint, KeyId, Malformed, RandomnessUnavailable};
 
 pub use report::{Report, SqlState};
 
@@ -17,8 +17,8 @@ pub use report::{Report, SqlState};
 pub enum Error {
     /// Not the form of an encrypted value.
     Malformed(Malformed),
-    /// Tampered with, or bound to another context.
-    NotAuthentic,
+    /// Tampered with, or bound to another context. Whether one was given, if anybody can tell.
+    NotAuthentic { key: KeyId, has_context: Option<bool> },
     /// No row in `encryption_keys` has this id.
     UnknownKey(KeyId),
     /// The key is suspended.
@@ -26,7 +26,7 @@ pub enum Error {
     /// The key has been destroyed.
     KeyDestroyed(KeyId),
     /// `fieldcrypt.tenant` is set, and the value is another tenant's.
-    OtherTenant,
+    OtherTenant(KeyId),
     /// `fieldcrypt.tenant` is set, and the value would be another tenant's.
     ForOtherTenant,
     /// `fieldcrypt.require_tenant` is on, and no tenant is named for what is to be done.
@@ -114,7 +114,9 @@ pub enum Error {
     /// A context begins with a name.
     ContextName,
     /// A value was written that is not authentic for its row.
-    NotOfItsRow { column: String },
+    NotOfItsRow { key: KeyId, column: String },
+    /// Something is asked of an encrypted value that only its plaintext has.
+    Misuse(Misuse),
     /// What is to be encrypted is ciphertext already.
     AlreadyEncrypted,
     /// A right is lacking besides that to call a function.
@@ -155,6 +157,23 @@ pub enum Error {
     Postgres(Box<Report>),
     /// What should not happen.
     Internal(String),
+}
+
+/// What is asked of encrypted values in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misuse {
+    /// `=` and its like.
+    Comparison,
+    /// LIKE and its like.
+    Match,
+    /// A member of a document.
+    Member,
+    /// The greatest or the least.
+    Order,
+    /// A cast to a text.
+    Text,
+    /// A b-tree index, also one of UNIQUE.
+    Index,
 }
 
 /// Why a key can't be made here.
@@ -198,12 +217,6 @@ impl From<Malformed> for Error {
     }
 }
 
-impl From<NotAuthentic> for Error {
-    fn from(_: NotAuthentic) -> Self {
-        Self::NotAuthentic
-    }
-}
-
 impl From<RandomnessUnavailable> for Error {
     fn from(_: RandomnessUnavailable) -> Self {
         Self::Randomness
@@ -216,7 +229,10 @@ impl Error {
     pub fn is_damage(&self) -> bool {
         matches!(
             self,
-            Self::Malformed(_) | Self::NotAuthentic | Self::UnknownKey(_) | Self::KeyDestroyed(_)
+            Self::Malformed(_)
+                | Self::NotAuthentic { .. }
+                | Self::UnknownKey(_)
+                | Self::KeyDestroyed(_)
         )
     }
 
@@ -246,7 +262,7 @@ impl Error {
             || matches!(
                 self,
                 Self::KeySuspended(_)
-                    | Self::OtherTenant
+                    | Self::OtherTenant(_)
                     | Self::NoKeyYet { .. }
                     | Self::NoActiveKey { .. }
                     | Self::KeysComeFrom(_)
@@ -270,7 +286,7 @@ impl Error {
         Report::new(
             b"KF001",
             format!("not an encrypted value: {why}"),
-            "Columns of type encrypted take ciphertext only: encrypt with fieldcrypt.encrypt_field(value).",
+            "Columns of type encrypted take ciphertext only: encrypt with fieldcrypt.encrypt_field(value). No plaintext is compared with them: see docs/querying.md.",
         )
     }
 
@@ -279,7 +295,7 @@ impl Error {
         let (sqlstate, message, hint): (&[u8; 5], String, &str) = match self {
             Self::Postgres(report) => return Report::clone(report),
             Self::Malformed(_) => return self.malformed().without_context(),
-            Self::NotAuthentic => (
+            Self::NotAuthentic { .. } => (
                 b"KF002",
                 "encrypted value is not authentic".into(),
                 "Either it was tampered with, or it was encrypted with another context: pass the context that encrypt_field was given.",
@@ -299,7 +315,7 @@ impl Error {
                 format!("encryption key {key} has been destroyed"),
                 "Values encrypted with a destroyed key can't be decrypted any more.",
             ),
-            Self::OtherTenant => (
+            Self::OtherTenant(_) => (
                 b"KF006",
                 "encrypted value belongs to another tenant".into(),
                 "fieldcrypt.tenant is set in this session and is not the tenant of the value's key: RESET fieldcrypt.tenant, or set the right one.",
@@ -583,7 +599,7 @@ impl Error {
                 "a context begins with a name".into(),
                 "Name the table and the column: fieldcrypt.context('patients.ssn', id).",
             ),
-            Self::NotOfItsRow { column } => (
+            Self::NotOfItsRow { column, .. } => (
                 b"KF031",
                 format!("the value is not authentic for the row that it is written to, column {column}"),
                 "It was encrypted with another context, as in a row of another key, or was tampered with. Encrypt it for this row, or fieldcrypt.rebind_field(value, context, new_context); in ON CONFLICT DO UPDATE encrypt for the row that is there, not for EXCLUDED.",
@@ -593,6 +609,7 @@ impl Error {
                 "the value is an encrypted value already".into(),
                 "Encrypted twice it would be opened to ciphertext. To re-encrypt use fieldcrypt.reencrypt_field; to encrypt ciphertext all the same, fieldcrypt.encrypt_field_bytea.",
             ),
+            Self::Misuse(misuse) => return misuse.report(),
             Self::LacksRight { right } => (
                 b"42501",
                 format!("this needs the privilege {right}, too"),
@@ -630,7 +647,62 @@ impl Error {
             ),
             Self::Internal(problem) => (b"XX000", problem.clone(), ""),
         };
-        Report::new(sqlstate, message, hint)
+        let report = Report::new(sqlstate, message, hint);
+        match self.of_which_key() {
+            Some(detail) => report.with_detail(detail),
+            None => report,
+        }
+    }
+
+    /// What can be told of a value without telling what is in it: not in the message, so that errors of one kind read
+    /// the same. Of a context nothing but whether there was one.
+    fn of_which_key(&self) -> Option<String> {
+        match self {
+            Self::NotAuthentic { key, has_context } => Some(format!(
+                "The value is of encryption key {key}{}",
+                match has_context {
+                    Some(true) => "; a context was given.",
+                    Some(false) => "; no context was given.",
+                    None => ".",
+                }
+            )),
+            Self::OtherTenant(key) | Self::NotOfItsRow { key, .. } => {
+                Some(format!("The value is of encryption key {key}."))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Misuse {
+    fn report(self) -> Report {
+        let (message, hint) = match self {
+            Self::Comparison => (
+                "an encrypted value can't be compared by what is in it",
+                "Two encryptions of one text differ, so = would find nothing. Compare what is decrypted, at best in a view: fieldcrypt.decrypt_field(value, context) = '...'. To find a row by an index, keep a keyed hash in a column beside it. Whether two values are the same ciphertext: a OPERATOR(fieldcrypt.*=) b. See docs/querying.md.",
+            ),
+            Self::Match => (
+                "an encrypted value can't be matched by a pattern",
+                "Match what is decrypted, at best in a view: fieldcrypt.decrypt_field(value, context) LIKE '...'. See docs/querying.md.",
+            ),
+            Self::Member => (
+                "an encrypted value has no members to take out",
+                "Decrypt the document first: fieldcrypt.decrypt_field_jsonb(value, context) ->> 'name'. See docs/querying.md.",
+            ),
+            Self::Order => (
+                "encrypted values have no greatest and no least",
+                "The order of their bytes says nothing of what is in them. Decrypt them first: max(fieldcrypt.decrypt_field_as(value, NULL::date, context)). See docs/querying.md.",
+            ),
+            Self::Text => (
+                "an encrypted value is not made a text by a cast",
+                "To read it: fieldcrypt.decrypt_field(value, context). The ciphertext as text: fieldcrypt.ciphertext_text(value). See docs/querying.md.",
+            ),
+            Self::Index => (
+                "an index on an encrypted column would find nothing, and UNIQUE no duplicate",
+                "Two encryptions of one text differ. Make the index, or UNIQUE, on a keyed hash in a column beside it. See docs/querying.md.",
+            ),
+        };
+        Report::new(b"0A000", message.into(), hint)
     }
 }
 

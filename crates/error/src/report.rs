@@ -7,7 +7,7 @@ pub struct Report {
     pub sqlstate: SqlState,
     /// One sentence, lower case, no full stop.
     pub message: String,
-    /// What Postgres itself had to add.
+    /// What there is to add.
     pub detail: Option<String>,
     /// What to do.
     pub hint: Option<String>,
@@ -26,18 +26,34 @@ impl SqlState {
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).unwrap_or_default()
     }
+
+    /// Whether it is one of the extension's own.
+    fn is_own(self) -> bool {
+        self.0.starts_with(b"KF")
+    }
 }
 
 impl Report {
-    /// With a hint, or '' for none.
+    /// With a hint, or '' for none. Who sees no SQLSTATE, as in psql, sees a code of the extension's own in the hint.
     pub fn new(sqlstate: &[u8; 5], message: String, hint: &str) -> Self {
+        let sqlstate = SqlState(*sqlstate);
+        let hint = match (sqlstate.is_own(), hint) {
+            (true, "") => format!("See {} in docs/errors.md.", sqlstate.as_str()),
+            (true, hint) => format!("{hint} ({}, see docs/errors.md)", sqlstate.as_str()),
+            (false, hint) => hint.to_owned(),
+        };
         Self {
-            sqlstate: SqlState(*sqlstate),
+            sqlstate,
             message,
             detail: None,
-            hint: (!hint.is_empty()).then(|| hint.to_owned()),
+            hint: (!hint.is_empty()).then_some(hint),
             is_without_context: false,
         }
+    }
+
+    /// The same, with a sentence more.
+    pub fn with_detail(self, detail: String) -> Self {
+        Self { detail: Some(detail), ..self }
     }
 
     /// The same, without CONTEXT.

@@ -311,6 +311,12 @@ pub fn function(oid: Oid) -> Option<(Vec<u8>, Oid)> {
     unsafe { Some((name(pg_sys::get_func_name(oid))?, pg_sys::get_func_namespace(oid))) }
 }
 
+/// Whether a function is an aggregate.
+pub fn is_aggregate(oid: Oid) -> bool {
+    // SAFETY: as above.
+    unsafe { pg_sys::get_func_prokind(oid) as u8 == pg_sys::PROKIND_AGGREGATE }
+}
+
 /// The name of an operator.
 pub fn operator(oid: Oid) -> Option<Vec<u8>> {
     // SAFETY: as above.

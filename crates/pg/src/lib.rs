@@ -10,6 +10,7 @@ pub mod call;
 pub mod callbacks;
 pub mod client;
 pub mod clock;
+mod copy_context;
 pub mod database_statements;
 pub mod denials;
 pub mod dependents;

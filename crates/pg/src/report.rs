@@ -12,7 +12,7 @@ use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 
-use super::encoding;
+use super::{copy_context, encoding};
 use fieldcrypt_error::{Report, SqlState};
 
 /// What stands in the place of a file name and a function in errors of the extension. The line is the
@@ -241,6 +241,9 @@ unsafe fn start(level: c_int, parts: Parts) -> bool {
         }
         errhidestmt(true);
         errhidecontext(true);
+        if level >= PgLogLevel::ERROR as c_int {
+            copy_context::tell(parts.is_without_context);
+        }
         if parts.is_without_context {
             // What handles the error sets it anew, as for any error.
             pg_sys::error_context_stack = std::ptr::null_mut();

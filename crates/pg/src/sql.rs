@@ -2,6 +2,8 @@
 //! functions that [`sql_functions!`](crate::sql_functions) defines. A test compares the declarations.
 #![allow(non_camel_case_types)]
 
+use std::convert::Infallible;
+
 use fieldcrypt_envelope::KeyId;
 use fieldcrypt_error::Error;
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -65,6 +67,8 @@ arguments! {
     bytea: &'c [u8] = Call::bytes;
     /// A value of type `fieldcrypt.encrypted`.
     encrypted: &'c [u8] = Call::bytes;
+    /// The same, of the domain that the right sides of operators have.
+    any_encrypted: &'c [u8] = Call::bytes;
     /// A name, without its padding.
     name: &'c [u8] = Call::name;
     /// A C string without its end.
@@ -85,6 +89,17 @@ arguments! {
     regclass: Oid = Call::oid;
     /// An object.
     oid: Oid = Call::oid;
+}
+
+/// An `internal` of which nothing is read: what the planner asks of a function's support function.
+pub enum planner_request {}
+
+impl Argument for planner_request {
+    type Value<'c> = ();
+
+    fn of(_: &Call, _: usize, _: &'static str) -> Result<Option<()>, Error> {
+        Ok(Some(()))
+    }
 }
 
 /// A type of the caller's choice: as an argument it is the type, whatever the value; as a result, a value
@@ -207,6 +222,11 @@ fn bytes(value: impl AsRef<[u8]>) -> Result<Option<Datum>, Error> {
     varlena(Some(Varlena::of(value.as_ref())?))
 }
 
+/// Of functions that only refuse.
+fn never(value: Infallible) -> Result<Option<Datum>, Error> {
+    match value {}
+}
+
 fn number(value: impl Into<Datum>) -> Result<Option<Datum>, Error> {
     Ok(Some(value.into()))
 }
@@ -230,6 +250,11 @@ answers! {
     bigint: Option<KeyId> => |key: Option<KeyId>| Ok(key.map(|key| key.as_i64().into()));
     bigint: u64 => |value: u64| number(value as i64);
     boolean: bool => number;
+    boolean: Infallible => never;
+    text: Infallible => never;
+    name: Infallible => never;
+    encrypted: Infallible => never;
+    internal: Infallible => never;
     void: () => |()| number(Datum::null());
     void: u64 => |_| number(Datum::null());
 }

@@ -312,6 +312,12 @@ fn line_end_outside_of_strings(text: &[u8]) -> usize {
         .unwrap_or(text.len())
 }
 
+/// What stands before the data in `COPY patients, line 1, column age: "x"`. In all languages these come last, behind a
+/// colon. (A name with a colon ends the place before its line.)
+pub fn copy_place(context: &[u8]) -> &[u8] {
+    context.split(|byte| *byte == b':').next().unwrap_or_default().trim_ascii_end()
+}
+
 /// Where the data begins in "COPY patients, line 1, column age: "x"".
 fn copied_data(line: &[u8]) -> Option<usize> {
     if !line.starts_with(b"COPY ") {

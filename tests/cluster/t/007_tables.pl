@@ -28,7 +28,7 @@ foreach my $sql (
 	'REINDEX TABLE CONCURRENTLY t',
 	'ALTER TABLE t ALTER value SET STORAGE EXTENDED; VACUUM FULL t; ALTER TABLE t ALTER value SET STORAGE EXTERNAL; VACUUM FULL t',
 	'ALTER TABLE t ALTER value TYPE bytea USING value::bytea; ALTER TABLE t ALTER value TYPE fieldcrypt.encrypted USING value::fieldcrypt.encrypted',
-	'DROP INDEX t_value_idx; ALTER TABLE t ALTER value TYPE text USING value::text; ALTER TABLE t ALTER value TYPE fieldcrypt.encrypted USING value::fieldcrypt.encrypted',
+	'DROP INDEX t_value_idx; ALTER TABLE t ALTER value TYPE text USING fieldcrypt.ciphertext_text(value); ALTER TABLE t ALTER value TYPE fieldcrypt.encrypted USING value::fieldcrypt.encrypted',
 	'ALTER TABLE t ALTER id TYPE bigint; ALTER TABLE t ALTER id TYPE int',
 	'ALTER TABLE t RENAME TO u; CREATE TABLE t AS TABLE u; DROP TABLE u; ALTER TABLE t ADD PRIMARY KEY (id)',
 	'SELECT * INTO u FROM t; TRUNCATE t; INSERT INTO t TABLE u; DROP TABLE u',
@@ -111,15 +111,16 @@ foreach my $case (
 	gives($node, $case->[0], $case->[1], "compares bytes: $case->[0]");
 }
 refused($node, $_->[0], $_->[1], "refused: $_->[0]") foreach (
-	[ 'SELECT FROM t WHERE value = value', '42883' ],
-	[ 'SELECT FROM t WHERE value IN (SELECT value FROM twice)', '42883' ],
-	[ 'SELECT FROM t WHERE value < value', '42883' ],
-	[ 'SELECT FROM t WHERE value IS DISTINCT FROM value', '42883' ],
-	[ q{SELECT FROM t WHERE value LIKE 'fc1%'}, '42883' ],
-	[ 'SELECT value FROM t ORDER BY value', '42883' ],
-	[ 'SELECT max(value) FROM t', '42883' ],
-	[ 'CREATE INDEX ON t (value)', '42704' ],
-	[ 'ALTER TABLE t ADD UNIQUE (value)', '42704' ]);
+	[ 'SELECT FROM t WHERE value = value', '0A000' ],
+	[ 'SELECT FROM t WHERE value IN (SELECT value FROM twice)', '0A000' ],
+	[ 'SELECT FROM t WHERE value < value', '0A000' ],
+	[ 'SELECT FROM t WHERE value IS DISTINCT FROM value', '0A000' ],
+	[ q{SELECT FROM t WHERE value LIKE 'fc1%'}, '0A000' ],
+	[ 'SELECT max(value) FROM t', '0A000' ],
+	# A row of the index that does not fit into its page comes first.
+	[ 'CREATE INDEX ON t (value)', '54000' ],
+	[ 'CREATE TABLE short AS SELECT value FROM t ORDER BY octet_length(value::bytea) LIMIT 2; CREATE INDEX ON short (value)', '0A000' ],
+	[ 'ALTER TABLE short ADD UNIQUE (value)', '0A000' ]);
 gives($node, <<'SQL', '1', 'OLD IS DISTINCT FROM NEW in a trigger');
 CREATE TABLE changes (id int);
 CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO changes VALUES (new.id); RETURN NULL; END $$;
@@ -143,7 +144,7 @@ SELECT fieldcrypt.decrypt_field(fieldcrypt.encrypt_field('a', tenant => 'tenant 
 SQL
 };
 is($use->($_), 'ab100', 'before') foreach $sessions{idle};
-value($node, "CREATE FUNCTION with_keys() RETURNS text LANGUAGE plpgsql AS \$\$ BEGIN RETURN fieldcrypt.encrypt_field('x'); END \$\$");
+value($node, "CREATE FUNCTION with_keys() RETURNS text LANGUAGE plpgsql AS \$\$ BEGIN RETURN fieldcrypt.ciphertext_text(fieldcrypt.encrypt_field('x')); END \$\$");
 foreach my $sql (
 	(map { ("REINDEX INDEX CONCURRENTLY fieldcrypt.$_", "REINDEX INDEX fieldcrypt.$_") }
 	  'encryption_keys_pkey', 'encryption_keys_active', 'encryption_keys_version'),

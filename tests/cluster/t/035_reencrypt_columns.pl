@@ -48,7 +48,7 @@ CREATE DOMAIN cards AS card[] CHECK (array_length(VALUE, 1) < 5);
 CREATE TABLE arrays (id int PRIMARY KEY, v fieldcrypt.encrypted[], w card[], x cards);
 INSERT INTO arrays SELECT i, ARRAY[$encrypt('a ' || i), NULL, $encrypt('b ' || i)], ARRAY[$encrypt('c ' || i)]::card[], ARRAY[$encrypt('d ' || i), NULL]::cards FROM generate_series(1, 50) AS i;
 INSERT INTO arrays VALUES (51, '{}', '{}', NULL), (52, '{NULL}', '{NULL,NULL}', NULL),
-    (53, ('[2:3][5:6]={{' || $encrypt('e')::text || ',NULL},{' || $encrypt('f')::text || ',' || $encrypt('g')::text || '}}')::fieldcrypt.encrypted[], NULL, NULL);
+    (53, ('[2:3][5:6]={{' || fieldcrypt.ciphertext_text($encrypt('e')) || ',NULL},{' || fieldcrypt.ciphertext_text($encrypt('f')) || ',' || fieldcrypt.ciphertext_text($encrypt('g')) || '}}')::fieldcrypt.encrypted[], NULL, NULL);
 SQL
 	[ 'composites', <<SQL, 'SELECT (v).secret FROM composites UNION ALL SELECT (unnest(w)).secret FROM composites UNION ALL SELECT ((x).inner_part).secret FROM composites UNION ALL SELECT unnest((x).more) FROM composites UNION ALL SELECT (y).secret FROM composites' ],
 CREATE TYPE part AS (label text, secret fieldcrypt.encrypted, n bigint);

@@ -62,7 +62,7 @@ SQL
 my $unknown = value($node, q{SELECT DISTINCT fieldcrypt.key_id(v) FROM damaged WHERE tenant = 'unknown'});
 my $image = q{SELECT tenant, id, md5(v::bytea) FROM damaged WHERE tenant <> 'good' OR id > 8 ORDER BY 1, 2};
 my $image_before = value($node, $image);
-my @canaries = ('CANARY', unpack('H*', 'CANARY'), value($node, q{SELECT substr(v::text, 20, 40) FROM damaged WHERE tenant = 'good' AND id = 9}), value($node, q{SELECT substr(encode(v::bytea, 'hex'), 40, 40) FROM damaged WHERE tenant = 'good' AND id = 9}));
+my @canaries = ('CANARY', unpack('H*', 'CANARY'), value($node, q{SELECT substr(fieldcrypt.ciphertext_text(v), 20, 40) FROM damaged WHERE tenant = 'good' AND id = 9}), value($node, q{SELECT substr(encode(v::bytea, 'hex'), 40, 40) FROM damaged WHERE tenant = 'good' AND id = 9}));
 my $log_before = -s $node->logfile;
 my $run = warns('rows_per_second => 0, batch_size => 7', [qr/KF025: 52 rows have values that could not be re-encrypted/], 'values that can not be decrypted');
 like($run->{err}, qr/HINT:.*reencryption_failures/, '  the hint says where they are listed');

@@ -167,7 +167,7 @@ foreach my $isolation ('READ COMMITTED', 'REPEATABLE READ')
 {
 	my $tenant = 'tenant ' . ++$serial;
 	my ($old, $new) = map { session($node) } 1 .. 2;
-	$old->value("BEGIN ISOLATION LEVEL $isolation; CREATE TEMP TABLE held ON COMMIT DROP AS SELECT fieldcrypt.encrypt_field('held', '', '$tenant')::text AS value; COMMIT; BEGIN ISOLATION LEVEL $isolation");
+	$old->value("BEGIN ISOLATION LEVEL $isolation; CREATE TEMP TABLE held ON COMMIT DROP AS SELECT fieldcrypt.ciphertext_text(fieldcrypt.encrypt_field('held', '', '$tenant')) AS value; COMMIT; BEGIN ISOLATION LEVEL $isolation");
 	my $value = $old->value("SELECT fieldcrypt.encrypt_field('held', '', '$tenant')");
 	my $pid = $old->server_process;
 	value($node, "CALL fieldcrypt.rotate_keys('$tenant')");

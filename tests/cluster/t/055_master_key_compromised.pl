@@ -39,7 +39,7 @@ gives($node, q{SELECT count(*) FILTER (WHERE fieldcrypt.decrypt_field(ssn) = 'ss
 gives($node, "SELECT count(*) FROM patients JOIN fieldcrypt.encryption_keys ON key_id = fieldcrypt.key_id(ssn) WHERE state <> 'active' OR created_at < '$begin'", '0', 'no value is under a key from before', db => 'app');
 
 # The thief, with the dump, the old master key, and all values of now.
-my $values = value($node, q{SELECT string_agg(ssn::text, ',') FROM patients}, db => 'app');
+my $values = value($node, q{SELECT string_agg(fieldcrypt.ciphertext_text(ssn), ',') FROM patients}, db => 'app');
 load_keys(1);
 create_database($node, 'thief', extension => 0);
 is(restore_database($node, 'thief', $stolen, '--exit-on-error')->{code}, 0, 'a thief has the dump');

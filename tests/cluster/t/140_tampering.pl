@@ -16,7 +16,7 @@ value($node, <<'SQL');
 CREATE FUNCTION outcome(statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE result text;
 BEGIN
-    EXECUTE $1 INTO result;
+    EXECUTE format('SELECT CASE WHEN num_nulls(x) = 0 THEN concat(x) END FROM (%s) AS q (x)', $1) INTO result;
     RETURN coalesce('=' || result, 'NULL');
 EXCEPTION WHEN OTHERS THEN
     RETURN SQLSTATE;

@@ -29,7 +29,7 @@ BEGIN
     FOR i IN 1 .. rounds LOOP
         INSERT INTO made VALUES ('errors', this, fieldcrypt.encrypt_field('x', '', 'a'));
         BEGIN
-            RAISE SQLSTATE 'ZZZZZ' USING MESSAGE = fieldcrypt.encrypt_field('lost', '', 'a')::text;
+            RAISE SQLSTATE 'ZZZZZ' USING MESSAGE = fieldcrypt.ciphertext_text(fieldcrypt.encrypt_field('lost', '', 'a'));
         EXCEPTION WHEN SQLSTATE 'ZZZZZ' THEN
             INSERT INTO made VALUES ('errors', this, SQLERRM::fieldcrypt.encrypted);
         END;

@@ -36,6 +36,7 @@ function audit_status() v u d p
 function audit_table(regclass) v u p
 function cancel_destroy_key(bigint,text) v u
 function ciphertext_info(encrypted) i s s
+function ciphertext_text(encrypted) i s s
 function compliance_report(text,timestamp with time zone,timestamp with time zone,boolean,boolean) v u d p
 function compliance_report_html(text,timestamp with time zone,timestamp with time zone,boolean,boolean) v u d p
 function confirm_key_states(text) v u d p
@@ -137,6 +138,7 @@ function check_audited_tables(jsonb) v u p
 function check_compromised_keys(jsonb) v u p
 function check_deactivated_keys(jsonb) v u p
 function check_default_tenant(jsonb) v u p
+function check_encrypted_indexes(jsonb) v u p
 function check_enforced_contexts(jsonb) v u p
 function check_failed_decrypts(jsonb) v u p
 function check_key_age(jsonb) v u p
@@ -180,11 +182,17 @@ function encrypted_from_bytea(bytea) i s s
 function encrypted_hash(encrypted) i s s
 function encrypted_hash_extended(encrypted,bigint) i s s
 function encrypted_in(cstring) i s s
+function encrypted_less(encrypted,encrypted) i s s
+function encrypted_less_or_same(encrypted,encrypted) i s s
+function encrypted_more(encrypted,encrypted) i s s
+function encrypted_more_or_same(encrypted,encrypted) i s s
 function encrypted_not_same(encrypted,encrypted) i s s
+function encrypted_order(encrypted,encrypted) i s s
 function encrypted_out(encrypted) i s s
 function encrypted_recv(internal) i s s
 function encrypted_same(encrypted,encrypted) i s s
 function encrypted_send(encrypted) i s s
+function encrypted_sort(internal) i s s
 function enforcing_triggers() s u p
 function erase_key(bigint,text) v u
 function erase_tenant_keys(text,text) v u
@@ -247,6 +255,11 @@ function origin_checks() v u p
 function origin_here() v u p
 function other_nodes() v u d p
 function outer_role() s s
+function plan_comparison(internal) i s s
+function plan_match(internal) i s s
+function plan_member(internal) i s s
+function plan_order(internal) i s s
+function plan_text(internal) i s s
 function privilege_objects(text) s u p
 function problems_of_audited_table(regclass) s u d p
 function publications_of_keys() s u p
@@ -264,10 +277,20 @@ function reencrypt_end(integer) v u d p
 function reencrypt_position() v u
 function reencrypt_step(integer,oid[],bigint) v u d p
 function refuse_change() v u trigger
+function refuse_comparison(encrypted,any_encrypted) i s
+function refuse_comparison_of_text(text,encrypted) i s
+function refuse_comparison_with_text(encrypted,text) i s
 function refuse_destruction(bigint,interval) v u p
+function refuse_element(encrypted,integer) i s
 function refuse_foreign() v u trigger
+function refuse_index(oid) i s s
+function refuse_match(encrypted,text) i s
+function refuse_member(encrypted,text) i s
+function refuse_name(encrypted) i s
+function refuse_order(encrypted,encrypted) i s
 function refuse_restore_over() v u trigger
 function refuse_restore_over_log() v u trigger
+function refuse_text(encrypted) i s
 function refuse_unless_committable() v u
 function refuse_unless_made_here(text) v u
 function refuse_unless_own_hand() v u
@@ -405,12 +428,14 @@ SELECT format('%s', o.name) FROM (
     UNION ALL SELECT 'pg_operator'::regclass, oid, oid::regoperator::text FROM pg_operator WHERE oprnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[])
 ) AS o WHERE NOT EXISTS (SELECT FROM pg_depend WHERE classid = o.class AND objid = o.oid AND deptype = 'e')
 SQL
-	'nothing of the extension lies in another schema' => <<'SQL',
+	'nothing of the extension lies in another schema, but for operators and aggregates that refuse' => <<'SQL',
 SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend AS d
  WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_fieldcrypt') AND d.deptype = 'e'
    AND coalesce((SELECT i.schema FROM pg_identify_object(d.classid, d.objid, 0) AS i) NOT IN ('fieldcrypt', 'fieldcrypt_internal'), true)
    AND d.classid NOT IN ('pg_namespace'::regclass, 'pg_cast'::regclass)
    AND NOT (d.classid = 'pg_event_trigger'::regclass AND (SELECT e.evtname ~ '^fieldcrypt_' AND e.evtenabled = 'A' FROM pg_event_trigger AS e WHERE e.oid = d.objid))
+   AND NOT EXISTS (SELECT FROM pg_operator AS o WHERE d.classid = 'pg_operator'::regclass AND o.oid = d.objid AND o.oprcode::text LIKE 'fieldcrypt_internal.refuse_%')
+   AND NOT EXISTS (SELECT FROM pg_aggregate AS a WHERE d.classid = 'pg_proc'::regclass AND a.aggfnoid = d.objid AND a.aggtransfn::text LIKE 'fieldcrypt_internal.refuse_%')
 SQL
 	'everything has one owner' => <<'SQL',
 SELECT x.name FROM (
@@ -475,12 +500,23 @@ SELECT format('%s.%I', c.oid::regclass, a.attname) AS name FROM pg_class AS c JO
  WHERE relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND relkind NOT IN ('i', 'I', 'S') AND NOT relispartition AND attnum > 0 AND NOT attisdropped
    AND coalesce(col_description(c.oid, a.attnum), '') = ''
 SQL
-	'the type has no order and no =' => <<'SQL',
-SELECT oid::regoperator FROM pg_operator WHERE (oprleft = 'fieldcrypt.encrypted'::regtype OR oprright = 'fieldcrypt.encrypted'::regtype) AND oprname NOT IN ('*=', '*<>')
-UNION ALL SELECT NULL FROM pg_opclass WHERE opcintype = 'fieldcrypt.encrypted'::regtype AND opcmethod <> (SELECT oid FROM pg_am WHERE amname = 'hash')
+	'operators of usual names do nothing but refuse' => <<'SQL',
+SELECT oid::regoperator FROM pg_operator WHERE (oprleft = 'fieldcrypt.encrypted'::regtype OR oprright = 'fieldcrypt.encrypted'::regtype)
+   AND oprname NOT IN ('*=', '*<>', '*<', '*<=', '*>=', '*>') AND oprcode::text NOT LIKE 'fieldcrypt_internal.refuse_%'
 SQL
-	'the type\'s casts are explicit' => <<'SQL',
-SELECT oid::text FROM pg_cast WHERE (castsource = 'fieldcrypt.encrypted'::regtype OR casttarget = 'fieldcrypt.encrypted'::regtype) AND castcontext <> 'e'
+	'none of them is polymorphic, of (encrypted, encrypted), or in an index\'s family' => <<'SQL',
+SELECT oid::regoperator FROM pg_operator AS o WHERE oprcode::text LIKE 'fieldcrypt_internal.refuse_%'
+   AND (EXISTS (SELECT FROM pg_type AS t WHERE t.oid IN (oprleft, oprright) AND t.typtype = 'p') OR oprleft = oprright OR EXISTS (SELECT FROM pg_amop AS a WHERE a.amopopr = o.oid))
+SQL
+	'what refuses says so to the planner' => <<'SQL',
+SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'fieldcrypt_internal'::regnamespace AND prosrc ~ '^fieldcrypt_refuse_(comparison|match|member|element|order|text|name)' AND prosupport = 0
+SQL
+	'the type sorts and hashes by its bytes' => <<'SQL',
+SELECT oid::text FROM pg_amop WHERE amoplefttype = 'fieldcrypt.encrypted'::regtype AND amopopr::regoperator::text NOT LIKE 'fieldcrypt.*%'
+SQL
+	'the type\'s casts are explicit, or refuse' => <<'SQL',
+SELECT oid::text FROM pg_cast WHERE (castsource = 'fieldcrypt.encrypted'::regtype OR casttarget = 'fieldcrypt.encrypted'::regtype)
+   AND castcontext <> 'e' AND castfunc::regproc::text NOT LIKE 'fieldcrypt_internal.refuse_%'
 SQL
 	'the type is stored uncompressed, out of line' => q{SELECT typstorage FROM pg_type WHERE oid = 'fieldcrypt.encrypted'::regtype AND typstorage <> 'e'},
 	# The sequence of the log is not: its start is above all ids that a restore brings.

@@ -75,6 +75,7 @@ done_testing();
 sub sql_type {
     my ($type) = @_;
     my %names = (words => 'text', encrypted => 'fieldcrypt.encrypted', key_id => 'bigint', timestamptz => 'timestamp_with_time_zone',
+        planner_request => 'internal', any_encrypted => 'fieldcrypt_internal.any_encrypted',
         any_value => 'anyelement', any => '"any"', anything => '"any"');
     return $names{$type} // $type;
 }

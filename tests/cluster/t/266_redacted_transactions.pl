@@ -34,13 +34,13 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE CONSTRAINT TRIGGER late AFTER INSERT ON staging DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION late_staging();
-CREATE FUNCTION register(plain text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN fieldcrypt.encrypt_field(plain)::text; END $$;
+CREATE FUNCTION register(plain text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN fieldcrypt.ciphertext_text(fieldcrypt.encrypt_field(plain)); END $$;
 CREATE FUNCTION checked(plain text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     IF plain ~ '^bad' THEN RAISE EXCEPTION 'this is bad: %', plain; END IF;
-    RETURN fieldcrypt.encrypt_field(plain)::text;
+    RETURN fieldcrypt.ciphertext_text(fieldcrypt.encrypt_field(plain));
 END $$;
-CREATE FUNCTION of_row(plain) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN fieldcrypt.encrypt_field($1.t)::text; END $$;
+CREATE FUNCTION of_row(plain) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN fieldcrypt.ciphertext_text(fieldcrypt.encrypt_field($1.t)); END $$;
 CREATE PROCEDURE commits(value text) LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO patients (email) VALUES (value);
@@ -176,12 +176,12 @@ sub changed
 	}
 	return;
 }
-my $function = 'CREATE FUNCTION NEW(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN fieldcrypt.encrypt_field($1)::text; END $$';
+my $function = 'CREATE FUNCTION NEW(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN fieldcrypt.ciphertext_text(fieldcrypt.encrypt_field($1)); END $$';
 changed($function, q{SELECT NEW('CANARY')}, q{SELECT NEW('CANARY') FROM nowhere}, 'a new function');
 changed($function, q{SELECT NEW('CANARY')}, q{SELECT NEW('CANARY'), FROM FROM}, 'a new function, a syntax error');
 changed($function, q{SELECT NEW('CANARY')}, q{SELECT NEW('x'), 'CANARY'::int}, 'a new function, an error of a literal');
 changed('CREATE TABLE NEW (id int, ssn fieldcrypt.encrypted)', q{SELECT 'CANARY' FROM NEW}, q{SELECT 'CANARY'::int FROM NEW}, 'a new table');
-changed('CREATE FUNCTION old_NEW(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN fieldcrypt.encrypt_field($1)::text; END $$; ALTER FUNCTION old_NEW RENAME TO NEW',
+changed('CREATE FUNCTION old_NEW(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN fieldcrypt.ciphertext_text(fieldcrypt.encrypt_field($1)); END $$; ALTER FUNCTION old_NEW RENAME TO NEW',
 	q{SELECT NEW('CANARY')}, q{SELECT NEW('CANARY') FROM nowhere}, 'a renamed function');
 changed('CREATE TABLE old_NEW (id int, ssn fieldcrypt.encrypted); ALTER TABLE old_NEW RENAME TO NEW', q{SELECT 'CANARY' FROM NEW}, q{SELECT 'CANARY' FROM NEW, nowhere}, 'a renamed table');
 changed('CREATE TABLE NEW (t text); CREATE TRIGGER late AFTER INSERT ON NEW FOR EACH ROW EXECUTE FUNCTION late_staging()', q{INSERT INTO NEW VALUES ('CANARY')},

@@ -20,7 +20,7 @@ CREATE TABLE plain (id int PRIMARY KEY, t text);
 CREATE FUNCTION checked(n int, plain text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     IF plain ~ '^bad' THEN RAISE EXCEPTION 'this is bad: %', plain; END IF;
-    RETURN fieldcrypt.encrypt_field(plain)::text;
+    RETURN fieldcrypt.ciphertext_text(fieldcrypt.encrypt_field(plain));
 END $$;
 CREATE FUNCTION harmless(n int) RETURNS int LANGUAGE sql AS 'SELECT n';
 SQL

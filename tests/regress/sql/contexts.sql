@@ -21,7 +21,7 @@ SELECT what, e.code, e.message, e.hint FROM (VALUES
     ('NULL', 'SELECT fieldcrypt.context(''t'', NULL)'),
     ('no name', 'SELECT fieldcrypt.context('''', 1)'),
     ('an array for the parts', 'SELECT fieldcrypt.context(VARIADIC ARRAY[''t'', ''1''])'),
-    ('encrypted twice', 'SELECT fieldcrypt.encrypt_field(born::text) FROM kept')) AS v (what, statement), test.error(statement) AS e;
+    ('encrypted twice', 'SELECT fieldcrypt.encrypt_field(fieldcrypt.ciphertext_text(born)) FROM kept')) AS v (what, statement), test.error(statement) AS e;
 
 CREATE TABLE patients (id int PRIMARY KEY, ssn fieldcrypt.encrypted);
 SELECT fieldcrypt.set_column_context('patients', 'ssn', expression => $$fieldcrypt.context('patients.ssn', id)$$, enforce => true);

@@ -53,6 +53,25 @@ SELECT what, e.code, e.message, e.hint FROM (VALUES
     ('unknown privilege', 'SELECT fieldcrypt.grant_access(current_user::regrole, ''everything'')')) AS v (what, statement),
     test.error(statement) AS e;
 
+-- An error about a value names its key, and says whether a context was given: never which.
+CREATE FUNCTION test.detail(statement text, value fieldcrypt.encrypted) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE detail text;
+BEGIN
+    EXECUTE statement;
+    RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+    RETURN replace(detail, fieldcrypt.key_id(value)::text, '<its key>');
+END
+$$;
+SELECT what, test.detail(statement, (SELECT v FROM t WHERE id = 1)) AS detail FROM (VALUES
+    ('another context', 'SELECT fieldcrypt.decrypt_field(v, ''a secret'') FROM t WHERE id = 1'),
+    ('no context', 'SELECT fieldcrypt.decrypt_field(v) FROM t WHERE id = 1'),
+    ('an empty context', 'SELECT fieldcrypt.decrypt_field(v, '''') FROM t WHERE id = 1'),
+    ('re-encryption', 'SELECT fieldcrypt.reencrypt_field(v) FROM t WHERE id = 1'),
+    ('tampered with', 'SELECT fieldcrypt.decrypt_field(test.flipped(v, 26), ''c'') FROM t WHERE id = 1'),
+    ('another tenant', 'SET LOCAL fieldcrypt.tenant = ''nobody''; SELECT fieldcrypt.decrypt_field(v, ''c'') FROM t WHERE id = 1')) AS v (what, statement);
+
 \pset expanded off
 \pset format aligned
 -- try_decrypt_field answers NULL for a value that is damaged or whose key is gone. The rest stays an error.

@@ -1,0 +1,153 @@
+# The operators, casts and aggregates that refuse encrypted values are in pg_catalog, where every statement looks for its
+# own. None of them may take part in what is written about other types: every type, as value, untyped literal, parameter and
+# text, on both sides of each operator, means the same in a database with the extension as in one without.
+
+use strict;
+use warnings;
+
+use FieldcryptTest;
+use Test::More;
+
+my $node = new_cluster('primary');
+create_database($node, 'stock', extension => 0);
+
+my @operators = ('=', '<>', '<', '<=', '>=', '>', '~~', '!~~', '~~*', '!~~*', '~', '!~', '~*', '!~*', '->', '->>', '||', '#>>', '@>', '?');
+my $operators = join ',', map { "'$_'" } @operators;
+my $setup = <<'SQL';
+SET client_min_messages = error;
+CREATE EXTENSION citext; CREATE EXTENSION hstore; CREATE EXTENSION ltree; CREATE EXTENSION isn;
+CREATE DOMAIN of_text AS text; CREATE DOMAIN of_varchar AS varchar(20); CREATE DOMAIN of_domain AS of_text; CREATE DOMAIN of_integer AS integer;
+CREATE DOMAIN of_citext AS citext; CREATE DOMAIN of_array AS text[];
+CREATE TYPE color AS ENUM ('red', 'green'); CREATE TYPE pair AS (a integer, b text); CREATE TYPE text_range AS RANGE (SUBTYPE = text);
+
+-- What a parsed expression calls, whatever the numbers are here; or its error.
+CREATE FUNCTION meaning(expression text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    result text;
+BEGIN
+    EXECUTE format('CREATE TEMP VIEW v AS SELECT %s AS x', expression);
+    SELECT concat_ws(' ', string_agg(CASE WHEN m[1] LIKE 'opno%' THEN m[2]::oid::regoperator::text ELSE m[2]::oid::regprocedure::text END, ' '),
+                     (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a WHERE a.attrelid = 'v'::regclass))
+      INTO result
+      FROM pg_rewrite AS r, regexp_matches(r.ev_action, ':(opno|funcid|aggfnoid|winfnoid) (\d+)', 'g') AS m
+     WHERE r.ev_class = 'v'::regclass AND m[2] <> '0';
+    RAISE EXCEPTION USING ERRCODE = 'ZZZZZ', MESSAGE = coalesce(result, '');
+EXCEPTION WHEN OTHERS THEN
+    RETURN CASE SQLSTATE WHEN 'ZZZZZ' THEN SQLERRM ELSE SQLSTATE || ' ' || SQLERRM END;
+END
+$$;
+-- Which types parameters get.
+CREATE FUNCTION parameters(expression text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE 'PREPARE p AS SELECT ' || expression;
+    EXECUTE 'DEALLOCATE p';
+    EXECUTE 'PREPARE p AS SELECT ' || expression;
+    RAISE EXCEPTION USING ERRCODE = 'ZZZZZ', MESSAGE = (SELECT parameter_types::text FROM pg_prepared_statements WHERE name = 'p');
+EXCEPTION WHEN OTHERS THEN
+    IF SQLSTATE = 'ZZZZZ' THEN
+        EXECUTE 'DEALLOCATE p';
+        RETURN SQLERRM;
+    END IF;
+    RETURN SQLSTATE || ' ' || SQLERRM;
+END
+$$;
+SQL
+my $types = <<'SQL';
+    SELECT format_type(t.oid, NULL) AS name FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
+     WHERE n.nspname IN ('pg_catalog', 'public') AND t.typtype <> 'p' AND NOT EXISTS (SELECT FROM pg_type AS e WHERE e.typarray = t.oid)
+       AND (t.typrelid = 0 OR t.typname IN ('pair', 'pg_class'))
+    UNION ALL VALUES ('text[]'), ('integer[]'), ('varchar[]'), ('color[]'), ('jsonb[]'), ('of_text[]'), ('record'), ('unknown')
+SQL
+my $sweep = <<"SQL";
+SET client_min_messages = error;
+WITH types AS ($types), forms AS (
+    SELECT format(f.form, 'CAST(NULL AS ' || t.name || ')', o.name) AS expression, f.form ~ '(^|[^0-9])[\$]' AS has_parameter
+      FROM types AS t, unnest(ARRAY[$operators]) AS o(name),
+           (VALUES ('%1\$s %2\$s ''red'''), ('''red'' %2\$s %1\$s'), ('%1\$s %2\$s %1\$s'), ('%1\$s %2\$s ''a''::text'), ('''a''::text %2\$s %1\$s'),
+                   ('%1\$s %2\$s \$1'), ('\$1 %2\$s %1\$s'), ('%1\$s %2\$s NULL'), ('NULL %2\$s %1\$s')) AS f(form)
+    UNION ALL
+    SELECT format(f.form, 'CAST(NULL AS ' || t.name || ')'), f.form ~ '(^|[^0-9])[\$]'
+      FROM types AS t,
+           (VALUES ('%1\$s IN (''red'', ''green'')'), ('%1\$s IN (\$1, \$2)'), ('%1\$s = ANY (''{red}'')'), ('%1\$s = ANY (\$1)'), ('''red'' = ANY (ARRAY[%1\$s])'),
+                   ('\$1 = ANY (ARRAY[%1\$s])'), ('%1\$s NOT IN (SELECT %1\$s)'), ('%1\$s IN (SELECT ''red'')'), ('CASE %1\$s WHEN ''red'' THEN 1 END'), ('nullif(%1\$s, ''red'')'),
+                   ('nullif(''red'', %1\$s)'), ('%1\$s IS DISTINCT FROM ''red'''), ('%1\$s BETWEEN ''a'' AND ''b'''), ('%1\$s SIMILAR TO ''a%%'''), ('%1\$s LIKE ''a'' ESCAPE ''b'''),
+                   ('%1\$s ILIKE %1\$s'), ('%1\$s -> 0'), ('%1\$s ->> 0'), ('(1, %1\$s) = (1, ''red'')'), ('(1, %1\$s) < (1, %1\$s)'), ('max(%1\$s)'), ('min(%1\$s)'), ('max(%1\$s) OVER ()'),
+                   ('greatest(%1\$s, ''red'')'), ('%1\$s::text'), ('%1\$s::varchar(3)'), ('%1\$s::name'), ('%1\$s::bpchar'), ('coalesce(%1\$s, ''red'')'), ('array_agg(%1\$s) || %1\$s')) AS f(form)
+    UNION ALL
+    SELECT format(f.form, o.name), f.form ~ '(^|[^0-9])[\$]'
+      FROM unnest(ARRAY[$operators]) AS o(name),
+           (VALUES ('''red'' %1\$s ''green'''), ('NULL %1\$s NULL'), ('\$1 %1\$s \$2'), ('\$1 %1\$s ''red'''), ('''red'' %1\$s \$1'), ('''red'' %1\$s ANY (''{red}'')'), ('\$1 %1\$s ANY (\$2)')) AS f(form)
+    UNION ALL VALUES ('max(''red'')', false), ('min(NULL)', false), ('max(\$1)', true), ('min(\$1)', true))
+SELECT f.expression || ': ' || CASE WHEN f.has_parameter THEN parameters(f.expression) ELSE meaning(f.expression) END FROM forms AS f
+SQL
+# { expression => what it means }
+sub meanings
+{
+	my ($db) = @_;
+	return { map { /^(.*?): (.*)$/ ? ($1 => $2) : die "no meaning: $_" } split /\n/, value($node, $sweep, db => $db) };
+}
+sub changed
+{
+	my ($stock, $other) = @_;
+	return grep { $stock->{$_} ne ($other->{$_} // 'nothing') } sort keys %$stock;
+}
+
+value($node, $setup, db => $_) foreach 'stock', 'postgres';
+my ($stock, $extended) = (meanings('stock'), meanings('postgres'));
+my $count = keys %$stock;
+cmp_ok($count, '>', 15_000, "$count expressions");
+my @changed = changed($stock, $extended);
+is(scalar @changed, 0, 'each means the same with the extension and without');
+diag "$_: $stock->{$_}\n  with the extension: $extended->{$_}" foreach @changed[ 0 .. ($#changed > 9 ? 9 : $#changed) ];
+is(scalar keys %$extended, $count, 'none is missing');
+foreach my $kind ([ 'an operator', qr/\(.*,.*\) / ], [ 'parameters', qr/^\{\w/ ], [ 'no operator', qr/^42883/ ], [ 'an ambiguous one', qr/^42725/ ])
+{
+	my ($what, $like) = @$kind;
+	cmp_ok(scalar(grep { /$like/ } values %$stock), '>', 20, "the sweep has answers of this kind: $what");
+}
+
+# The sweep can tell: a polymorphic operator of the same name, which would be the easier way, changes what others mean.
+value($node, <<'SQL');
+CREATE FUNCTION any_value(fieldcrypt.encrypted, anynonarray) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+CREATE OPERATOR pg_catalog.= (LEFTARG = fieldcrypt.encrypted, RIGHTARG = anynonarray, FUNCTION = any_value);
+SQL
+cmp_ok(scalar(changed($stock, meanings('postgres'))), '>', 0, 'it notices an operator that takes others away');
+
+# The page on querying, as it stands there.
+my $page = do { open my $in, '<', "$ENV{TESTDIR}/docs/querying.md" or die "querying.md: $!"; local $/ = undef; <$in> };
+create_database($node, 'page');
+value($node, 'CREATE TABLE patients (id bigint PRIMARY KEY, name text, ssn fieldcrypt.encrypted)', db => 'page');
+value($node, q{INSERT INTO patients SELECT 1, 'Ada', fieldcrypt.encrypt_field('123-45-6789', fieldcrypt.context('patients.ssn', 1))}, db => 'page');
+my $shown = run_sql($node, join('', $page =~ /```sql\n(.*?)```/sg) . q{UPDATE patients SET ssn = ssn; UPDATE patients SET ssn = NULL WHERE id = 10}, db => 'page');
+is_deeply($shown->{sqlstates}, [], 'the SQL of docs/querying.md runs') or diag $shown->{err};
+is($shown->{out}, "Ada\nAda\nGrace|987-65-4321", 'and finds what it says');
+my $notices = () = $shown->{err} =~ /another ciphertext in row 10/g;
+is($notices, 1, 'a trigger sees a changed value, and only that');
+like(run_sql($node, q{SELECT * FROM patients WHERE ssn = '123-45-6789'}, db => 'page')->{err}, qr/can't be compared by what is in it/, 'the error that it shows');
+
+# Parameters of drivers, whatever type they are sent with.
+foreach my $type ('', '::text', '::varchar')
+{
+	like(bind($node, "SELECT * FROM patients WHERE ssn = :ssn$type", { ssn => 'x' }, db => 'page', protocol => $_)->{err}, qr/can't be compared by what is in it/, "a parameter$type, $_")
+	  foreach 'extended', 'prepared';
+}
+
+# What is built without asking is named by health.
+my $health = q{SELECT status || ': ' || detail FROM fieldcrypt.health() WHERE "check" = 'encrypted_indexes'};
+gives($node, $health, qr/^ok: /, 'health: no index', db => 'page');
+value($node, 'CREATE INDEX plain_hash ON patients USING hash (ssn)', db => 'page');
+gives($node, $health, qr/^ok: /, 'health: a hash index is let alone', db => 'page');
+foreach my $statement (
+	'CREATE UNIQUE INDEX found ON patients (ssn) INCLUDE (id)',
+	'ALTER TABLE patients ADD CONSTRAINT found EXCLUDE USING hash (ssn WITH OPERATOR(fieldcrypt.*=))',
+	'CREATE TABLE parts (id numeric, ssn fieldcrypt.encrypted) PARTITION BY LIST (id); CREATE INDEX found ON parts (ssn)',
+	'CREATE TABLE amounts (id numeric, ssn fieldcrypt.encrypted); CREATE INDEX found ON amounts (id, ssn)')
+{
+	value($node, $statement, db => 'page');
+	gives($node, $health, qr/^warning: .*relation "(?:public\.)?found"/, "health: $statement", db => 'page');
+	value($node, $statement =~ /CONSTRAINT/ ? 'ALTER TABLE patients DROP CONSTRAINT found' : 'DROP INDEX found', db => 'page');
+}
+refused($node, 'CREATE INDEX CONCURRENTLY found ON patients (ssn)', '0A000', 'CREATE INDEX CONCURRENTLY is refused', db => 'page');
+gives($node, $health, qr/^warning: .*found/, 'and what it leaves is named', db => 'page');
+
+done_testing();
