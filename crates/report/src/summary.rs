@@ -282,7 +282,7 @@ fn coverage(report: &Report) -> Tile {
             (
                 Percent(active, [old, active].iter().sum()).to_string(),
                 format!(
-                    "{} not on active keys, {}{}",
+                    "{} not on active keys ({}){}",
                     Of(old, "value", "values"),
                     if totals.is_exact { "counted" } else { "estimated" },
                     if left_out.0 > 0 {
@@ -341,7 +341,7 @@ fn failed_decrypts(report: &Report) -> Tile {
         .filter(|row| row.event == "decrypt_failed")
         .take(MOST_REASONS)
         .map(|row| {
-            format!("{} times {}", row.times, row.error_code.as_deref().unwrap_or("no SQLSTATE"))
+            format!("{} ({})", row.error_code.as_deref().unwrap_or("no SQLSTATE"), row.times)
         })
         .collect();
     Tile {

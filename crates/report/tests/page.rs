@@ -138,10 +138,10 @@ fn the_first_page_is_not_buried_under_findings() {
 fn what_is_an_estimate_says_so() {
     let mut report = report();
     report["reencryption"]["totals"]["is_exact"] = true.into();
-    assert!(page_of(&report).contains("not on active keys, counted"));
+    assert!(page_of(&report).contains("not on active keys (counted)"));
     report["reencryption"]["totals"]["is_exact"] = false.into();
     let page = page_of(&report);
-    assert!(page.contains("not on active keys, estimated") && page.contains("(partly estimated)"));
+    assert!(page.contains("not on active keys (estimated)") && page.contains("(partly estimated)"));
     report["reencryption"]["runs"]["rows"][0]["rows_total"] = 1234.into();
     assert!(page_of(&report).contains(">about 1,234<"));
     report["reencryption"]["runs"]["rows"][0]["rows_total_is_exact"] = true.into();
