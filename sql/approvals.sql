@@ -161,12 +161,13 @@ BEGIN
             HINT = 'SELECT * FROM fieldcrypt.approvals shows all: used and withdrawn ones stay as they are. (KF019, see docs/errors.md)';
     END IF;
     PERFORM fieldcrypt_internal.record_approval('approval_withdrawn', request.operation, request.subject, format('request %s', id));
+    RAISE NOTICE 'withdraw_approval: request % is withdrawn: % "%"', id, request.operation, request.subject;
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt.withdraw_approval(bigint) IS 'takes a request, approved or not, back: anybody with manage can';
 
 -- A refusal is given back, not raised: so the record of it stays.
-CREATE FUNCTION fieldcrypt_internal.approve_step(id bigint, OUT message text, OUT hint text)
+CREATE FUNCTION fieldcrypt_internal.approve_step(id bigint, OUT message text, OUT hint text, OUT done text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
@@ -177,6 +178,8 @@ BEGIN
     IF fieldcrypt_internal.mark_approved(id) THEN
         PERFORM fieldcrypt_internal.record_approval('approval_given', request.operation, request.subject,
             format('request %s of %s: %s', id, request.requested_by, request.reason));
+        done := format('request %s is approved: %s may %s "%s" until %s', id, request.requested_by, request.operation, request.subject,
+            date_trunc('second', request.expires_at));
         RETURN;
     END IF;
     -- Anew: it may have been somebody else who was faster.
@@ -217,11 +220,12 @@ BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     PERFORM fieldcrypt_internal.refuse_unless_writable();
     PERFORM fieldcrypt_internal.by_own_hand();
-    SELECT s.message, s.hint INTO step FROM fieldcrypt_internal.approve_step(id) AS s;
+    SELECT s.message, s.hint, s.done INTO step FROM fieldcrypt_internal.approve_step(id) AS s;
     COMMIT;
     IF step.message IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'KF019', MESSAGE = step.message, HINT = step.hint;
     END IF;
+    RAISE NOTICE 'approve: %', step.done;
 END
 $$;
 COMMENT ON PROCEDURE fieldcrypt.approve(bigint) IS

@@ -259,6 +259,9 @@ BEGIN
     END LOOP;
     IF changed THEN
         PERFORM fieldcrypt_internal.record_table_audit(target, true);
+        RAISE NOTICE 'audit_table: every change of % is recorded from now on', target;
+    ELSE
+        RAISE NOTICE 'audit_table: nothing to do: % is audited already', target;
     END IF;
     FOR problem IN SELECT fieldcrypt_internal.problems_of_audited_table(target) LOOP
         RAISE NOTICE USING MESSAGE = problem, HINT = 'SELECT * FROM fieldcrypt.health() goes on looking for this (audited_tables).';
@@ -289,6 +292,9 @@ BEGIN
     END LOOP;
     IF changed OR fieldcrypt_internal.is_said_to_be_audited(target) THEN
         PERFORM fieldcrypt_internal.record_table_audit(target, false);
+        RAISE NOTICE 'unaudit_table: changes of % are not recorded any more', target;
+    ELSE
+        RAISE NOTICE 'unaudit_table: nothing to do: % is not audited', target;
     END IF;
 END
 $$;

@@ -34,6 +34,8 @@ DECLARE
     qualified_name text;
     owner text;
     was_enforced boolean;
+    was_there boolean;
+    whose text := format('%s.%I', $1::regclass, $2);
 BEGIN
     SELECT format('%I.%I', n.nspname, c.relname), c.relowner::regrole::text INTO qualified_name, owner
       FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1;
@@ -62,6 +64,7 @@ BEGIN
     END IF;
     IF constant = '' AND expression = '' THEN
         DELETE FROM fieldcrypt.column_contexts AS c WHERE c.table_name = qualified_name AND c.column_name = $2;
+        was_there := FOUND;
     ELSE
         INSERT INTO fieldcrypt.column_contexts (table_name, column_name, constant, expression, enforced, table_owner)
         VALUES (qualified_name, $2, nullif($3, ''), nullif($4, ''), enforce, owner)
@@ -76,8 +79,15 @@ BEGIN
         PERFORM fieldcrypt_internal.create_enforcing_triggers($1, $2,
             CASE WHEN constant <> '' THEN quote_literal(constant) ELSE new_context END,
             CASE WHEN constant <> '' THEN quote_literal(constant) ELSE old_context END);
-    ELSIF was_enforced THEN
-        RAISE NOTICE 'the context of %.% is not enforced any more', $1::regclass, quote_ident($2);
+    END IF;
+    IF enforce THEN
+        RAISE NOTICE 'set_column_context: the context of % is remembered, and what is written and does not open with it is refused', whose;
+    ELSIF was_there IS NULL THEN
+        RAISE NOTICE 'set_column_context: the context of % is remembered%', whose, CASE WHEN was_enforced THEN ', and not enforced any more' ELSE '' END;
+    ELSIF was_there OR was_enforced THEN
+        RAISE NOTICE 'set_column_context: the context of % is forgotten%', whose, CASE WHEN was_enforced THEN ', and not enforced any more' ELSE '' END;
+    ELSE
+        RAISE NOTICE 'set_column_context: nothing to do: % has no context', whose;
     END IF;
     PERFORM fieldcrypt_internal.record_event('column_context_set', NULL, NULL,
         CASE WHEN enforce THEN column_name || ', enforced' ELSE column_name END, $1::regclass::text);

@@ -202,7 +202,18 @@ AS $$
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.held_privileges(regrole) IS 'the privileges that were granted to a role itself';
 
-CREATE FUNCTION fieldcrypt_internal.change_access(target regrole, privileges text[], granting boolean) RETURNS void
+-- Those of some privileges that were granted to a role itself, once each, in the order in which they were named.
+CREATE FUNCTION fieldcrypt_internal.held_of(target regrole, privileges text[]) RETURNS text[]
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(array_agg(n.privilege ORDER BY n.place), '{}')
+      FROM (SELECT u.privilege, min(u.place) AS place FROM unnest($2) WITH ORDINALITY AS u (privilege, place) GROUP BY u.privilege) AS n,
+           fieldcrypt_internal.held_privileges($1) AS h (privileges)
+     WHERE n.privilege = ANY (h.privileges) OR n.privilege = 'type' AND h.privileges && '{encrypt,decrypt,reencrypt,manage}'
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.held_of(regrole, text[]) IS 'which of some privileges were granted to a role itself; granted to nobody';
+
+CREATE FUNCTION fieldcrypt_internal.change_access(target regrole, privileges text[], granting boolean) RETURNS text[]
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -211,6 +222,7 @@ DECLARE
     direction text := CASE WHEN granting THEN 'TO' ELSE 'FROM' END;
     known text[] := '{encrypt,decrypt,reencrypt,manage,audit,backup,type}';
     bundles text[] := privileges;
+    had text[];
     held text[];
     item record;
 BEGIN
@@ -224,6 +236,7 @@ BEGIN
             MESSAGE = 'a role and at least one known privilege are needed',
             HINT = 'Privileges are: encrypt, decrypt, reencrypt, manage, audit, backup, type.';
     END IF;
+    had := fieldcrypt_internal.held_of(target, privileges);
     held := ARRAY(SELECT unnest(fieldcrypt_internal.held_privileges(target)) EXCEPT SELECT unnest(privileges));
     IF NOT granting OR privileges && '{encrypt,decrypt,reencrypt,manage}' THEN
         bundles := bundles || 'value'::text;
@@ -237,17 +250,27 @@ BEGIN
     IF NOT granting AND cardinality(held) > 0 THEN
         PERFORM fieldcrypt_internal.change_access(target, held, true);
     END IF;
+    RETURN had;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.change_access(regrole, text[], boolean) IS 'what grant_access and revoke_access share';
+COMMENT ON FUNCTION fieldcrypt_internal.change_access(regrole, text[], boolean) IS 'what grant_access and revoke_access share; gives those of the privileges that the role had before';
 
 CREATE FUNCTION fieldcrypt.grant_access(target regrole, VARIADIC privileges text[]) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    had text[];
+    has text[];
 BEGIN
-    PERFORM fieldcrypt_internal.change_access(target, privileges, true);
+    had := fieldcrypt_internal.change_access(target, privileges, true);
     PERFORM fieldcrypt_internal.record_event('access_granted', NULL, NULL,
         format('%s to %s', array_to_string(privileges, ', '), target), NULL);
+    has := fieldcrypt_internal.held_of(target, privileges);
+    IF has <@ had THEN
+        RAISE NOTICE 'grant_access: nothing to do: role % has % already', target, array_to_string(had, ', ');
+    ELSE
+        RAISE NOTICE 'grant_access: role % now has %', target, array_to_string(has, ', ');
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt.grant_access(regrole, text[]) IS
@@ -256,10 +279,24 @@ COMMENT ON FUNCTION fieldcrypt.grant_access(regrole, text[]) IS
 CREATE FUNCTION fieldcrypt.revoke_access(target regrole, VARIADIC privileges text[]) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    had text[];
+    has text[];
+    lost text;
 BEGIN
-    PERFORM fieldcrypt_internal.change_access(target, privileges, false);
+    had := fieldcrypt_internal.change_access(target, privileges, false);
     PERFORM fieldcrypt_internal.record_event('access_revoked', NULL, NULL,
         format('%s from %s', array_to_string(privileges, ', '), target), NULL);
+    has := fieldcrypt_internal.held_of(target, privileges);
+    lost := (SELECT string_agg(h.privilege, ', ' ORDER BY h.place)
+               FROM unnest(had) WITH ORDINALITY AS h (privilege, place) WHERE h.privilege <> ALL (has));
+    IF lost IS NOT NULL THEN
+        RAISE NOTICE 'revoke_access: role % no longer has %', target, lost;
+    ELSIF has <> '{}' THEN
+        RAISE NOTICE 'revoke_access: nothing to do: role % keeps %, which belongs to its other privileges', target, array_to_string(has, ', ');
+    ELSE
+        RAISE NOTICE 'revoke_access: nothing to do: role % has no %', target, array_to_string(privileges, ', ');
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt.revoke_access(regrole, text[]) IS 'takes privileges of grant_access away from a role';

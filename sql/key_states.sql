@@ -169,7 +169,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.schedule_unused(bigint, interval, text, 
 
 -- Counts and schedules in one step: whoever calls it by hand leaves nothing out.
 CREATE FUNCTION fieldcrypt_internal.schedule_step(
-        key_id bigint, delay interval, reason text, OUT error_code text, OUT message text, OUT hint text)
+        key_id bigint, delay interval, reason text, OUT error_code text, OUT message text, OUT hint text, OUT done text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 #variable_conflict use_variable
@@ -186,6 +186,9 @@ BEGIN
             MESSAGE = format('it can''t be known that encryption key %s is unused: %s', key_id, problem),
             HINT = 'It is scheduled, but destroy_due_keys does not destroy it as long as this is so.';
     END IF;
+    done := (SELECT format('destroy_due_keys destroys encryption key %s from %s on; until then cancel_destroy_key takes it back',
+                        key_id, date_trunc('second', k.destroy_after))
+               FROM fieldcrypt.encryption_keys AS k WHERE k.key_id = key_id);
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.schedule_step(bigint, interval, text) IS
@@ -207,11 +210,12 @@ BEGIN
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     PERFORM fieldcrypt_internal.refuse_unless_writable();
-    SELECT s.error_code, s.message, s.hint INTO step FROM fieldcrypt_internal.schedule_step(key_id, delay, reason) AS s;
+    SELECT s.error_code, s.message, s.hint, s.done INTO step FROM fieldcrypt_internal.schedule_step(key_id, delay, reason) AS s;
     COMMIT;
     IF step.message IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = step.error_code, MESSAGE = step.message, HINT = step.hint;
     END IF;
+    RAISE NOTICE 'destroy_key: %', step.done;
 END
 $$;
 COMMENT ON PROCEDURE fieldcrypt.destroy_key(bigint, interval, text) IS

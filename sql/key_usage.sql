@@ -133,15 +133,25 @@ BEGIN
             HINT = 'On each node that has such values: SELECT * FROM fieldcrypt.key_usage(exact => true).';
     END IF;
     FOR item IN
-        SELECT c.relation, c.table_name, c.attnum, c.column_name, c.holds, t.relkind, t.relpages
-          FROM fieldcrypt_internal.encrypted_columns() AS c JOIN pg_class AS t ON t.oid = c.relation
+        WITH sized AS (
+            -- What lies on the disk now, not what was known when the table was last analysed.
+            SELECT t.oid, t.relkind, coalesce(pg_relation_size(t.oid), 0) / current_setting('block_size')::bigint AS pages,
+                   coalesce(pg_table_size(t.oid), 0) AS bytes
+              FROM pg_class AS t
+             WHERE t.oid IN (SELECT c.relation FROM fieldcrypt_internal.encrypted_columns() AS c WHERE c.is_readable)
+        ), cheap AS (
+            -- The smaller tables, as many as have half a gigabyte together: about a second.
+            SELECT s.*, sum(s.bytes) OVER (ORDER BY s.bytes, s.oid) <= 536870912 AS is_cheap FROM sized AS s
+        )
+        SELECT c.relation, c.table_name, c.attnum, c.column_name, c.holds, t.relkind, t.pages, t.is_cheap
+          FROM fieldcrypt_internal.encrypted_columns() AS c JOIN cheap AS t ON t.oid = c.relation
          WHERE c.is_readable
          ORDER BY c.relation, c.attnum
     LOOP
-        -- A sample of about a thousand pages; a table that is not much larger is counted, and so is what
+        -- A sample of about a thousand pages; what is cheap is counted, and so is what
         -- is hidden in arrays and composites. With row_security off Postgres refuses what it would filter.
-        percent := 100.0 * 1000 / greatest(item.relpages, 1000);
-        IF exact OR percent > 50 OR item.relkind NOT IN ('r', 'm') OR item.holds <> 'value' THEN
+        percent := 100.0 * 1000 / greatest(item.pages, 1000);
+        IF exact OR item.is_cheap OR percent > 50 OR item.relkind NOT IN ('r', 'm') OR item.holds <> 'value' THEN
             -- One look at a table tells of all its columns.
             IF relation_counted IS DISTINCT FROM item.relation THEN
                 relation_counted := item.relation;
@@ -173,4 +183,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt.key_usage(boolean) IS
-    'every key version, and where and how often it is used; exact: counted in all tables, otherwise estimated from a sample of large ones. A key without a tenant is not of this database';
+    'every key version, and where and how often it is used; exact: counted in all tables, otherwise the smaller tables, half a gigabyte in all, are counted, and larger ones estimated from a sample: is_exact says which. A key without a tenant is not of this database';

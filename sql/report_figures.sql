@@ -269,7 +269,10 @@ AS $$
             'total', (SELECT count(*) FROM fieldcrypt.reencryption_progress),
             'rows', coalesce((
                 SELECT jsonb_agg(jsonb_build_object(
-                           'table', p.table_name, 'state', p.state, 'rows_total', p.rows_total, 'rows_done', p.rows_done,
+                           'table', p.table_name, 'state', p.state,
+                           -- Of what has come to its end each row was seen; of others the total is what statistics say.
+                           'rows_total', CASE WHEN p.state IN ('done', 'incomplete') THEN p.rows_done ELSE p.rows_total END,
+                           'rows_total_is_exact', p.state IN ('done', 'incomplete'), 'rows_done', p.rows_done,
                            'rows_moved', p.rows_moved, 'rows_failed', p.rows_failed, 'started_at', fieldcrypt_internal.utc_text(p.started_at),
                            'finished_at', fieldcrypt_internal.utc_text(p.finished_at), 'error_code', p.error_code,
                            'error', CASE WHEN $1 IS NULL THEN p.error END) ORDER BY p.started_at DESC, p.table_name)

@@ -63,6 +63,7 @@ BEGIN
     PERFORM fieldcrypt_internal.refuse_unless_recordable('a confirmation');
     PERFORM fieldcrypt_internal.record_origin(true, reason);
     PERFORM fieldcrypt_internal.record_event('key_states_confirmed', NULL, NULL, reason, NULL);
+    RAISE NOTICE 'confirm_key_states: the states of the keys in this database count as the newest';
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt.confirm_key_states(text) IS

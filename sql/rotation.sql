@@ -61,6 +61,8 @@ AS $$
 DECLARE
     -- The shortest month: an interval of months less days is measured where it is shortest.
     february timestamptz := '2026-02-01 00:00:00+00';
+    had boolean := EXISTS (SELECT FROM fieldcrypt.rotation_policies AS p WHERE p.tenant = coalesce($1, ''));
+    whose text := CASE WHEN $1 IS NULL THEN 'the key of each tenant without a policy of its own' ELSE format('the key of tenant "%s"', $1) END;
 BEGIN
     IF tenant = '' OR octet_length(tenant) > 1024 THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
@@ -77,6 +79,13 @@ BEGIN
     PERFORM fieldcrypt_internal.record_event(
         CASE WHEN every IS NULL THEN 'rotation_policy_removed' ELSE 'rotation_policy_set' END,
         tenant, NULL, every::text, NULL);
+    IF every IS NOT NULL THEN
+        RAISE NOTICE 'set_rotation_policy: % is due for rotation after %', whose, every;
+    ELSIF had THEN
+        RAISE NOTICE 'set_rotation_policy: % goes by the default again', whose;
+    ELSE
+        RAISE NOTICE 'set_rotation_policy: nothing to do: % goes by the default already', whose;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt.set_rotation_policy(text, interval) IS

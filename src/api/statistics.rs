@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::pg::{clock, encoding, statistics_memory};
+use crate::pg::{clock, encoding, report, statistics_memory};
 
 crate::pg::sql_functions! {
     statistics() -> text;
@@ -38,6 +38,11 @@ fn statistics() -> Result<Value, Error> {
 }
 
 fn statistics_reset() -> Result<(), Error> {
-    statistics_memory::reset();
+    let outcome = if statistics_memory::reset() {
+        "the statistics of this database begin anew"
+    } else {
+        "nothing to do: without pg_fieldcrypt in shared_preload_libraries there are none"
+    };
+    report::notice(format!("fieldcrypt_stats_reset: {outcome}"));
     Ok(())
 }

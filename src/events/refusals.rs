@@ -63,7 +63,7 @@ const OWN_OBJECTS: &str = "
     encrypted_hash encrypted_hash_extended encrypted_less encrypted_less_or_same encrypted_more encrypted_more_or_same
     encrypted_not_same encrypted_order encrypted_same encryption_keys
     export_keys fieldcrypt fieldcrypt_internal fieldcrypt_stats fieldcrypt_stats_reset
-    finish_master_key_rotation grant_access has_audit_trigger health held_privileges import_keys
+    finish_master_key_rotation grant_access has_audit_trigger health held_of held_privileges import_keys
     is_said_to_be_audited key_id key_states_status key_usage keys_from keys_to_rewrap live_runs lock_holders
     lock_tenant mark_compromised master_key_status master_keys next_audit_partition next_tenant
     note_table_audit origins privilege_objects problems_of_audited_table quiet_step rebind_field record_event

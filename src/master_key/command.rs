@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::Error;
-use crate::pg::{exit, transaction};
+use crate::pg::{background, exit, transaction};
 use crate::settings;
 
 const TICK: Duration = Duration::from_millis(50);
@@ -110,6 +110,9 @@ fn pause(deadline: Instant) -> Result<(), Error> {
 
 fn check_time(deadline: Instant) -> Result<(), Error> {
     transaction::check_for_interrupts();
+    if background::is_stopping() {
+        return Err(failed("was ended, since the server stops".into()));
+    }
     if Instant::now() >= deadline {
         return Err(failed("did not finish in fieldcrypt.master_key_command_timeout".into()));
     }

@@ -6,6 +6,7 @@
 mod command;
 mod file;
 mod setting;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 
@@ -17,6 +18,8 @@ use crate::error::{Error, Report};
 use crate::events::{self, Event, Surviving};
 use crate::pg::{background, clock, encoding, report};
 use crate::{pg, settings};
+
+pub use watch::init;
 
 /// Bytes that a source may give: sixteen keys with generous comments.
 const MAX_TEXT: usize = 64 * 1024;

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::failure::Failure;
 use crate::opener::{self, Opener};
-use crate::{Escape, tokens};
+use crate::{Escape, template, tokens};
 
 /// How a file is written, and what its values are bound to.
 pub struct Format<'a> {
@@ -93,31 +93,14 @@ impl Template {
         Some(context)
     }
 
-    /// `{name}` is a column; `{{` and `}}` are braces.
     fn parse(text: &str, header: &ByteRecord) -> Result<Self, Failure> {
-        let unclosed = || Failure::usage(format!("a brace without its other in \"{text}\""));
-        let mut parts = Vec::new();
-        let mut literal = String::new();
-        let mut rest = text;
-        while let Some(at) = rest.find(['{', '}']) {
-            literal.push_str(&rest[..at]);
-            let brace = &rest[at..=at];
-            rest = &rest[at + 1..];
-            if let Some(after) = rest.strip_prefix(brace) {
-                literal.push_str(brace);
-                rest = after;
-            } else if brace == "{" {
-                let (name, after) = rest.split_once('}').ok_or_else(unclosed)?;
-                parts.push(Part::Text(std::mem::take(&mut literal)));
-                parts.push(Part::Column(column(name, header)?));
-                rest = after;
-            } else {
-                return Err(unclosed());
-            }
-        }
-        literal.push_str(rest);
-        parts.push(Part::Text(literal));
-        Ok(Self(parts))
+        let pieces = template::parse(text)
+            .ok_or_else(|| Failure::usage(format!("a brace without its other in \"{text}\"")))?;
+        let part = |piece| match piece {
+            template::Piece::Text(text) => Ok(Part::Text(text)),
+            template::Piece::Column(name) => column(&name, header).map(Part::Column),
+        };
+        pieces.into_iter().map(part).collect::<Result<_, _>>().map(Self)
     }
 }
 

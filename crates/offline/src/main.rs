@@ -8,20 +8,23 @@
 
 mod check;
 mod csv_file;
+mod dump;
 mod failure;
 mod keys;
 mod master_key;
 mod opener;
+mod template;
 mod tokens;
 mod verify_log;
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use dump::{Dump, Opening};
 use failure::Failure;
 use keys::Keys;
 use opener::Opener;
@@ -70,13 +73,13 @@ struct Open {
     /// A file of master keys (may be given more than once)
     #[arg(long, value_name = "PATH", required = true)]
     master_key: Vec<PathBuf>,
-    /// The context that the values were encrypted with
+    /// The context of values that have no other. A plain dump has those that were set with set_column_context
     #[arg(long, value_name = "TEXT", default_value = "")]
     context: String,
     /// The input is CSV with a header line
     #[arg(long)]
     csv: bool,
-    /// With --csv: the context of one column's values; {name} is that column's value in the row
+    /// The context of one column's values (of a dump: SCHEMA.TABLE.COLUMN); {name} is that column's value in the row
     #[arg(long, value_name = "COLUMN=TEMPLATE")]
     column_context: Vec<String>,
     /// With --csv: what separates the fields
@@ -126,8 +129,8 @@ fn run(command: Command) -> Result<bool, Failure> {
 }
 
 fn open(arguments: &Open) -> Result<bool, Failure> {
-    if !arguments.csv && (arguments.delimiter.is_some() || !arguments.column_context.is_empty()) {
-        return Err(Failure::usage("--column-context and --delimiter need --csv"));
+    if !arguments.csv && arguments.delimiter.is_some() {
+        return Err(Failure::usage("--delimiter needs --csv"));
     }
     if arguments.csv && arguments.escape.is_some() {
         return Err(Failure::usage("--escape is not for --csv, which quotes by itself"));
@@ -148,14 +151,39 @@ fn open(arguments: &Open) -> Result<bool, Failure> {
         };
         csv_file::open(&mut opener, &format, input, output, name)?;
     } else {
-        let (context, escape) =
-            (arguments.context.as_str(), arguments.escape.unwrap_or(Escape::None));
-        tokens::replace(BufReader::with_capacity(1 << 16, input), output, name, |token| {
-            opener.open(token, context).map(|plaintext| opener::escaped(&plaintext, escape))
-        })?;
+        open_text(arguments, &mut opener, input, output, name)?;
     }
     eprintln!("fieldcrypt: {}", opener.summary());
     Ok(opener.all_opened())
+}
+
+/// A plain dump, or any other text.
+fn open_text(
+    arguments: &Open,
+    opener: &mut Opener<'_>,
+    input: impl Read,
+    output: impl Write,
+    name: &Path,
+) -> Result<(), Failure> {
+    let reader = |input| BufReader::with_capacity(1 << 16, input);
+    let (context, escape) = (arguments.context.as_str(), arguments.escape.unwrap_or(Escape::None));
+    let mut dump = Dump::new(&arguments.column_context)?;
+    // What can be read twice is: contexts may come after the values.
+    let path = arguments.input.as_deref().filter(|path| path.is_file());
+    if let Some(path) = path {
+        let input = File::open(path).map_err(|error| Failure::file(path, error))?;
+        dump.learn(BufReader::with_capacity(1 << 16, input), name)?;
+    }
+    if path.is_some() && !dump.is_one() {
+        return tokens::replace(reader(input), output, name, |token| {
+            opener.open(token, context).map(|plaintext| opener::escaped(&plaintext, escape))
+        });
+    }
+    dump.open(reader(input), output, name, &mut Opening { opener, context, escape })?;
+    for problem in dump.problems() {
+        eprintln!("fieldcrypt: {problem}");
+    }
+    Ok(())
 }
 
 fn ascii(character: char) -> Result<u8, Failure> {

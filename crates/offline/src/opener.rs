@@ -66,16 +66,23 @@ impl<'k> Opener<'k> {
 
     /// What a value in its text form holds; `None`, and counted, if it does not open.
     pub fn open(&mut self, token: &[u8], context: &str) -> Option<Zeroizing<Vec<u8>>> {
-        match self.attempt(token, context) {
-            Ok(plaintext) => {
-                self.opened += 1;
-                Some(plaintext)
-            }
-            Err(left) => {
-                self.left[left as usize] += 1;
-                None
+        self.open_with_any(token, &[context])
+    }
+
+    /// The same with the first of some contexts that it opens with.
+    pub fn open_with_any(&mut self, token: &[u8], contexts: &[&str]) -> Option<Zeroizing<Vec<u8>>> {
+        let mut problem = Left::NotAuthentic;
+        for context in contexts {
+            match self.attempt(token, context) {
+                Ok(plaintext) => {
+                    self.opened += 1;
+                    return Some(plaintext);
+                }
+                Err(left) => problem = left,
             }
         }
+        self.left[problem as usize] += 1;
+        None
     }
 
     fn attempt(&mut self, token: &[u8], context: &str) -> Result<Zeroizing<Vec<u8>>, Left> {

@@ -426,8 +426,8 @@ fn csv_that_can_not_be_meant_is_refused() {
         (vec!["--csv", "--column-context", "id={ssn"], text, "a brace without its other"),
         (vec!["--csv", "--column-context", "id=a}"], text, "a brace without its other"),
         (vec!["--csv", "--delimiter", "ü"], text, "ASCII"),
-        (vec!["--column-context", "id=x"], text, "need --csv"),
-        (vec!["--delimiter", ";"], text, "need --csv"),
+        (vec!["--column-context", "id=x"], text, "with --csv"),
+        (vec!["--delimiter", ";"], text, "needs --csv"),
         (vec!["--csv", "--escape", "copy"], text, "not for --csv"),
     ] {
         refuses(&room.open(&arguments, input), problem);
@@ -436,4 +436,85 @@ fn csv_that_can_not_be_meant_is_refused() {
     assert_eq!(ragged.status.code(), Some(2));
     assert!(err(&ragged).contains("1 fields at line 3, and 2 in the header"), "{}", err(&ragged));
     refuses(&room.open(&["--csv", &room.path("missing.csv")], ""), "No such file");
+}
+
+/// A dump whose contexts come after its values.
+fn dump(room: &Room, name: &str, data: &str) -> String {
+    let table =
+        "CREATE TABLE public.t (\n    id bigint NOT NULL,\n    ssn fieldcrypt.encrypted\n);\n";
+    let contexts = "COPY fieldcrypt.column_contexts (table_name, column_name, constant, expression) FROM stdin;\n\
+                    public.t\tssn\t\\N\tfieldcrypt.context('t.ssn', id)\n\\.\n";
+    room.write(name, format!("{table}{data}{contexts}"))
+}
+
+#[test]
+fn a_dump_opens_by_the_contexts_that_it_holds() {
+    let room = Room::new();
+    let value = room.value(PRAXIS, "t.ssn/-7", b"it's\ta tab");
+    for (escape, data, opened) in [
+        (
+            "copy",
+            format!("COPY public.t (id, ssn) FROM stdin;\n-7\t{value}\n8\t\\N\n\\.\n"),
+            "-7\tit's\\ta tab\n8\t\\N\n",
+        ),
+        (
+            "copy",
+            format!("COPY public.t (ssn, id) FROM stdin;\r\n{value}\t-7\r\n\\.\r\n"),
+            "it's\\ta tab\t-7\r\n",
+        ),
+        ("sql", format!("INSERT INTO public.t VALUES (-7, '{value}');\n"), "(-7, 'it''s\ta tab');"),
+        (
+            "sql",
+            format!(
+                "INSERT INTO public.t (ssn, id) OVERRIDING SYSTEM VALUE VALUES\n\t('{value}', -7),\n\t(NULL, 8)\n\
+                 ON CONFLICT DO NOTHING;\n"
+            ),
+            "('it''s\ta tab', -7)",
+        ),
+    ] {
+        let path = dump(&room, "dump.sql", &data);
+        let output = room.open(&["--escape", escape, &path], "");
+        assert_eq!(output.status.code(), Some(0), "{data}: {}", err(&output));
+        assert!(out(&output).contains(opened), "{data}: {}", out(&output));
+    }
+}
+
+#[test]
+fn a_value_of_a_dump_that_is_not_of_its_row_is_left() {
+    let room = Room::new();
+    let value = room.value(PRAXIS, "t.ssn/7", b"secret");
+    for data in [
+        format!("COPY public.t (id, ssn) FROM stdin;\n8\t{value}\n\\.\n"),
+        format!("COPY public.t (id, ssn) FROM stdin;\n\\N\t{value}\n\\.\n"),
+        format!("COPY public.t (id, ssn) FROM stdin;\n7\t7\t{value}\n\\.\n"),
+        format!("COPY public.t (ssn) FROM stdin;\n{value}\n\\.\n"),
+        format!("COPY public.u (id, ssn) FROM stdin;\n7\t{value}\n\\.\n"),
+        format!("INSERT INTO public.t VALUES (7 + 0, '{value}');\n"),
+        format!("INSERT INTO public.t VALUES (8, '{value}'), (7, 7, '{value}');\n"),
+        format!("INSERT INTO public.t VALUES (7, '{value}'"),
+        format!("COPY public.t (id, ssn) FROM stdin\n7\t{value}\n"),
+    ] {
+        let path = dump(&room, "dump.sql", &data);
+        let output = room.open(&[&path], "");
+        assert_eq!(output.status.code(), Some(1), "{data}: {}", err(&output));
+        assert!(!out(&output).contains("secret"), "{data}");
+        assert!(out(&output).contains(&value), "{data}: it is left as it is");
+    }
+}
+
+#[test]
+fn what_looks_like_a_dump_goes_through_unchanged() {
+    let room = Room::new();
+    for text in [
+        "INSERT INTO",
+        "INSERT INTO x VALUES ('open\n\nCREATE TABLE (((\n",
+        "CREATE TABLE public.t (id \u{fc}\n",
+        "ALTER TABLE ONLY;\nALTER TABLE a ATTACH PARTITION a;\nCOPY a (b) FROM stdin;\nfc1:\n",
+        "COPY (((;\nCOPY a () FROM stdin;\nCREATE DOMAIN d AS;\n$$\n'\n$x$\n",
+        "COPY fieldcrypt.column_contexts (table_name) FROM stdin;\n\\x\\\n\t\t\n",
+    ] {
+        let path = room.write("dump.sql", text);
+        assert_eq!(out(&room.open(&[&path], "")), text);
+        assert_eq!(out(&room.open(&[], text)), text);
+    }
 }

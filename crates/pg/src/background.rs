@@ -1,4 +1,5 @@
-//! Processes of the server that belong to the extension: the launcher and the workers of the audit log.
+//! Processes of the server that belong to the extension: the launcher and the workers of the audit log, and who looks
+//! whether the master key can be read.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_int};
@@ -27,21 +28,19 @@ pub struct Work {
 }
 
 static WORK: OnceLock<Work> = OnceLock::new();
+static KEY_WATCH: OnceLock<fn()> = OnceLock::new();
 
 thread_local! {
     static QUEUE: Cell<Option<Queue>> = const { Cell::new(None) };
     static HAS_FAILED: Cell<bool> = const { Cell::new(true) };
-    static IS_AUDIT_PROCESS: Cell<bool> = const { Cell::new(false) };
+    static IS_OWN_PROCESS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Registers the launcher, if the library is being preloaded. It is not started on a standby before the
 /// standby is promoted.
 pub fn init(work: Work) {
     WORK.get_or_init(|| work);
-    // pg_upgrade wants nobody in its databases but itself.
-    // SAFETY: a variable of the postmaster.
-    let is_upgrade = unsafe { pg_sys::IsBinaryUpgrade };
-    if shared_memory::is_preloading() && !is_upgrade {
+    if has_processes() {
         BackgroundWorkerBuilder::new("pg_fieldcrypt audit launcher")
             .set_type("pg_fieldcrypt audit launcher")
             .set_library(LIBRARY)
@@ -53,12 +52,36 @@ pub fn init(work: Work) {
     }
 }
 
+/// Registers who looks after the master key, until the server stops, if the library is being preloaded. It is there
+/// from the first moment, on standbys, too.
+pub fn init_key_watch(work: fn()) {
+    KEY_WATCH.get_or_init(|| work);
+    if has_processes() {
+        BackgroundWorkerBuilder::new("pg_fieldcrypt master key watch")
+            .set_type("pg_fieldcrypt master key watch")
+            .set_library(LIBRARY)
+            .set_function("fieldcrypt_master_key_watch")
+            .set_start_time(BgWorkerStartTime::PostmasterStart)
+            .set_restart_time(Some(Duration::from_secs(60)))
+            .enable_shmem_access(None)
+            .load();
+    }
+}
+
+/// Whether the library is being preloaded by a server that wants such processes. pg_upgrade wants nobody in its
+/// databases but itself.
+fn has_processes() -> bool {
+    // SAFETY: a variable of the postmaster.
+    let is_upgrade = unsafe { pg_sys::IsBinaryUpgrade };
+    shared_memory::is_preloading() && !is_upgrade
+}
+
 /// Whether this process works for somebody, and not for another process: no helper of a parallel query, no
 /// worker of the audit log.
 pub fn is_session() -> bool {
     // SAFETY: reads a variable of the process.
     let is_helper = unsafe { pg_sys::ParallelWorkerNumber >= 0 };
-    !is_helper && !IS_AUDIT_PROCESS.get()
+    !is_helper && !IS_OWN_PROCESS.get()
 }
 
 /// A worker that was asked for.
@@ -94,7 +117,7 @@ pub fn start_worker(queue: Queue) -> Option<Started> {
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn fieldcrypt_audit_launcher(_argument: Datum) {
-    IS_AUDIT_PROCESS.set(true);
+    IS_OWN_PROCESS.set(true);
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
     audit_memory::enter_launcher();
     // SAFETY: the callback lives as long as the library.
@@ -107,6 +130,20 @@ pub extern "C-unwind" fn fieldcrypt_audit_launcher(_argument: Datum) {
     unsafe { pg_sys::proc_exit(1) }
 }
 
+#[doc(hidden)]
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn fieldcrypt_master_key_watch(_argument: Datum) {
+    IS_OWN_PROCESS.set(true);
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    if let Some(work) = KEY_WATCH.get() {
+        work();
+    }
+    // As the launcher: with 0 it would never come back.
+    // SAFETY: the end of the process.
+    unsafe { pg_sys::proc_exit(1) }
+}
+
 unsafe extern "C-unwind" fn launcher_exits(_: c_int, _: Datum) {
     audit_memory::leave_launcher();
 }
@@ -115,7 +152,7 @@ unsafe extern "C-unwind" fn launcher_exits(_: c_int, _: Datum) {
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn fieldcrypt_audit_worker(argument: Datum) {
-    IS_AUDIT_PROCESS.set(true);
+    IS_OWN_PROCESS.set(true);
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
     let Some(queue) = Queue::of_index(argument.value()) else { return };
     if !queue.enter_worker() {
@@ -173,11 +210,29 @@ unsafe extern "C-unwind" fn worker_exits(_: c_int, _: Datum) {
 /// Waits for the process's latch, at most so long. `false` when the process is to end.
 pub fn wait(longest: Duration) -> bool {
     let goes_on = nap(longest);
-    if BackgroundWorker::sighup_received() {
+    take_reload();
+    goes_on && !is_stopping()
+}
+
+/// Waits until the configuration is reloaded. `false` when the process is to end.
+pub fn wait_for_reload() -> bool {
+    const LONGEST: Duration = Duration::from_secs(3600);
+    while nap(LONGEST) && !is_stopping() {
+        if take_reload() {
+            return true;
+        }
+    }
+    false
+}
+
+/// Reads the configuration again if the process was told to.
+fn take_reload() -> bool {
+    let is_told = BackgroundWorker::sighup_received();
+    if is_told {
         // SAFETY: outside of a transaction, as every process of the server does it.
         unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
     }
-    goes_on && !is_stopping()
+    is_told
 }
 
 /// No core dump of this process, and no debugger without root: it holds the signing keys.

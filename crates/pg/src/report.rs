@@ -186,6 +186,16 @@ pub fn log(line: &str) {
     line.tell(pg_sys::LOG_SERVER_ONLY as c_int);
 }
 
+/// Tells the client what was done, and nobody else unless the server logs notices.
+pub fn notice(message: String) {
+    Texts::of(&Report::new(b"00000", message, "")).tell(PgLogLevel::NOTICE as c_int);
+}
+
+/// Writes a report to the server log, and to nobody else.
+pub fn log_whole(report: &Report) {
+    Texts::of(report).tell(pg_sys::LOG_SERVER_ONLY as c_int);
+}
+
 /// Ends the session, since so many bytes were asked for in vain. Called where nothing can be undone, nor any memory be
 /// had: by the allocator.
 pub fn end_session(bytes: usize) -> ! {

@@ -171,8 +171,9 @@ pub fn read() -> Vec<Shown> {
 }
 
 /// Removes the entries of this database.
-pub fn reset() {
+pub fn reset() -> bool {
     forget(session::database());
+    memory().is_some()
 }
 
 /// Removes the entries of a database.

@@ -1,12 +1,11 @@
 //! The page as a whole: its head, what is to be seen at once, the sections, the mapping, the limits.
 
-use std::fmt::Display;
-
 use crate::html::Html;
-use crate::page::{self, Column, cell, tone, words};
-use crate::record::{Count, Report};
-use crate::sections::{SECTIONS, Section, ran};
-use crate::show::{Day, Name, Of, Or, Percent, Time};
+use crate::page::{self, Column, cell, words};
+use crate::record::Report;
+use crate::sections::{SECTIONS, Section};
+use crate::show::{Day, Name, Or, Time};
+use crate::summary::summary;
 
 /// Nothing is fetched and nothing runs, whatever the page holds.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
@@ -77,131 +76,6 @@ fn header(page: &mut Html, report: &Report) {
             ],
         );
     });
-}
-
-/// What somebody asks first.
-fn summary(page: &mut Html, report: &Report) {
-    let keys = &report.keys.totals;
-    let coverage = &report.reencryption.totals;
-    let (on_active, on_old): (String, String) =
-        match (coverage.active, coverage.columns_not_counted.0) {
-            (Some(active), left_out) => {
-                let others = [
-                    coverage.deactivated,
-                    coverage.suspended,
-                    coverage.compromised,
-                    coverage.destroyed,
-                    coverage.unknown,
-                ];
-                let old: Count = others.iter().flatten().sum();
-                (
-                    Percent(active, [old, active].iter().sum()).to_string(),
-                    format!(
-                        "{} not on active keys{}{}",
-                        Of(old, "value", "values"),
-                        if coverage.is_exact { "" } else { ", estimated" },
-                        if left_out > 0 {
-                            format!("; {} not counted", Of(Count(left_out), "column", "columns"))
-                        } else {
-                            String::new()
-                        }
-                    ),
-                )
-            }
-            (None, _) if coverage.columns.0 == 0 => ("-".into(), "no encrypted columns".into()),
-            (None, _) => ("?".into(), "not counted".into()),
-        };
-    let verified = report.verification.status.as_deref().unwrap_or("not known");
-    let health = report.health.status.as_deref().unwrap_or("not known");
-    page.element("section", &[("class", &"summary"), ("aria-label", &"Summary")], |page| {
-        let mut tile = |name: &'static str,
-                        class: &'static str,
-                        value: &dyn Display,
-                        detail: &dyn Display,
-                        link: &'static str| {
-            page.element(
-                "a",
-                &[("class", &format_args!("tile {class}")), ("href", &link)],
-                |page| {
-                    page.leaf("span", &[("class", &"tile-name")], name);
-                    page.leaf("span", &[("class", &"tile-value")], value);
-                    page.leaf("span", &[("class", &"tile-detail")], detail);
-                },
-            );
-        };
-        tile(
-            "Audit log, verified",
-            tone(verified),
-            &verified,
-            &match report.verification.findings.total.0 {
-                _ if !ran(&report.verification.status) => "no result".to_string(),
-                0 => "no findings".to_string(),
-                _ => Of(report.verification.findings.total, "finding", "findings").to_string(),
-            },
-            "#verification",
-        );
-        tile(
-            "Health checks",
-            tone(health),
-            &health,
-            &if ran(&report.health.status) {
-                format!(
-                    "{}, {} critical",
-                    Of(report.health.warning, "warning", "warnings"),
-                    report.health.critical
-                )
-            } else {
-                "no result".to_string()
-            },
-            "#health",
-        );
-        tile(
-            "Active keys",
-            "",
-            &keys.active,
-            &format_args!("of {}", Of(keys.tenants, "tenant", "tenants")),
-            "#keys",
-        );
-        tile(
-            "Keys past their policy",
-            if keys.overdue.0 > 0 { "noted" } else { "fine" },
-            &keys.overdue,
-            &format_args!("policy: {}", report.keys.default_policy),
-            "#keys",
-        );
-        tile(
-            "Compromised or suspended",
-            if keys.compromised.0 > 0 {
-                "alarming"
-            } else if keys.suspended.0 > 0 {
-                "noted"
-            } else {
-                "fine"
-            },
-            &[keys.compromised, keys.suspended].iter().sum::<Count>(),
-            &format_args!("{} compromised, {} suspended", keys.compromised, keys.suspended),
-            "#keys",
-        );
-        tile("Values on active keys", "", &on_active, &on_old, "#reencryption");
-        tile(
-            "Rotations",
-            if report.rotation.failed.0 > 0 { "noted" } else { "" },
-            &report.rotation.rotated,
-            &format_args!("in the period; {} failed", report.rotation.failed),
-            "#rotation",
-        );
-        tile(
-            "Failed decrypts",
-            if report.r#use.failed.0 > 0 { "noted" } else { "" },
-            &report.r#use.failed,
-            &format_args!(
-                "in the period; {}",
-                Of(report.r#use.refused, "call refused", "calls refused")
-            ),
-            "#use",
-        );
-    });
-    page.leaf("p", &[("class", &"lead")], "This report collects what the database records about the encryption of its fields. It is material for an assessment, and gives no verdict itself: each section names the requirements that its figures can support, and the last one says what they do not show.");
 }
 
 fn contents(page: &mut Html) {

@@ -15,6 +15,7 @@ mod page;
 mod record;
 mod sections;
 mod show;
+mod summary;
 
 use std::fmt;
 

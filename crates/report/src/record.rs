@@ -132,8 +132,8 @@ records! {
         deactivated: Count, suspended: Count, compromised: Count, destroyed: Count, unknown: Count,
     }
     ReencryptionRun {
-        table: String, state: String, rows_total: Count, rows_done: Count, rows_moved: Count,
-        rows_failed: Count, started_at: Text, finished_at: Text, error_code: Text, error: Text,
+        table: String, state: String, rows_total: Count, rows_total_is_exact: bool, rows_done: Count,
+        rows_moved: Count, rows_failed: Count, started_at: Text, finished_at: Text, error_code: Text, error: Text,
     }
 
     Destruction { supports: Vec<String>, destroyed: List<Key>, scheduled: List<Key>, events: List<Event>, }

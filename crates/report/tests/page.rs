@@ -71,6 +71,84 @@ fn a_check_that_did_not_run_is_not_without_findings() {
 }
 
 #[test]
+fn each_tile_that_is_not_well_says_why_on_the_first_page() {
+    // What makes a tile amber or red, and what is said beside it.
+    let cases: [(&str, Value, &str); 11] = [
+        ("/keys/totals/overdue", 2.into(), "2 keys are older than the rotation policy allows."),
+        ("/keys/totals/compromised", 1.into(), "1 key is marked as compromised"),
+        ("/keys/totals/suspended", 3.into(), "3 keys are suspended"),
+        ("/rotation/failed", 1.into(), "1 rotation failed in the period."),
+        ("/use/failed", 7.into(), "7 values did not open"),
+        ("/verification/status", "not run".into(), "Make it with verify =&gt; true."),
+        ("/verification/status", "failed".into(), "The verification ended with an error: 559 rows"),
+        ("/verification/status", "critical".into(), "unanchored (warning"),
+        ("/health/status", "critical".into(), "encryption_key_age (warning): "),
+        ("/health/problem", "boom (XX000)".into(), "The checks did not run: boom (XX000)."),
+        ("/health/checks/0/detail", Value::Null, "A report about all tenants says why."),
+    ];
+    for (field, value, said) in cases {
+        let mut report = report();
+        let (parent, name) = field.rsplit_once('/').unwrap();
+        report.pointer_mut(parent).unwrap()[name] = value;
+        if field == "/health/problem" {
+            report["health"]["status"] = "failed".into();
+            report["health"]["checks"] = serde_json::json!([]);
+        }
+        let page = page_of(&report);
+        check_markup(&page).unwrap();
+        let (first, _) = page.split_once("<nav ").unwrap();
+        assert!(first.contains(said), "{field}: {said}\n{first}");
+        for tone in ["noted", "alarming"] {
+            assert_eq!(
+                first.matches(&format!("class=\"tile {tone}\"")).count(),
+                first.matches(&format!("class=\"reason {tone}\"")).count(),
+                "{field}, {tone}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_page_where_all_is_well_gives_no_reasons() {
+    let mut report = report();
+    for total in ["overdue", "compromised", "suspended"] {
+        report["keys"]["totals"][total] = 0.into();
+    }
+    report["rotation"]["failed"] = 0.into();
+    report["use"]["failed"] = 0.into();
+    report["verification"] =
+        serde_json::json!({"status": "ok", "findings": {"total": 0, "rows": []}});
+    report["health"] = serde_json::json!({"status": "ok", "ok": 3, "checks": []});
+    assert!(!page_of(&report).contains("what to do"));
+}
+
+#[test]
+fn the_first_page_is_not_buried_under_findings() {
+    let mut report = report();
+    let check =
+        serde_json::json!({"check": "some", "status": "critical", "detail": "why", "hint": "do"});
+    report["health"]["checks"] = vec![check; 20].into();
+    let page = page_of(&report);
+    let (first, _) = page.split_once("<nav ").unwrap();
+    assert_eq!(first.matches("some (critical): why.").count(), 3);
+    assert!(first.contains("<a href=\"#health\">and 17 more</a>"));
+}
+
+#[test]
+fn what_is_an_estimate_says_so() {
+    let mut report = report();
+    report["reencryption"]["totals"]["is_exact"] = true.into();
+    assert!(page_of(&report).contains("not on active keys (counted)"));
+    report["reencryption"]["totals"]["is_exact"] = false.into();
+    let page = page_of(&report);
+    assert!(page.contains("not on active keys (estimated)") && page.contains("(partly estimated)"));
+    report["reencryption"]["runs"]["rows"][0]["rows_total"] = 1234.into();
+    assert!(page_of(&report).contains(">about 1,234<"));
+    report["reencryption"]["runs"]["rows"][0]["rows_total_is_exact"] = true.into();
+    assert!(page_of(&report).contains(">1,234<"));
+}
+
+#[test]
 fn other_documents_are_refused() {
     for text in [
         "",

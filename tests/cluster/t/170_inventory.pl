@@ -208,6 +208,7 @@ function has_audit_trigger(regclass,name) s u p
 function health_findings(boolean) v u p
 function health_hours() v u
 function health_threshold(text) s u p
+function held_of(regrole,text[]) s u p
 function held_privileges(regrole) s u p
 function held_run() v u
 function hold_run(bigint) v u

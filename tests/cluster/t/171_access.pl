@@ -67,6 +67,7 @@ my @things = (
 	[ 'SELECT fieldcrypt_internal.outer_role()', '' ],
 	[ 'SELECT fieldcrypt_internal.change_access($$ROLE$$, $${decrypt}$$, true)', '' ],
 	[ 'SELECT fieldcrypt_internal.privilege_objects($$decrypt$$)', '' ],
+	[ 'SELECT fieldcrypt_internal.held_of($$ROLE$$, $${decrypt}$$)', '' ],
 	[ 'SELECT fieldcrypt_internal.held_privileges($$ROLE$$)', '' ],
 	[ 'SELECT fieldcrypt.grant_access($$ROLE$$, $$decrypt$$)', '' ],
 	[ 'SELECT fieldcrypt.revoke_access($$ROLE$$, $$decrypt$$)', '' ],

@@ -5,6 +5,7 @@ use strict;
 use warnings;
 
 use FieldcryptTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = new_cluster('primary', init => { allows_streaming => 'logical' });
@@ -74,5 +75,15 @@ create_database($node, 'readme');
 my $result = run_sql($node, $sql, db => 'readme');
 is_deeply($result->{sqlstates}, [], 'the SQL that README.md shows runs') or diag $result->{err};
 gives($node, q{SELECT string_agg(fieldcrypt.decrypt_field(ssn, fieldcrypt.context('patients.ssn', id)), ', ' ORDER BY id) FROM patients}, '123-45-6789, 987-65-4321', 'and what it stores opens', db => 'readme');
+
+# And the way of docs/operations.md for a column in plaintext.
+my ($taken_over) = slurp_file("$ENV{TESTDIR}/docs/operations.md") =~ /<!-- tried: a column in plaintext -->\n```sql\n(.*?)```/s or die 'docs/operations.md does not show it';
+value($node, q{CREATE TABLE staff (id int PRIMARY KEY, iban text); INSERT INTO staff VALUES (1, 'DE89370400440532013000'), (2, NULL)}, db => 'readme');
+$result = run_sql($node, $taken_over, db => 'readme');
+is_deeply($result->{sqlstates}, [], 'the SQL that docs/operations.md shows runs') or diag $result->{err};
+gives($node, q{SELECT id, fieldcrypt.decrypt_field(iban, fieldcrypt.context('staff.iban', id)) FROM staff ORDER BY id}, "1|DE89370400440532013000\n2|", 'and what was in plaintext opens', db => 'readme');
+my $files = value($node, q{CHECKPOINT; SELECT pg_relation_filepath('staff')}, db => 'readme');
+unlike(slurp_file($node->data_dir . "/$files"), qr/DE8937040044/, 'and is not in the table any more');
+refused($node, q{INSERT INTO staff SELECT 3, iban FROM staff WHERE id = 1}, 'KF031', 'and it is enforced', db => 'readme');
 no_crash($_) foreach $node, $blind;
 done_testing();

@@ -32,7 +32,7 @@ sub notices
 	my ($table, %options) = @_;
 	my $result = run_sql($node, "SELECT fieldcrypt.audit_table('$table')", %options);
 	die $result->{err} if @{ $result->{sqlstates} };
-	return join '; ', $result->{err} =~ /NOTICE:\s+(?:\w{5}: )?([^\n]*)/g;
+	return join '; ', grep { !/^audit_table: / } $result->{err} =~ /NOTICE:\s+(?:\w{5}: )?([^\n]*)/g;
 }
 
 my $ok = qr/^ok: \d+ tables and partitions are audited, all of their changes with the row's name/;

@@ -220,6 +220,23 @@ is_deeply([ grep { index($one_page, $_) >= 0 } @others ], [], 'nor does its page
 is($decoded->{keys}{totals}{keys}, 2, 'it has the keys of that tenant');
 is($decoded->{use}{decrypted}, sum(map { 100 + $_ } grep { $_ % 5 == 1 } 1 .. 300), 'and its use');
 is($decoded->{audit_log}{gaps}, undef, 'and no figure that is of all');
+# Page 1 says why of each tile that is amber or red, as health() and the log say it; what is small is counted.
+{
+	my ($first) = page('NULL') =~ /\A(.*?)<nav /s;
+	foreach my $tone ('noted', 'alarming')
+	{
+		my $tiles = () = $first =~ /class="tile $tone"/g;
+		my $reasons = () = $first =~ /class="reason $tone"/g;
+		cmp_ok($tiles, '>', 0, "there are tiles that are $tone");
+		is($reasons, $tiles, "and each says why");
+	}
+	like($first, qr/Compromised or suspended<\/dt><dd><bdi>1 key is marked as compromised[^<]*<\/bdi> <span class="to-do">CALL fieldcrypt\.reencrypt/, 'why, and what to do');
+	like($first, qr/Rotations<\/dt><dd><bdi>1 rotation failed in the period\. The last, of tenant y+[^<]*\(22023\)/, 'with the error, where there was one');
+	like($first, qr/not on active keys \(counted\)/, 'small tables are counted, whatever statistics there are');
+	my ($one) = page(q{'tenant 3'}) =~ /\A(.*?)<nav /s;
+	unlike($one, qr/leaky corp|tenant [124]|gone corp/, 'and for one tenant they name no other');
+}
+
 like(page(quoted($hostile[0])), qr/Scope<\/dt><dd><bdi>tenant &quot;&gt;&lt;script&gt;/, 'a hostile name as the scope');
 
 # Secrets.

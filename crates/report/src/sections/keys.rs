@@ -354,7 +354,10 @@ pub fn reencryption(page: &mut Html, report: &Report) {
         &[
             Name("Table", |row| name(&row.table)),
             Text("State", |row| status(&row.state)),
-            Number("Rows", |row| cell(row.rows_total)),
+            Number("Rows", |row| match row.rows_total_is_exact {
+                true => cell(row.rows_total),
+                false => cell(format_args!("about {}", row.rows_total)),
+            }),
             Number("Seen", |row| cell(row.rows_done)),
             Number("Moved", |row| cell(row.rows_moved)),
             Number("Failed", |row| alarming(row.rows_failed)),

@@ -1,0 +1,406 @@
+//! A plain dump of `pg_dump`, in which values are bound to their rows: the contexts of their columns are in the same
+//! dump, in `fieldcrypt.column_contexts`, and so are the columns that they are made of.
+//!
+//! Two passes over a file: the contexts may come after the values. What is no dump is copied with its values opened.
+
+mod expression;
+mod schema;
+mod sql;
+mod values;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Write};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use crate::failure::Failure;
+use crate::opener::{self, Opener};
+use crate::{Escape, tokens};
+
+use expression::Expression;
+use schema::Schema;
+
+/// More than a definition of a table has; what goes on longer is none.
+const LONGEST_DEFINITION: usize = 1 << 24;
+
+/// What is known of a dump.
+pub struct Dump {
+    schema: Schema,
+    is_one: bool,
+    /// Columns of which values were left, and how many.
+    left: BTreeMap<String, (u64, String)>,
+}
+
+/// How values are opened.
+pub struct Opening<'o, 'k> {
+    pub opener: &'o mut Opener<'k>,
+    /// The context of values that have no other, or do not open with it.
+    pub context: &'o str,
+    pub escape: Escape,
+}
+
+/// Where in a dump the reader is.
+enum State {
+    Text,
+    /// In a function's body, up to this.
+    Body(Vec<u8>),
+    /// In the data of a COPY.
+    Copy {
+        plan: Plan,
+        has_returns: bool,
+    },
+    /// In a statement that is read whole.
+    Statement {
+        text: Zeroizing<Vec<u8>>,
+        quotes: sql::Quotes,
+        is_insert: bool,
+    },
+}
+
+/// The columns of a table as they follow on each other, and the contexts of their values.
+struct Plan {
+    table: Vec<String>,
+    columns: Vec<String>,
+    contexts: Vec<Context>,
+    is_needed: Vec<bool>,
+}
+
+/// What is known of the context of a column.
+enum Context {
+    /// Nothing.
+    None,
+    Known(Expression),
+    /// It has one, but it can't be computed here.
+    Unknown(String),
+}
+
+impl Dump {
+    /// With contexts of columns (`schema.table.column=template`) that come before those of the dump.
+    pub fn new(column_contexts: &[String]) -> Result<Self, Failure> {
+        let schema = Schema::new(column_contexts)?;
+        Ok(Self { schema, is_one: false, left: BTreeMap::new() })
+    }
+
+    /// The first pass: what the dump says of tables and contexts.
+    pub fn learn(&mut self, input: impl BufRead, name: &Path) -> Result<(), Failure> {
+        self.pass(input, name, |_, _| Ok(()))
+    }
+
+    /// Whether what was read was a dump.
+    pub fn is_one(&self) -> bool {
+        self.is_one
+    }
+
+    /// The second pass: copies the dump with its values opened.
+    pub fn open(
+        &mut self,
+        input: impl BufRead,
+        mut output: impl Write,
+        name: &Path,
+        opening: &mut Opening<'_, '_>,
+    ) -> Result<(), Failure> {
+        self.pass(input, name, |dump, piece| {
+            let written = match piece {
+                Piece::Text(text) => opened(text, &[opening.context], opening).0,
+                Piece::Row(plan, line) => dump.row(plan, line, opening),
+                Piece::Insert(text) => dump.insert(text, opening),
+            };
+            output.write_all(&written).map_err(Failure::Output)
+        })?;
+        output.flush().map_err(Failure::Output)
+    }
+
+    /// What was left in which column, and what helps.
+    pub fn problems(&self) -> Vec<String> {
+        self.left
+            .iter()
+            .map(|(column, (count, why))| format!("{column}: {count} left: {why}"))
+            .collect()
+    }
+
+    /// Reads line by line, learns, and calls `with` with each piece.
+    fn pass(
+        &mut self,
+        mut input: impl BufRead,
+        name: &Path,
+        mut with: impl FnMut(&mut Self, Piece<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut state = State::Text;
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let length =
+                input.read_until(b'\n', &mut line).map_err(|error| Failure::file(name, error))?;
+            if length == 0 {
+                break;
+            }
+            state = match state {
+                State::Text => self.text(&line, &mut with)?,
+                State::Body(tag) => {
+                    with(self, Piece::Text(&line))?;
+                    if find(&line, &tag).is_some() { State::Text } else { State::Body(tag) }
+                }
+                State::Copy { plan, has_returns } => {
+                    if line.trim_ascii_end() == b"\\." {
+                        with(self, Piece::Text(&line))?;
+                        State::Text
+                    } else {
+                        self.schema.learn_row(
+                            &plan.table,
+                            &plan.columns,
+                            content(&line, has_returns),
+                        );
+                        with(self, Piece::Row(&plan, content(&line, has_returns)))?;
+                        let end = &line[content(&line, has_returns).len()..];
+                        with(self, Piece::Text(end))?;
+                        State::Copy { plan, has_returns }
+                    }
+                }
+                State::Statement { mut text, mut quotes, is_insert } => {
+                    text.extend_from_slice(&line);
+                    if quotes.read(&line) {
+                        self.statement(&text, is_insert, &mut with)?;
+                        State::Text
+                    } else if !is_insert && text.len() > LONGEST_DEFINITION {
+                        with(self, Piece::Text(&text))?;
+                        State::Text
+                    } else {
+                        State::Statement { text, quotes, is_insert }
+                    }
+                }
+            };
+        }
+        match state {
+            State::Statement { text, .. } => with(self, Piece::Text(&text)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A line between statements, and what follows on it.
+    fn text(
+        &mut self,
+        line: &[u8],
+        with: &mut impl FnMut(&mut Self, Piece<'_>) -> Result<(), Failure>,
+    ) -> Result<State, Failure> {
+        let is_insert = line.starts_with(b"INSERT INTO ");
+        if is_insert || schema::is_definition(line) {
+            let mut quotes = sql::Quotes::default();
+            if quotes.read(line) {
+                self.statement(line, is_insert, with)?;
+                return Ok(State::Text);
+            }
+            let text = Zeroizing::new(line.to_vec());
+            return Ok(State::Statement { text, quotes, is_insert });
+        }
+        with(self, Piece::Text(line))?;
+        if line.starts_with(b"COPY ")
+            && let Some((table, columns)) = schema::copy_header(line)
+        {
+            self.is_one = true;
+            let plan = self.plan(table, columns);
+            return Ok(State::Copy { plan, has_returns: line.ends_with(b"\r\n") });
+        }
+        Ok(open_dollar_quote(line).map_or(State::Text, State::Body))
+    }
+
+    fn statement(
+        &mut self,
+        text: &[u8],
+        is_insert: bool,
+        with: &mut impl FnMut(&mut Self, Piece<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        if is_insert {
+            self.is_one = true;
+            if find(text, b"column_contexts").is_some()
+                && let Some(insert) = schema::insert(text)
+            {
+                self.schema.learn_insert(&insert);
+            }
+            return with(self, Piece::Insert(text));
+        }
+        self.schema.learn_definition(text);
+        with(self, Piece::Text(text))
+    }
+
+    fn plan(&self, table: Vec<String>, columns: Vec<String>) -> Plan {
+        let types = self.schema.types(&table, &columns);
+        let contexts: Vec<Context> = columns
+            .iter()
+            .map(|column| match self.schema.context(&table, column) {
+                None => Context::None,
+                Some(Ok(expression)) => match expression.bound(&columns, &types) {
+                    Ok(expression) => Context::Known(expression),
+                    Err(why) => Context::Unknown(why),
+                },
+                Some(Err(why)) => Context::Unknown(why.clone()),
+            })
+            .collect();
+        let is_needed = (0..columns.len())
+            .map(|index| {
+                contexts.iter().any(|it| matches!(it, Context::Known(it) if it.needs(index)))
+            })
+            .collect();
+        Plan { table, columns, contexts, is_needed }
+    }
+
+    fn row(
+        &mut self,
+        plan: &Plan,
+        line: &[u8],
+        opening: &mut Opening<'_, '_>,
+    ) -> Zeroizing<Vec<u8>> {
+        if find(line, b"fc1:").is_none() {
+            return Zeroizing::new(line.to_vec());
+        }
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b'\t').collect();
+        if fields.len() != plan.columns.len() {
+            return opened(line, &[opening.context], opening).0;
+        }
+        let row: Vec<Option<Vec<u8>>> = fields
+            .iter()
+            .zip(&plan.is_needed)
+            .map(|(field, is_needed)| if *is_needed { sql::copied(field) } else { None })
+            .collect();
+        let mut out = Zeroizing::new(Vec::with_capacity(line.len()));
+        for (index, field) in fields.iter().enumerate() {
+            if index > 0 {
+                out.push(b'\t');
+            }
+            out.extend_from_slice(&self.field(plan, index, field, &row, opening));
+        }
+        out
+    }
+
+    fn field(
+        &mut self,
+        plan: &Plan,
+        index: usize,
+        field: &[u8],
+        row: &[Option<Vec<u8>>],
+        opening: &mut Opening<'_, '_>,
+    ) -> Zeroizing<Vec<u8>> {
+        let context = match plan.contexts.get(index) {
+            Some(Context::Known(expression)) => expression.of(row),
+            _ => None,
+        };
+        let fallback = opening.context;
+        let contexts: &[&str] = match &context {
+            Some(context) => &[context, fallback],
+            None => &[fallback],
+        };
+        let (written, left) = opened(field, contexts, opening);
+        if left > 0 {
+            self.note(plan, index, context.is_some(), left);
+        }
+        written
+    }
+
+    fn note(&mut self, plan: &Plan, index: usize, has_context: bool, left: u64) {
+        let column = plan.columns.get(index).map_or("?", String::as_str);
+        let name = format!("{}.{column}", plan.table.join("."));
+        let way = format!(
+            "give it with --column-context '{name}=TEMPLATE', where {{id}} is the row's column id"
+        );
+        let why = match plan.contexts.get(index) {
+            Some(Context::Unknown(why)) => {
+                format!("its context can't be computed here ({why}); {way}")
+            }
+            Some(Context::Known(_)) if has_context => {
+                "they do not open with the context of their row".into()
+            }
+            Some(Context::Known(_)) => {
+                format!(
+                    "the context of their row is NULL or of a form that is not known here; {way}"
+                )
+            }
+            _ => format!("the dump holds no context of it up to here; if it has one, {way}"),
+        };
+        self.left.entry(name).or_insert((0, why)).0 += left;
+    }
+
+    fn insert(&mut self, text: &[u8], opening: &mut Opening<'_, '_>) -> Zeroizing<Vec<u8>> {
+        let Some(insert) = schema::insert(text) else {
+            return opened(text, &[opening.context], opening).0;
+        };
+        let columns = match insert.columns {
+            Some(columns) => columns,
+            None => self.schema.columns(&insert.table),
+        };
+        let plan = self.plan(insert.table, columns);
+        let mut out = Zeroizing::new(Vec::with_capacity(text.len()));
+        let mut at = 0;
+        for items in &insert.rows {
+            let row: Vec<Option<Vec<u8>>> = items.iter().map(|item| item.value.clone()).collect();
+            let is_known = items.len() == plan.columns.len();
+            for (index, item) in items.iter().enumerate() {
+                out.extend_from_slice(&text[at..item.start]);
+                let written = &text[item.start..item.end];
+                out.extend_from_slice(&if is_known {
+                    self.field(&plan, index, written, &row, opening)
+                } else {
+                    opened(written, &[opening.context], opening).0
+                });
+                at = item.end;
+            }
+        }
+        out.extend_from_slice(&text[at..]);
+        out
+    }
+}
+
+/// What of a dump is handed on.
+enum Piece<'p> {
+    Text(&'p [u8]),
+    /// A row of COPY's data, without the end of its line.
+    Row(&'p Plan, &'p [u8]),
+    Insert(&'p [u8]),
+}
+
+/// A text with its values opened, and how many were left.
+fn opened(
+    text: &[u8],
+    contexts: &[&str],
+    opening: &mut Opening<'_, '_>,
+) -> (Zeroizing<Vec<u8>>, u64) {
+    let mut left = 0;
+    let escape = opening.escape;
+    let opener = &mut *opening.opener;
+    let written = tokens::replace_in(text, |token| {
+        let plaintext = opener.open_with_any(token, contexts);
+        left += u64::from(plaintext.is_none());
+        plaintext.map(|plaintext| opener::escaped(&plaintext, escape))
+    });
+    // Nothing but memory is written to.
+    (written.unwrap_or_else(|_| Zeroizing::new(text.to_vec())), left)
+}
+
+/// A line without its end.
+fn content(line: &[u8], has_returns: bool) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    if has_returns { line.strip_suffix(b"\r").unwrap_or(line) } else { line }
+}
+
+fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    text.windows(wanted.len()).position(|it| it == wanted)
+}
+
+/// `$tag$` of a body that begins on this line and does not end on it.
+fn open_dollar_quote(line: &[u8]) -> Option<Vec<u8>> {
+    let mut rest = line;
+    loop {
+        let start = rest.iter().position(|byte| *byte == b'$')?;
+        rest = &rest[start..];
+        let length =
+            rest[1..].iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_')?;
+        if rest[1 + length] != b'$' || rest[1].is_ascii_digit() {
+            rest = &rest[1..];
+            continue;
+        }
+        let (tag, after) = rest.split_at(length + 2);
+        match find(after, tag) {
+            Some(end) => rest = &after[end + tag.len()..],
+            None => return Some(tag.to_vec()),
+        }
+    }
+}
