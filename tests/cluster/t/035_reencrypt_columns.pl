@@ -319,7 +319,7 @@ refused($node, "SELECT fieldcrypt.set_column_context('bound', 'e', $_)", '22004'
 refused($node, "SELECT fieldcrypt.set_column_context('bound', NULL, 'a')", '22004', 'refused: no column');
 refused($node, "SELECT fieldcrypt.set_column_context(NULL, 'e', 'a')", '22004', 'refused: no table');
 gives($node, q{SELECT fieldcrypt.set_column_context('bound', 'e', expression => 'name -- and a remark')}, '', 'a remark after it');
-gives($node, q{SELECT fieldcrypt.set_column_context('bound', 'e', expression => 'CASE WHEN bound.id > 0 THEN bound.* END')}, '', 'a whole row');
+refused($node, q{SELECT fieldcrypt.set_column_context('bound', 'e', expression => 'CASE WHEN bound.id > 0 THEN bound.* END')}, '42P17', 'refused: a whole row');
 gives($node, q{SELECT fieldcrypt.set_column_context('bound', 'e', expression => '''bound.e/'' || id')}, '', 'back to what it was');
 value($node, q{UPDATE bound SET name = 'n'});
 runs_clean("'bound', rows_per_second => 0", 'and nothing is lost');
