@@ -211,13 +211,15 @@ function is_preloaded() v u p
 function is_reencrypting() v u p
 function is_said_to_be_audited(regclass) s u d p
 function is_use_recorded() s u p
-function is_without_context(reencryptions,reencryption_chunks,jsonb,text) s u p
+function keep_contexts_of_parent(oid,oid) v u p
 function key_problem(bigint) v u
 function keys_to_rewrap(bytea) v u d p
 function keys_with_values(text,jsonb) v u p
 function lagging_tables(timestamp with time zone,bigint) v u p
 function lets_values_out(text,text) i u p
 function list_failures(oid,jsonb) v u p
+function leave_columns(oid,jsonb) v u p
+function left_alone(jsonb) i u p
 function live_runs() s u d p
 function loaded_master_keys() v r
 function lock_audit_partition(text) v u p
@@ -305,6 +307,8 @@ function rotate_step(text,text,boolean,bigint) v u d p
 function row_identity(oid) s u p
 function schedule_destruction(bigint,bigint,text) v u
 function schedule_jobs(jsonb) v u p
+function said_of_columns(jsonb) i u p
+function save_chunk(reencryption_chunks,integer,bigint) v u p
 function schedule_step(bigint,interval,text) v u d p
 function schedule_unused(bigint,interval,text,jsonb) v u p
 function scheduled_jobs(text,text,text) s u p
@@ -323,6 +327,7 @@ function store_rotation_policy(text,text) v u
 function store_verification(timestamp with time zone,text,bigint,text) v u
 function table_blocks(oid) v u p
 function tables_said_to_be_audited() s u p
+function sum_of_tallies(jsonb,jsonb) i u p
 function target_master_key() v u
 function tenant_statistics() v r
 function time_ago(timestamp with time zone) v u p
