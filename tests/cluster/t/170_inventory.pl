@@ -121,6 +121,7 @@ function audit_change() v u trigger
 function audit_log_findings(timestamp with time zone,timestamp with time zone,text) v u
 function audit_queue_status() v s
 function audit_retention() s u
+function audit_triggers() s u p
 function audit_triggers_state(regclass) v u p
 function audited_table_problems() s u p
 function begin_master_key_rotation(bytea) v u d p
@@ -192,7 +193,7 @@ function finish_master_key_rotation() v u d p
 function follow_renames() v u
 function forget_alert(text) v u
 function forget_table(oid) v u p
-function has_audit_trigger(regclass,name) s u p
+function has_audit_trigger(regclass,text) s u p
 function health_findings(boolean) v u p
 function health_hours() v u
 function health_threshold(text) s u p
