@@ -4,15 +4,27 @@ CREATE FUNCTION fieldcrypt_internal.audit_change() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'fieldcrypt_audit_change';
 COMMENT ON FUNCTION fieldcrypt_internal.audit_change() IS 'trigger: records who changed which row and which encrypted columns';
 
--- Whether a table has the triggers, enabled and of this extension: a name alone proves nothing.
-CREATE FUNCTION fieldcrypt_internal.has_audit_trigger(target regclass, trigger_name name) RETURNS boolean
+-- By what a trigger does: neither its name nor its function says that it records every change.
+CREATE FUNCTION fieldcrypt_internal.audit_triggers()
+    RETURNS TABLE (number oid, relation oid, name name, kind text, fires boolean, is_always boolean, is_own boolean, identity bytea)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT EXISTS (SELECT FROM pg_trigger AS t
-                    WHERE t.tgrelid = $1 AND t.tgname = $2 AND t.tgenabled IN ('O', 'A')
-                      AND t.tgfoid = 'fieldcrypt_internal.audit_change()'::regprocedure)
+    SELECT t.oid, t.tgrelid, t.tgname,
+           CASE WHEN t.tgqual IS NULL AND t.tgattr::text = '' AND t.tgconstraint = 0 AND t.tgoldtable IS NULL AND t.tgnewtable IS NULL
+                -- AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW; AFTER TRUNCATE FOR EACH STATEMENT.
+                THEN CASE t.tgtype WHEN 29 THEN 'change' WHEN 32 THEN 'truncate' END END,
+           t.tgenabled IN ('O', 'A'), t.tgenabled = 'A', t.tgparentid = 0,
+           CASE WHEN t.tgnargs = 1 THEN substring(t.tgargs FOR length(t.tgargs) - 1) END
+      FROM pg_trigger AS t
+     WHERE t.tgfoid = 'fieldcrypt_internal.audit_change()'::regprocedure
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.has_audit_trigger(regclass, name) IS 'whether a table has that trigger of audit_table, enabled';
+COMMENT ON FUNCTION fieldcrypt_internal.audit_triggers() IS
+    'the triggers that write the log for tables: kind change or truncate, NULL for one that records only some changes; whether it fires, is a partition''s copy, and which key it was made for';
+
+CREATE FUNCTION fieldcrypt_internal.has_audit_trigger(target regclass, kind text) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$ SELECT EXISTS (SELECT FROM fieldcrypt_internal.audit_triggers() AS t WHERE t.relation = $1 AND t.kind = $2 AND t.fires) $$;
+COMMENT ON FUNCTION fieldcrypt_internal.has_audit_trigger(regclass, text) IS 'whether a table has a trigger of audit_table of this kind (change or truncate), enabled';
 
 -- How rows of a table are told apart: as the log does it (src/audit/row_trigger.rs), which a test compares. No
 -- lock is taken on the table, for health's sake.
@@ -41,20 +53,19 @@ CREATE FUNCTION fieldcrypt_internal.audited_table_problems() RETURNS TABLE (rela
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET standard_conforming_strings = on
 AS $$
     WITH RECURSIVE triggers AS (
-        SELECT t.tgrelid AS relation, t.tgname AS name, t.tgenabled IN ('O', 'A') AS is_enabled, t.tgenabled = 'A' AS is_always,
-               t.tgparentid = 0 AS is_own,
-               CASE WHEN t.tgnargs = 1 THEN substring(t.tgargs FOR length(t.tgargs) - 1) END AS identity
-          FROM pg_trigger AS t
-          JOIN pg_class AS c ON c.oid = t.tgrelid AND c.relpersistence <> 't'
-         WHERE t.tgfoid = 'fieldcrypt_internal.audit_change()'::regprocedure
+        SELECT t.* FROM fieldcrypt_internal.audit_triggers() AS t
+          JOIN pg_class AS c ON c.oid = t.relation AND c.relpersistence <> 't'
     ), audited AS (
         SELECT t.relation, c.relkind, fieldcrypt_internal.row_identity(t.relation) AS identity,
-               bool_or(t.name = 'fieldcrypt_audit_change') AS has_change,
-               bool_or(t.name = 'fieldcrypt_audit_truncate') AS has_truncate,
-               bool_and(t.is_enabled) AS is_enabled,
-               bool_or(t.name = 'fieldcrypt_audit_change' AND t.is_always) AS is_always,
-               bool_or(t.name = 'fieldcrypt_audit_change' AND t.is_own) AS is_own,
-               max(encode(t.identity, 'hex')) FILTER (WHERE t.name = 'fieldcrypt_audit_change') AS recorded_identity
+               coalesce(bool_or(t.kind = 'change'), false) AS has_change,
+               coalesce(bool_or(t.kind = 'truncate'), false) AS has_truncate,
+               bool_and(t.fires) AS is_enabled,
+               coalesce(bool_or(t.kind = 'change' AND t.is_always), false) AS is_always,
+               coalesce(bool_or(t.kind = 'change' AND t.is_own), false) AS is_own,
+               count(*) FILTER (WHERE t.kind = 'change' AND t.fires) > 1 OR count(*) FILTER (WHERE t.kind = 'truncate' AND t.fires) > 1 AS is_twice,
+               min(t.name::text) FILTER (WHERE t.kind IS NULL) AS odd_one,
+               min(t.name::text) FILTER (WHERE t.kind = 'change') AS change_name,
+               max(encode(t.identity, 'hex')) FILTER (WHERE t.kind = 'change') AS recorded_identity
           FROM triggers AS t JOIN pg_class AS c ON c.oid = t.relation
          GROUP BY t.relation, c.relkind
     ), members (relation, is_partition) AS (
@@ -71,7 +82,15 @@ AS $$
     UNION ALL
     SELECT a.relation, 'only TRUNCATE is recorded',
            format('SELECT fieldcrypt.audit_table(%L), or unaudit_table', a.relation::regclass)
-      FROM audited AS a WHERE NOT a.has_change
+      FROM audited AS a WHERE NOT a.has_change AND a.has_truncate
+    UNION ALL
+    SELECT a.relation, format('its trigger %I does not record every change', a.odd_one),
+           format('SELECT fieldcrypt.audit_table(%L), which drops it', coalesce(pg_partition_root(a.relation::regclass), a.relation::regclass))
+      FROM audited AS a WHERE a.odd_one IS NOT NULL
+    UNION ALL
+    SELECT a.relation, 'its changes are recorded twice',
+           format('SELECT fieldcrypt.audit_table(%L)', coalesce(pg_partition_root(a.relation::regclass), a.relation::regclass))
+      FROM audited AS a WHERE a.is_twice
     UNION ALL
     SELECT m.relation,
            CASE WHEN m.is_partition THEN 'TRUNCATE of this partition alone is not recorded' ELSE 'it inherits from an audited table, and is not audited' END,
@@ -95,7 +114,7 @@ AS $$
     UNION ALL
     -- It runs as a replica does.
     SELECT a.relation, 'what a subscription writes to it is not recorded',
-           format('ALTER TABLE %s ENABLE ALWAYS TRIGGER fieldcrypt_audit_change', a.relation::regclass)
+           format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', a.relation::regclass, a.change_name)
       FROM audited AS a WHERE a.has_change AND NOT a.is_always AND EXISTS (SELECT FROM pg_subscription_rel AS s WHERE s.srrelid = a.relation)
     UNION ALL
     -- Who drops a trigger tells nobody.
@@ -113,13 +132,13 @@ CREATE FUNCTION fieldcrypt_internal.tables_said_to_be_audited() RETURNS SETOF oi
 AS $$
     SELECT c.oid
       FROM (SELECT DISTINCT ON (l.table_name) l.table_name, l.event
-              FROM fieldcrypt.audit_log AS l WHERE l.event IN ('table_audited', 'table_unaudited')
+              FROM fieldcrypt.audit_log AS l WHERE l.event IN ('table_audited', 'table_detached', 'table_unaudited')
              ORDER BY l.table_name, l.id DESC) AS latest
       JOIN pg_class AS c ON c.oid = to_regclass(latest.table_name)
-     WHERE latest.event = 'table_audited' AND c.relpersistence <> 't'
+     WHERE latest.event <> 'table_unaudited' AND c.relpersistence <> 't'
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.tables_said_to_be_audited() IS
-    'tables of which the last that the audit log tells is that they are audited; granted to nobody';
+    'tables of which the last that the audit log tells is that they are audited, or were as partitions; granted to nobody';
 
 CREATE FUNCTION fieldcrypt_internal.is_said_to_be_audited(target regclass) RETURNS boolean
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -155,8 +174,7 @@ AS $$
     SELECT coalesce((hashtextextended(string_agg(format('%s %s', t.oid, t.tgenabled), ',' ORDER BY t.oid), 0) & 4611686018427387902) + 1, 0)
       FROM (SELECT $1 AS relid UNION SELECT p.relid FROM pg_partition_tree($1) AS p) AS m
       JOIN pg_trigger AS t ON t.tgrelid = m.relid
-     WHERE t.tgname IN ('fieldcrypt_audit_change', 'fieldcrypt_audit_truncate')
-       AND t.tgfoid = 'fieldcrypt_internal.audit_change()'::regprocedure
+     WHERE t.tgfoid = 'fieldcrypt_internal.audit_change()'::regprocedure
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.audit_triggers_state(regclass) IS
     'a number for the triggers of audit_table that a table and its partitions have, and whether they are enabled; 0 for none; granted to nobody';
@@ -179,7 +197,7 @@ BEGIN
        OR audited IS NULL
        OR audited AND (before IS NULL OR before = now_is)
        OR NOT audited AND NOT (fieldcrypt_internal.is_said_to_be_audited(target) OR coalesce(before, 0) > 0 AND now_is = 0)
-       OR audited IS DISTINCT FROM fieldcrypt_internal.has_audit_trigger(target, 'fieldcrypt_audit_change')
+       OR audited IS DISTINCT FROM fieldcrypt_internal.has_audit_trigger(target, 'change')
        OR NOT has_table_privilege(fieldcrypt_internal.outer_role()::name, target, 'TRIGGER') THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
             MESSAGE = 'only what audit_table and unaudit_table have done to a table of yours is recorded';
@@ -199,7 +217,9 @@ AS $$
 DECLARE
     kind "char" := (SELECT c.relkind FROM pg_class AS c WHERE c.oid = target);
     member regclass;
-    identity text := coalesce(fieldcrypt_internal.row_identity(target), '');
+    row_name text := coalesce(fieldcrypt_internal.row_identity(target), '');
+    kept oid;
+    found_trigger record;
     problem text;
     changed boolean := false;
 BEGIN
@@ -215,23 +235,34 @@ BEGIN
     END IF;
     PERFORM fieldcrypt_internal.note_table_audit(target);
     -- Those that a partition has from the whole can only be enabled again.
-    FOR member IN
-        SELECT t.tgrelid FROM (SELECT target AS relid UNION SELECT relid FROM pg_partition_tree(target)) AS m
-          JOIN pg_trigger AS t ON t.tgrelid = m.relid
-         WHERE t.tgfoid = 'fieldcrypt_internal.audit_change()'::regprocedure
-           AND t.tgparentid <> 0 AND t.tgenabled NOT IN ('O', 'A') AND t.tgname = 'fieldcrypt_audit_change'
+    FOR found_trigger IN
+        SELECT t.relation::regclass AS relation, t.name
+          FROM (SELECT target AS relid UNION SELECT relid FROM pg_partition_tree(target)) AS m
+          JOIN fieldcrypt_internal.audit_triggers() AS t ON t.relation = m.relid
+         WHERE t.kind = 'change' AND NOT t.is_own AND NOT t.fires
     LOOP
-        EXECUTE format('ALTER TABLE %s ENABLE TRIGGER fieldcrypt_audit_change', member);
+        EXECUTE format('ALTER TABLE %s ENABLE TRIGGER %I', found_trigger.relation, found_trigger.name);
         changed := true;
     END LOOP;
-    IF NOT fieldcrypt_internal.has_audit_trigger(target, 'fieldcrypt_audit_change')
-       OR EXISTS (SELECT FROM pg_trigger AS t
-                   WHERE t.tgrelid = target AND t.tgname = 'fieldcrypt_audit_change' AND t.tgparentid = 0
-                     AND (t.tgnargs <> 1
-                          OR substring(t.tgargs FOR length(t.tgargs) - 1) <> convert_to(identity, getdatabaseencoding()))) THEN
-        -- Partitions that were audited on their own get the trigger of the whole instead; one that
-        -- only has the name, or is disabled, is made anew. Its argument says how rows are named, for health to
-        -- see when that changes.
+    -- One trigger records the rows of the whole, and one each TRUNCATE of a partition: what else calls the same function
+    -- records only some changes, or all of them twice. Its argument says how rows are named, for health to see when
+    -- that changes.
+    kept := (SELECT t.number FROM fieldcrypt_internal.audit_triggers() AS t
+              WHERE t.relation = target AND t.kind = 'change' AND t.fires
+                AND (NOT t.is_own OR t.identity = convert_to(row_name, getdatabaseencoding()))
+              ORDER BY t.is_own, t.name <> 'fieldcrypt_audit_change', t.number LIMIT 1);
+    FOR found_trigger IN
+        SELECT t.relation::regclass AS relation, t.name
+          FROM (SELECT target AS relid UNION SELECT relid FROM pg_partition_tree(target)) AS m
+          JOIN (SELECT a.*, row_number() OVER (PARTITION BY a.relation, a.kind ORDER BY a.fires DESC, a.name <> 'fieldcrypt_audit_truncate', a.number) AS place
+                  FROM fieldcrypt_internal.audit_triggers() AS a WHERE a.is_own) AS t ON t.relation = m.relid
+         WHERE (t.number = kept OR t.kind = 'truncate' AND t.fires AND t.place = 1) IS NOT TRUE
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', found_trigger.name, found_trigger.relation);
+        changed := true;
+    END LOOP;
+    IF kept IS NULL THEN
+        -- Some other trigger that only has the name.
         FOR member IN
             SELECT m.relid FROM (SELECT target AS relid UNION SELECT relid FROM pg_partition_tree(target)) AS m
               JOIN pg_trigger AS t ON t.tgrelid = m.relid AND t.tgname = 'fieldcrypt_audit_change'
@@ -241,13 +272,13 @@ BEGIN
         END LOOP;
         EXECUTE format(
             'CREATE TRIGGER fieldcrypt_audit_change AFTER INSERT OR UPDATE OR DELETE ON %s
-                FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.audit_change(%L)', target, identity);
+                FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.audit_change(%L)', target, row_name);
         changed := true;
     END IF;
     FOR member IN
         SELECT m.relid FROM (SELECT target AS relid UNION SELECT relid FROM pg_partition_tree(target)) AS m
           JOIN pg_class AS c ON c.oid = m.relid AND c.relkind IN ('r', 'p')
-         WHERE NOT fieldcrypt_internal.has_audit_trigger(m.relid, 'fieldcrypt_audit_truncate')
+         WHERE m.relid NOT IN (SELECT t.relation FROM fieldcrypt_internal.audit_triggers() AS t WHERE t.kind = 'truncate' AND t.fires)
     LOOP
         IF EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgrelid = member AND t.tgname = 'fieldcrypt_audit_truncate') THEN
             EXECUTE format('DROP TRIGGER fieldcrypt_audit_truncate ON %s', member);
@@ -284,7 +315,8 @@ BEGIN
                t.tgfoid = 'fieldcrypt_internal.audit_change()'::regprocedure AS is_ours
           FROM (SELECT target AS relid UNION SELECT relid FROM pg_partition_tree(target)) AS m
           JOIN pg_trigger AS t ON t.tgrelid = m.relid
-         WHERE t.tgname IN ('fieldcrypt_audit_change', 'fieldcrypt_audit_truncate')
+         WHERE (t.tgfoid = 'fieldcrypt_internal.audit_change()'::regprocedure
+                OR t.tgname IN ('fieldcrypt_audit_change', 'fieldcrypt_audit_truncate'))
            AND t.tgparentid = 0
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', found_trigger.name, found_trigger.relation);

@@ -112,9 +112,10 @@ BEGIN
        SET (constant, expression, table_owner, set_by, set_at, enforced)
            = ROW (excluded.constant, excluded.expression, excluded.table_owner, excluded.set_by, excluded.set_at, excluded.enforced);
     PERFORM fieldcrypt_internal.note_context_places();
+    PERFORM fieldcrypt_internal.follow_parents();
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.move_contexts() IS 'brings the names in column_contexts up to what they are now; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.move_contexts() IS 'brings the names in column_contexts up to what they are now, and what partitions had of their parents; granted to nobody';
 
 CREATE FUNCTION fieldcrypt_internal.follow_renames() RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_follow_renames';
@@ -125,12 +126,13 @@ CREATE FUNCTION fieldcrypt_internal.note_alter() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF EXISTS (SELECT FROM fieldcrypt.column_contexts) THEN
+    IF EXISTS (SELECT FROM fieldcrypt.column_contexts)
+       OR EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgfoid = 'fieldcrypt_internal.audit_change()'::regprocedure) THEN
         PERFORM fieldcrypt_internal.follow_renames();
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.note_alter() IS 'event trigger: remembered contexts follow what was renamed';
+COMMENT ON FUNCTION fieldcrypt_internal.note_alter() IS 'event trigger: remembered contexts follow what was renamed, and partitions that were detached are told of';
 
 DO $$
 DECLARE

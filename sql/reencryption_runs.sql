@@ -93,12 +93,12 @@ BEGIN
             ON CONFLICT ON CONSTRAINT reencryptions_pkey DO UPDATE
            SET (table_name, columns, state, only_compromised, compromised_pass, pass, needs_pass, was_extended, next_block, end_block,
                 file_node, rows_estimated, rows_seen, rows_moved, bytes_moved, rows_failed, error_code, error, started_at, updated_at, finished_at,
-                last_run, resumed_at, rows_at_resume)
+                last_run, resumed_at, rows_at_resume, tally, columns_left)
                = ROW (excluded.table_name, excluded.columns, excluded.state,
                          compromised IS NOT NULL AND compromised IS DISTINCT FROM r.compromised_done, compromised,
                          1, excluded.needs_pass, false, 0, excluded.end_block, excluded.file_node, excluded.rows_estimated, 0, 0, 0, 0, NULL, NULL, clock_timestamp(), clock_timestamp(), NULL,
                          -- Another run may be just ending, which began the table before.
-                         excluded.last_run, clock_timestamp(), 0)
+                         excluded.last_run, clock_timestamp(), 0, '{}', '{}')
          WHERE r.state <> 'in_progress';
         UPDATE fieldcrypt_internal.reencryptions AS r
            SET last_run = reencrypt_begin.run, resumed_at = clock_timestamp(), rows_at_resume = r.rows_seen, error_code = NULL, error = NULL

@@ -22,6 +22,7 @@ DECLARE
     file oid;
     next_is_needed boolean;
     is_held boolean := false;
+    bound_since text[];
 BEGIN
     SELECT c.chunk INTO found_chunk
       FROM fieldcrypt_internal.reencryption_chunks AS c
@@ -61,7 +62,10 @@ BEGIN
             RETURN 'advanced';
         END IF;
         file := pg_relation_filenode(table_row.relation);
-        next_is_needed := table_row.needs_pass OR file IS DISTINCT FROM table_row.file_node;
+        -- Columns that were left have been given a context meanwhile.
+        bound_since := ARRAY(SELECT c FROM jsonb_object_keys(table_row.columns_left) AS c
+                              WHERE fieldcrypt_internal.contexts_of(table_row.relation)::jsonb ? c);
+        next_is_needed := table_row.needs_pass OR file IS DISTINCT FROM table_row.file_node OR cardinality(bound_since) > 0;
         blocks := fieldcrypt_internal.table_blocks(table_row.relation);
         IF blocks IS NULL THEN
             is_held := true;
@@ -81,16 +85,18 @@ BEGIN
             DELETE FROM fieldcrypt.reencryption_failures AS f WHERE f.relation = table_row.relation;
             UPDATE fieldcrypt_internal.reencryptions AS r
                SET pass = r.pass + 1, needs_pass = false, next_block = 0, end_block = blocks, file_node = file,
-                   was_extended = false,
+                   was_extended = false, tally = '{}', columns_left = r.columns_left - bound_since,
                    rows_failed = 0, rows_seen = 0, rows_at_resume = 0, resumed_at = clock_timestamp(),
                    rows_estimated = CASE WHEN r.end_block = 0 THEN r.rows_estimated ELSE r.rows_seen END,
                    only_compromised = r.only_compromised AND next_is_needed,
                    compromised_done = CASE WHEN r.only_compromised AND NOT next_is_needed
                                            THEN r.compromised_pass ELSE r.compromised_done END
              WHERE r.relation = table_row.relation;
+        ELSIF table_row.columns_left <> '{}' THEN
+            PERFORM fieldcrypt_internal.fail_table(table_row.relation, 'KF002', fieldcrypt_internal.said_of_columns(table_row.columns_left));
         ELSE
             UPDATE fieldcrypt_internal.reencryptions AS r
-               SET state = 'done', finished_at = clock_timestamp(), updated_at = clock_timestamp()
+               SET state = 'done', error_code = NULL, error = NULL, finished_at = clock_timestamp(), updated_at = clock_timestamp()
              WHERE r.relation = table_row.relation;
         END IF;
         RETURN 'advanced';
@@ -121,10 +127,18 @@ COMMENT ON FUNCTION fieldcrypt_internal.forget_table(oid) IS 'ends the re-encryp
 CREATE FUNCTION fieldcrypt_internal.fail_table(relation oid, error_code text, error text) RETURNS void
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
-    DELETE FROM fieldcrypt_internal.reencryption_chunks AS c WHERE c.relation = $1;
+    WITH left_over AS (
+        DELETE FROM fieldcrypt_internal.reencryption_chunks AS c WHERE c.relation = $1 RETURNING c.*
+    )
     UPDATE fieldcrypt_internal.reencryptions AS r
        SET state = 'failed', error_code = $2, error = $3,
+           next_block = r.next_block - l.blocks, rows_seen = r.rows_seen + l.rows_seen, rows_moved = r.rows_moved + l.rows_moved,
+           bytes_moved = r.bytes_moved + l.bytes_moved, rows_failed = r.rows_failed + l.rows_failed,
            finished_at = clock_timestamp(), updated_at = clock_timestamp()
+      FROM (SELECT coalesce(sum(c.end_block - c.next_block), 0)::bigint AS blocks, coalesce(sum(c.rows_seen), 0)::bigint AS rows_seen,
+                   coalesce(sum(c.rows_moved), 0)::bigint AS rows_moved, coalesce(sum(c.bytes_moved), 0)::bigint AS bytes_moved,
+                   coalesce(sum(c.rows_failed), 0)::bigint AS rows_failed
+              FROM left_over AS c) AS l
      WHERE r.relation = $1;
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.fail_table(oid, text, text) IS 'ends the re-encryption of a table that can''t go on';
@@ -153,7 +167,7 @@ DECLARE
     max_bytes CONSTANT bigint := 16 * 1024 * 1024;
     piece fieldcrypt_internal.reencryption_chunks;
     table_row fieldcrypt_internal.reencryptions;
-    contexts text;
+    contexts jsonb;
     result jsonb;
     failed_at jsonb;
     careful boolean := false;
@@ -180,14 +194,14 @@ BEGIN
     END IF;
     outcome := 'worked';
     SELECT r.* INTO table_row FROM fieldcrypt_internal.reencryptions AS r WHERE r.relation = piece.relation;
-    contexts := fieldcrypt_internal.contexts_of(piece.relation);
+    contexts := fieldcrypt_internal.contexts_of(piece.relation)::jsonb;
     LOOP
         tries := tries + 1;
         BEGIN
             result := fieldcrypt_internal.reencrypt_batch(
                 piece.relation, piece.next_block, piece.next_offset, piece.end_block,
                 CASE WHEN careful THEN 1 ELSE batch_size END, max_bytes,
-                table_row.only_compromised, contexts, careful)::jsonb;
+                table_row.only_compromised, (fieldcrypt_internal.left_alone(table_row.columns_left) || contexts)::text, careful)::jsonb;
         EXCEPTION
         WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
             UPDATE fieldcrypt_internal.reencryption_chunks AS c
@@ -209,6 +223,7 @@ BEGIN
                 error_code := code;
                 RETURN;
             ELSIF failed_at ->> 'block' IS NULL OR piece.failures_in_a_row >= 100 THEN
+                PERFORM fieldcrypt_internal.save_chunk(piece, run, moved);
                 PERFORM fieldcrypt_internal.fail_table(piece.relation, code, message);
                 RETURN;
             ELSIF careful THEN
@@ -236,59 +251,109 @@ BEGIN
         piece := fieldcrypt_internal.add_result(piece, result);
         moved := moved + (result ->> 'moved')::bigint;
         bytes := bytes + (result ->> 'bytes')::bigint;
-        IF moved = 0 AND fieldcrypt_internal.is_without_context(table_row, piece, result, contexts) THEN
-            PERFORM fieldcrypt_internal.fail_table(piece.relation, 'KF002', format(
-                'no context is set for column "%s", and without one none of %s rows opened: fieldcrypt.set_column_context() says what its values are bound to',
-                result #>> '{failures,0,column}', table_row.rows_failed + piece.rows_failed));
-            RETURN;
-        END IF;
         EXIT WHEN NOT careful OR tries > 100 OR result ->> 'next_block' IS NULL;
     END LOOP;
     IF moved = 0 THEN
         PERFORM set_config('synchronous_commit', 'off', true);
-    ELSE
-        UPDATE fieldcrypt_internal.reencryption_runs AS r
-           SET rows_moved = r.rows_moved + reencrypt_step.moved WHERE r.run = reencrypt_step.run;
     END IF;
+    PERFORM fieldcrypt_internal.save_chunk(piece, run, moved);
     IF result ->> 'next_block' IS NULL THEN
         UPDATE fieldcrypt_internal.reencryptions AS r
            SET rows_seen = r.rows_seen + piece.rows_seen, rows_moved = r.rows_moved + piece.rows_moved,
                bytes_moved = r.bytes_moved + piece.bytes_moved, rows_failed = r.rows_failed + piece.rows_failed,
+               tally = fieldcrypt_internal.sum_of_tallies(r.tally, piece.tally),
                needs_pass = r.needs_pass OR piece.rows_moved > 0 OR (result ->> 'changed')::bigint > 0,
                updated_at = clock_timestamp(), last_run = reencrypt_step.run
          WHERE r.relation = piece.relation;
         DELETE FROM fieldcrypt_internal.reencryption_chunks AS c WHERE c.chunk = piece.chunk;
-    ELSE
-        UPDATE fieldcrypt_internal.reencryption_chunks AS c
-           SET next_block = piece.next_block, next_offset = piece.next_offset,
-               rows_seen = piece.rows_seen, rows_moved = piece.rows_moved, bytes_moved = piece.bytes_moved,
-               rows_failed = piece.rows_failed, failures_in_a_row = piece.failures_in_a_row,
-               updated_at = clock_timestamp()
-         WHERE c.chunk = piece.chunk;
-        IF (result ->> 'changed')::bigint > 0 THEN
-            UPDATE fieldcrypt_internal.reencryptions AS r SET needs_pass = true WHERE r.relation = piece.relation AND NOT r.needs_pass;
-        END IF;
+    ELSIF (result ->> 'changed')::bigint > 0 THEN
+        UPDATE fieldcrypt_internal.reencryptions AS r SET needs_pass = true WHERE r.relation = piece.relation AND NOT r.needs_pass;
+    END IF;
+    IF piece.rows_failed > 0 THEN
+        PERFORM fieldcrypt_internal.leave_columns(piece.relation, contexts);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.reencrypt_step(integer, oid[], bigint) IS
     'one batch of re-encryption, or what leads to the next; a table that can''t go on is marked, not raised';
 
--- That it goes on like this can be told from the first thousand rows: a table of millions is not read to list each.
-CREATE FUNCTION fieldcrypt_internal.is_without_context(
-        table_row fieldcrypt_internal.reencryptions, chunk fieldcrypt_internal.reencryption_chunks, result jsonb, contexts text)
-    RETURNS boolean
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION fieldcrypt_internal.save_chunk(chunk fieldcrypt_internal.reencryption_chunks, run integer, moved bigint) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT $1.rows_moved + $2.rows_moved = 0
-       AND $1.rows_failed + $2.rows_failed >= 1000
-       AND jsonb_array_length($3 -> 'failures') > 0
-       AND NOT EXISTS (
-           SELECT FROM jsonb_array_elements($3 -> 'failures') AS f
-            WHERE f ->> 'error_code' <> 'KF002' OR $4::jsonb ? (f ->> 'column'))
+BEGIN
+    UPDATE fieldcrypt_internal.reencryption_chunks AS c
+       SET next_block = $1.next_block, next_offset = $1.next_offset,
+           rows_seen = $1.rows_seen, rows_moved = $1.rows_moved, bytes_moved = $1.bytes_moved,
+           rows_failed = $1.rows_failed, failures_in_a_row = $1.failures_in_a_row, tally = $1.tally,
+           updated_at = clock_timestamp()
+     WHERE c.chunk = $1.chunk;
+    IF $3 > 0 THEN
+        UPDATE fieldcrypt_internal.reencryption_runs AS r SET rows_moved = r.rows_moved + $3 WHERE r.run = $2;
+    END IF;
+END
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.is_without_context(fieldcrypt_internal.reencryptions, fieldcrypt_internal.reencryption_chunks, jsonb, text) IS
-    'whether all that a run has seen of a table is bound to contexts that nobody has set';
+COMMENT ON FUNCTION fieldcrypt_internal.save_chunk(fieldcrypt_internal.reencryption_chunks, integer, bigint) IS 'writes down how far a chunk is, and what its run has moved';
+
+CREATE FUNCTION fieldcrypt_internal.sum_of_tallies(one jsonb, other jsonb) RETURNS jsonb
+    LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF other IS NULL OR other = '{}' THEN
+        RETURN one;
+    END IF;
+    RETURN (SELECT jsonb_object_agg(s.key, jsonb_build_array(s.opened, s.failed))
+              FROM (SELECT t.key, sum((t.value ->> 0)::bigint) AS opened, sum((t.value ->> 1)::bigint) AS failed
+                      FROM (SELECT a.* FROM jsonb_each(one) AS a UNION ALL SELECT b.* FROM jsonb_each(other) AS b) AS t
+                     GROUP BY t.key) AS s);
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.sum_of_tallies(jsonb, jsonb) IS 'values that opened without a context and that did not, by column';
+
+CREATE FUNCTION fieldcrypt_internal.left_alone(columns_left jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$ SELECT coalesce(jsonb_object_agg(c, '{"is_left": true}'::jsonb), '{}') FROM jsonb_object_keys($1) AS c $$;
+COMMENT ON FUNCTION fieldcrypt_internal.left_alone(jsonb) IS 'what reencrypt_batch is told of columns that are left alone';
+
+CREATE FUNCTION fieldcrypt_internal.said_of_columns(columns_left jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$ SELECT string_agg(c.value, '; ' ORDER BY c.key) FROM jsonb_each_text($1) AS c $$;
+COMMENT ON FUNCTION fieldcrypt_internal.said_of_columns(jsonb) IS 'why columns are left alone, as one text';
+
+-- That a column needs a context which nobody has set can be told from a thousand values: millions are not opened to list
+-- each. Some that were written without one prove nothing. The other columns go on.
+CREATE FUNCTION fieldcrypt_internal.leave_columns(relation oid, contexts jsonb) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    table_row fieldcrypt_internal.reencryptions;
+    tally jsonb;
+    newly_left jsonb;
+BEGIN
+    SELECT r.* INTO table_row FROM fieldcrypt_internal.reencryptions AS r WHERE r.relation = $1;
+    tally := table_row.tally;
+    SELECT fieldcrypt_internal.sum_of_tallies(tally, jsonb_object_agg(s.key, jsonb_build_array(s.opened, s.failed))) INTO tally
+      FROM (SELECT t.key, sum((t.value ->> 0)::bigint) AS opened, sum((t.value ->> 1)::bigint) AS failed
+              FROM fieldcrypt_internal.reencryption_chunks AS c, jsonb_each(c.tally) AS t
+             WHERE c.relation = $1 GROUP BY t.key) AS s;
+    SELECT jsonb_object_agg(t.key, format(
+               'no context is set for column "%s", and without one %s of %s values did not open: fieldcrypt.set_column_context() says what its values are bound to',
+               t.key, t.failed, t.opened + t.failed)) INTO newly_left
+      FROM (SELECT e.key, (e.value ->> 0)::bigint AS opened, (e.value ->> 1)::bigint AS failed FROM jsonb_each(tally) AS e) AS t
+     WHERE t.failed >= 1000 AND t.opened * 20 < t.failed AND NOT $2 ? t.key AND NOT table_row.columns_left ? t.key;
+    IF newly_left IS NULL THEN
+        RETURN;
+    END IF;
+    UPDATE fieldcrypt_internal.reencryptions AS r
+       SET columns_left = r.columns_left || newly_left, error_code = 'KF002', error = fieldcrypt_internal.said_of_columns(r.columns_left || newly_left)
+     WHERE r.relation = $1
+    RETURNING r.* INTO table_row;
+    IF table_row.columns <@ ARRAY(SELECT jsonb_object_keys(table_row.columns_left)) THEN
+        PERFORM fieldcrypt_internal.fail_table($1, table_row.error_code, table_row.error);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.leave_columns(oid, jsonb) IS
+    'leaves columns alone of which nearly all values are bound to contexts that nobody has set; without any other the table can''t go on';
 
 -- Counts a batch in its chunk, lists what failed, and leaves blocks with locked rows to come back to.
 CREATE FUNCTION fieldcrypt_internal.add_result(chunk fieldcrypt_internal.reencryption_chunks, result jsonb)
@@ -308,6 +373,12 @@ BEGIN
                   FROM jsonb_array_elements_text(result -> 'locked_blocks') AS b) AS l
          GROUP BY l.island;
     END IF;
+    chunk.tally := fieldcrypt_internal.sum_of_tallies(chunk.tally, (
+        SELECT jsonb_object_agg(o.key, jsonb_build_array(o.value, 0)) FROM jsonb_each(result -> 'opened_without_context') AS o));
+    chunk.tally := fieldcrypt_internal.sum_of_tallies(chunk.tally, (
+        SELECT jsonb_object_agg(f.column_name, jsonb_build_array(0, f.number))
+          FROM (SELECT f ->> 'column' AS column_name, count(*) AS number FROM jsonb_array_elements(result -> 'failures') AS f
+                 WHERE f ->> 'error_code' = 'KF002' GROUP BY 1) AS f));
     chunk.rows_seen := chunk.rows_seen + (result ->> 'rows')::bigint;
     chunk.rows_moved := chunk.rows_moved + (result ->> 'moved')::bigint;
     chunk.bytes_moved := chunk.bytes_moved + (result ->> 'bytes')::bigint;

@@ -35,7 +35,9 @@ CREATE TABLE fieldcrypt_internal.reencryptions (
     updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     finished_at timestamptz,
     file_node oid,
-    was_extended boolean NOT NULL DEFAULT false
+    was_extended boolean NOT NULL DEFAULT false,
+    tally jsonb NOT NULL DEFAULT '{}',
+    columns_left jsonb NOT NULL DEFAULT '{}'
 );
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt_internal.reencryptions
     FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.refuse_change();
@@ -66,6 +68,8 @@ COMMENT ON COLUMN fieldcrypt_internal.reencryptions.updated_at IS 'when a chunk 
 COMMENT ON COLUMN fieldcrypt_internal.reencryptions.finished_at IS 'when it was done or failed';
 COMMENT ON COLUMN fieldcrypt_internal.reencryptions.file_node IS 'the file that the pass began over: a rewrite (VACUUM FULL) puts rows where the pass has been';
 COMMENT ON COLUMN fieldcrypt_internal.reencryptions.was_extended IS 'whether the pass was made longer because the table had grown, which is done once';
+COMMENT ON COLUMN fieldcrypt_internal.reencryptions.tally IS 'of the pass: how many values opened without a context, and how many did not, by column';
+COMMENT ON COLUMN fieldcrypt_internal.reencryptions.columns_left IS 'columns that are left alone since no context is set for them and nearly all of their values need one: what is said of each';
 
 CREATE TABLE fieldcrypt_internal.reencryption_chunks (
     chunk integer PRIMARY KEY DEFAULT pg_catalog.nextval('fieldcrypt_internal.reencryption_numbers'),
@@ -80,6 +84,7 @@ CREATE TABLE fieldcrypt_internal.reencryption_chunks (
     bytes_moved bigint NOT NULL DEFAULT 0,
     rows_failed bigint NOT NULL DEFAULT 0,
     failures_in_a_row integer NOT NULL DEFAULT 0,
+    tally jsonb NOT NULL DEFAULT '{}',
     updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 CREATE INDEX reencryption_chunks_relation ON fieldcrypt_internal.reencryption_chunks (relation);
@@ -98,6 +103,7 @@ COMMENT ON COLUMN fieldcrypt_internal.reencryption_chunks.rows_moved IS 'rows re
 COMMENT ON COLUMN fieldcrypt_internal.reencryption_chunks.bytes_moved IS 'bytes of their encrypted values';
 COMMENT ON COLUMN fieldcrypt_internal.reencryption_chunks.rows_failed IS 'rows with a value that could not be re-encrypted';
 COMMENT ON COLUMN fieldcrypt_internal.reencryption_chunks.failures_in_a_row IS 'rows refused one after the other; more than 100 end the re-encryption of the table';
+COMMENT ON COLUMN fieldcrypt_internal.reencryption_chunks.tally IS 'as in reencryptions';
 COMMENT ON COLUMN fieldcrypt_internal.reencryption_chunks.updated_at IS 'when its last batch ended';
 
 -- What runs have done, counted by their steps: whoever calls one by hand can't tell the log of another number.

@@ -73,6 +73,8 @@ events! {
     RowDeleted = "row_deleted",
     TableTruncated = "table_truncated",
     TableAudited = "table_audited",
+    /// A partition of an audited table is one no more.
+    TableDetached = "table_detached",
     TableUnaudited = "table_unaudited",
     /// A value, or several of a statement, did not decrypt.
     DecryptFailed = "decrypt_failed",

@@ -54,7 +54,7 @@ pub fn denied(message: &[u8], client: &Client) {
 const OWN_OBJECTS: &str = "
     acknowledge_audit_findings acknowledge_audit_fork alert_jobs alert_step alerts apply_audit_retention approvals approve
     approve_step audit_change audit_checkpoints audit_export audit_log audit_origins audit_proof
-    audit_retirements audit_signers audit_status audit_table audit_verifications
+    audit_retirements audit_signers audit_status audit_table audit_triggers audit_verifications
     begin_master_key_rotation by_own_hand cancel_destroy_key change_access check_alerts
     check_audit_log ciphertext_info ciphertext_text column_contexts compliance_report compliance_report_html
     confirm_key_states count_active_tenants create_key decrypt_field decrypt_field_as

@@ -36,7 +36,7 @@ pub struct Batch<'a> {
     /// Whether only values on compromised keys are moved.
     pub only_compromised: bool,
     /// The contexts that columns are bound to: a JSON object, column name to
-    /// `{"constant": …}` or `{"expression": …}`.
+    /// `{"constant": …}` or `{"expression": …}`; `{"is_left": true}` for one that is left alone.
     pub contexts: &'a [u8],
     /// Whether the row at hand is remembered with its key, for who finds out why the batch failed.
     pub is_careful: bool,
@@ -68,6 +68,8 @@ struct Outcome {
 struct Target {
     holder: Holder,
     context: ColumnContext,
+    /// Values that were opened.
+    opened: Cell<u64>,
 }
 
 /// What the values of a column are bound to.
@@ -126,7 +128,7 @@ impl Batch<'_> {
         let mut targets = self.targets(table)?;
         let end_block = self.limits.end_block.min(table.blocks());
         if targets.is_empty() || self.from.block >= end_block {
-            return Ok(summary(&Outcome::default(), 0, None));
+            return Ok(summary(&Outcome::default(), &targets, 0, None));
         }
         let row_key = RowKey::of(table);
         let holders: Vec<_> = targets.iter().map(|target| target.holder.look()).collect();
@@ -188,7 +190,7 @@ impl Batch<'_> {
         let rows = scan.rows();
         scan.finish();
         scratch.end();
-        Ok(summary(&outcome, rows, next))
+        Ok(summary(&outcome, &targets, rows, next))
     }
 
     fn targets(&self, table: &Table) -> Result<Vec<Target>, Error> {
@@ -199,8 +201,11 @@ impl Batch<'_> {
             if holder.column.is_generated {
                 continue;
             }
-            let context = ColumnContext::of(&contexts[&encoding::lossy(&holder.column.name)]);
-            targets.push(Target { holder, context });
+            let rule = &contexts[&encoding::lossy(&holder.column.name)];
+            if rule["is_left"] != true {
+                let context = ColumnContext::of(rule);
+                targets.push(Target { holder, context, opened: Cell::new(0) });
+            }
         }
         Ok(targets)
     }
@@ -244,6 +249,7 @@ impl OneRow<'_> {
                     match moved {
                         Ok(Some(new)) => {
                             is_new = true;
+                            target.opened.set(target.opened.get() + 1);
                             bytes += value.len() as u64;
                             Ok(Some(new.into_datum()))
                         }
@@ -381,7 +387,13 @@ impl Verdicts {
     }
 }
 
-fn summary(outcome: &Outcome, rows: u64, next: Option<RowId>) -> Value {
+fn summary(outcome: &Outcome, targets: &[Target], rows: u64, next: Option<RowId>) -> Value {
+    // What opens with the context that was set needs no counting.
+    let opened: serde_json::Map<_, _> = targets
+        .iter()
+        .filter(|target| matches!(target.context, ColumnContext::None) && target.opened.get() > 0)
+        .map(|target| (encoding::lossy(&target.holder.column.name), target.opened.get().into()))
+        .collect();
     json!({
         "is_gone": false,
         "next_block": next.map(|next| next.block),
@@ -393,6 +405,7 @@ fn summary(outcome: &Outcome, rows: u64, next: Option<RowId>) -> Value {
         "suppressed": outcome.suppressed,
         "locked": outcome.locked,
         "locked_blocks": outcome.locked_blocks,
+        "opened_without_context": opened,
         "failures": outcome.failures,
     })
 }

@@ -97,6 +97,8 @@ fn check_context(relation: Oid, expression: &[u8], enforce: bool) -> Result<Natu
     guard.end();
     let problem = if nature.is_volatile {
         "the context expression is volatile: it gives the same row another text each time"
+    } else if let Some(flaw) = nature.flaw {
+        flaw
     } else if nature.is_mutable && !nature.has_columns {
         "the context expression goes by the time or the session, and by no column of the row"
     } else if nature.is_mutable && enforce {

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use super::heap::{Scan, Table};
 use super::owners_code::owners_code;
 use super::text_forms::{self, under_fixed_settings};
-use super::{reserve, values, version};
+use super::{lasting, reserve, values, version};
 use fieldcrypt_error::Error;
 
 /// An expression that gives a text for each row.
@@ -25,6 +25,8 @@ pub struct Nature {
     pub is_mutable: bool,
     /// It names a column.
     pub has_columns: bool,
+    /// What it goes by that does not last as long as the row.
+    pub flaw: Option<&'static str>,
     /// The expression over the new row of a trigger, as SQL.
     pub of_new: Vec<u8>,
     /// The same over the old row.
@@ -137,9 +139,19 @@ impl Expression {
         let relation = table.relation();
         let analysed = Analysed::of(relation, text)?;
         let planned = analysed.planned();
+        // SAFETY: expressions over the relation. Planned, a cast of a constant is no more seen; analysed, what a function
+        // in SQL does is not yet.
+        let flaw = unsafe {
+            match lasting::flaw(relation, planned)? {
+                None if is_null(planned) => Some("the context expression is NULL, for every row"),
+                None => lasting::flaw(relation, analysed.0)?,
+                found => found,
+            }
+        };
         // SAFETY: a planned expression.
         unsafe {
             Ok(Nature {
+                flaw,
                 is_volatile: pg_sys::contain_volatile_functions(planned),
                 is_mutable: goes_by_settings(planned),
                 has_columns: pg_sys::contain_var_clause(planned),
@@ -237,6 +249,15 @@ impl Evaluation {
     pub fn end(self) {
         // SAFETY: made by `new`, freed once.
         unsafe { pg_sys::FreeExecutorState(self.0) }
+    }
+}
+
+/// Whether a planned expression is NULL whatever the row.
+unsafe fn is_null(planned: *mut pg_sys::Node) -> bool {
+    // SAFETY: a planned expression, read as what its tag says it is.
+    unsafe {
+        (*planned).type_ == pg_sys::NodeTag::T_Const
+            && (*planned.cast::<pg_sys::Const>()).constisnull
     }
 }
 

@@ -41,40 +41,76 @@ impl<'c> KeyValues<'c> {
     }
 }
 
-/// A value as a part of a context; `None` for types that are refused. A domain is its base type.
+/// Refuses what every call of `fieldcrypt.context` refuses that has a value of this type in this place; `value` is what
+/// it has there, where that is a constant.
+pub(super) fn refuse_unless_part(
+    index: usize,
+    type_oid: Oid,
+    value: Option<Datum>,
+) -> Result<(), Error> {
+    let Some(read) = reader(type_oid) else {
+        return Err(Error::ContextPartType { type_name: type_name(type_oid) });
+    };
+    let is_name = match value.map(read) {
+        Some(Part::Text(name)) => !name.is_empty(),
+        Some(_) => false,
+        None => is_text(type_oid),
+    };
+    if index == 0 && !is_name { Err(Error::ContextName) } else { Ok(()) }
+}
+
+fn is_text(type_oid: Oid) -> bool {
+    // SAFETY: a catalog look-up by type.
+    matches!(
+        unsafe { pg_sys::getBaseType(type_oid) },
+        pg_sys::TEXTOID
+            | pg_sys::VARCHAROID
+            | pg_sys::BPCHAROID
+            | pg_sys::NAMEOID
+            | pg_sys::UNKNOWNOID
+    )
+}
+
+/// A value as a part of a context; `None` for types that are refused.
 fn part<'c>(datum: Datum, type_oid: Oid) -> Option<Part<'c>> {
+    reader(type_oid).map(|read| read(datum))
+}
+
+/// How values of a type are read as parts of a context; `None` for types that are refused. A domain is its base type.
+fn reader<'c>(type_oid: Oid) -> Option<fn(Datum) -> Part<'c>> {
     // SAFETY: the datum is of the type, which says how it is stored; it lives as long as the call.
-    Some(unsafe {
+    let read: fn(Datum) -> Part<'c> = unsafe {
         match type_oid {
-            pg_sys::TEXTOID | pg_sys::VARCHAROID => Part::Text(values::detoasted(datum)),
+            pg_sys::TEXTOID | pg_sys::VARCHAROID => |datum| Part::Text(values::detoasted(datum)),
             // A literal, of which nothing says what it is.
-            pg_sys::UNKNOWNOID => {
+            pg_sys::UNKNOWNOID => |datum| {
                 Part::Text(CStr::from_ptr(datum.cast_mut_ptr::<std::ffi::c_char>()).to_bytes())
-            }
+            },
             // Blanks at its end mean nothing: as in the cast to text, they are left out.
-            pg_sys::BPCHAROID => Part::Text(without_blanks(values::detoasted(datum))),
-            pg_sys::NAMEOID => {
+            pg_sys::BPCHAROID => |datum| Part::Text(without_blanks(values::detoasted(datum))),
+            pg_sys::NAMEOID => |datum| {
                 let name = datum.cast_mut_ptr::<pg_sys::NameData>();
                 Part::Text(CStr::from_ptr((*name).data.as_ptr()).to_bytes())
-            }
-            pg_sys::INT2OID => Part::Integer((datum.value() as i16).into()),
-            pg_sys::INT4OID => Part::Integer((datum.value() as i32).into()),
-            pg_sys::INT8OID => Part::Integer(datum.value() as i64),
-            pg_sys::BOOLOID => Part::Boolean(datum.value() & 1 == 1),
-            pg_sys::NUMERICOID => {
+            },
+            pg_sys::INT2OID => |datum| Part::Integer((datum.value() as i16).into()),
+            pg_sys::INT4OID => |datum| Part::Integer((datum.value() as i32).into()),
+            pg_sys::INT8OID => |datum| Part::Integer(datum.value() as i64),
+            pg_sys::BOOLOID => |datum| Part::Boolean(datum.value() & 1 == 1),
+            pg_sys::NUMERICOID => |datum| {
                 let text = pg_sys::OidOutputFunctionCall(pg_sys::F_NUMERIC_OUT.into(), datum);
                 Part::Numeric(CStr::from_ptr(text).to_bytes())
-            }
-            pg_sys::UUIDOID => Part::Uuid(&*datum.cast_mut_ptr::<[u8; 16]>()),
-            pg_sys::DATEOID => Part::Date(datum.value() as i32),
-            pg_sys::TIMESTAMPOID => Part::Timestamp(datum.value() as i64),
-            pg_sys::TIMESTAMPTZOID => Part::Timestamptz(datum.value() as i64),
+            },
+            pg_sys::UUIDOID => |datum| Part::Uuid(&*datum.cast_mut_ptr::<[u8; 16]>()),
+            pg_sys::DATEOID => |datum| Part::Date(datum.value() as i32),
+            pg_sys::TIMESTAMPOID => |datum| Part::Timestamp(datum.value() as i64),
+            pg_sys::TIMESTAMPTZOID => |datum| Part::Timestamptz(datum.value() as i64),
             other => {
                 let base = pg_sys::getBaseType(other);
-                return if base == other { None } else { part(datum, base) };
+                return if base == other { None } else { reader(base) };
             }
         }
-    })
+    };
+    Some(read)
 }
 
 fn without_blanks(text: &[u8]) -> &[u8] {

@@ -26,6 +26,7 @@ pub mod json;
 pub mod key_locks;
 pub mod key_table;
 pub mod key_values;
+mod lasting;
 pub mod locks;
 pub mod log_hook;
 pub mod log_insert;

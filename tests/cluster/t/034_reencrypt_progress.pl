@@ -34,10 +34,12 @@ $rotate;
 SQL
 my $result = run_sql($node, sprintf $run, q{'bound'});
 is("@{ $result->{sqlstates} }", '', 'without a context: the run goes through');
-like($result->{err}, qr/WARNING:  KF025: could not be re-encrypted to the end: public\.bound: no context is set for column "v", and without one none of \d+ rows opened: fieldcrypt\.set_column_context\(\) says .* \(KF002\)/,
+like($result->{err}, qr/WARNING:  KF025: could not be re-encrypted to the end: public\.bound: no context is set for column "v", and without one \d+ of \d+ values did not open: fieldcrypt\.set_column_context\(\) says .* \(KF002\)/,
 	'  and says why, and what to do');
 gives($node, progress('bound', 'state, error_code, rows_moved, rows_failed < 3000'), 'failed|KF002|0|t', '  it was not gone on with to the end, and is not called done');
 gives($node, 'SELECT count(*) < 3000 FROM fieldcrypt.reencryption_failures', 't', '  nor listed');
+gives($node, progress('bound', 'rows_failed = (SELECT count(*) FROM fieldcrypt.reencryption_failures), rows_done >= rows_failed, rows_total BETWEEN 30000 AND 70000, percent BETWEEN 1 AND 10'),
+	't|t|t|t', '  the figures say how far it came');
 is_health(qr/^warning: .*public\.bound \(failed: "no context is set for column .*\(KF002\)\)/, '  health says so');
 value($node, q{SELECT fieldcrypt.set_column_context('bound', 'v', expression => $$'bound.v/' || id$$)});
 $result = run_sql($node, sprintf $run, q{'bound'});
@@ -53,18 +55,51 @@ gives($node, progress('bound', 'state, rows_failed'), 'incomplete|50000', '  nor
 is_health(qr/^warning: .*public\.bound \(50000 rows could not be re-encrypted\)/, '  health says so');
 value($node, 'DROP TABLE bound');
 
-# Some rows only, and some columns only: the others are moved.
+# Each column by itself: what can be moved is, of the others one is told which it is.
 value($node, <<"SQL");
 CREATE TABLE mixed (id int PRIMARY KEY, v fieldcrypt.encrypted, w fieldcrypt.encrypted);
-INSERT INTO mixed SELECT i, fieldcrypt.encrypt_field('v', 'mixed'), fieldcrypt.encrypt_field('w') FROM generate_series(1, 4000) AS i;
+INSERT INTO mixed SELECT i, fieldcrypt.encrypt_field('v', 'mixed'), fieldcrypt.encrypt_field('w') FROM generate_series(1, 5000) AS i;
+CREATE TABLE several (id int PRIMARY KEY, v fieldcrypt.encrypted, w fieldcrypt.encrypted, x fieldcrypt.encrypted[]);
+INSERT INTO several SELECT i, fieldcrypt.encrypt_field('v', 'v'), fieldcrypt.encrypt_field('w', 'several/' || i), ARRAY[fieldcrypt.encrypt_field('x', 'x')] FROM generate_series(1, 5000) AS i;
+SELECT fieldcrypt.set_column_context('several', 'w', expression => \$\$'several/' || id\$\$);
+CREATE TABLE nearly AS SELECT i AS id, CASE WHEN i % 500 = 7 THEN fieldcrypt.encrypt_field('v') ELSE fieldcrypt.encrypt_field('v', 'nearly') END AS v FROM generate_series(1, 5000) AS i;
 CREATE TABLE few AS SELECT i AS id, fieldcrypt.encrypt_field('v', 'few') AS v FROM generate_series(1, 900) AS i;
+CREATE TABLE half AS SELECT i AS id, CASE WHEN i % 2 = 0 THEN fieldcrypt.encrypt_field('v', 'half') ELSE fieldcrypt.encrypt_field('v') END AS v FROM generate_series(1, 4000) AS i;
 CREATE TABLE late AS SELECT i AS id, CASE WHEN i > 100 THEN fieldcrypt.encrypt_field('v', 'late') ELSE fieldcrypt.encrypt_field('v') END AS v FROM generate_series(1, 4000) AS i;
+CREATE TABLE sparse AS SELECT i AS id, CASE WHEN i % 3 = 0 THEN fieldcrypt.encrypt_field('v', 'sparse') END AS v, fieldcrypt.encrypt_field('w') AS w FROM generate_series(1, 6000) AS i;
 $rotate;
 SQL
-run_sql($node, sprintf $run, 'NULL');
+$result = run_sql($node, sprintf $run, 'NULL');
+like($result->{err}, qr/WARNING:  KF025: could not be .*public\.$_->[0]: (?:(?!\(KF002\)).)*no context is set for column "$_->[1]", and without one \d+ of \d+ values did not open/, "$_->[0]: column $_->[1] is named")
+  foreach [ 'mixed', 'v' ], [ 'several', 'v' ], [ 'several', 'x' ], [ 'nearly', 'v' ], [ 'late', 'v' ], [ 'sparse', 'v' ];
+gives($node, progress($_->[0], 'state, rows_moved'), $_->[1], "$_->[0]: the other columns are moved")
+  foreach [ 'mixed', 'failed|5000' ], [ 'several', 'failed|5000' ], [ 'sparse', 'failed|6000' ];
+gives($node, progress('nearly', 'state, error_code, rows_moved BETWEEN 1 AND 9, rows_failed BETWEEN 1000 AND 2500, percent < 100'), 'failed|KF002|t|t|t', 'nearly: one value without a context makes no difference');
 gives($node, progress($_->[0], 'state, rows_moved, rows_failed'), $_->[1], "$_->[0]: what can be moved is, and what can't is counted")
-  foreach [ 'mixed', 'incomplete|4000|4000' ], [ 'few', 'incomplete|0|900' ], [ 'late', 'incomplete|100|3900' ];
-value($node, 'DROP TABLE mixed, few, late');
+  foreach [ 'few', 'incomplete|0|900' ], [ 'half', 'incomplete|2000|2000' ], [ 'late', 'failed|100|2900' ];
+gives($node, q{SELECT count(*) FROM fieldcrypt.reencryption_failures WHERE table_name IN ('public.mixed', 'public.several', 'public.sparse')}, qr/^\d{1,3}$|^[1-4]\d{3}$/, 'not every value is listed');
+is_health(qr/^warning: .*no context is set for column/, 'health says so');
+value($node, q{SELECT fieldcrypt.set_column_context('mixed', 'v', 'mixed'), fieldcrypt.set_column_context('several', 'v', 'v'), fieldcrypt.set_column_context('several', 'x', 'x'),
+	fieldcrypt.set_column_context('sparse', 'v', 'sparse')});
+foreach my $table ('mixed', 'several', 'sparse')
+{
+	$result = run_sql($node, sprintf $run, "'$table'");
+	unlike($result->{err}, qr/WARNING|ERROR/, "$table: with the contexts no warning");
+	gives($node, progress($table, 'state, rows_moved, rows_failed, error'), ($table eq 'sparse' ? 'done|2000|0|' : 'done|5000|0|'), '  all is done');
+}
+value($node, 'DROP TABLE mixed, several, nearly, few, half, late, sparse');
+
+# A table that is stopped by its owner's constraint: its figures are of what was done.
+value($node, <<"SQL");
+CREATE TABLE stopped (id int, v fieldcrypt.encrypted, filler text);
+INSERT INTO stopped SELECT i, fieldcrypt.encrypt_field('v'), repeat('x', 400) FROM generate_series(1, 3000) AS i;
+ALTER TABLE stopped ADD CHECK (id <= 1000) NOT VALID;
+$rotate;
+SQL
+run_sql($node, sprintf $run, q{'stopped'});
+gives($node, progress('stopped', q{state, error_code, rows_moved, rows_failed = (SELECT count(*) FROM fieldcrypt.reencryption_failures), rows_failed >= 100, percent BETWEEN 20 AND 60, rows_total BETWEEN 2000 AND 4500}),
+	'failed|23514|1000|t|t|t|t', 'stopped by a constraint: how far it came');
+value($node, 'DROP TABLE stopped');
 
 # A table that was never analysed: how much there is, how far it is, how long it will take.
 value($node, <<"SQL");

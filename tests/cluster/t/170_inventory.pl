@@ -122,6 +122,7 @@ function audit_change() v u trigger
 function audit_log_findings(timestamp with time zone,timestamp with time zone,text) v u
 function audit_queue_status() v s
 function audit_retention() s u
+function audit_triggers() s u p
 function audit_triggers_state(regclass) v u p
 function audited_table_problems() s u p
 function begin_master_key_rotation(bytea) v u d p
@@ -201,10 +202,11 @@ function fail_table(oid,text,text) v u p
 function finding_identity(text[],bigint) s u p
 function finding_of(text,text,text,text[]) i u p
 function finish_master_key_rotation() v u d p
+function follow_parents() v u p
 function follow_renames() v u
 function forget_alert(text) v u
 function forget_table(oid) v u p
-function has_audit_trigger(regclass,name) s u p
+function has_audit_trigger(regclass,text) s u p
 function health_findings(boolean) v u p
 function health_hours() v u
 function health_threshold(text) s u p
@@ -224,12 +226,14 @@ function is_preloaded() v u p
 function is_reencrypting() v u p
 function is_said_to_be_audited(regclass) s u d p
 function is_use_recorded() s u p
-function is_without_context(reencryptions,reencryption_chunks,jsonb,text) s u p
+function keep_contexts_of_parent(oid,oid) v u p
 function key_problem(bigint) v u
 function keys_from(text) v u
 function keys_to_rewrap(bytea) v u d p
 function keys_with_values(text,jsonb) v u p
 function lagging_tables(timestamp with time zone,bigint) v u p
+function leave_columns(oid,jsonb) v u p
+function left_alone(jsonb) i u p
 function lets_values_out(text,text) i u p
 function list_failures(oid,jsonb) v u p
 function live_runs() s u d p
@@ -335,6 +339,8 @@ function rewrap_step(bytea,bigint,integer) v u d p
 function rotate_active_key(text,text,boolean,bigint) v u
 function rotate_step(text,text,boolean,bigint) v u d p
 function row_identity(oid) s u p
+function said_of_columns(jsonb) i u p
+function save_chunk(reencryption_chunks,integer,bigint) v u p
 function schedule_destruction(bigint,bigint,text) v u
 function schedule_jobs(jsonb) v u p
 function schedule_step(bigint,interval,text) v u d p
@@ -353,6 +359,7 @@ function states_confirmed() v u d p
 function store_alert(text,text,text,text,text,boolean) v u
 function store_rotation_policy(text,text) v u
 function store_verification(timestamp with time zone,text,bigint,text) v u
+function sum_of_tallies(jsonb,jsonb) i u p
 function table_blocks(oid) v u p
 function tables_said_to_be_audited() s u p
 function target_master_key() v u
@@ -378,6 +385,7 @@ table audit_log_20
 table audit_log_default
 table context_places
 table master_key_rotation
+table noted_parents
 table reencryption_chunks
 table reencryption_runs
 table reencryptions
@@ -525,7 +533,7 @@ SQL
 	# history is in the log.
 	'every table and its data is in the dump' => <<'SQL',
 SELECT oid::regclass FROM pg_class WHERE relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND relkind = 'r'
-   AND relname NOT IN ('alerts', 'approvals', 'context_places', 'reencryptions', 'reencryption_chunks', 'reencryption_failures', 'reencryption_runs', 'master_key_rotation', 'value_failures', 'value_verifications')
+   AND relname NOT IN ('alerts', 'approvals', 'context_places', 'noted_parents', 'reencryptions', 'reencryption_chunks', 'reencryption_failures', 'reencryption_runs', 'master_key_rotation', 'value_failures', 'value_verifications')
    AND oid <> ALL ((SELECT extconfig FROM pg_extension WHERE extname = 'pg_fieldcrypt')::oid[])
 SQL
 	# Working state is changed all the time.
