@@ -36,6 +36,7 @@ pub extern "C-unwind" fn _PG_init() {
     events::init();
     usage::init();
     keyring::init();
+    lifecycle::init();
     audit::init();
     health::init();
     redaction::init();

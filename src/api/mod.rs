@@ -10,6 +10,7 @@ mod audit_table;
 mod audit_verification;
 mod column_contexts;
 mod context;
+mod drops;
 mod enforced_contexts;
 mod fields;
 mod health;

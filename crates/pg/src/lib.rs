@@ -13,6 +13,7 @@ pub mod clock;
 pub mod database_statements;
 pub mod denials;
 pub mod dependents;
+pub mod drops;
 pub mod encoding;
 pub mod executor;
 pub mod exit;

@@ -293,6 +293,13 @@ macro_rules! sql_functions {
         });
         $crate::sql_functions!($($rest)*);
     };
+    (event_trigger $name:ident; $($rest:tt)*) => {
+        $crate::sql_functions!(@symbols $name, |call| {
+            $crate::drops::refuse_unless_event_trigger(call)?;
+            $name().map(|()| None)
+        });
+        $crate::sql_functions!($($rest)*);
+    };
     (set $name:ident($($argument:ident: $type:ident $(! $(@$given:tt)?)?),*) = $body:path; $($rest:tt)*) => {
         $crate::sql_functions!(@symbols $name, |call| {
             let set = $crate::set::TextSet::begin(call)?;
