@@ -17,15 +17,11 @@ fn refuse_while_keys_exist(dropped: Dropped) -> Result<(), Error> {
     if !settings::allows_drop() {
         return Err(Error::KeysWouldBeLost);
     }
-    // The log goes with it: what remains is the server's.
-    match dropped {
-        Dropped::Keys => report::log(
+    // The log goes with them: what remains is the server's.
+    if dropped == Dropped::Keys {
+        report::log(
             "pg_fieldcrypt: the encryption keys of this database are dropped, as fieldcrypt.allow_drop allows",
-        ),
-        Dropped::Log => report::log(
-            "pg_fieldcrypt: the audit log of this database is dropped, as fieldcrypt.allow_drop allows",
-        ),
-        Dropped::Other => {}
+        );
     }
     Ok(())
 }

@@ -15,8 +15,6 @@ use super::{dependents, relations, schemas};
 pub enum Dropped {
     /// The table of keys, or a column of it.
     Keys,
-    /// The audit log as a whole.
-    Log,
     /// The extension, the type, or another table of keys or of the log.
     Other,
 }
@@ -97,7 +95,6 @@ fn dropped(class: Oid, object: Oid, is_column: bool) -> Option<Dropped> {
             match name.as_slice() {
                 b"encryption_keys" => Some(Dropped::Keys),
                 _ if is_column => None,
-                b"audit_log" => Some(Dropped::Log),
                 b"master_keys" => Some(Dropped::Other),
                 name => name.starts_with(b"audit_").then_some(Dropped::Other),
             }

@@ -149,6 +149,7 @@ function check_master_key_rotation(jsonb) v u p
 function check_master_key_source(jsonb) v u p
 function check_preload(jsonb) v u p
 function check_reencryption(jsonb) v u p
+function check_restore_order(jsonb) v u p
 function check_server_file_roles(jsonb) v u p
 function check_statement_logging(jsonb) v u p
 function check_statement_visibility(jsonb) v u p
@@ -190,6 +191,8 @@ function finding_of(text,text,text,text[]) i u p
 function finish_master_key_rotation() v u d p
 function forget_alert(text) v u
 function forget_table(oid) v u p
+function functions_needing_keys(oid[]) s u p
+function guard_drops() v u
 function has_audit_trigger(regclass,name) s u p
 function health_findings(boolean) v u p
 function health_hours() v u
@@ -393,7 +396,7 @@ SQL
 SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend AS d
  WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_fieldcrypt') AND d.deptype = 'e'
    AND coalesce((SELECT i.schema FROM pg_identify_object(d.classid, d.objid, 0) AS i) NOT IN ('fieldcrypt', 'fieldcrypt_internal'), true)
-   AND d.classid NOT IN ('pg_namespace'::regclass, 'pg_cast'::regclass)
+   AND d.classid NOT IN ('pg_namespace'::regclass, 'pg_cast'::regclass, 'pg_event_trigger'::regclass)
 SQL
 	'everything has one owner' => <<'SQL',
 SELECT x.name FROM (
@@ -450,6 +453,7 @@ SELECT x.name FROM (
     UNION ALL SELECT oid::regoperator::text, obj_description(oid, 'pg_operator') FROM pg_operator WHERE oprnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[])
     UNION ALL SELECT nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname IN ('fieldcrypt', 'fieldcrypt_internal')
     UNION ALL SELECT extname, obj_description(oid, 'pg_extension') FROM pg_extension WHERE extname = 'pg_fieldcrypt'
+    UNION ALL SELECT evtname, obj_description(oid, 'pg_event_trigger') FROM pg_event_trigger
 ) AS x (name, comment) WHERE coalesce(x.comment, '') = ''
 SQL
 	# Those of a partition are the table's.
@@ -473,6 +477,9 @@ SQL
 SELECT oid::regclass FROM pg_class WHERE relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND relkind = 'r'
    AND relname NOT IN ('alerts', 'approvals', 'reencryptions', 'reencryption_chunks', 'reencryption_failures', 'reencryption_runs', 'master_key_rotation', 'value_failures', 'value_verifications')
    AND oid <> ALL ((SELECT extconfig FROM pg_extension WHERE extname = 'pg_fieldcrypt')::oid[])
+SQL
+	'drops are guarded in every session' => <<'SQL',
+SELECT 'the event trigger' WHERE NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'fieldcrypt_guard_drops' AND evtenabled = 'A' AND evtevent = 'ddl_command_start')
 SQL
 	# Working state is changed all the time.
 	'every table refuses UPDATE, DELETE and TRUNCATE' => <<'SQL',
