@@ -50,11 +50,15 @@ pub(super) fn type_named(name: &'static CStr) -> Option<Oid> {
     })
 }
 
-/// The table of keys, if it is there: also where its indexes no longer are.
+/// The table of keys, if it is there and the extension's: also where its indexes no longer are.
 pub(super) fn key_table() -> Option<Oid> {
     let schema = schemas::oid(schemas::USERS)?;
-    // SAFETY: a catalog look-up by name that answers InvalidOid if there is none.
-    valid(unsafe { pg_sys::get_relname_relid(c"encryption_keys".as_ptr(), schema) })
+    // SAFETY: catalog look-ups that answer InvalidOid if there is none.
+    unsafe {
+        let table = valid(pg_sys::get_relname_relid(c"encryption_keys".as_ptr(), schema))?;
+        let extension = valid(pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, table))?;
+        (extension == pg_sys::get_extension_oid(c"pg_fieldcrypt".as_ptr(), true)).then_some(table)
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -44,7 +44,12 @@ my @drops = (
 	'ALTER EXTENSION pg_fieldcrypt DROP FUNCTION fieldcrypt_internal.encrypted_in(cstring); DROP FUNCTION fieldcrypt_internal.encrypted_in(cstring) CASCADE',
 	'ALTER EXTENSION pg_fieldcrypt DROP SCHEMA fieldcrypt; DROP SCHEMA fieldcrypt CASCADE',
 	'ALTER EXTENSION pg_fieldcrypt DROP SCHEMA fieldcrypt_internal; DROP SCHEMA fieldcrypt_internal CASCADE',
-	'ALTER TABLE fieldcrypt.encryption_keys DROP COLUMN wrapped_key CASCADE');
+	'ALTER TABLE fieldcrypt.encryption_keys DROP COLUMN wrapped_key CASCADE',
+	# Under another name.
+	'ALTER SCHEMA fieldcrypt RENAME TO other; DROP EXTENSION pg_fieldcrypt CASCADE',
+	'ALTER SCHEMA fieldcrypt RENAME TO other; ALTER SCHEMA fieldcrypt_internal RENAME TO another; DROP EXTENSION pg_fieldcrypt',
+	'ALTER TABLE fieldcrypt.encryption_keys RENAME TO other; DROP EXTENSION pg_fieldcrypt CASCADE',
+	'ALTER TABLE fieldcrypt.encryption_keys RENAME TO other; CREATE TABLE fieldcrypt.encryption_keys (LIKE fieldcrypt.other); DROP EXTENSION pg_fieldcrypt CASCADE');
 
 foreach my $preload ('', 'pg_fieldcrypt')
 {
