@@ -37,44 +37,51 @@ DECLARE
     never text[];
     found text[];
 BEGIN
-    WITH calling (class, object, is_early, place) AS MATERIALIZED (
+    WITH calling (class, object, owner, is_early, kind) AS MATERIALIZED (
         -- What is NOT VALID is restored behind the data.
-        SELECT 'pg_constraint'::regclass, c.oid, true,
-               CASE WHEN c.contypid <> 0 THEN format('constraint %I of domain %s', c.conname, c.contypid::regtype)
-                    ELSE format('constraint %I of %s', c.conname, c.conrelid::regclass) END
-          FROM pg_constraint AS c
-          LEFT JOIN pg_class AS t ON t.oid = c.conrelid
-         WHERE c.contype = 'c' AND c.convalidated AND c.conislocal AND t.relpersistence IS DISTINCT FROM 't'
+        SELECT 'pg_constraint'::regclass, c.oid, CASE WHEN c.contypid <> 0 THEN c.contypid ELSE c.conrelid END, true,
+               CASE WHEN c.contypid <> 0 THEN 'domain' ELSE 'constraint' END
+          FROM pg_constraint AS c WHERE c.contype = 'c' AND c.convalidated AND c.conislocal
         UNION ALL
-        SELECT 'pg_attrdef'::regclass, d.oid, true, format('generated column %s.%I', d.adrelid::regclass, a.attname)
-          FROM pg_attrdef AS d
-          JOIN pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum AND a.attgenerated <> ''
-          JOIN pg_class AS t ON t.oid = d.adrelid AND t.relpersistence <> 't'
+        SELECT 'pg_attrdef'::regclass, d.oid, d.adrelid, true, 'generated'
+          FROM pg_attribute AS a JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+         WHERE a.attgenerated <> ''
         UNION ALL
-        SELECT 'pg_class'::regclass, p.partrelid, true, format('partition key of %s', p.partrelid::regclass)
+        SELECT 'pg_class'::regclass, p.partrelid, p.partrelid, true, 'partition key'
           FROM pg_partitioned_table AS p WHERE p.partexprs IS NOT NULL
         UNION ALL
-        SELECT 'pg_class'::regclass, i.indexrelid, false, format('index %s', i.indexrelid::regclass)
-          FROM pg_index AS i
-          JOIN pg_class AS t ON t.oid = i.indexrelid AND t.relpersistence <> 't'
-         WHERE i.indexprs IS NOT NULL OR i.indpred IS NOT NULL
+        SELECT 'pg_class'::regclass, i.indexrelid, i.indexrelid, false, 'index'
+          FROM pg_index AS i WHERE i.indexprs IS NOT NULL OR i.indpred IS NOT NULL
         UNION ALL
-        SELECT 'pg_rewrite'::regclass, r.oid, false, format('materialized view %s', r.ev_class::regclass)
-          FROM pg_rewrite AS r JOIN pg_class AS c ON c.oid = r.ev_class AND c.relkind = 'm'
-    ), calls (place, is_early, function) AS MATERIALIZED (
-        SELECT c.place, c.is_early, coalesce(o.oprcode::oid, d.refobjid)
+        SELECT 'pg_rewrite'::regclass, r.oid, r.ev_class, false, 'materialized view'
+          FROM pg_class AS c JOIN pg_rewrite AS r ON r.ev_class = c.oid WHERE c.relkind = 'm'
+    ), calls AS MATERIALIZED (
+        SELECT c.*, coalesce(o.oprcode::oid, d.refobjid) AS function
           FROM calling AS c
           JOIN pg_depend AS d ON d.classid = c.class AND d.objid = c.object
            AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
           LEFT JOIN pg_operator AS o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
     ), needing (functions) AS MATERIALIZED (
         SELECT fieldcrypt_internal.functions_needing_keys(ARRAY(SELECT DISTINCT c.function FROM calls AS c))
+    ), places AS MATERIALIZED (
+        SELECT DISTINCT c.is_early,
+               CASE c.kind
+                   WHEN 'domain' THEN format('constraint %I of domain %s', k.conname, c.owner::regtype)
+                   WHEN 'constraint' THEN format('constraint %I of %s', k.conname, c.owner::regclass)
+                   WHEN 'generated' THEN format('generated column %s.%I', c.owner::regclass, a.attname)
+                   WHEN 'partition key' THEN format('partition key of %s', c.owner::regclass)
+                   ELSE format('%s %s', c.kind, c.owner::regclass) END AS place
+          FROM calls AS c
+          JOIN needing AS n ON c.function = ANY (n.functions)
+          LEFT JOIN pg_constraint AS k ON c.class = 'pg_constraint'::regclass AND k.oid = c.object
+          LEFT JOIN pg_attrdef AS d ON c.class = 'pg_attrdef'::regclass AND d.oid = c.object
+          LEFT JOIN pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+          LEFT JOIN pg_class AS t ON c.kind <> 'domain' AND t.oid = c.owner
+         WHERE t.relpersistence IS DISTINCT FROM 't'
     )
-    SELECT coalesce(array_agg(DISTINCT c.place) FILTER (WHERE c.is_early), '{}'),
-           coalesce(array_agg(DISTINCT c.place) FILTER (WHERE NOT c.is_early), '{}')
-      INTO early, never
-      FROM calls AS c, needing AS n
-     WHERE c.function = ANY (n.functions);
+    SELECT coalesce(array_agg(p.place ORDER BY p.place COLLATE "C") FILTER (WHERE p.is_early), '{}'),
+           coalesce(array_agg(p.place ORDER BY p.place COLLATE "C") FILTER (WHERE NOT p.is_early), '{}')
+      INTO early, never FROM places AS p;
     found := early || never;
     IF cardinality(found) = 0 THEN
         RETURN fieldcrypt_internal.finding_of('ok', 'no constraint, generated column, index or materialized view needs keys while it is restored');
