@@ -10,7 +10,8 @@ AS $$
         UNION
         SELECT r.root, c.oid
           FROM reached AS r
-          JOIN pg_proc AS p ON p.oid = r.function AND p.pronamespace <> ALL ('{fieldcrypt,fieldcrypt_internal,pg_catalog}'::regnamespace[])
+          JOIN pg_proc AS p ON p.oid = r.function
+           AND p.pronamespace <> ALL ('{fieldcrypt,fieldcrypt_internal,pg_catalog}'::regnamespace[])
                CROSS JOIN LATERAL (
                SELECT d.refobjid FROM pg_depend AS d
                 WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_proc'::regclass
@@ -88,11 +89,12 @@ BEGIN
     END IF;
     RETURN fieldcrypt_internal.finding_of('warning',
         concat_ws('; ',
-            'a restore computes before the keys are there, and may fail by that: '
-                || fieldcrypt_internal.counted_names((SELECT array_agg(fieldcrypt_internal.quoted_name(e)) FROM unnest(early[1:3]) AS e), cardinality(early), 'object'),
-            'a restore is refused to compute, since it would store plaintext: '
-                || fieldcrypt_internal.counted_names((SELECT array_agg(fieldcrypt_internal.quoted_name(n)) FROM unnest(never[1:3]) AS n), cardinality(never), 'object')),
-        'Make constraints NOT VALID, which restores them behind the data and checks new rows as before; or restore the keys first, as docs/operations.md shows. Take what decrypts out of indexes and materialized views.',
+            'a restore computes before the keys are there, and may fail by that: ' || fieldcrypt_internal.counted_names(
+                (SELECT array_agg(fieldcrypt_internal.quoted_name(e)) FROM unnest(early[1:3]) AS e), cardinality(early), 'object'),
+            'a restore is refused to compute, since it would store plaintext: ' || fieldcrypt_internal.counted_names(
+                (SELECT array_agg(fieldcrypt_internal.quoted_name(n)) FROM unnest(never[1:3]) AS n), cardinality(never), 'object')),
+        'Make constraints NOT VALID, which restores them behind the data and checks new rows as before; or restore the keys first, as '
+            'docs/operations.md shows. Take what decrypts out of indexes and materialized views.',
         fieldcrypt_internal.finding_identity(found, cardinality(found)));
 END
 $$;

@@ -10,7 +10,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $message = qr/not dropped while encryption keys exist.*SELECT fieldcrypt\.export_keys\(\).*SET fieldcrypt\.allow_drop = on/s;
-my $all = q{SELECT (SELECT count(*) FROM fieldcrypt.encryption_keys), (SELECT count(*) > 0 FROM fieldcrypt.audit_log), (SELECT string_agg(fieldcrypt.decrypt_field(value::fieldcrypt.encrypted), ',') FROM as_bytes)};
+my $all = q{SELECT (SELECT count(*) FROM fieldcrypt.encryption_keys), (SELECT count(*) > 0 FROM fieldcrypt.audit_log),
+	(SELECT string_agg(fieldcrypt.decrypt_field(value::fieldcrypt.encrypted), ',') FROM as_bytes)};
 
 # What holds values in a column of another type, so that nothing depends on the extension.
 sub prepare
@@ -49,7 +50,8 @@ my @drops = (
 	'ALTER SCHEMA fieldcrypt RENAME TO other; DROP EXTENSION pg_fieldcrypt CASCADE',
 	'ALTER SCHEMA fieldcrypt RENAME TO other; ALTER SCHEMA fieldcrypt_internal RENAME TO another; DROP EXTENSION pg_fieldcrypt',
 	'ALTER TABLE fieldcrypt.encryption_keys RENAME TO other; DROP EXTENSION pg_fieldcrypt CASCADE',
-	'ALTER TABLE fieldcrypt.encryption_keys RENAME TO other; CREATE TABLE fieldcrypt.encryption_keys (LIKE fieldcrypt.other); DROP EXTENSION pg_fieldcrypt CASCADE');
+	'ALTER TABLE fieldcrypt.encryption_keys RENAME TO other; CREATE TABLE fieldcrypt.encryption_keys (LIKE fieldcrypt.other);
+	 DROP EXTENSION pg_fieldcrypt CASCADE');
 
 foreach my $preload ('', 'pg_fieldcrypt')
 {
@@ -73,7 +75,8 @@ foreach my $preload ('', 'pg_fieldcrypt')
 	refused($node, 'DROP EXTENSION pg_fieldcrypt CASCADE', 'KF032', $message, "$kind: CASCADE is no answer to that");
 	value($node, 'DROP TABLE typed');
 	gives($node, $all, $before, "$kind: nothing is lost");
-	gives($node, q{SELECT count(*) FROM pg_depend WHERE deptype = 'e' AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'plpgsql')}, 4, "$kind: nor of plpgsql");
+	gives($node, q{SELECT count(*) FROM pg_depend WHERE deptype = 'e' AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'plpgsql')},
+		4, "$kind: nor of plpgsql");
 
 	# Other drops go on as ever, also of what only looks like it.
 	gives($node, "BEGIN; $_; ROLLBACK", '', "$kind: allowed: $_") foreach (
@@ -86,7 +89,11 @@ foreach my $preload ('', 'pg_fieldcrypt')
 		'CREATE EXTENSION pgcrypto; DROP EXTENSION pgcrypto');
 	value($node, 'CREATE TABLE parts (id int) PARTITION BY LIST (id); CREATE TABLE part PARTITION OF parts FOR VALUES IN (1)');
 	gives($node, 'ALTER TABLE parts DETACH PARTITION part CONCURRENTLY', '', "$kind: allowed: a partition is detached concurrently");
-	gives($node, 'VACUUM FULL fieldcrypt.encryption_keys; REINDEX TABLE CONCURRENTLY fieldcrypt.encryption_keys; CLUSTER fieldcrypt.encryption_keys USING encryption_keys_pkey', '', "$kind: allowed: the key table is written anew");
+	gives($node, <<'SQL', '', "$kind: allowed: the key table is written anew");
+VACUUM FULL fieldcrypt.encryption_keys;
+REINDEX TABLE CONCURRENTLY fieldcrypt.encryption_keys;
+CLUSTER fieldcrypt.encryption_keys USING encryption_keys_pkey;
+SQL
 
 	# Who may say so, and where.
 	refused($node, 'SET fieldcrypt.allow_drop = on; DROP EXTENSION pg_fieldcrypt', $preload ? '42501 42501' : '42501', "$kind: no superuser", user => 'stranger');
@@ -96,7 +103,7 @@ foreach my $preload ('', 'pg_fieldcrypt')
 	if ($preload)
 	{
 		refused($node, $_, '22023', qr/turned on in a session only/, "$kind: $_")
-		  foreach 'ALTER SYSTEM SET fieldcrypt.allow_drop = on', 'ALTER ROLE keeper SET fieldcrypt.allow_drop = on', 'ALTER DATABASE postgres SET fieldcrypt.allow_drop = on';
+		  foreach map { "ALTER $_ SET fieldcrypt.allow_drop = on" } 'SYSTEM', 'ROLE keeper', 'DATABASE postgres';
 	}
 	else
 	{
@@ -115,7 +122,8 @@ foreach my $preload ('', 'pg_fieldcrypt')
 	# It is refused on the record.
 	if ($preload)
 	{
-		ok(eventually($node, q{SELECT count(*) > 5 FROM fieldcrypt.audit_log WHERE event = 'call_refused' AND error_code = 'KF032'}, 't'), "$kind: refusals are recorded");
+		ok(eventually($node, q{SELECT count(*) > 5 FROM fieldcrypt.audit_log WHERE event = 'call_refused' AND error_code = 'KF032'}, 't'),
+			"$kind: refusals are recorded");
 	}
 
 	# And allowed.
@@ -126,7 +134,8 @@ foreach my $preload ('', 'pg_fieldcrypt')
 	}
 	gives($node, $all, $before, "$kind: rolled back");
 	gives($node, "DROP EXTENSION pg_fieldcrypt", '', "$kind: said so by PGOPTIONS", env => { PGOPTIONS => '-c fieldcrypt.allow_drop=on' });
-	like(slurp_file($node->logfile, $log), qr/LOG:  pg_fieldcrypt: the encryption keys of this database are dropped, as fieldcrypt\.allow_drop allows/, "$kind: the server log tells of it");
+	like(slurp_file($node->logfile, $log), qr/LOG:  pg_fieldcrypt: the encryption keys of this database are dropped, as fieldcrypt\.allow_drop allows/,
+		"$kind: the server log tells of it");
 	gives($node, 'CREATE EXTENSION pg_fieldcrypt; DROP EXTENSION pg_fieldcrypt', '', "$kind: made anew, and dropped without keys");
 
 	no_crash($node);
@@ -149,7 +158,11 @@ foreach my $preload ('', 'pg_fieldcrypt')
 	my $node = new_cluster('cleaned', extension => 0);
 	my $folder = PostgreSQL::Test::Utils::tempdir();
 	create_database($node, 'app');
-	value($node, q{CREATE SCHEMA app; CREATE TABLE app.typed (id int, value fieldcrypt.encrypted); INSERT INTO app.typed SELECT i, fieldcrypt.encrypt_field('value ' || i) FROM generate_series(1, 10) AS i}, db => 'app');
+	value($node, <<'SQL', db => 'app');
+CREATE SCHEMA app;
+CREATE TABLE app.typed (id int, value fieldcrypt.encrypted);
+INSERT INTO app.typed SELECT i, fieldcrypt.encrypt_field('value ' || i) FROM generate_series(1, 10) AS i;
+SQL
 	prepare($node, db => 'app');
 	my $values = $all . q{, (SELECT string_agg(fieldcrypt.decrypt_field(value), ',' ORDER BY id) FROM app.typed)};
 	my $dumped = value($node, $values, db => 'app');

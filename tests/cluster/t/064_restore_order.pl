@@ -69,7 +69,8 @@ foreach my $case (
 {
 	my ($sql, $place, $why) = @$case;
 	$why //= 'before the keys are there';
-	gives($node, "BEGIN; $sql; $health; ROLLBACK", qr/^warning: a restore [^;]*$why[^;]*: object "\Q$place\E" HINT Make constraints NOT VALID.*docs\/operations\.md/, $sql, db => 'kinds');
+	gives($node, "BEGIN; $sql; $health; ROLLBACK",
+		qr/^warning: a restore [^;]*$why[^;]*: object "\Q$place\E" HINT Make constraints NOT VALID.*docs\/operations\.md/, $sql, db => 'kinds');
 }
 foreach my $sql (
 	'ALTER TABLE app.t ADD CONSTRAINT c CHECK (fieldcrypt.decrypt_field(v) IS NOT NULL) NOT VALID',
@@ -103,12 +104,14 @@ CREATE FUNCTION app.copy() RETURNS void LANGUAGE sql AS $$
 COPY app.patients (note) TO '/nowhere';
 $$;
 SELECT fieldcrypt.audit_table('app.patients');
-INSERT INTO app.patients (id, ssn, other, note) SELECT i, v, v, E'COPY fieldcrypt.encryption_keys FROM stdin;\n\\.\n' || i FROM generate_series(100, 150) AS i, LATERAL (SELECT fieldcrypt.encrypt_field(i::text, 'ssn', 'tenant ' || i % 3) AS v) AS v;
+INSERT INTO app.patients (id, ssn, other, note) SELECT i, v, v, E'COPY fieldcrypt.encryption_keys FROM stdin;\n\\.\n' || i
+  FROM generate_series(100, 150) AS i, LATERAL (SELECT fieldcrypt.encrypt_field(i::text, 'ssn', 'tenant ' || i % 3) AS v) AS v;
 CREATE SCHEMA "fieldcrypt later";
 CREATE TABLE "fieldcrypt later".fieldcrypt AS SELECT id, other FROM app.patients;
 CALL fieldcrypt.rotate_keys(force => true);
 SQL
-my $values = q{SELECT id, n, note, ssn::bytea, fieldcrypt.decrypt_field(ssn, 'ssn'), fieldcrypt.decrypt_field(other, 'ssn') FROM app.patients ORDER BY id; SELECT count(fieldcrypt.decrypt_field(other, 'ssn')) FROM "fieldcrypt later".fieldcrypt};
+my $values = q{SELECT id, n, note, ssn::bytea, fieldcrypt.decrypt_field(ssn, 'ssn'), fieldcrypt.decrypt_field(other, 'ssn') FROM app.patients ORDER BY id;
+	SELECT count(fieldcrypt.decrypt_field(other, 'ssn')) FROM "fieldcrypt later".fieldcrypt};
 my ($contents, $rows) = (contents($node, 'app'), value($node, $values, db => 'app'));
 my $folder = PostgreSQL::Test::Utils::tempdir();
 dump_database($node, 'app', "$folder/dump.sql");
@@ -117,7 +120,8 @@ dump_database($node, 'app', "$folder/$_.dump", $formats{$_}) foreach sort keys %
 
 # What must be refused is an element of this too: the fault itself.
 create_database($node, 'as_ever', extension => 0);
-like(restore_database($node, 'as_ever', "$folder/custom.dump", '-e', '-1')->{err}, qr/COPY failed for table "patients": ERROR:  encryption key \d+ does not exist/, 'restored as ever: it fails');
+like(restore_database($node, 'as_ever', "$folder/custom.dump", '-e', '-1')->{err},
+	qr/COPY failed for table "patients": ERROR:  encryption key \d+ does not exist/, 'restored as ever: it fails');
 value($node, 'DROP DATABASE as_ever');
 
 sub is_whole
@@ -125,7 +129,8 @@ sub is_whole
 	my ($db, $name) = @_;
 	same_contents(contents($node, $db), $contents, "$name: keys and log");
 	same_contents(value($node, $values, db => $db), $rows, "$name: values");
-	refused($node, q{INSERT INTO app.patients (id, ssn) VALUES (1, fieldcrypt.encrypt_field('no digits', 'ssn'))}, '23514', "$name: the constraint is there", db => $db);
+	refused($node, q{INSERT INTO app.patients (id, ssn) VALUES (1, fieldcrypt.encrypt_field('no digits', 'ssn'))}, '23514',
+		"$name: the constraint is there", db => $db);
 	gives($node, q{SELECT bool_and(ok) FROM fieldcrypt.verify_keys()}, 't', "$name: keys open", db => $db);
 	value($node, "DROP DATABASE $db");
 	return;
@@ -148,7 +153,8 @@ foreach my $way ([ 'custom' ], [ 'directory' ], [ 'tar' ], [ 'directory', 3 ])
 
 # NOT VALID: as ever, in every format, with jobs, too.
 value($node, <<'SQL', db => 'app');
-ALTER TABLE app.patients DROP CONSTRAINT is_digits, ADD CONSTRAINT is_digits CHECK (fieldcrypt.decrypt_field(ssn, 'ssn') ~ '^[0-9]+$') NOT VALID, DROP n, ADD n int;
+ALTER TABLE app.patients DROP CONSTRAINT is_digits,
+	ADD CONSTRAINT is_digits CHECK (fieldcrypt.decrypt_field(ssn, 'ssn') ~ '^[0-9]+$') NOT VALID, DROP n, ADD n int;
 ALTER DOMAIN app.ssn DROP CONSTRAINT opens;
 ALTER DOMAIN app.ssn ADD CONSTRAINT opens CHECK (app.digits(VALUE) > 2) NOT VALID;
 SQL
