@@ -151,6 +151,27 @@ foreach my $way ([ 'custom' ], [ 'directory' ], [ 'tar' ], [ 'directory', 3 ])
 	is_whole('by_plain', 'plain');
 }
 
+# The data alone, into tables whose enforced context opens what is written: the same.
+{
+	value($node, q{SELECT fieldcrypt.set_column_context('app.patients', 'ssn', constant => 'ssn', enforce => true)}, db => 'app');
+	dump_database($node, 'app', "$folder/schema.sql", '--schema-only');
+	dump_database($node, 'app', "$folder/data.custom", '-Fc', '--data-only');
+	$contents = contents($node, 'app');
+	create_database($node, 'by_halves', extension => 0);
+	restore_database($node, 'by_halves', "$folder/schema.sql", '-v', 'ON_ERROR_STOP=1', '-1')->{code} == 0 or die 'schema';
+	value($node, 'ALTER TABLE app.patients DROP CONSTRAINT is_digits, DROP n; ALTER DOMAIN app.ssn DROP CONSTRAINT opens', db => 'by_halves');
+	like(restore_database($node, 'by_halves', "$folder/data.custom", '-e', '-1')->{err}, qr/COPY failed for table "patients": ERROR:  encryption key \d+ does not exist/,
+		'data only, enforced context: as ever it fails');
+	my $recipe = recipe('keys first') =~ s/dump\.custom/data.custom/gr =~ s/pg_restore --list --section=(?:pre|post)-data data\.custom/true/gr =~ s/^createdb.*\n//mr;
+	my $restored = follow($folder, 'by_halves', $recipe);
+	is("$restored->{code} $restored->{err}", '0 ', 'data only, enforced context: restored, keys first');
+	gives($node, q{SELECT count(fieldcrypt.decrypt_field(ssn, 'ssn')) FROM app.patients}, '51', 'data only, enforced context: values', db => 'by_halves');
+	refused($node, q{UPDATE app.patients SET ssn = other, other = fieldcrypt.encrypt_field('1234') WHERE id = 100; UPDATE app.patients SET ssn = fieldcrypt.encrypt_field('1234')},
+		'KF031', 'data only, enforced context: it is enforced', db => 'by_halves');
+	value($node, 'DROP DATABASE by_halves');
+	value($node, q{SELECT fieldcrypt.set_column_context('app.patients', 'ssn', constant => 'ssn')}, db => 'app');
+}
+
 # NOT VALID: as ever, in every format, with jobs, too.
 value($node, <<'SQL', db => 'app');
 ALTER TABLE app.patients DROP CONSTRAINT is_digits,
