@@ -1,34 +1,43 @@
 -- Health of restores: what a restore computes before the keys are there, or is refused whenever.
 
--- Through functions by the names in their sources, which is what can be told cheaply: a name in a comment is found too,
--- and one that is put together at run time is not.
+-- By the names in its source, which is what can be told cheaply: a name in a comment is found too, and one that is put
+-- together at run time is not.
+CREATE FUNCTION fieldcrypt_internal.functions_called_by(function oid) RETURNS SETOF oid
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+    SELECT d.refobjid FROM pg_depend AS d
+     WHERE d.classid = 'pg_proc'::regclass AND d.objid = $1 AND d.refclassid = 'pg_proc'::regclass
+    UNION
+    SELECT named.oid
+      FROM pg_proc AS p
+     CROSS JOIN LATERAL (
+           SELECT DISTINCT word.parts[1] AS name FROM regexp_matches(left(p.prosrc, 200000), '[[:alpha:]_][[:alnum:]_$]*', 'g') AS word(parts)) AS word
+      JOIN pg_proc AS named ON named.proname = ANY (ARRAY[word.name, lower(word.name)]::name[])
+     WHERE p.oid = $1 AND named.pronamespace <> 'pg_catalog'::regnamespace
+       AND p.pronamespace <> ALL ('{fieldcrypt,fieldcrypt_internal,pg_catalog}'::regnamespace[])
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.functions_called_by(oid) IS 'what a function of users'' calls, as its source names it; granted to nobody';
+
 CREATE FUNCTION fieldcrypt_internal.functions_needing_keys(roots oid[]) RETURNS oid[]
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
-    WITH RECURSIVE reached (root, function) AS (
-        SELECT r, r FROM unnest($1) AS r
+    WITH RECURSIVE reached (function) AS (
+        SELECT r FROM unnest($1) AS r
         UNION
-        SELECT r.root, c.oid
-          FROM reached AS r
-          JOIN pg_proc AS p ON p.oid = r.function
-           AND p.pronamespace <> ALL ('{fieldcrypt,fieldcrypt_internal,pg_catalog}'::regnamespace[])
-               CROSS JOIN LATERAL (
-               SELECT d.refobjid FROM pg_depend AS d
-                WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_proc'::regclass
-               UNION
-               SELECT named.oid
-                 FROM regexp_matches(p.prosrc, '[[:alpha:]_][[:alnum:]_$]*', 'g') AS word(parts)
-                 JOIN pg_proc AS named ON named.proname = lower(word.parts[1]) OR named.proname = word.parts[1]
-                WHERE named.pronamespace <> 'pg_catalog'::regnamespace) AS c (oid)
+        SELECT c FROM reached AS r, fieldcrypt_internal.functions_called_by(r.function) AS c
+    ), edges AS MATERIALIZED (
+        SELECT r.function AS caller, c AS called FROM reached AS r, fieldcrypt_internal.functions_called_by(r.function) AS c
+    ), needing (function) AS (
+        SELECT p.oid FROM reached AS r JOIN pg_proc AS p ON p.oid = r.function
+         WHERE p.pronamespace = 'fieldcrypt'::regnamespace AND p.proname NOT IN ('context', 'key_id', 'ciphertext_info')
+            OR p.pronamespace = 'fieldcrypt_internal'::regnamespace AND p.proname IN ('is_foreign', 'is_changed_to_foreign')
+        UNION
+        SELECT e.caller FROM needing AS n JOIN edges AS e ON e.called = n.function
     )
-    SELECT coalesce(array_agg(DISTINCT r.root), '{}')
-      FROM reached AS r
-      JOIN pg_proc AS p ON p.oid = r.function
-     WHERE p.pronamespace = 'fieldcrypt'::regnamespace AND p.proname NOT IN ('context', 'key_id', 'ciphertext_info')
-        OR p.pronamespace = 'fieldcrypt_internal'::regnamespace AND p.proname IN ('is_foreign', 'is_changed_to_foreign')
+    SELECT coalesce(array_agg(n.function), '{}') FROM needing AS n
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.functions_needing_keys(oid[]) IS
-    'those of some functions that need keys: of the extension, or calling such, however deep; granted to nobody';
+    'of some functions and those that they call, however deep, the ones that need keys: of the extension, or calling such; granted to nobody';
 
 CREATE FUNCTION fieldcrypt_internal.check_restore_order(used jsonb) RETURNS fieldcrypt_internal.health_finding
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off

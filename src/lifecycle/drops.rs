@@ -5,7 +5,7 @@ use std::cell::Cell;
 use crate::error::Error;
 use crate::pg::callbacks::transaction_serial;
 use crate::pg::drops::{self, Dropped};
-use crate::pg::{key_table, report};
+use crate::pg::{key_table, report, roles};
 use crate::settings;
 
 thread_local! {
@@ -30,9 +30,12 @@ fn refuse_while_keys_exist(dropped: Dropped) -> Result<(), Error> {
         LET_GO.set(transaction_serial());
         if may_lose_keys {
             // The log goes with them: what remains is the server's.
-            report::log(
-                "pg_fieldcrypt: the encryption keys of this database are dropped, as fieldcrypt.allow_drop allows",
-            );
+            // Quoted, so that no name looks like another line.
+            let role = roles::login_role();
+            report::log(&format!(
+                "pg_fieldcrypt: the encryption keys of this database are dropped by {:?}, as fieldcrypt.allow_drop allows",
+                String::from_utf8_lossy(&role)
+            ));
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use fieldcrypt_error::Error;
 use pgrx::pg_sys::{self, Oid};
 
 use super::call::{self, Call};
-use super::{dependents, relations, schemas};
+use super::{dependents, extension, relations, roles, schemas};
 
 /// What of the extension is about to be dropped, if its loss is one of keys, values or the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,14 +36,43 @@ pub fn init(told: OnDrop) {
     }
 }
 
-/// Refuses to be called but by an event trigger.
-pub fn refuse_unless_event_trigger(call: &Call) -> Result<(), Error> {
-    // SAFETY: `context` is null or a node.
-    let is_called_so = unsafe {
-        let context = (*call.raw()).context;
-        !context.is_null() && (*context).type_ == pg_sys::NodeTag::T_EventTriggerData
-    };
-    if is_called_so { Ok(()) } else { Err(Error::NotATrigger) }
+/// A call by an event trigger.
+pub struct EventTriggerCall {
+    data: *mut pg_sys::EventTriggerData,
+}
+
+impl EventTriggerCall {
+    /// Refuses if the function was called as an ordinary one.
+    pub fn from(call: &Call) -> Result<Self, Error> {
+        // SAFETY: `context` is null or a node; that of event triggers means one.
+        unsafe {
+            let context = (*call.raw()).context;
+            (!context.is_null() && (*context).type_ == pg_sys::NodeTag::T_EventTriggerData)
+                .then_some(Self { data: context.cast() })
+                .ok_or(Error::NotATrigger)
+        }
+    }
+
+    /// Sees to it that a DROP OWNED which is to take the extension along meets nobody with a table in hand: it goes
+    /// through what the role owns in whatever order that lies on disk, DROP EXTENSION locks the extension first.
+    pub fn claim_what_is_owned(&self) {
+        // SAFETY: valid event trigger data with the node of the statement, of which a DropOwnedStmt has a list of roles.
+        let owners = unsafe {
+            let node = (*self.data).parsetree;
+            if node.is_null() || (*node).type_ != pg_sys::NodeTag::T_DropOwnedStmt {
+                return;
+            }
+            pgrx::PgList::<pg_sys::RoleSpec>::from_pg((*node.cast::<pg_sys::DropOwnedStmt>()).roles)
+        };
+        let Ok(owner) = relations::owner_of_keys() else { return };
+        // SAFETY: a role of the list; a look-up that gives InvalidOid if there is none.
+        let mut owners =
+            owners.iter_ptr().map(|role| unsafe { pg_sys::get_rolespec_oid(role, true) });
+        // Others' statements fail.
+        if roles::has_rights_of(owner) && owners.any(|role| role == owner) {
+            extension::claim();
+        }
+    }
 }
 
 /// An error of the hook that was there before passes through by `longjmp`: this frame holds nothing that needs dropping.

@@ -295,8 +295,7 @@ macro_rules! sql_functions {
     };
     (event_trigger $name:ident; $($rest:tt)*) => {
         $crate::sql_functions!(@symbols $name, |call| {
-            $crate::drops::refuse_unless_event_trigger(call)?;
-            $name().map(|()| None)
+            $name(&$crate::drops::EventTriggerCall::from(call)?).map(|()| None)
         });
         $crate::sql_functions!($($rest)*);
     };

@@ -53,6 +53,7 @@ my @drops = (
 	'ALTER TABLE fieldcrypt.encryption_keys RENAME TO other; CREATE TABLE fieldcrypt.encryption_keys (LIKE fieldcrypt.other);
 	 DROP EXTENSION pg_fieldcrypt CASCADE');
 
+my $superuser = getpwuid $<;
 foreach my $preload ('', 'pg_fieldcrypt')
 {
 	my $kind = $preload ? 'preloaded' : 'not preloaded';
@@ -134,7 +135,7 @@ SQL
 	}
 	gives($node, $all, $before, "$kind: rolled back");
 	gives($node, "DROP EXTENSION pg_fieldcrypt", '', "$kind: said so by PGOPTIONS", env => { PGOPTIONS => '-c fieldcrypt.allow_drop=on' });
-	like(slurp_file($node->logfile, $log), qr/LOG:  pg_fieldcrypt: the encryption keys of this database are dropped, as fieldcrypt\.allow_drop allows/,
+	like(slurp_file($node->logfile, $log), qr/LOG:  pg_fieldcrypt: the encryption keys of this database are dropped by "\Q$superuser\E", as fieldcrypt\.allow_drop allows/,
 		"$kind: the server log tells of it");
 	gives($node, 'CREATE EXTENSION pg_fieldcrypt; DROP EXTENSION pg_fieldcrypt', '', "$kind: made anew, and dropped without keys");
 

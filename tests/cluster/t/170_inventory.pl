@@ -191,6 +191,7 @@ function finding_of(text,text,text,text[]) i u p
 function finish_master_key_rotation() v u d p
 function forget_alert(text) v u
 function forget_table(oid) v u p
+function functions_called_by(oid) s u p
 function functions_needing_keys(oid[]) s u p
 function guard_drops() v u
 function has_audit_trigger(regclass,name) s u p

@@ -46,11 +46,19 @@ foreach my $drop ('EXTENSION pg_fieldcrypt', 'OWNED BY keeper')
 {
 	value($node, 'CREATE EXTENSION pg_fieldcrypt', db => 'app', user => 'keeper');
 	value($node, q{SELECT fieldcrypt.create_key('x')}, db => 'app');
+	# DROP OWNED comes upon the extension last.
+	value($node, <<'SQL', db => 'app');
+SET allow_system_table_mods = on;
+WITH moved AS (DELETE FROM pg_shdepend WHERE classid = 'pg_extension'::regclass AND refobjid = 'keeper'::regrole AND deptype = 'o' RETURNING *)
+INSERT INTO pg_shdepend SELECT * FROM moved;
+SQL
 	my $reader = session($node, db => 'app');
 	$reader->run('BEGIN; LOCK TABLE fieldcrypt.audit_log IN ACCESS SHARE MODE');
 	my $dropper = session($node, db => 'app');
 	$dropper->send("SET fieldcrypt.allow_drop = on; DROP $drop CASCADE;");
 	ok(eventually($node, q{SELECT count(*) > 0 FROM pg_locks WHERE NOT granted}, 't'), "DROP $drop waits");
+	gives($node, q{SELECT count(*) FROM pg_locks WHERE locktype = 'object' AND classid = 'pg_extension'::regclass AND mode = 'AccessExclusiveLock' AND granted},
+		'1', "DROP $drop has the extension before it waits for anything else");
 	Time::HiRes::sleep(1.5);
 	gives($node, q{SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) WHERE a.backend_type = 'pg_fieldcrypt audit worker' AND a.datname = 'app' AND l.locktype = 'relation' AND l.relation >= 16384}, '0', "DROP $drop: and the worker holds nothing of it meanwhile");
 	$reader->close;
