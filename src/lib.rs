@@ -37,6 +37,7 @@ pub extern "C-unwind" fn _PG_init() {
     usage::init();
     keyring::init();
     master_key::init();
+    lifecycle::init();
     audit::init();
     health::init();
     redaction::init();

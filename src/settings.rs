@@ -26,6 +26,9 @@ static REQUIREMENTS: Words = Words::off_on_and(c"locked");
 /// Whether a tenant gets its first key by encrypting for it: a name that was mistyped is a new tenant, too.
 static CREATE_KEYS_ON_USE: GucSetting<bool> = GucSetting::<bool>::new(true);
 
+/// Whether the extension may be dropped with its keys: a restore that makes it anew does, and a slip must not.
+static ALLOW_DROP: GucSetting<bool> = GucSetting::<bool>::new(false);
+
 /// Where the master key comes from: a file, for most servers.
 static MASTER_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
@@ -98,6 +101,13 @@ fn define() {
         about: c"Whether encrypting for a tenant that never had a key makes its first one.",
         details: c"Off, create_key(tenant) makes it, which takes the privilege manage: then a mistyped name is an error, and no new tenant.",
         value: &CREATE_KEYS_ON_USE,
+        strict: false,
+    });
+    setting::define_switch_of_session(Switch {
+        name: c"fieldcrypt.allow_drop",
+        about: c"Lets this session drop pg_fieldcrypt, its type, its keys or its log while there are keys.",
+        details: c"Only a superuser turns it on, in the session itself or by PGOPTIONS. What the keys encrypted can then be read only by a copy of them: export_keys() makes one.",
+        value: &ALLOW_DROP,
         strict: false,
     });
     GucRegistry::define_string_guc(
@@ -227,6 +237,11 @@ pub fn tenant_required(to: &'static str) -> Error {
 /// `fieldcrypt.create_keys_on_use`.
 pub fn creates_keys_on_use() -> bool {
     setting::is_on(&CREATE_KEYS_ON_USE)
+}
+
+/// `fieldcrypt.allow_drop`.
+pub fn allows_drop() -> bool {
+    setting::is_on(&ALLOW_DROP)
 }
 
 /// `fieldcrypt.master_key_file`.

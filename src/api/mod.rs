@@ -11,6 +11,7 @@ mod audit_verification;
 mod column_contexts;
 mod context;
 mod context_renames;
+mod drops;
 mod enforced_contexts;
 mod fields;
 mod health;

@@ -8,8 +8,8 @@ use crate::error::Error;
 use crate::pg::client::{self, Client};
 use crate::pg::{dependents, report};
 
-/// A function of the extension gives an error. If it refuses somebody something, that is recorded; gives the
-/// error to be raised.
+/// A function of the extension, or a hook (of no function), gives an error. If it refuses somebody something, that is
+/// recorded; gives the error to be raised.
 pub fn called(function: pg_sys::Oid, error: Error) -> Error {
     if !error.is_refusal() {
         return error;
@@ -17,7 +17,7 @@ pub fn called(function: pg_sys::Oid, error: Error) -> Error {
     let report = error.report();
     let name = dependents::function(function).map_or_else(Vec::new, |(name, _)| name);
     let message = report::in_database_encoding(&report.message);
-    let reason = [name.as_slice(), b": ", &message].concat();
+    let reason = if name.is_empty() { message } else { [&name, &b": "[..], &message].concat() };
     let details = Surviving {
         error_code: Some(report.sqlstate.as_str()),
         reason: Some(&reason),

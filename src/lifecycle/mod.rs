@@ -1,9 +1,12 @@
 //! The life of keys: made, rotated, suspended, exported, wrapped anew, destroyed; each step recorded.
 
 mod create;
+mod drops;
 pub mod export;
 pub mod rewrap;
 pub mod states;
+
+pub use drops::init;
 
 pub use create::{
     Rotation, ensure_active, first_key_on_use, refuse_unknown_name, rotate, rotate_if_active,

@@ -117,6 +117,8 @@ pub enum Error {
     NotOfItsRow { key: KeyId, column: String },
     /// Something is asked of an encrypted value that only its plaintext has.
     Misuse(Misuse),
+    /// The extension, or what of it holds keys, values or the log, is to be dropped while there are keys.
+    KeysWouldBeLost,
     /// What is to be encrypted is ciphertext already.
     AlreadyEncrypted,
     /// A right is lacking besides that to call a function.
@@ -250,6 +252,7 @@ impl Error {
                 | Self::TenantLocked
                 | Self::Guarded { .. }
                 | Self::RestoreOverExisting { .. }
+                | Self::KeysWouldBeLost
                 | Self::KeyExport { .. }
                 | Self::KeyExportMasterKey { .. }
         )
@@ -603,6 +606,11 @@ impl Error {
                 b"KF031",
                 format!("the value is not authentic for the row that it is written to, column {column}"),
                 "It was encrypted with another context, as in a row of another key, or was tampered with. Encrypt it for this row, or fieldcrypt.rebind_field(value, context, new_context); in ON CONFLICT DO UPDATE encrypt for the row that is there, not for EXCLUDED.",
+            ),
+            Self::KeysWouldBeLost => (
+                b"KF032",
+                "pg_fieldcrypt, its keys, its type and its log are not dropped while encryption keys exist".into(),
+                "What they encrypted, also in columns of other types, could never be read again. Keep SELECT fieldcrypt.export_keys() first; then, as a superuser, in this session only: SET fieldcrypt.allow_drop = on. For pg_restore --clean: PGOPTIONS='-c fieldcrypt.allow_drop=on'.",
             ),
             Self::AlreadyEncrypted => (
                 b"22023",

@@ -176,6 +176,16 @@ pub fn raising<R>(work: impl FnOnce() -> Result<R, Error>) -> R {
     }
 }
 
+/// The same of a hook that refuses: whoever listens is told, as of the errors of functions.
+pub fn raising_told(work: impl FnOnce() -> Result<(), Error>) {
+    raising(|| {
+        work().map_err(|error| match ON_ERROR.get() {
+            Some(told) => told(pg_sys::InvalidOid, error),
+            None => error,
+        })
+    });
+}
+
 /// Errors of the extension and of Postgres alike, ready to be raised. No panic leaves this, and by then nothing of
 /// what was made in `work` is left but its result.
 #[inline]

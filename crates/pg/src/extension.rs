@@ -17,7 +17,7 @@ pub enum Extension {
 
 /// Keeps the extension from being dropped until the end of the transaction, without waiting for anybody.
 ///
-/// DROP EXTENSION locks the extension before all that it consists of. So who holds this, before any of its
+/// DROP EXTENSION, and DROP OWNED by `claim`, lock the extension before all that it consists of. So who holds this, before any of its
 /// tables, meets no DROP with one of them in hand, in whatever order it goes on.
 pub fn hold() -> Extension {
     let Some(oid) = oid() else { return Extension::NotInstalled };
@@ -38,6 +38,14 @@ pub fn hold() -> Extension {
     // It may have gone just before.
     invalidations::accept_invalidations();
     if self::oid() == Some(oid) { Extension::Held } else { Extension::NotInstalled }
+}
+
+/// Locks the extension as DROP EXTENSION does, until the end of the transaction.
+pub fn claim() {
+    let Some(oid) = oid() else { return };
+    let mode = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: takes a lock of the transaction.
+    unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, oid, 0, mode) }
 }
 
 fn oid() -> Option<pg_sys::Oid> {

@@ -8,7 +8,7 @@ use fieldcrypt_envelope::{Fingerprint, KeyId, KeyState};
 use fieldcrypt_error::Error;
 use pgrx::pg_sys;
 
-use super::relations::Relations;
+use super::relations::{self, Relations};
 use super::scan::{first, has_rows, int8_key, scan, text_key};
 use super::tuple;
 
@@ -168,6 +168,18 @@ mod master_keys {
 /// Whether the database has any data key.
 pub fn has_keys() -> Result<bool, Error> {
     has_rows(Relations::resolve()?.keys)
+}
+
+/// Whether the database has a key that is not destroyed, of whatever purpose; `None` if no table of the
+/// extension has the name of that of keys. Also while the table is being dropped, when its indexes may be gone already.
+pub fn has_living_keys() -> Result<Option<bool>, Error> {
+    let Some(table) = relations::key_table() else { return Ok(None) };
+    let mut is_one_alive = false;
+    scan(table, pg_sys::InvalidOid, &mut [], |row| {
+        is_one_alive = KeyState::parse(row.bytes(keys::STATE)?) != Some(KeyState::Destroyed);
+        Ok(!is_one_alive)
+    })?;
+    Ok(Some(is_one_alive))
 }
 
 fn key_row(row: &tuple::Row<'_>) -> Result<KeyRow, Error> {

@@ -14,6 +14,7 @@ mod copy_context;
 pub mod database_statements;
 pub mod denials;
 pub mod dependents;
+pub mod drops;
 pub mod encoding;
 pub mod executor;
 pub mod exit;

@@ -34,6 +34,33 @@ pub fn encrypted_type() -> Result<Oid, Error> {
     Ok(Relations::resolve()?.encrypted_type)
 }
 
+/// A type in the schema that users know, if it is there.
+pub(super) fn type_named(name: &'static CStr) -> Option<Oid> {
+    let schema = schemas::oid(schemas::USERS)?;
+    // SAFETY: a catalog look-up by name and schema that answers InvalidOid if there is none.
+    valid(unsafe {
+        pg_sys::GetSysCacheOid(
+            pg_sys::SysCacheIdentifier::TYPENAMENSP as c_int,
+            pg_sys::Anum_pg_type_oid as pg_sys::AttrNumber,
+            Datum::from(name.as_ptr()),
+            Datum::from(schema),
+            Datum::null(),
+            Datum::null(),
+        )
+    })
+}
+
+/// The table of keys, if it is there and the extension's: also where its indexes no longer are.
+pub(super) fn key_table() -> Option<Oid> {
+    let schema = schemas::oid(schemas::USERS)?;
+    // SAFETY: catalog look-ups that answer InvalidOid if there is none.
+    unsafe {
+        let table = valid(pg_sys::get_relname_relid(c"encryption_keys".as_ptr(), schema))?;
+        let extension = valid(pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, table))?;
+        (extension == pg_sys::get_extension_oid(c"pg_fieldcrypt".as_ptr(), true)).then_some(table)
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(super) struct Relations {
     pub(super) keys: Oid,
@@ -74,27 +101,13 @@ impl Relations {
             valid(unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) }).ok_or(name)
         };
         let relation = |name| relation_in(schema, name);
-        let type_oid = {
-            // SAFETY: as above; the syscache key is a name and a schema.
-            let oid = unsafe {
-                pg_sys::GetSysCacheOid(
-                    pg_sys::SysCacheIdentifier::TYPENAMENSP as c_int,
-                    pg_sys::Anum_pg_type_oid as pg_sys::AttrNumber,
-                    Datum::from(c"encrypted".as_ptr()),
-                    Datum::from(schema),
-                    Datum::null(),
-                    Datum::null(),
-                )
-            };
-            valid(oid).ok_or(c"encrypted")?
-        };
         Ok(Self {
             keys: relation(c"encryption_keys")?,
             keys_by_id: relation(c"encryption_keys_pkey")?,
             active_keys: relation(c"encryption_keys_active")?,
             keys_by_version: relation(c"encryption_keys_version")?,
             master_keys: relation(c"master_keys")?,
-            encrypted_type: type_oid,
+            encrypted_type: type_named(c"encrypted").ok_or(c"encrypted")?,
             log: relation(c"audit_log")?,
             log_sequence: relation_in(internals, c"audit_log_id_seq")?,
             runs: relation_in(internals, c"reencryption_chunks")?,

@@ -66,6 +66,48 @@ pub fn define_switch(switch: Switch) {
     GucRegistry::define_bool_guc(name, about, details, value, context, flags);
 }
 
+/// Defines a switch that only the session itself can turn on: what a file, a role or a database has would be forgotten
+/// there.
+pub fn define_switch_of_session(switch: Switch) {
+    let Switch { name, about, details, value, .. } = switch;
+    let (context, flags) = (GucContext::Suset, GucFlags::default());
+    // SAFETY: the hook is a C function that lives as long as the library, and raises nothing, or as C does.
+    unsafe {
+        GucRegistry::define_bool_guc_with_hooks(
+            name,
+            about,
+            details,
+            value,
+            context,
+            flags,
+            Some(check_of_session),
+            None,
+            None,
+        );
+    }
+}
+
+unsafe extern "C-unwind" fn check_of_session(
+    value: *mut bool,
+    _: *mut *mut c_void,
+    source: GucSource::Type,
+) -> bool {
+    // SAFETY: Postgres passes a pointer to the value, and takes a text of its own memory for the detail.
+    unsafe {
+        let is_of_session = matches!(
+            source,
+            GucSource::PGC_S_CLIENT | GucSource::PGC_S_INTERACTIVE | GucSource::PGC_S_SESSION
+        );
+        let is_allowed = !*value || is_of_session;
+        if !is_allowed {
+            pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(
+                c"It is turned on in a session only, for what is to be done there.".as_ptr(),
+            );
+        }
+        is_allowed
+    }
+}
+
 /// A setting that refuses more or less, by words; the superuser's.
 pub struct Grades {
     /// Its name.

@@ -318,6 +318,12 @@ macro_rules! sql_functions {
         });
         $crate::sql_functions!($($rest)*);
     };
+    (event_trigger $name:ident; $($rest:tt)*) => {
+        $crate::sql_functions!(@symbols $name, |call| {
+            $name(&$crate::drops::EventTriggerCall::from(call)?).map(|()| None)
+        });
+        $crate::sql_functions!($($rest)*);
+    };
     (set $name:ident($($argument:ident: $type:ident $(! $(@$given:tt)?)?),*) = $body:path; $($rest:tt)*) => {
         $crate::sql_functions!(@symbols $name, |call| {
             let set = $crate::set::TextSet::begin(call)?;

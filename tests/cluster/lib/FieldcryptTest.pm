@@ -151,12 +151,16 @@ sub dump_database
 	return $path;
 }
 
-# Restores a dump of any format with pg_restore's or psql's arguments: {code, err, sqlstates}.
+# Restores a dump of any format with pg_restore's or psql's arguments, after which may come user => and options => (for
+# PGOPTIONS): {code, err, sqlstates}.
 sub restore_database
 {
 	my ($node, $db, $path, @arguments) = @_;
+	my %more;
+	%more = (%more, splice @arguments, -2) while @arguments > 1 && $arguments[-2] =~ /^(?:user|options)$/;
+	push @arguments, '-U', $more{user} if defined $more{user};
 	my $err = '';
-	local $ENV{PGOPTIONS} = '-c client_min_messages=warning';
+	local $ENV{PGOPTIONS} = $more{options} // '-c client_min_messages=warning';
 	my @command =
 	  $path =~ /\.sql$/
 	  ? ('psql', '-XAtq', '-w', '-v', 'VERBOSITY=verbose', @arguments, '-f', $path, '-d', $node->connstr($db))

@@ -43,6 +43,9 @@ same_contents(value($new, $values), $before, 'values, byte for byte, and readabl
 gives($new, $values =~ s/md5\(ssn::bytea\)/1/r, qr/^61\|1\|/m, 'grants came along', user => 'clerk');
 refused($new, q{SELECT fieldcrypt.encrypt_field('x')}, '42501', 'and no others', user => 'clerk');
 refused($new, 'DROP EXTENSION pg_fieldcrypt', '2BP01', 'the column depends on the extension');
+refused($new, 'DROP EXTENSION pg_fieldcrypt CASCADE', 'KF032', 'and it is not dropped with its keys');
+gives($new, q{SELECT evtenabled, (SELECT count(*) FROM pg_depend WHERE classid = 'pg_event_trigger'::regclass AND objid = e.oid AND deptype = 'e') FROM pg_event_trigger AS e WHERE evtname = 'fieldcrypt_guard_drops'},
+	'A|1', 'the event trigger always fires, and belongs to the extension');
 refused($new, $_, 'KF015', "guarded against $_")
   foreach 'UPDATE fieldcrypt.encryption_keys SET version = 9', 'DELETE FROM fieldcrypt.audit_log', 'TRUNCATE fieldcrypt.audit_log';
 

@@ -179,6 +179,7 @@ my $orphan = $one->value(q{SELECT fieldcrypt.encrypt_field('orphan')});
 $one->gives(<<'SQL', "new\nt", 'DROP and CREATE EXTENSION rolled back: the new keys in between, the old ones after');
 BEGIN;
 SET LOCAL client_min_messages = warning;
+SET LOCAL fieldcrypt.allow_drop = on;
 DROP EXTENSION pg_fieldcrypt CASCADE;
 CREATE EXTENSION pg_fieldcrypt;
 SELECT fieldcrypt.decrypt_field(fieldcrypt.encrypt_field('new'));
@@ -186,7 +187,7 @@ ROLLBACK;
 SELECT count(fieldcrypt.decrypt_field(value, 't')) = 101 FROM t;
 SQL
 $_->gives("SELECT fieldcrypt.decrypt_field('$orphan')", 'orphan', '  the old key still opens') foreach $one, $other;
-$one->value('SET client_min_messages = warning; DROP EXTENSION pg_fieldcrypt CASCADE');
+$one->value('SET client_min_messages = warning; SET fieldcrypt.allow_drop = on; DROP EXTENSION pg_fieldcrypt CASCADE');
 $_->refused("SELECT fieldcrypt.encrypt_field('x')", '3F000', 'dropped: a session that had it cached') foreach $one, $other;
 $one->value('CREATE EXTENSION pg_fieldcrypt');
 foreach my $session ($one, $other)

@@ -154,6 +154,7 @@ function check_master_key_source(jsonb) v u p
 function check_missing_keys(jsonb) v u p
 function check_preload(jsonb) v u p
 function check_reencryption(jsonb) v u p
+function check_restore_order(jsonb) v u p
 function check_server_file_roles(jsonb) v u p
 function check_statement_logging(jsonb) v u p
 function check_statement_visibility(jsonb) v u p
@@ -207,6 +208,9 @@ function follow_renames() v u
 function forget_alert(text) v u
 function forget_table(oid) v u p
 function has_audit_trigger(regclass,text) s u p
+function functions_called_by(oid) s u p
+function functions_needing_keys(oid[]) s u p
+function guard_drops() v u
 function health_findings(boolean) v u p
 function health_hours() v u
 function health_threshold(text) s u p
@@ -501,6 +505,7 @@ SELECT x.name FROM (
     UNION ALL SELECT oid::regoperator::text, obj_description(oid, 'pg_operator') FROM pg_operator WHERE oprnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[])
     UNION ALL SELECT nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname IN ('fieldcrypt', 'fieldcrypt_internal')
     UNION ALL SELECT extname, obj_description(oid, 'pg_extension') FROM pg_extension WHERE extname = 'pg_fieldcrypt'
+    UNION ALL SELECT evtname, obj_description(oid, 'pg_event_trigger') FROM pg_event_trigger
 ) AS x (name, comment) WHERE coalesce(x.comment, '') = ''
 SQL
 	# Those of a partition are the table's.
@@ -535,6 +540,9 @@ SQL
 SELECT oid::regclass FROM pg_class WHERE relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND relkind = 'r'
    AND relname NOT IN ('alerts', 'approvals', 'context_places', 'noted_parents', 'reencryptions', 'reencryption_chunks', 'reencryption_failures', 'reencryption_runs', 'master_key_rotation', 'value_failures', 'value_verifications')
    AND oid <> ALL ((SELECT extconfig FROM pg_extension WHERE extname = 'pg_fieldcrypt')::oid[])
+SQL
+	'drops are guarded in every session' => <<'SQL',
+SELECT 'the event trigger' WHERE NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'fieldcrypt_guard_drops' AND evtenabled = 'A' AND evtevent = 'ddl_command_start')
 SQL
 	# Working state is changed all the time.
 	'every table refuses UPDATE, DELETE and TRUNCATE' => <<'SQL',

@@ -17,8 +17,8 @@ for my $file (glob "$sources/*.rs") {
     my $text = join '', map { s{//.*}{}r } read_lines($file);
     for my $block ($text =~ /sql_functions! \{(.*?)\n\}/sg) {
         for my $door (grep { /\S/ } split /;/, $block) {
-            if ($door =~ /^\s*trigger (\w+)\s*$/) {
-                $doors{"fieldcrypt_$1"} = ['', 'trigger', $name];
+            if ($door =~ /^\s*(trigger|event_trigger) (\w+)\s*$/) {
+                $doors{"fieldcrypt_$2"} = ['', $1, $name];
                 next;
             }
             $door =~ /^\s*(set )?(\w+)\((.*?)\)(?:\s*->\s*(\w+))?(?:\s*=\s*[\w:]+)?\s*$/s
@@ -63,7 +63,7 @@ for my $file (glob "$statements/*.sql") {
 }
 
 # A trigger function that is called as another one says so, and reads nothing.
-for my $symbol (sort grep { $doors{$_}[1] eq 'trigger' } keys %doors) {
+for my $symbol (sort grep { $doors{$_}[1] =~ /trigger/ } keys %doors) {
     my $name = value($node, "SELECT oid::regproc FROM pg_proc WHERE prosrc = '$symbol'");
     my ($status, undef, $error) = $node->psql('postgres', "SELECT $name()");
     isnt($status, 0, "$name() is refused outside of a trigger");

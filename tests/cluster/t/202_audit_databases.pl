@@ -105,7 +105,7 @@ SQL
 	prepare('without');
 	fail_in('without', 10);
 	ok(eventually($node, $failed, 10, db => 'without'), 'a worker runs');
-	gives($node, 'DROP TABLE kept; DROP EXTENSION pg_fieldcrypt CASCADE', '', 'the extension is dropped under it', db => 'without');
+	gives($node, 'DROP TABLE kept; SET fieldcrypt.allow_drop = on; DROP EXTENSION pg_fieldcrypt CASCADE', '', 'the extension is dropped under it', db => 'without');
 	ok(eventually($node, "$workers AND datname = 'without'", 0), 'the worker leaves') or diag(value($node, 'SELECT * FROM pg_stat_activity'));
 	gives($node, 'CREATE EXTENSION pg_fieldcrypt', '', 'it is made again', db => 'without');
 	prepare('without');

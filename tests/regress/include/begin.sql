@@ -4,6 +4,7 @@
 \set SHOW_CONTEXT never
 \pset null '(null)'
 SET client_min_messages = error;
+SET fieldcrypt.allow_drop = on;
 DROP EXTENSION IF EXISTS pg_fieldcrypt CASCADE;
 DO $$
 DECLARE
@@ -14,6 +15,7 @@ BEGIN
     END LOOP;
 END
 $$;
+RESET fieldcrypt.allow_drop;
 CREATE SCHEMA public;
 GRANT USAGE ON SCHEMA public TO PUBLIC;
 CREATE SCHEMA test;
