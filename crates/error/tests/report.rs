@@ -1,5 +1,7 @@
 //! What is told about errors.
 
+#![allow(clippy::unwrap_used)]
+
 use fieldcrypt_envelope::KeyId;
 use fieldcrypt_error::{Error, Report};
 
