@@ -5,6 +5,7 @@
 //! Exit status: 0 all well; 1 something does not open, or was tampered with; 2 it could not be tried.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod check;
 mod csv_file;
