@@ -28,11 +28,11 @@ AS $$
            (parse_ident(d.parts[3]))[1], d.parts[2] = 'is_changed_to_foreign',
            -- AFTER UPDATE or AFTER INSERT FOR EACH ROW, of all columns, at once, and on no other condition.
            t.tgenabled IN ('O', 'A') AND t.tgtype = CASE d.parts[2] WHEN 'is_changed_to_foreign' THEN 17 ELSE 5 END
-               AND t.tgattr::text = '' AND t.tgconstraint = 0 AND d.parts[1] = '(',
+               AND t.tgattr::text = '' AND t.tgconstraint = 0 AND d.parts[1] = '',
            t.tgparentid <> 0
       FROM pg_trigger AS t,
            regexp_match(pg_get_triggerdef(t.oid),
-               ' WHEN (\(+)fieldcrypt_internal\.(is_foreign|is_changed_to_foreign)\(new\.("(?:[^"]|"")+"|[a-z0-9_$]+), ') AS d(parts)
+               ' WHEN \((.*?)fieldcrypt_internal\.(is_foreign|is_changed_to_foreign)\(new\.("(?:[^"]|"")+"|[a-z0-9_$]+), ') AS d(parts)
      WHERE t.tgfoid = 'fieldcrypt_internal.refuse_foreign()'::regprocedure
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.enforcing_triggers() IS

@@ -83,7 +83,7 @@ BEGIN
             END IF;
         END IF;
     END LOOP;
-    SELECT e.done, e.failed_tables, e.failed_rows, e.unfinished INTO summary
+    SELECT e.done, e.failed_tables, e.failed_rows, e.unfinished, e.unbound INTO summary
       FROM fieldcrypt_internal.reencrypt_end(run) AS e;
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
@@ -95,7 +95,8 @@ BEGIN
     IF summary.failed_rows OPERATOR(pg_catalog.>) 0 THEN
         RAISE WARNING USING ERRCODE = 'KF025',
             MESSAGE = pg_catalog.format('%s rows have values that could not be re-encrypted', summary.failed_rows),
-            HINT = 'See fieldcrypt.reencryption_failures. Values that are bound to a context need fieldcrypt.set_column_context(). (KF025, see docs/errors.md)';
+            HINT = CASE WHEN summary.unbound IS NULL THEN 'See fieldcrypt.reencryption_failures: which rows, and why. (KF025, see docs/errors.md)'
+                ELSE pg_catalog.format('See fieldcrypt.reencryption_failures. No context is set for %s: fieldcrypt.set_column_context() says what values are bound to. (KF025, see docs/errors.md)', summary.unbound) END;
     END IF;
     IF summary.unfinished IS NOT NULL THEN
         RAISE WARNING USING ERRCODE = 'KF025',

@@ -166,7 +166,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.is_left(fieldcrypt_internal.reencryption
 
 CREATE FUNCTION fieldcrypt_internal.reencrypt_end(
         run integer,
-        OUT done bigint, OUT failed_tables text, OUT failed_rows bigint, OUT unfinished text)
+        OUT done bigint, OUT failed_tables text, OUT failed_rows bigint, OUT unfinished text, OUT unbound text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -186,6 +186,11 @@ BEGIN
       INTO done, failed_tables, failed_rows, candidates
       FROM fieldcrypt_internal.reencryptions AS r
      WHERE r.relation = ANY (relations);
+    unbound := (
+        SELECT string_agg(format('%s.%I', f.table_name, f.column_name), ', ' ORDER BY f.table_name, f.column_name)
+          FROM (SELECT DISTINCT l.relation, l.table_name, l.column_name FROM fieldcrypt.reencryption_failures AS l
+                 WHERE l.relation = ANY (relations) AND l.error_code = 'KF002' AND l.column_name IS NOT NULL) AS f
+         WHERE NOT fieldcrypt_internal.contexts_of(f.relation)::jsonb ? f.column_name);
     -- Rows are those of a snapshot, locks those of the moment: a run that has ended since then has nothing in hand,
     -- and its tables are in progress in that snapshot. They are done in the next one.
     unfinished := (SELECT string_agg(r.table_name, ', ' ORDER BY r.table_name)

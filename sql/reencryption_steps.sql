@@ -85,7 +85,7 @@ BEGIN
             DELETE FROM fieldcrypt.reencryption_failures AS f WHERE f.relation = table_row.relation;
             UPDATE fieldcrypt_internal.reencryptions AS r
                SET pass = r.pass + 1, needs_pass = false, next_block = 0, end_block = blocks, file_node = file,
-                   was_extended = false, tally = '{}', columns_left = r.columns_left - bound_since,
+                   was_extended = false, tally = fieldcrypt_internal.opened_of_tally(r.tally), columns_left = r.columns_left - bound_since,
                    rows_failed = 0, rows_seen = 0, rows_at_resume = 0, resumed_at = clock_timestamp(),
                    rows_estimated = CASE WHEN r.end_block = 0 THEN r.rows_estimated ELSE r.rows_seen END,
                    only_compromised = r.only_compromised AND next_is_needed,
@@ -308,6 +308,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.sum_of_tallies(jsonb, jsonb) IS 'values that opened without a context and that did not, by column';
+
+-- What a pass has moved the next one does not open again.
+CREATE FUNCTION fieldcrypt_internal.opened_of_tally(tally jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$ SELECT coalesce(jsonb_object_agg(t.key, jsonb_build_array(t.value -> 0, 0)), '{}') FROM jsonb_each($1) AS t $$;
+COMMENT ON FUNCTION fieldcrypt_internal.opened_of_tally(jsonb) IS 'a tally as another pass begins with it';
 
 CREATE FUNCTION fieldcrypt_internal.left_alone(columns_left jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp

@@ -68,7 +68,7 @@ COMMENT ON COLUMN fieldcrypt_internal.reencryptions.updated_at IS 'when a chunk 
 COMMENT ON COLUMN fieldcrypt_internal.reencryptions.finished_at IS 'when it was done or failed';
 COMMENT ON COLUMN fieldcrypt_internal.reencryptions.file_node IS 'the file that the pass began over: a rewrite (VACUUM FULL) puts rows where the pass has been';
 COMMENT ON COLUMN fieldcrypt_internal.reencryptions.was_extended IS 'whether the pass was made longer because the table had grown, which is done once';
-COMMENT ON COLUMN fieldcrypt_internal.reencryptions.tally IS 'of the pass: how many values opened without a context, and how many did not, by column';
+COMMENT ON COLUMN fieldcrypt_internal.reencryptions.tally IS 'how many values opened without a context, and how many of the pass did not, by column';
 COMMENT ON COLUMN fieldcrypt_internal.reencryptions.columns_left IS 'columns that are left alone since no context is set for them and nearly all of their values need one: what is said of each';
 
 CREATE TABLE fieldcrypt_internal.reencryption_chunks (

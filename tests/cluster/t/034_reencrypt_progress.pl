@@ -77,6 +77,7 @@ gives($node, progress($_->[0], 'state, rows_moved'), $_->[1], "$_->[0]: the othe
 gives($node, progress('nearly', 'state, error_code, rows_moved BETWEEN 1 AND 9, rows_failed BETWEEN 1000 AND 2500, percent < 100'), 'failed|KF002|t|t|t', 'nearly: one value without a context makes no difference');
 gives($node, progress($_->[0], 'state, rows_moved, rows_failed'), $_->[1], "$_->[0]: what can be moved is, and what can't is counted")
   foreach [ 'few', 'incomplete|0|900' ], [ 'half', 'incomplete|2000|2000' ], [ 'late', 'failed|100|2900' ];
+like($result->{err}, qr/WARNING:  KF025: \d+ rows have values .*\n?HINT:  .*No context is set for public\.few\.v, public\.half\.v/, 'those that went on are named, too');
 gives($node, q{SELECT count(*) FROM fieldcrypt.reencryption_failures WHERE table_name IN ('public.mixed', 'public.several', 'public.sparse')}, qr/^\d{1,3}$|^[1-4]\d{3}$/, 'not every value is listed');
 is_health(qr/^warning: .*no context is set for column/, 'health says so');
 value($node, q{SELECT fieldcrypt.set_column_context('mixed', 'v', 'mixed'), fieldcrypt.set_column_context('several', 'v', 'v'), fieldcrypt.set_column_context('several', 'x', 'x'),

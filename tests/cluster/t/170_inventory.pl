@@ -260,6 +260,7 @@ function next_tenant(text,boolean,timestamp with time zone) s u d p
 function note_alter() v u d p
 function note_context_places() v u p
 function note_table_audit(regclass) v u d p
+function opened_of_tally(jsonb) i u p
 function origin_checks() v u p
 function origin_here() v u p
 function other_nodes() v u d p

@@ -135,6 +135,56 @@ value($node, 'CALL fieldcrypt.rotate_keys(force => true)');
 my $result = run_sql($node, q{CALL fieldcrypt.reencrypt('ill', rows_per_second => 0)});
 like($result->{err}, qr/WARNING:  KF025: could not be re-encrypted to the end: public\.ill/, '  and a run says so');
 
+# A new column, or a new table, takes the old name: the context stays with what it was said of.
+foreach my $case ([ 'one by one', '' ], [ 'in one transaction', 'BEGIN;' ])
+{
+	my ($name, $begin) = @$case;
+	value($node, <<"SQL");
+DROP TABLE IF EXISTS q, q_old CASCADE;
+CREATE TABLE q (id bigint, v fieldcrypt.encrypted);
+INSERT INTO q SELECT i + 1000, fieldcrypt.encrypt_field('v', fieldcrypt.context('q.v', i + 1000)) FROM generate_series(1, 20) AS i;
+SELECT fieldcrypt.set_column_context('q', 'v', expression => \$\$fieldcrypt.context('q.v', q.id)\$\$, enforce => true);
+$begin ALTER TABLE q RENAME id TO old_id; ALTER TABLE q ADD id bigint GENERATED ALWAYS AS IDENTITY; COMMIT;
+SQL
+	is_kept('public.q', "$name: another column is called id now");
+	like(contexts($node), qr/^public\.q\|v\|fieldcrypt\.context\('q\.v'(?:::text)?, old_id\)/m, '  the expression names the old one');
+	unlike(run_sql($node, q{CALL fieldcrypt.verify_values('q')})->{err}, qr/WARNING|ERROR/, '  and all values open');
+	refused($node, q{INSERT INTO q (old_id, v) VALUES (7, fieldcrypt.encrypt_field('v', fieldcrypt.context('q.v', 21)))}, 'KF031', '  what is enforced is the same');
+	value($node, <<"SQL");
+$begin ALTER TABLE q RENAME COLUMN v TO old_v; ALTER TABLE q ADD v fieldcrypt.encrypted; COMMIT;
+SQL
+	is(value($node, q{SELECT string_agg(column_name, ',') FROM fieldcrypt.column_contexts WHERE table_name = 'public.q'}), 'old_v', "$name: a new column under the old name has no context");
+	value($node, "$begin ALTER TABLE q RENAME TO q_old; CREATE TABLE q (old_id bigint, old_v fieldcrypt.encrypted, v fieldcrypt.encrypted); COMMIT");
+	is(value($node, q{SELECT string_agg(table_name || ' ' || column_name, ',') FROM fieldcrypt.column_contexts WHERE table_name ~ 'public\.q'}), 'public.q_old old_v', "$name: nor has a new table under the old name");
+	value($node, 'ALTER TABLE q ADD another int; ALTER TABLE q_old ADD another int');
+	is(value($node, q{SELECT string_agg(table_name || ' ' || column_name, ',') FROM fieldcrypt.column_contexts WHERE table_name ~ 'public\.q'}), 'public.q_old old_v', '  nor after the next ALTER');
+	refused($node, q{CALL fieldcrypt.verify_values('q')}, '22023', qr/no context/, '  there is nothing to verify it by');
+	value($node, q{INSERT INTO q VALUES (1, fieldcrypt.encrypt_field('any', 'any'))});
+	is_kept('public.q_old', '  and the old one keeps its own');
+}
+
+# The same in a copy: dumped before the renames, and after them.
+value($node, <<'SQL');
+DROP TABLE q, q_old CASCADE;
+CREATE TABLE q (id bigint, v fieldcrypt.encrypted);
+INSERT INTO q SELECT i + 1000, fieldcrypt.encrypt_field('v', fieldcrypt.context('q.v', i + 1000)) FROM generate_series(1, 20) AS i;
+SELECT fieldcrypt.set_column_context('q', 'v', expression => $$fieldcrypt.context('q.v', id)$$, enforce => true);
+SQL
+my $renames = 'ALTER TABLE q RENAME id TO old_id; ALTER TABLE q ADD id bigint GENERATED ALWAYS AS IDENTITY; ALTER TABLE q RENAME TO q_old; CREATE TABLE q (id bigint, v fieldcrypt.encrypted)';
+foreach my $case ([ 'before', '', $renames ], [ 'after', $renames, 'ALTER TABLE q_old ADD more int; ALTER TABLE q ADD more int' ])
+{
+	my ($when, $here, $there) = @$case;
+	value($node, $here) if $here;
+	$node->safe_psql('postgres', 'DROP DATABASE IF EXISTS second'); $node->safe_psql('postgres', 'CREATE DATABASE second');
+	$node->command_ok([ 'pg_dump', '-f', "$dump.$when", $node->connstr('postgres') ], "dumped $when the renames");
+	$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', "$dump.$when", $node->connstr('second') ], '  restored');
+	value($node, $there, db => 'second');
+	like(contexts($node, 'second'), qr/^public\.q_old\|v\|fieldcrypt\.context\('q\.v'(?:::text)?, old_id\)/m, '  the context is that of the old column of the old table');
+	unlike(contexts($node, 'second'), qr/^public\.q\|/m, '  and of no other');
+	unlike(run_sql($node, q{CALL fieldcrypt.verify_values('q_old')}, db => 'second')->{err}, qr/WARNING|ERROR/, '  and all values open');
+}
+value($node, 'DROP TABLE q, q_old');
+
 # No master key: what is renamed is renamed.
 my $key_file = $node->basedir . '/master.key';
 rename $key_file, "$key_file.away" or die $!;
