@@ -49,7 +49,9 @@ CREATE TABLE fieldcrypt.audit_log (
     key_ids bigint[],
     mac bytea,
     mac_key_id bigint,
-    leaf bigint
+    leaf bigint,
+    subject text,
+    contexts text[]
 ) PARTITION BY RANGE (at);
 
 CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.audit_log
@@ -118,6 +120,8 @@ COMMENT ON COLUMN fieldcrypt.audit_log.key_ids IS 'the keys, where there are sev
 COMMENT ON COLUMN fieldcrypt.audit_log.mac IS 'HMAC of the row under a key of purpose audit; NULL: written without a master key, not authenticated';
 COMMENT ON COLUMN fieldcrypt.audit_log.mac_key_id IS 'the key of that HMAC';
 COMMENT ON COLUMN fieldcrypt.audit_log.leaf IS 'number of the row in the Merkle tree that seals the log; NULL until it is sealed';
+COMMENT ON COLUMN fieldcrypt.audit_log.subject IS 'for whom the client said that it acted (fieldcrypt.audit_subject): a claim, which whoever may run SQL can make; actor and role are what the server knows';
+COMMENT ON COLUMN fieldcrypt.audit_log.contexts IS 'what the decrypted values are bound to, with fieldcrypt.audit_decrypt_contexts; an empty one: to nothing. NULL: not recorded';
 COMMENT ON COLUMN fieldcrypt.audit_log.changed_columns IS 'encrypted columns whose stored value changed';
 
 CREATE FUNCTION fieldcrypt_internal.record_event(

@@ -36,8 +36,9 @@ pub fn denied(message: &[u8], client: &Client) {
     let message_text = String::from_utf8_lossy(message);
     let mut words = message_text.split(|mark| !is_part(mark)).filter(|word| !word.is_empty());
     if words.any(|word| OWN_OBJECTS.split_ascii_whitespace().any(|name| name == word)) {
-        // Names of roles are as they were looked up; a pooler changes this one without a look-up.
-        let client = Client { application: client::application(), ..client.clone() };
+        // Names of roles are as they were looked up; these change without a look-up.
+        let (application, subject) = (client::application(), client::subject());
+        let client = Client { application, subject, ..client.clone() };
         let details = Surviving {
             error_code: Some("42501"),
             reason: Some(message),

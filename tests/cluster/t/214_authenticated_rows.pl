@@ -96,6 +96,8 @@ my %edits = (
 	error_code => q{coalesce(error_code, '') || '0'},
 	value_count => q{coalesce(value_count, 0) + 1},
 	key_ids => q{coalesce(key_ids, '{}') || 1::bigint},
+	subject => q{coalesce(subject, '') || 'x'},
+	contexts => q{coalesce(contexts, '{}') || '{x}'},
 	mac => q{set_byte(mac, 31, get_byte(mac, 31) # 1)},
 	mac_key_id => q{mac_key_id + 1});
 my %shapes = (
@@ -103,6 +105,9 @@ my %shapes = (
 	'changed_columns of two dimensions' => q{changed_columns = ARRAY[coalesce(nullif(changed_columns, '{}'), '{x}')]},
 	'changed_columns from 0' => q{changed_columns = ('[0:0]={v}')::text[]},
 	'changed_columns with a NULL' => q{changed_columns = changed_columns || NULL::text},
+	'a subject that is empty' => q{subject = ''},
+	'no contexts in a list' => q{contexts = '{}'},
+	'contexts of two dimensions' => q{contexts = '{{x}}'},
 	'the MAC gone' => q{mac = NULL, mac_key_id = NULL},
 	'the MAC cut' => q{mac = substr(mac, 1, 31)},
 	'the key of the MAC gone' => q{mac_key_id = NULL},
