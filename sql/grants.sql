@@ -126,6 +126,8 @@ AS $$
         ('{audit}', 'EXECUTE', 'FUNCTION fieldcrypt.verify_audit_log(timestamptz, timestamptz, text)'),
         ('{audit}', 'EXECUTE', 'FUNCTION fieldcrypt.audit_export(timestamptz, timestamptz)'),
         ('{audit}', 'EXECUTE', 'FUNCTION fieldcrypt.audit_proof(bigint)'),
+        ('{audit}', 'EXECUTE', 'FUNCTION fieldcrypt.who_could(text, timestamptz)'),
+        ('{manage,audit}', 'EXECUTE', 'FUNCTION fieldcrypt.snapshot_access()'),
         -- Audited tables.
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt.audit_table(regclass)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt.unaudit_table(regclass)'),
