@@ -37,7 +37,8 @@ pub fn run() {
     while background::wait(sleep) {
         launcher.signers.end_epochs();
         // A worker looks when it begins, also where nothing else is to be done.
-        if settings::access_interval().is_some_and(|every| clock::now() - access_looked_at >= every) {
+        if settings::access_interval().is_some_and(|every| clock::now() - access_looked_at >= every)
+        {
             access_looked_at = clock::now();
             audit_memory::all().for_each(Queue::look_now);
         }
