@@ -39,6 +39,7 @@ foreach my $db (sort keys %databases)
 	my $result = run_sql($node, <<"SQL", @in);
 SELECT fieldcrypt.create_key($tenant) > 0;
 SET application_name = 'the test';
+SELECT set_config('fieldcrypt.audit_subject', $name, false);
 CREATE TABLE t ("zz ä" text, a numeric, b text, c jsonb, PRIMARY KEY (b, a, "zz ä"), v fieldcrypt.encrypted, "v ""2""" fieldcrypt.encrypted);
 SELECT fieldcrypt.audit_table('t');
 INSERT INTO t SELECT $name, 1.50, E'quote \\" and \\\\ and \\t', '{}', fieldcrypt.encrypt_field('x'), fieldcrypt.encrypt_field('y');
@@ -55,6 +56,7 @@ SQL
 	}
 	is("@{ $result->{sqlstates} }", '', "$db: all is recorded") or diag $result->{err};
 	ok(sealed($db), "$db: sealed");
+	gives($node, "SELECT count(*) FROM fieldcrypt.audit_log WHERE subject = $name AND event IN ('table_audited', 'row_inserted', 'row_updated', 'row_deleted', 'table_truncated')", '5', "$db: whom it was for is as it was claimed", @in);
 	gives($node, $critical, '', "$db: every row is what was written", @in);
 	gives($node, q{SELECT count(*) FROM fieldcrypt.verify_audit_log(anchor => (SELECT note FROM fieldcrypt.audit_checkpoints ORDER BY id DESC LIMIT 1)) WHERE status = 'critical'}, '0', "$db: checkpoints can be copied from the table", @in);
 	gives($node, 'SELECT count(*) > 5 FROM fieldcrypt.audit_export()', 't', "$db: and the log exported", @in);
