@@ -56,7 +56,8 @@ SQL
 	}
 	is("@{ $result->{sqlstates} }", '', "$db: all is recorded") or diag $result->{err};
 	ok(sealed($db), "$db: sealed");
-	gives($node, "SELECT count(*) FROM fieldcrypt.audit_log WHERE subject = $name AND event IN ('table_audited', 'row_inserted', 'row_updated', 'row_deleted', 'table_truncated')", '5', "$db: whom it was for is as it was claimed", @in);
+	# In SQL_ASCII the rows themselves are refused.
+	gives($node, "SELECT count(*) FROM fieldcrypt.audit_log WHERE subject = $name AND event IN ('table_audited', 'row_inserted', 'row_updated', 'row_deleted', 'table_truncated')", $db eq 'sql_ascii' ? '2' : '5', "$db: whom it was for is as it was claimed", @in);
 	gives($node, $critical, '', "$db: every row is what was written", @in);
 	gives($node, q{SELECT count(*) FROM fieldcrypt.verify_audit_log(anchor => (SELECT note FROM fieldcrypt.audit_checkpoints ORDER BY id DESC LIMIT 1)) WHERE status = 'critical'}, '0', "$db: checkpoints can be copied from the table", @in);
 	gives($node, 'SELECT count(*) > 5 FROM fieldcrypt.audit_export()', 't', "$db: and the log exported", @in);
