@@ -126,6 +126,10 @@ DECLARE
     started_at timestamptz := clock_timestamp();
 BEGIN
     PERFORM fieldcrypt_internal.refuse_unless_recordable('a verification of the audit log');
+    -- Every night, where no worker does it.
+    IF current_setting('fieldcrypt.audit_access_interval', true) <> '0' THEN
+        PERFORM fieldcrypt_internal.access_step();
+    END IF;
     SELECT coalesce((array_agg(v.status ORDER BY array_position('{critical,warning,ok}'::text[], v.status)))[1], 'critical'),
            count(*) FILTER (WHERE v.status <> 'ok' AND v.finding <> 'summary'),
            string_agg(format('%s: %s', v.finding, left(v.detail, 300)), '; ' ORDER BY v.place)

@@ -49,7 +49,9 @@ CREATE TABLE fieldcrypt.audit_log (
     key_ids bigint[],
     mac bytea,
     mac_key_id bigint,
-    leaf bigint
+    leaf bigint,
+    subject text,
+    contexts text[]
 ) PARTITION BY RANGE (at);
 
 CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON fieldcrypt.audit_log
@@ -105,7 +107,7 @@ COMMENT ON COLUMN fieldcrypt.audit_log.tenant IS 'whose key, for events of keys'
 COMMENT ON COLUMN fieldcrypt.audit_log.key_id IS 'which key, for events of keys';
 COMMENT ON COLUMN fieldcrypt.audit_log.reason IS 'why, in the words of the call; for a refusal, the error';
 COMMENT ON COLUMN fieldcrypt.audit_log.partition_name IS 'the partition that holds the row, if the table is partitioned';
-COMMENT ON COLUMN fieldcrypt.audit_log.event IS 'what happened: key_created, key_rotated, key_deactivated, key_suspended, key_resumed, key_compromised, key_destruction_scheduled, key_destruction_cancelled, key_destroyed, tenant_shredded, key_refused, rotation_policy_set, rotation_policy_removed, master_key_rotation_started, master_key_rotation_finished, reencryption_started, reencryption_finished, reencryption_incomplete, column_context_set, keys_exported, keys_imported, key_states_confirmed, approval_requested, approval_given, approval_used, approval_withdrawn, approval_refused, row_inserted, row_updated, row_deleted, table_truncated, table_audited, table_detached, table_unaudited, access_granted, access_revoked, decrypt_failed, call_refused, master_key_loaded, master_key_failed, values_decrypted, audit_gap, audit_started, audit_origin_begun, audit_fork_acknowledged, audit_findings_acknowledged, audit_retired, alert_raised, alert_resolved';
+COMMENT ON COLUMN fieldcrypt.audit_log.event IS 'what happened: key_created, key_rotated, key_deactivated, key_suspended, key_resumed, key_compromised, key_destruction_scheduled, key_destruction_cancelled, key_destroyed, tenant_shredded, key_refused, rotation_policy_set, rotation_policy_removed, master_key_rotation_started, master_key_rotation_finished, reencryption_started, reencryption_finished, reencryption_incomplete, column_context_set, keys_exported, keys_imported, key_states_confirmed, approval_requested, approval_given, approval_used, approval_withdrawn, approval_refused, row_inserted, row_updated, row_deleted, table_truncated, table_audited, table_detached, table_unaudited, access_granted, access_revoked, access_snapshot, decrypt_failed, call_refused, master_key_loaded, master_key_failed, values_decrypted, audit_gap, audit_started, audit_origin_begun, audit_fork_acknowledged, audit_findings_acknowledged, audit_retired, alert_raised, alert_resolved';
 COMMENT ON COLUMN fieldcrypt.audit_log.actor IS 'session_user: who logged in';
 COMMENT ON COLUMN fieldcrypt.audit_log.role IS 'the role chosen with SET ROLE; the actor, if none was';
 COMMENT ON COLUMN fieldcrypt.audit_log.application IS 'application_name, which the client chooses';
@@ -118,6 +120,8 @@ COMMENT ON COLUMN fieldcrypt.audit_log.key_ids IS 'the keys, where there are sev
 COMMENT ON COLUMN fieldcrypt.audit_log.mac IS 'HMAC of the row under a key of purpose audit; NULL: written without a master key, not authenticated';
 COMMENT ON COLUMN fieldcrypt.audit_log.mac_key_id IS 'the key of that HMAC';
 COMMENT ON COLUMN fieldcrypt.audit_log.leaf IS 'number of the row in the Merkle tree that seals the log; NULL until it is sealed';
+COMMENT ON COLUMN fieldcrypt.audit_log.subject IS 'for whom the client said that it acted (fieldcrypt.audit_subject): a claim, which whoever may run SQL can make; actor and role are what the server knows';
+COMMENT ON COLUMN fieldcrypt.audit_log.contexts IS 'what the decrypted values are bound to, with fieldcrypt.audit_decrypt_contexts; an empty one: to nothing. NULL: not recorded';
 COMMENT ON COLUMN fieldcrypt.audit_log.changed_columns IS 'encrypted columns whose stored value changed';
 
 CREATE FUNCTION fieldcrypt_internal.record_event(

@@ -129,6 +129,15 @@ AS $$
         ('{audit}', 'EXECUTE', 'FUNCTION fieldcrypt.verify_audit_log(timestamptz, timestamptz, text)'),
         ('{audit}', 'EXECUTE', 'FUNCTION fieldcrypt.audit_export(timestamptz, timestamptz)'),
         ('{audit}', 'EXECUTE', 'FUNCTION fieldcrypt.audit_proof(bigint)'),
+        ('{audit}', 'SELECT', 'TABLE fieldcrypt.audit_trail'),
+        -- A view's functions are called with the rights of who reads it.
+        ('{audit}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.event_words()'),
+        ('{audit}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.access_words(text)'),
+        ('{audit}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.list_of(text[], integer)'),
+        ('{audit}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.shown_text(text, integer)'),
+        ('{audit}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.quoted_name(text)'),
+        ('{audit}', 'EXECUTE', 'FUNCTION fieldcrypt.who_could(text, timestamptz)'),
+        ('{manage,audit}', 'EXECUTE', 'FUNCTION fieldcrypt.snapshot_access()'),
         -- Audited tables.
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt.audit_table(regclass)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt.unaudit_table(regclass)'),

@@ -204,10 +204,11 @@ fn into_type(value: &[u8], context: Bytes, type_oid: Oid) -> Result<Option<Datum
 #[inline]
 fn decrypt(bytes: &[u8], context: Bytes) -> Result<Option<Varlena>, Error> {
     security::refuse_if_security_restricted()?;
-    with_context(context, |context| {
+    let named = given(context, "context")?;
+    fields::with_context(named, |context| {
         let value = Ciphertext::parse(bytes)?;
         let mut plaintext = Varlena::of(value.body())?;
-        fields::open(&value, context, plaintext.bytes_mut())?;
+        fields::open(&value, context, named, plaintext.bytes_mut())?;
         Ok(Some(plaintext))
     })
 }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::settings;
 use super::signer::Signers;
 use crate::events::{self, shutdown_marker};
 use crate::pg::audit_memory::{self, Queue};
@@ -32,8 +33,15 @@ pub fn run() {
     let signers = Signers::new(shutdown_marker::take());
     let mut launcher = Launcher { signers, started: HashMap::new(), complained_at: i64::MIN };
     let mut sleep = Duration::ZERO;
+    let mut access_looked_at = clock::now();
     while background::wait(sleep) {
         launcher.signers.end_epochs();
+        // A worker looks when it begins, also where nothing else is to be done.
+        if settings::access_interval().is_some_and(|every| clock::now() - access_looked_at >= every)
+        {
+            access_looked_at = clock::now();
+            audit_memory::all().for_each(Queue::look_now);
+        }
         let mut is_done = true;
         for queue in audit_memory::all() {
             is_done &= launcher.look_after(queue);

@@ -82,6 +82,8 @@ pub struct Details<'a> {
     pub at: Option<i64>,
     /// The keys, where there are several.
     pub key_ids: Option<&'a [i64]>,
+    /// What decrypted values are bound to.
+    pub contexts: Option<&'a [Vec<u8>]>,
 }
 
 /// Records an event of a key. A first key may be made wherever something is encrypted; all else is

@@ -38,6 +38,8 @@ pub mod columns {
     pub const MAC: i16 = 21;
     pub const MAC_KEY_ID: i16 = 22;
     pub const LEAF: i16 = 23;
+    pub const SUBJECT: i16 = 24;
+    pub const CONTEXTS: i16 = 25;
 }
 
 /// A row of `audit_log`, or of a partition, with all its columns in their order.
@@ -45,6 +47,10 @@ pub fn read(row: &Row<'_>) -> Result<LogRow, Error> {
     let text = |bytes| encoding::as_utf8(bytes).into_owned();
     let optional = |column| Ok::<_, Error>(row.optional_bytes(column)?.map(text));
     let needed = |column| row.bytes(column).map(text);
+    let texts = |column| {
+        let list = row.texts(column)?;
+        Ok::<_, Error>(list.map(|list| list.into_iter().map(text).collect()))
+    };
     let jsonb = |column| Ok::<_, Error>(row.jsonb(column)?.map(document));
     Ok(LogRow {
         id: row.bigint(columns::ID)?,
@@ -63,12 +69,12 @@ pub fn read(row: &Row<'_>) -> Result<LogRow, Error> {
         partition_name: optional(columns::PARTITION_NAME)?,
         row_key: jsonb(columns::ROW_KEY)?,
         old_row_key: jsonb(columns::OLD_ROW_KEY)?,
-        changed_columns: row
-            .texts(columns::CHANGED_COLUMNS)?
-            .map(|names| names.into_iter().map(text).collect()),
+        changed_columns: texts(columns::CHANGED_COLUMNS)?,
         error_code: optional(columns::ERROR_CODE)?,
         value_count: row.optional_bigint(columns::VALUE_COUNT)?,
         key_ids: row.bigints(columns::KEY_IDS)?,
+        subject: optional(columns::SUBJECT)?,
+        contexts: texts(columns::CONTEXTS)?,
         mac: row.optional_bytes(columns::MAC)?.map(<[u8]>::to_vec),
         mac_key_id: row.optional_bigint(columns::MAC_KEY_ID)?,
         leaf: row.optional_bigint(columns::LEAF)?,
@@ -78,6 +84,7 @@ pub fn read(row: &Row<'_>) -> Result<LogRow, Error> {
 /// A row that is about to be written. What only some have, the caller adds.
 pub fn of(id: i64, at: i64, event: Event, client: &Client, details: &Details<'_>) -> LogRow {
     let text = |bytes: &[u8]| encoding::as_utf8(bytes).into_owned();
+    let texts = |list: &[Vec<u8>]| list.iter().map(|one| text(one)).collect();
     LogRow {
         id,
         at: clock::unix_time(at),
@@ -92,12 +99,12 @@ pub fn of(id: i64, at: i64, event: Event, client: &Client, details: &Details<'_>
         reason: details.reason.map(text),
         table_name: details.table_name.map(text),
         partition_name: details.partition_name.map(text),
-        changed_columns: details
-            .changed_columns
-            .map(|names| names.iter().map(|name| text(name)).collect()),
+        changed_columns: details.changed_columns.map(texts),
         error_code: details.error_code.map(str::to_owned),
         value_count: details.value_count,
         key_ids: details.key_ids.map(<[i64]>::to_vec),
+        subject: client.subject.as_deref().map(text),
+        contexts: details.contexts.map(texts),
         ..LogRow::default()
     }
 }

@@ -23,6 +23,11 @@ crate::pg::numbers! {
         c"fieldcrypt.audit_worker_linger",
         c"How long a worker of the audit log waits for more before it leaves.",
         c"It occupies one of max_worker_processes for as long.";
+    /// Plain GRANTs and memberships are told to nobody: somebody has to look.
+    ACCESS_INTERVAL = 86_400, 0, 86_400 * 30, GucFlags::UNIT_S, GucContext::Sighup,
+        c"fieldcrypt.audit_access_interval",
+        c"How often it is looked at which roles each privilege reaches, to record what has changed.",
+        c"By the workers of the audit log, and by each check_audit_log(). 0: never.";
     CHECKPOINT_COMMAND_INTERVAL = 60, 1, 86_400, GucFlags::UNIT_S, GucContext::Sighup,
         c"fieldcrypt.audit_checkpoint_command_interval",
         c"Least time between two runs of the checkpoint command for one database.",
@@ -76,6 +81,12 @@ pub fn key_epoch() -> i64 {
 /// `fieldcrypt.audit_worker_linger` in microseconds.
 pub fn linger() -> i64 {
     i64::from(LINGER.get()) * 1000
+}
+
+/// `fieldcrypt.audit_access_interval` in microseconds, unless it is never.
+pub fn access_interval() -> Option<i64> {
+    let seconds = ACCESS_INTERVAL.get();
+    (seconds > 0).then(|| i64::from(seconds) * 1_000_000)
 }
 
 /// `fieldcrypt.audit_checkpoint_command`.

@@ -33,7 +33,7 @@ const SIGNATURE_WAIT: i64 = 10_000_000;
 
 /// Runs until there has been nothing to do for a while.
 pub fn run(queue: Queue) {
-    Worker { queue, publisher: Publisher::new(), refused_at: None }.run();
+    Worker { queue, publisher: Publisher::new(), refused_at: None, access_due: i64::MIN }.run();
 }
 
 struct Worker {
@@ -41,6 +41,8 @@ struct Worker {
     publisher: Publisher,
     /// When the signer refused, in Postgres's time: it is not asked again at once.
     refused_at: Option<i64>,
+    /// When it is to be looked at who may do what, in Postgres's time.
+    access_due: i64,
 }
 
 /// What one transaction did.
@@ -84,6 +86,9 @@ impl Worker {
                 return;
             }
             self.queue.take_wanted();
+            if !is_stopping {
+                self.look_at_access();
+            }
             let step = self.step();
             if !step.is_installed {
                 return;
@@ -130,6 +135,27 @@ impl Worker {
                 background::wait(SLEEP);
             }
         }
+    }
+
+    /// Records which roles each privilege reaches, if that has changed.
+    fn look_at_access(&mut self) {
+        let Some(interval) = settings::access_interval() else { return };
+        let now = clock::now();
+        if now < self.access_due {
+            return;
+        }
+        self.access_due = now + interval;
+        let queue = self.queue;
+        background::in_transaction(
+            |problem| queue.set_problem(Some(problem)),
+            || {
+                if extension::hold() != Extension::Held {
+                    return Ok(());
+                }
+                security::as_owner(|| spi::execute("SELECT fieldcrypt_internal.access_step()", &[]))
+                    .map(|_| ())
+            },
+        );
     }
 
     /// Writes what is queued, and seals what is visible. Who keeps the log from being sealed keeps nothing from being

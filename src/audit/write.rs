@@ -78,7 +78,7 @@ pub fn values_of(event: Event, client: &Client, details: &Details<'_>) -> Result
     let bigints =
         |list: &[i64]| arrays::of_numbers(BuiltinOid::INT8OID, list.iter().copied().map(Some));
     let mut values: Values = [None; COLUMNS];
-    let columns: [(i16, Option<Datum>); 15] = [
+    let columns: [(i16, Option<Datum>); 17] = [
         (columns::EVENT, Some(text(event.name().as_bytes())?)),
         (columns::ACTOR, Some(text(&client.actor)?)),
         (columns::ROLE, Some(text(&client.role)?)),
@@ -94,6 +94,8 @@ pub fn values_of(event: Event, client: &Client, details: &Details<'_>) -> Result
         (columns::ERROR_CODE, details.error_code.map(|code| text(code.as_bytes())).transpose()?),
         (columns::VALUE_COUNT, details.value_count.map(Datum::from)),
         (columns::KEY_IDS, details.key_ids.map(bigints).transpose()?),
+        (columns::SUBJECT, client.subject.as_deref().map(text).transpose()?),
+        (columns::CONTEXTS, details.contexts.map(texts).transpose()?),
     ];
     for (column, value) in columns {
         values[column as usize - 1] = value;
@@ -109,9 +111,10 @@ pub fn by_statement(values: &Values) -> Result<(), Error> {
         "INSERT INTO fieldcrypt.audit_log
                 (id, at, event, actor, role, client_address, application, backend_pid,
                  transaction_id, tenant, key_id, reason, table_name, partition_name, row_key,
-                 old_row_key, changed_columns, error_code, value_count, key_ids, mac, mac_key_id)
+                 old_row_key, changed_columns, error_code, value_count, key_ids, mac, mac_key_id, leaf,
+                 subject, contexts)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-                 $19, $20, $21, $22)",
+                 $19, $20, $21, $22, $23, $24, $25)",
         &parameters,
     )?;
     if written == 1 {
@@ -122,8 +125,8 @@ pub fn by_statement(values: &Values) -> Result<(), Error> {
     }
 }
 
-/// The types of the log's columns, all but the last: who seals gives the leaf.
-const TYPES: [BuiltinOid; COLUMNS - 1] = {
+/// The types of the log's columns. A leaf is given by who seals.
+const TYPES: [BuiltinOid; COLUMNS] = {
     use BuiltinOid::*;
     [
         INT8OID,
@@ -148,6 +151,9 @@ const TYPES: [BuiltinOid; COLUMNS - 1] = {
         INT8ARRAYOID,
         BYTEAOID,
         INT8OID,
+        INT8OID,
+        TEXTOID,
+        TEXTARRAYOID,
     ]
 };
 
@@ -188,6 +194,7 @@ fn insert(
             error_code: event.error_code.as_deref(),
             value_count: event.value_count,
             key_ids: (event.key_ids.len() > 1).then_some(event.key_ids.as_slice()),
+            contexts: (!event.contexts.is_empty()).then_some(event.contexts.as_slice()),
             ..Details::default()
         };
         let mut row = row::of(id, event.at, event.event, &event.client, &details);
@@ -240,19 +247,33 @@ fn store(
         BuiltinOid::TEXTOID,
         lists.iter().map(|list| list.as_ref().map(String::as_bytes)),
     )?;
+    let all = events.iter().flat_map(|one| &one.contexts);
+    let contexts = arrays::of_bytes(BuiltinOid::TEXTOID, all.map(|one| Some(one.as_slice())))?;
+    let ends = events.iter().scan(0, |end, one| {
+        *end += one.contexts.len() as i64;
+        Some(Some(*end))
+    });
+    let ends = bigints(&mut ends.into_iter())?;
+    let counts = bigints(
+        &mut events.iter().map(|one| Some(one.contexts.len() as i64).filter(|count| *count > 0)),
+    )?;
     let written = spi::execute(
         "INSERT INTO fieldcrypt.audit_log
                 (id, at, event, actor, role, client_address, application, backend_pid, tenant, key_id,
-                 reason, error_code, value_count, key_ids, mac, mac_key_id, leaf)
+                 reason, error_code, value_count, key_ids, mac, mac_key_id, leaf,
+                 subject, contexts)
          SELECT u.id, u.at, u.event, u.actor, u.role, u.client_address::pg_catalog.inet, u.application,
                 u.backend_pid, u.tenant, u.key_id, u.reason, u.error_code, u.value_count,
                 u.key_ids::pg_catalog.int8[], u.mac, CASE WHEN u.mac IS NOT NULL THEN $15 END,
-                $16 OPERATOR(pg_catalog.+) u.place OPERATOR(pg_catalog.-) 1
+                $16 OPERATOR(pg_catalog.+) u.place OPERATOR(pg_catalog.-) 1, u.subject,
+                CASE WHEN u.contexts IS NOT NULL THEN
+                    ($19::pg_catalog.text[])[u.last_context OPERATOR(pg_catalog.-) u.contexts OPERATOR(pg_catalog.+) 1 : u.last_context] END
            FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7),
-                           pg_catalog.unnest($8), pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11), pg_catalog.unnest($12), pg_catalog.unnest($13), pg_catalog.unnest($14), pg_catalog.unnest($17))
+                           pg_catalog.unnest($8), pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11), pg_catalog.unnest($12), pg_catalog.unnest($13), pg_catalog.unnest($14), pg_catalog.unnest($17),
+                           pg_catalog.unnest($18), pg_catalog.unnest($20), pg_catalog.unnest($21))
                 WITH ORDINALITY
                 AS u (id, at, event, actor, role, client_address, application, backend_pid, tenant, key_id,
-                      reason, error_code, value_count, key_ids, mac, place)",
+                      reason, error_code, value_count, key_ids, mac, subject, contexts, last_context, place)",
         &[
             bigints(&mut ids.iter().copied().map(Some))?,
             Parameter::Made(BuiltinOid::TIMESTAMPTZARRAYOID, Some(times)),
@@ -271,6 +292,10 @@ fn store(
             Parameter::BigInt(mac_key_id),
             Parameter::BigInt(first_leaf.map(|leaf| leaf as i64)),
             Parameter::Made(BuiltinOid::BYTEAARRAYOID, Some(macs)),
+            texts(events, |one| one.client.subject.as_deref())?,
+            Parameter::Made(BuiltinOid::TEXTARRAYOID, Some(contexts)),
+            counts,
+            ends,
         ],
     )?;
     if written == ids.len() as u64 {

@@ -100,6 +100,8 @@ events! {
     AuditRetired = "audit_retired",
     AccessGranted = "access_granted",
     AccessRevoked = "access_revoked",
+    /// Which roles a privilege reaches has changed.
+    AccessSnapshot = "access_snapshot",
     ColumnContextSet = "column_context_set",
     KeysExported = "keys_exported",
     KeysImported = "keys_imported",

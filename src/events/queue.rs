@@ -26,6 +26,8 @@ pub struct Surviving<'a> {
     pub error_code: Option<&'a str>,
     /// Why, in the words of the error.
     pub reason: Option<&'a [u8]>,
+    /// What the values are bound to.
+    pub contexts: &'a [Vec<u8>],
     /// Who did it. `None` resolves it now, which reads catalogs: not in callbacks of transactions.
     pub client: Option<&'a Client>,
 }
@@ -49,6 +51,8 @@ pub struct QueuedEvent {
     pub error_code: Option<String>,
     /// Why, in the words of the error.
     pub reason: Option<Vec<u8>>,
+    /// What the values are bound to; empty where that is not recorded.
+    pub contexts: Vec<Vec<u8>>,
 }
 
 /// Longer reasons are cut: an event must fit into the smallest queue many times.
@@ -74,6 +78,7 @@ pub fn push(event: Event, details: &Surviving<'_>) -> Result<(), Error> {
         value_count: details.value_count,
         error_code: details.error_code.map(str::to_owned),
         reason: details.reason.map(|text| encoding::clipped(text, MAX_REASON_BYTES).to_vec()),
+        contexts: details.contexts.to_vec(),
     };
     if !audit_memory::exists() || transaction::is_standby() {
         report::log(&queued.line(None));
@@ -189,6 +194,7 @@ impl QueuedEvent {
             value_count: i64::try_from(count).ok(),
             error_code: None,
             reason: Some(reason.into()),
+            contexts: Vec::new(),
         }
     }
 
@@ -223,6 +229,10 @@ impl QueuedEvent {
         field(self.value_count.map(i64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice));
         field(self.error_code.as_deref().map(str::as_bytes));
         field(self.reason.as_deref());
+        field(self.client.subject.as_deref());
+        // Their number, by which the last is known to be there.
+        field(Some(&(self.contexts.len() as u64).to_be_bytes()));
+        self.contexts.iter().for_each(|context| field(Some(context)));
         out
     }
 
@@ -248,7 +258,7 @@ impl QueuedEvent {
             None => Some(None),
             Some(bytes) => text(bytes).map(Some),
         };
-        Some(Self {
+        let mut event = Self {
             at: number(field()??)?,
             event: Event::parse(&field()??)?,
             client: Client {
@@ -257,6 +267,7 @@ impl QueuedEvent {
                 address: optional(field()?)?,
                 application: field()??,
                 process: i32::try_from(number(field()??)?).ok()?,
+                subject: None,
             },
             tenant: field()?,
             key_ids: field()??
@@ -271,7 +282,13 @@ impl QueuedEvent {
             },
             error_code: optional(field()?)?,
             reason: field()?,
-        })
+            contexts: Vec::new(),
+        };
+        event.client.subject = field()?;
+        for _ in 0..number(field()??)? {
+            event.contexts.push(field()??);
+        }
+        Some(event)
     }
 
     /// One line of JSON in ASCII, whatever the database's encoding.
@@ -284,11 +301,13 @@ impl QueuedEvent {
             "client_address": self.client.address,
             "application": text(&self.client.application),
             "backend_pid": self.client.process,
+            "subject": self.client.subject.as_deref().map(text),
             "tenant": self.tenant.as_deref().map(text),
             "key_ids": self.key_ids,
             "value_count": self.value_count,
             "error_code": self.error_code,
             "reason": self.reason.as_deref().map(text),
+            "contexts": self.contexts.iter().map(|context| text(context)).collect::<Vec<_>>(),
             "remark": remark,
         });
         format!("fieldcrypt audit: {}", to_ascii(&line.to_string()))

@@ -1,8 +1,12 @@
-//! Settings of the queue.
+//! Settings of the queue, and of what all events say.
 
+use std::ffi::{CStr, CString};
+
+use fieldcrypt_envelope::tenant_name::{self, TenantNameProblem};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
-use crate::pg::setting;
+use crate::pg::setting::{self, Check, Text};
+use crate::pg::{client, encoding};
 
 /// What happens to an event that finds no room in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -29,6 +33,13 @@ pub enum MasterKeyLoads {
 static MASTER_KEY_LOADS: GucSetting<MasterKeyLoads> =
     GucSetting::<MasterKeyLoads>::new(MasterKeyLoads::Changes);
 
+/// For whom an application acts: the roles that it connects as are seldom those of its users. It claims it, and nobody
+/// else can: whoever may run SQL in its name may set this, too.
+static SUBJECT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// Bytes that a subject may have: it stands in every row.
+const MAX_SUBJECT_BYTES: usize = 256;
+
 static ON_OVERFLOW: GucSetting<OnOverflow> = GucSetting::<OnOverflow>::new(OnOverflow::Log);
 
 crate::pg::numbers! {
@@ -50,6 +61,13 @@ pub fn init() {
 
 fn define() {
     define_numbers();
+    client::define_subject::<Subject>(Text {
+        name: c"fieldcrypt.audit_subject",
+        about: c"For whom the application acts: recorded with each event of the audit log, as claimed.",
+        details: c"Set it in each transaction, with SET LOCAL or set_config(..., true). Whoever may run SQL may claim anything: the rows say who was connected, too.",
+        value: &SUBJECT,
+        context: GucContext::Userset,
+    });
     GucRegistry::define_enum_guc(
         c"fieldcrypt.audit_on_overflow",
         c"What happens when an event finds no room in the audit queue.",
@@ -66,6 +84,26 @@ fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
+}
+
+struct Subject;
+
+impl Check for Subject {
+    const DETAIL: &'static CStr = c"A subject has at most 256 bytes, no control characters, and no blank or invisible character at either end.";
+
+    fn is_valid(subject: &[u8]) -> bool {
+        if subject.is_empty() {
+            return true;
+        }
+        let checked = match str::from_utf8(subject) {
+            Ok(subject) if encoding::is_known_to_be_utf8() => tenant_name::check(subject),
+            Err(_) if encoding::is_known_to_be_utf8() => return false,
+            _ => tenant_name::check_ascii(subject),
+        };
+        // What no tenant may be called is no matter here.
+        matches!(checked, Ok(()) | Err(TenantNameProblem::Reserved))
+            && subject.len() <= MAX_SUBJECT_BYTES
+    }
 }
 
 /// `fieldcrypt.audit_master_key_loads`.

@@ -37,6 +37,13 @@ crate::pg::numbers! {
     ADDRESS_MEMORY = 30 * DAY, 0, i32::MAX, GucFlags::UNIT_S, GucContext::Sighup,
         c"fieldcrypt.health_address_memory",
         c"How long an address that decrypted is known.", DETAILS;
+    VOLUME_FACTOR = 10, 1, 1_000_000, GucFlags::default(), GucContext::Sighup,
+        c"fieldcrypt.health_volume_factor",
+        c"How many times as many values as usually may be decrypted by one reader.", DETAILS;
+    /// So that who read two values yesterday may read thirty today.
+    VOLUME_LEAST = 1000, 1, i32::MAX, GucFlags::default(), GucContext::Sighup,
+        c"fieldcrypt.health_volume_least",
+        c"How many values may be decrypted by one reader in any case.", DETAILS;
     /// Re-encryption follows rotation in its own time, so that values lie on an old key for a while.
     REENCRYPTION_DELAY = DAY, 0, i32::MAX, GucFlags::UNIT_S, GucContext::Sighup,
         c"fieldcrypt.health_reencryption_delay",

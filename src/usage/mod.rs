@@ -5,13 +5,15 @@
 //! does not come to its end: then the callbacks of its transaction tell, for which everything that needs
 //! catalogs is looked up when the statement first uses a key.
 
+mod contexts;
 mod failures;
+mod keys;
 mod settings;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use fieldcrypt_envelope::KeyId;
 
@@ -21,13 +23,13 @@ use crate::error::Error;
 use crate::events::{self, Event, Surviving};
 use crate::keyring::{self, Tally, UseListener};
 use crate::pg::callbacks::{self, Listener};
-use crate::pg::client::Client;
+use crate::pg::client::{self, Client};
 use crate::pg::statistics_memory::{self, Counters};
 use crate::pg::{clock, executor};
+use contexts::Contexts;
+use keys::Keys;
 use settings::AuditDecrypt;
 
-/// Keys that an event names; that there were more is said in words.
-const KEYS_NAMED: usize = 32;
 /// Tenants and errors of one statement after which its failures are told before it ends.
 const FAILURES_KEPT: usize = 1000;
 /// Keys from which on tenants are told apart by a hash table.
@@ -35,8 +37,8 @@ const FEW: usize = 8;
 
 /// Whether there is anything to tell. Static, since every statement of the session asks.
 static IS_OPEN: AtomicBool = AtomicBool::new(false);
-/// Whether the statement's client is known.
-static CLIENT_IS_KNOWN: AtomicBool = AtomicBool::new(false);
+/// As of which subject of the session the statement's client is known; 0: it is not.
+static CLIENT_OF: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static STATEMENT: RefCell<Statement> = RefCell::new(Statement::default());
@@ -51,6 +53,7 @@ struct Statement {
     failures: Vec<Failures>,
     refusals: Vec<(Option<Rc<[u8]>>, u64)>,
     keys_made: Vec<Rc<[u8]>>,
+    contexts: Contexts,
     events: VecDeque<Pending>,
 }
 
@@ -70,14 +73,8 @@ struct Pending {
     count: u64,
     error_code: Option<String>,
     reason: Option<String>,
+    contexts: Vec<Vec<u8>>,
     client: Rc<Client>,
-}
-
-/// Some keys, the first of them by name.
-#[derive(Default)]
-struct Keys {
-    named: Vec<i64>,
-    are_more: bool,
 }
 
 /// Defines the settings, asks for shared memory, hooks into the executor and is told of the use of keys. At the
@@ -96,6 +93,7 @@ pub fn init() {
                 transaction_ends();
             }
         },
+        ended: contexts::transaction_ended,
         ..Listener::DEAF
     });
     keyring::on_use(UseListener { first_use: note_first_use, is_much: tell_early });
@@ -126,8 +124,24 @@ pub enum Record {
     Not,
     /// With the others of its statement.
     InStatement,
+    /// And its context, too.
+    WithContext,
     /// On its own.
     Alone,
+}
+
+impl Record {
+    /// Whether it is counted with the others of its statement.
+    #[inline]
+    pub fn is_of_statement(self) -> bool {
+        matches!(self, Self::InStatement | Self::WithContext)
+    }
+
+    /// Whether more is to be told than that number.
+    #[inline]
+    pub fn tells_more(self) -> bool {
+        matches!(self, Self::WithContext | Self::Alone)
+    }
 }
 
 /// How a decryption that is about to happen is recorded. Reads catalogs the first time in a statement.
@@ -136,23 +150,41 @@ pub fn before_decryption() -> Record {
     match settings::audit_decrypt() {
         AuditDecrypt::Off | AuditDecrypt::Failures => Record::Not,
         AuditDecrypt::Statements => {
-            if !CLIENT_IS_KNOWN.load(Ordering::Relaxed) {
+            if CLIENT_OF.load(Ordering::Relaxed) != client::subjects() {
                 client();
             }
-            Record::InStatement
+            if settings::contexts() > 0 { Record::WithContext } else { Record::InStatement }
         }
         AuditDecrypt::All => Record::Alone,
     }
 }
 
-/// Records one decryption.
-pub fn record_call(tenant: &[u8], key_id: KeyId) -> Result<(), Error> {
+/// Records what is to be told of one decryption besides its number.
+pub fn record_more(
+    record: Record,
+    tenant: Rc<[u8]>,
+    key_id: KeyId,
+    context: &[u8],
+) -> Result<(), Error> {
+    if record == Record::Alone {
+        return record_call(&tenant, key_id, context);
+    }
+    let is_much = STATEMENT.with_borrow_mut(|statement| statement.contexts.add(tenant, context))?;
+    if is_much { tell_early() } else { Ok(()) }
+}
+
+fn record_call(tenant: &[u8], key_id: KeyId, context: &[u8]) -> Result<(), Error> {
+    let contexts = match settings::contexts() {
+        0 => Vec::new(),
+        _ => vec![contexts::name_of(context)?],
+    };
     events::push(
         Event::ValuesDecrypted,
         &Surviving {
             tenant: Some(tenant),
             key_ids: &[key_id.as_i64()],
             value_count: Some(1),
+            contexts: &contexts,
             ..Surviving::default()
         },
     )
@@ -275,7 +307,7 @@ fn tell_early() -> Result<(), Error> {
 
 fn close() {
     IS_OPEN.store(false, Ordering::Relaxed);
-    CLIENT_IS_KNOWN.store(false, Ordering::Relaxed);
+    CLIENT_OF.store(0, Ordering::Relaxed);
     with_statement(|statement| statement.client = None);
 }
 
@@ -290,14 +322,21 @@ fn next_event() -> Option<Pending> {
     with_statement(|statement| statement.events.pop_front())?
 }
 
-/// The client of the statement, resolved once.
+/// The client of the statement, resolved once, and again when it acts for another subject: what was counted until
+/// then is told of the one before.
 fn client() {
-    if !CLIENT_IS_KNOWN.load(Ordering::Relaxed) {
-        let client = Rc::new(Client::now());
-        STATEMENT.with_borrow_mut(|statement| statement.client = Some(client));
-        note_first_use();
-        CLIENT_IS_KNOWN.store(true, Ordering::Relaxed);
+    let subjects = client::subjects();
+    if CLIENT_OF.load(Ordering::Relaxed) == subjects {
+        return;
     }
+    let client = Client::now();
+    let is_other = |known: &Rc<Client>| known.subject != client.subject;
+    if STATEMENT.with_borrow(|statement| statement.client.as_ref().is_some_and(is_other)) {
+        gather();
+    }
+    STATEMENT.with_borrow_mut(|statement| statement.client = Some(Rc::new(client)));
+    note_first_use();
+    CLIENT_OF.store(subjects, Ordering::Relaxed);
 }
 
 /// What one tenant's keys were used for.
@@ -380,15 +419,36 @@ impl Statement {
         // Nothing is recorded before its client is known.
         let client = || self.client.clone().unwrap_or_else(|| Rc::new(Client::unknown()));
         let recorded = uses.into_iter().filter(|used| used.tally.recorded > 0);
-        self.events.extend(recorded.map(|used| Pending {
-            event: Event::ValuesDecrypted,
-            tenant: Some(used.tenant),
-            count: used.tally.recorded,
-            error_code: None,
-            reason: used.keys.in_words(),
-            keys: used.keys,
-            client: client(),
-        }));
+        for used in recorded {
+            let rows = self.contexts.take(&used.tenant);
+            let named: u64 = rows.iter().map(|row| row.values).sum();
+            let rest = used.tally.recorded.saturating_sub(named);
+            let limit = settings::contexts();
+            let mut pending = |count, contexts, words: Option<String>| {
+                let words = [words, used.keys.in_words()].into_iter().flatten();
+                let reason = words.collect::<Vec<_>>().join("; ");
+                self.events.push_back(Pending {
+                    event: Event::ValuesDecrypted,
+                    tenant: Some(Rc::clone(&used.tenant)),
+                    count,
+                    error_code: None,
+                    reason: (!reason.is_empty()).then_some(reason),
+                    keys: used.keys.clone(),
+                    contexts,
+                    client: client(),
+                });
+            };
+            for row in rows {
+                pending(row.values, row.contexts, None);
+            }
+            if rest > 0 {
+                let words = (limit > 0).then(|| {
+                    format!("the contexts of these values are not named: fieldcrypt.audit_decrypt_contexts is {limit}")
+                });
+                pending(rest, Vec::new(), words);
+            }
+        }
+        self.contexts = Contexts::default();
         let failures = std::mem::take(&mut self.failures);
         self.events.extend(failures.into_iter().map(|failed| Pending {
             event: Event::DecryptFailed,
@@ -397,26 +457,9 @@ impl Statement {
             error_code: Some(failed.error_code),
             reason: Some(failed.reason),
             keys: failed.keys,
+            contexts: Vec::new(),
             client: client(),
         }));
-    }
-}
-
-impl Keys {
-    fn add(&mut self, key_id: KeyId) {
-        let key_id = key_id.as_i64();
-        if self.named.last() == Some(&key_id) || self.named.contains(&key_id) {
-            return;
-        }
-        if self.named.len() < KEYS_NAMED {
-            self.named.push(key_id);
-        } else {
-            self.are_more = true;
-        }
-    }
-
-    fn in_words(&self) -> Option<String> {
-        self.are_more.then(|| format!("more keys were used than the {KEYS_NAMED} listed"))
     }
 }
 
@@ -429,6 +472,7 @@ impl Pending {
             error_code: self.error_code.as_deref(),
             reason: self.reason.as_deref().map(str::as_bytes),
             client: Some(&self.client),
+            contexts: &self.contexts,
         }
     }
 }

@@ -3,7 +3,7 @@
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 use crate::pg;
-use crate::pg::setting;
+use crate::pg::setting::{self, Amount};
 
 /// Which decryptions the audit log tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -33,6 +33,10 @@ static AUDIT_DECRYPT: GucSetting<AuditDecrypt> =
 static AUDIT_DECRYPT_OR_ALL: GucSetting<AuditDecrypt> =
     GucSetting::<AuditDecrypt>::new(AuditDecrypt::All);
 
+/// How many contexts of decrypted values a transaction names in the audit log: what an auditor wants who asks which
+/// records somebody saw. None by default, since a context may tell of a person.
+static CONTEXTS: GucSetting<i32> = GucSetting::<i32>::new(0);
+
 crate::pg::numbers! {
     /// How many tenants the statistics tell apart, so that millions don't take the server's memory.
     STATS_MAX = 5000, 100, 100_000, GucFlags::default(), setting::at_start(),
@@ -49,6 +53,12 @@ pub fn init() {
 
 fn define() {
     define_numbers();
+    setting::define_amount(Amount {
+        name: c"fieldcrypt.audit_decrypt_contexts",
+        about: c"How many contexts of decrypted values the records of a transaction name; 0: none.",
+        details: c"With fieldcrypt.audit_decrypt = statements or all. Values beyond are counted.",
+        value: &CONTEXTS,
+    });
     let was_set = pg::setting::is_placeholder(c"fieldcrypt.audit_decrypt");
     WAS_SET.store(was_set, std::sync::atomic::Ordering::Relaxed);
     GucRegistry::define_enum_guc(
@@ -59,6 +69,12 @@ fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
+}
+
+/// `fieldcrypt.audit_decrypt_contexts`.
+#[inline]
+pub fn contexts() -> usize {
+    pg::setting::grade(&CONTEXTS).unsigned_abs() as usize
 }
 
 static WAS_SET: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);

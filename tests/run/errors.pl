@@ -1,6 +1,6 @@
 #!/usr/bin/env perl
 # errors.pl: the errors of the library (crates/error) and those that SQL raises are one table, which docs/errors.md shows.
-# So are the names of events, and docs/audit.md. Each code of class KF that one of them raises is there, and none besides; one message has one code and one hint.
+# So are the names of events, docs/audit.md and the sentences of sql/audit_trail.sql. Each code of class KF that one of them raises is there, and none besides; one message has one code and one hint.
 # A hint that SQL gives to such a code names it, as the library's do by themselves.
 use strict;
 use warnings;
@@ -60,6 +60,11 @@ my %shown = map { $_ => 1 } map { /`(\w+)`/g } $shown =~ /^\| (`[^|]*`) \|/mg;
 problem("the event $_ is not in docs/audit.md") foreach grep { !$shown{$_} } sort keys %events;
 problem("docs/audit.md has the event $_, which there is not") foreach grep { !$events{$_} } sort keys %shown;
 problem('no events are found') if keys %events < 40;
+my ($words) = text('sql/audit_trail.sql') =~ /FUNCTION fieldcrypt_internal\.event_words\(\)(.*?)^\$\$;/ms;
+my %worded;
+$worded{$_}++ foreach ($words // '') =~ /\('(\w+)', '[^']+', (?:NULL|'[^']+')\)/g;
+problem("the event $_ has no sentence in sql/audit_trail.sql") foreach grep { !$worded{$_} } sort keys %events;
+problem("sql/audit_trail.sql has the event $_, which there is not, or twice") foreach grep { !$events{$_} || $worded{$_} > 1 } sort keys %worded;
 
 my %listed = map { $_ => 1 } text('docs/errors.md') =~ /^\| (KF\d{3}) \|/mg;
 problem("$_ of $raised->{$_} is not in docs/errors.md") foreach grep { !$listed{$_} } sort keys %$raised;

@@ -8,6 +8,7 @@ With --print it prints the files as they should be.
 import base64
 import datetime
 import decimal
+import hashlib
 import hmac
 import json
 import pathlib
@@ -177,6 +178,56 @@ def context_part(part):
     return f"{day}T{clock}{'Z' if kind == 'timestamptz' else ''}{era}"
 
 
+def audit_row(vector):
+    row = vector["row"]
+
+    def number(value, width=8):
+        return int(value).to_bytes(width, "big", signed=int(value) < 0)
+
+    def text(value):
+        return len(value.encode()).to_bytes(4, "big") + value.encode()
+
+    def several(one):
+        return lambda values: len(values).to_bytes(4, "big") + b"".join(map(one, values))
+
+    def optional(name, encode):
+        return b"\x01" + encode(row[name]) if name in row else b"\x00"
+
+    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+    at = datetime.datetime.fromisoformat(row["at"].replace("Z", "+00:00")) - epoch
+    is_new = "subject" in row or "contexts" in row
+    encoded = (
+        (b"\x02" if is_new else b"\x01")
+        + number(row["id"])
+        + number(at // datetime.timedelta(microseconds=1))
+        + text(row["event"])
+        + text(row["actor"])
+        + text(row["role"])
+        + optional("client_address", text)
+        + optional("application", text)
+        + number(row["backend_pid"], 4)
+        + optional("transaction_id", number)
+        + optional("tenant", text)
+        + optional("key_id", number)
+        + b"".join(optional(name, text) for name in ("reason", "table_name", "partition_name", "row_key", "old_row_key"))
+        + optional("changed_columns", several(text))
+        + optional("error_code", text)
+        + optional("value_count", number)
+        + optional("key_ids", several(number))
+    )
+    if is_new:
+        encoded += optional("subject", text) + optional("contexts", several(text))
+    expected = {"encoded": encoded.hex()}
+    entry = b"\x00" + encoded
+    if "mac_key_id" in row:
+        key_id = number(row["mac_key_id"])
+        mac = hmac.digest(hkdf(bytes.fromhex(vector["dek"]), b"audit" + key_id), encoded, "sha256")
+        expected["mac"] = mac.hex()
+        entry = b"\x01" + key_id + mac + encoded
+    expected["leaf_hash"] = hashlib.sha256(b"\x00" + entry).hexdigest()
+    return expected
+
+
 def context(vector):
     return {"context": "/".join(map(context_part, vector["parts"]))}
 
@@ -189,6 +240,7 @@ def main():
         ("fields.json", field),
         ("key-exports.json", key_export),
         ("contexts.json", context),
+        ("audit-rows.json", audit_row),
     ):
         vectors = json.loads((HERE / name).read_text())
         for vector in vectors:

@@ -7,7 +7,9 @@ use crate::form;
 use crate::tree::Hash;
 
 /// The first byte of an encoded row.
-pub const ROW_VERSION: u8 = 0x01;
+const VERSION_1: u8 = 0x01;
+/// That of a row with a value in a column that version 1 did not have.
+const VERSION_2: u8 = 0x02;
 
 /// A row of `fieldcrypt.audit_log`, its texts in UTF-8. In JSON, as exports and proofs carry it, a
 /// column that is left out is NULL.
@@ -73,6 +75,12 @@ pub struct LogRow {
     /// Column `key_ids`.
     #[serde(default, with = "form", skip_serializing_if = "Option::is_none")]
     pub key_ids: Option<Vec<i64>>,
+    /// Column `subject`, of version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// Column `contexts`, of version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contexts: Option<Vec<String>>,
     /// Column `mac`, which somebody may have given any length.
     #[serde(default, with = "form", skip_serializing_if = "Option::is_none")]
     pub mac: Option<Vec<u8>>,
@@ -89,13 +97,17 @@ impl LogRow {
     /// Writes the encoding, in place of what `out` held: a version byte, then every column that says what happened, in the order of
     /// this structure, without its seals (`leaf`, `mac`, `mac_key_id`).
     ///
+    /// Nothing stored says which version a row is of, so nothing stored can say it wrongly: it is the lowest that has all the columns in
+    /// which the row has a value. To take those away, or to put some in, gives other bytes, which have another MAC.
+    ///
     /// Integers are big-endian, of the column's width; a text is its length in UTF-8 (u32) and its
     /// bytes; an array its length (u32) and its elements; what may be NULL has a byte before it, 0 for
     /// NULL, 1 for a value. So every part says where it ends, and no two rows encode alike. (Texts
     /// are UTF-8 whatever the database's encoding, and below 1 GiB, as everything in Postgres is.)
     pub fn encode(&self, out: &mut Vec<u8>) {
+        let is_version_2 = self.subject.is_some() || self.contexts.is_some();
         out.clear();
-        out.push(ROW_VERSION);
+        out.push(if is_version_2 { VERSION_2 } else { VERSION_1 });
         integer(out, self.id);
         integer(out, self.at);
         text(out, &self.event);
@@ -112,16 +124,17 @@ impl LogRow {
         optional(out, self.partition_name.as_deref(), text);
         optional(out, self.row_key.as_deref(), text);
         optional(out, self.old_row_key.as_deref(), text);
-        optional(out, self.changed_columns.as_deref(), |out, names| {
-            length(out, names.len());
-            names.iter().for_each(|name| text(out, name));
-        });
+        optional(out, self.changed_columns.as_deref(), texts);
         optional(out, self.error_code.as_deref(), text);
         optional(out, self.value_count, integer);
         optional(out, self.key_ids.as_deref(), |out, ids| {
             length(out, ids.len());
             ids.iter().for_each(|id| integer(out, *id));
         });
+        if is_version_2 {
+            optional(out, self.subject.as_deref(), text);
+            optional(out, self.contexts.as_deref(), texts);
+        }
     }
 
     /// Its MAC, with the id of the key that made it; none for a row that was written without a master key.
@@ -150,6 +163,11 @@ fn optional<T>(out: &mut Vec<u8>, value: Option<T>, encode: impl FnOnce(&mut Vec
 fn text(out: &mut Vec<u8>, text: &str) {
     length(out, text.len());
     out.extend_from_slice(text.as_bytes());
+}
+
+fn texts(out: &mut Vec<u8>, list: &[String]) {
+    length(out, list.len());
+    list.iter().for_each(|one| text(out, one));
 }
 
 fn integer(out: &mut Vec<u8>, value: i64) {

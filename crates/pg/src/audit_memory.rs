@@ -170,6 +170,13 @@ impl Queue {
         }
     }
 
+    /// A worker is to look at its database. If another one has taken the queue since, there is nobody to tell.
+    pub fn look_now(self) {
+        if self.database() != 0 {
+            let _ = self.0.want_worker();
+        }
+    }
+
     /// This process is the worker; `false` if there is one, or another database has the queue.
     pub fn enter_worker(self) -> bool {
         let (process, latch) = process();

@@ -1,11 +1,15 @@
 //! Who is connected, from where: what a row of the log says of it.
 
 use std::cell::OnceCell;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use pgrx::guc::GucSetting;
 use pgrx::pg_sys::{self, Datum};
 
 use super::network::Inet;
+use super::setting::{self, Check, Text};
 use super::{encoding, roles};
 
 /// Who did something. Made where catalogs can be read; afterwards good anywhere, also in the callbacks
@@ -22,6 +26,8 @@ pub struct Client {
     pub application: Vec<u8>,
     /// Process id of the session; for a parallel worker, its leader's.
     pub process: i32,
+    /// For whom, as the client claims.
+    pub subject: Option<Vec<u8>>,
 }
 
 impl Client {
@@ -33,6 +39,7 @@ impl Client {
             address: address(),
             application: application(),
             process: process(),
+            subject: subject(),
         }
     }
 
@@ -48,13 +55,15 @@ impl Client {
             }
         };
         let (role, address, application) = (name.clone(), address(), application());
-        Self { actor: name, role, address, application, process: process() }
+        let (process, subject) = (process(), subject());
+        Self { actor: name, role, address, application, process, subject }
     }
 
     /// Where nothing can be looked up any more.
     pub fn unknown() -> Self {
         let (actor, role, application) = (Vec::new(), Vec::new(), Vec::new());
-        Self { actor, role, address: None, application, process: process() }
+        let (process, subject) = (process(), subject());
+        Self { actor, role, address: None, application, process, subject }
     }
 }
 
@@ -65,20 +74,51 @@ pub struct Author {
     session_user: pg_sys::Oid,
     outer_role: pg_sys::Oid,
     application: Vec<u8>,
+    subject: Option<Vec<u8>>,
 }
 
 impl Author {
     /// Of this session, now.
     pub fn now() -> Self {
         let (session_user, outer_role) = roles::session_oids();
-        Self { session_user, outer_role, application: application() }
+        let (application, subject) = (application(), subject());
+        Self { session_user, outer_role, application, subject }
     }
 
     /// Whether it is that of the session, now.
     pub fn is_now(&self) -> bool {
         (self.session_user, self.outer_role) == roles::session_oids()
             && with_application(|name| name == self.application)
+            && claimed() == self.subject.as_deref()
     }
+}
+
+static SUBJECT: OnceLock<&GucSetting<Option<CString>>> = OnceLock::new();
+static SUBJECTS: AtomicUsize = AtomicUsize::new(1);
+
+/// Defines the setting in which a client says for whom it acts.
+pub fn define_subject<C: Check>(text: Text) {
+    let _ = SUBJECT.set(text.value);
+    setting::define_watched::<C>(text, count_subject);
+}
+
+unsafe extern "C-unwind" fn count_subject(_: *const c_char, _: *mut c_void) {
+    SUBJECTS.fetch_add(1, Relaxed);
+}
+
+/// Another number after each change of that setting. Never 0.
+#[inline]
+pub fn subjects() -> usize {
+    SUBJECTS.load(Relaxed)
+}
+
+/// For whom the client says that it acts, now. Reads no catalog.
+pub fn subject() -> Option<Vec<u8>> {
+    claimed().map(encoding::storable)
+}
+
+fn claimed<'a>() -> Option<&'a [u8]> {
+    SUBJECT.get().and_then(|setting| setting::text(setting))
 }
 
 fn address() -> Option<String> {

@@ -15,7 +15,7 @@ use super::version::{self, of_heap};
 use super::{schemas, transaction};
 
 /// Columns of `fieldcrypt.audit_log`.
-pub const COLUMNS: usize = 23;
+pub const COLUMNS: usize = 25;
 
 /// A row by column number less one; `None` is NULL. Each datum is of its column's type.
 pub type Values = [Option<Datum>; COLUMNS];

@@ -106,6 +106,23 @@ unsafe extern "C-unwind" fn check_of_session(
         }
         is_allowed
     }
+/// A setting that is a number and that has something recorded, the more the higher it is; the superuser's.
+pub struct Amount {
+    /// Its name.
+    pub name: &'static CStr,
+    /// One sentence.
+    pub about: &'static CStr,
+    /// What else there is to know.
+    pub details: &'static CStr,
+    /// Where Postgres keeps it. What it is made with is what counts where nobody has set it.
+    pub value: &'static GucSetting<i32>,
+/// Defines an amount, from 0 on. As [`define_switch`]: where it can't be told who set it, as much as can be.
+pub fn define_amount(amount: Amount) {
+    let Amount { name, about, details, value } = amount;
+    if is_placeholder(name) {
+        // SAFETY: a plain variable, which Postgres takes over as the default; backends have one thread.
+        unsafe { *value.as_ptr() = i32::MAX };
+    GucRegistry::define_int_guc(name, about, details, value, 0, i32::MAX, context, flags);
 }
 
 /// A setting that refuses more or less, by words; the superuser's.
@@ -201,6 +218,14 @@ pub trait Check {
 pub fn define_checked<C: Check>(text: Text) {
     define(text, GucFlags::default(), Some(check::<C>), None, None);
 }
+
+/// The same of a text of which somebody is told that it is about to change.
+pub fn define_watched<C: Check>(text: Text, watch: Watch) {
+    define(text, GucFlags::default(), Some(check::<C>), Some(watch), None);
+}
+
+/// Is told. Nothing may fail in it.
+pub type Watch = unsafe extern "C-unwind" fn(*const c_char, *mut c_void);
 
 /// The same of the text that can be locked ([`setting_lock`]) and that clients and poolers are told of.
 pub fn define_lockable<C: Check>(text: Text) {

@@ -72,6 +72,7 @@ function schedule_alerts(text,text) v u p
 function schedule_rotation(text,text,text) v u p
 function set_column_context(regclass,name,text,text,boolean) v u
 function set_rotation_policy(text,interval) v u d p
+function snapshot_access() v u d p
 function suspend_key(bigint,text) v u
 function try_decrypt_field(encrypted,text) s s
 function unaudit_table(regclass) v u p
@@ -79,6 +80,7 @@ function unschedule_alerts() v u p
 function unschedule_rotation() v u p
 function verify_audit_log(timestamp with time zone,timestamp with time zone,text) v u d p
 function verify_keys() v u d p
+function who_could(text,timestamp with time zone) s u p
 function withdraw_approval(bigint) v u d p
 procedure apply_audit_retention() v u
 procedure approve(bigint) v u
@@ -108,11 +110,14 @@ table rotation_log
 table rotation_policies
 table value_failures
 table value_verifications
+view audit_trail
 view fieldcrypt_stats
 view reencryption_progress
 EXPECTED
 # What that is made of.
 $expected{fieldcrypt_internal} = <<'EXPECTED';
+function access_step() v u d p
+function access_words(text) s u p
 function add_result(reencryption_chunks,jsonb) v u p
 function alert_jobs(text,text) s u p
 function alert_payload(text,text,text,text,text,timestamp with time zone) v u p
@@ -163,6 +168,7 @@ function check_suspended_keys(jsonb) v u p
 function check_unusual_addresses(jsonb) v u p
 function check_unusual_hours(jsonb) v u p
 function check_values_elsewhere(jsonb) v u p
+function check_unusual_volume(jsonb) v u p
 function claim_chunk(integer,oid[]) v u d p
 function column_names(oid) s u p
 function contexts_of(oid) s u d p
@@ -172,12 +178,15 @@ function count_keys(oid) v u
 function count_use(bigint[]) v u p
 function counted_names(text[],bigint,text,bigint) s u p
 function create_enforcing_triggers(oid,text,text,text) v u p
+function decrypted_by(text,text,timestamp with time zone,timestamp with time zone,interval,integer) v u p
 function decrypted_from(inet,timestamp with time zone,timestamp with time zone,integer) v u p
 function decrypting_addresses(timestamp with time zone) v u p
+function decrypting_roles(timestamp with time zone) v u p
 function destroy_step(bigint[],boolean) v u d p
 function distributed_tables() s u p
 function drop_enforcing_triggers(oid,text) v u p
 function due_audit_key(boolean,timestamp with time zone) s u d p
+function effective_access() s u p
 function empty_audit_partition(text) v u p
 function encrypted_columns() s u d p
 function encrypted_from_bytea(bytea) i s s
@@ -198,6 +207,7 @@ function encrypted_sort(internal) i s s
 function enforcing_triggers() s u p
 function erase_key(bigint,text) v u
 function erase_tenant_keys(text,text) v u
+function event_words() i u p
 function exported_keys(json) s u p
 function fail_table(oid,text,text) v u p
 function finding_identity(text[],bigint) s u p
@@ -240,6 +250,7 @@ function leave_columns(oid,jsonb) v u p
 function left_alone(jsonb) i u p
 function lets_values_out(text,text) i u p
 function list_failures(oid,jsonb) v u p
+function list_of(text[],integer) s u p
 function live_runs() s u d p
 function loaded_master_keys() v r
 function lock_audit_partition(text) v u p
@@ -357,6 +368,7 @@ function set_destroy_horizon(bigint,text) v u
 function set_key_state(bigint,text,text) v u
 function settings_that_hold(text[]) v u p
 function short_fingerprint(bytea) i u p
+function shown_text(text,integer) s u p
 function shred_step(text,text) v u d p
 function spend_approval(text,text) v u p
 function state_rank(text) i u p
@@ -417,7 +429,7 @@ foreach my $schema (sort keys %expected)
 }
 
 # What the README tells users to type fits on two screens; the tables and views, which say more, on a few.
-foreach my $look ([ '\df fieldcrypt.*', 100 ], [ '\dt fieldcrypt.*', 40 ], [ '\dv fieldcrypt.*', 40 ], [ '\d fieldcrypt.*', 660 ])
+foreach my $look ([ '\df fieldcrypt.*', 100 ], [ '\dt fieldcrypt.*', 40 ], [ '\dv fieldcrypt.*', 40 ], [ '\d fieldcrypt.*', 680 ])
 {
 	my ($command, $most) = @$look;
 	my ($out, $err) = run_command([ 'psql', '-X', '-w', '-d', $node->connstr('postgres'), '-c', $command ]);

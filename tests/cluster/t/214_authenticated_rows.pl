@@ -39,6 +39,7 @@ foreach my $db (sort keys %databases)
 	my $result = run_sql($node, <<"SQL", @in);
 SELECT fieldcrypt.create_key($tenant) > 0;
 SET application_name = 'the test';
+SELECT set_config('fieldcrypt.audit_subject', $name, false);
 CREATE TABLE t ("zz ä" text, a numeric, b text, c jsonb, PRIMARY KEY (b, a, "zz ä"), v fieldcrypt.encrypted, "v ""2""" fieldcrypt.encrypted);
 SELECT fieldcrypt.audit_table('t');
 INSERT INTO t SELECT $name, 1.50, E'quote \\" and \\\\ and \\t', '{}', fieldcrypt.encrypt_field('x'), fieldcrypt.encrypt_field('y');
@@ -55,6 +56,8 @@ SQL
 	}
 	is("@{ $result->{sqlstates} }", '', "$db: all is recorded") or diag $result->{err};
 	ok(sealed($db), "$db: sealed");
+	# In SQL_ASCII the rows themselves are refused.
+	gives($node, "SELECT count(*) FROM fieldcrypt.audit_log WHERE subject = $name AND event IN ('table_audited', 'row_inserted', 'row_updated', 'row_deleted', 'table_truncated')", $db eq 'sql_ascii' ? '2' : '5', "$db: whom it was for is as it was claimed", @in);
 	gives($node, $critical, '', "$db: every row is what was written", @in);
 	gives($node, q{SELECT count(*) FROM fieldcrypt.verify_audit_log(anchor => (SELECT note FROM fieldcrypt.audit_checkpoints ORDER BY id DESC LIMIT 1)) WHERE status = 'critical'}, '0', "$db: checkpoints can be copied from the table", @in);
 	gives($node, 'SELECT count(*) > 5 FROM fieldcrypt.audit_export()', 't', "$db: and the log exported", @in);
@@ -96,6 +99,8 @@ my %edits = (
 	error_code => q{coalesce(error_code, '') || '0'},
 	value_count => q{coalesce(value_count, 0) + 1},
 	key_ids => q{coalesce(key_ids, '{}') || 1::bigint},
+	subject => q{coalesce(subject, '') || 'x'},
+	contexts => q{coalesce(contexts, '{}') || '{x}'},
 	mac => q{set_byte(mac, 31, get_byte(mac, 31) # 1)},
 	mac_key_id => q{mac_key_id + 1});
 my %shapes = (
@@ -103,6 +108,9 @@ my %shapes = (
 	'changed_columns of two dimensions' => q{changed_columns = ARRAY[coalesce(nullif(changed_columns, '{}'), '{x}')]},
 	'changed_columns from 0' => q{changed_columns = ('[0:0]={v}')::text[]},
 	'changed_columns with a NULL' => q{changed_columns = changed_columns || NULL::text},
+	'a subject that is empty' => q{subject = ''},
+	'no contexts in a list' => q{contexts = '{}'},
+	'contexts of two dimensions' => q{contexts = '{{x}}'},
 	'the MAC gone' => q{mac = NULL, mac_key_id = NULL},
 	'the MAC cut' => q{mac = substr(mac, 1, 31)},
 	'the key of the MAC gone' => q{mac_key_id = NULL},

@@ -315,6 +315,9 @@ impl Sealer {
             error_code: Some("KF001".into()),
             value_count: Some(number),
             key_ids: Some(vec![number, number + 1]),
+            // Rows of both versions, mixed.
+            subject: if number % 3 == 1 { text("subject") } else { None },
+            contexts: (number % 4 == 3).then(|| vec![format!("t/{number}"), String::new()]),
             mac: None,
             mac_key_id: None,
         };
