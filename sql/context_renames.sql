@@ -39,7 +39,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.renamed_expression(oid, text, text, text
 
 -- A dropped column or table, or one that another has taken the place of.
 CREATE FUNCTION fieldcrypt_internal.note_context_places() RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
 AS $$
 BEGIN
     DELETE FROM fieldcrypt_internal.context_places AS p
@@ -58,7 +58,7 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.note_context_places() IS 'notes which tables and columns the names in column_contexts mean now; granted to nobody';
 
 CREATE FUNCTION fieldcrypt_internal.move_contexts() RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
 AS $$
 DECLARE
     item record;

@@ -15,7 +15,7 @@ COMMENT ON COLUMN fieldcrypt_internal.noted_parents.relation IS 'the partition, 
 COMMENT ON COLUMN fieldcrypt_internal.noted_parents.parent IS 'of which table';
 
 CREATE FUNCTION fieldcrypt_internal.follow_parents() RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
 AS $$
 DECLARE
     lost record;
@@ -53,7 +53,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.follow_parents() IS
 
 -- An expression runs as the table's owner: it is kept only where parent and partition have the same.
 CREATE FUNCTION fieldcrypt_internal.keep_contexts_of_parent(relation oid, parent oid) RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
 AS $$
 DECLARE
     item record;

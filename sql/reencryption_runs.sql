@@ -119,11 +119,11 @@ BEGIN
     IF reencrypt_begin.relation IS NOT NULL AND cardinality(relations) = 0 AND cardinality(elsewhere) > 0 THEN
         RAISE EXCEPTION USING ERRCODE = 'KF033',
             MESSAGE = format('%s is a distributed table of Citus: its rows are in shards, on other nodes, too, and are not re-encrypted from here', reencrypt_begin.relation),
-            HINT = 'On each node that has shards: CALL fieldcrypt.reencrypt(). See docs/more-than-one-node.md.';
+            HINT = 'On each node that has shards: CALL fieldcrypt.reencrypt(). See docs/more-than-one-node.md. (KF033, see docs/errors.md)';
     ELSIF cardinality(elsewhere) > 0 THEN
         RAISE WARNING USING ERRCODE = 'KF033',
             MESSAGE = format('distributed tables of Citus are left alone, their shards here are not: %s', array_to_string(elsewhere, ', ')),
-            HINT = 'On each node that has shards: CALL fieldcrypt.reencrypt(). See docs/more-than-one-node.md.';
+            HINT = 'On each node that has shards: CALL fieldcrypt.reencrypt(). See docs/more-than-one-node.md. (KF033, see docs/errors.md)';
     END IF;
     IF reencrypt_begin.relation IS NOT NULL AND cardinality(relations) = 0 THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',

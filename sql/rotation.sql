@@ -247,7 +247,7 @@ BEGIN
         IF from_elsewhere IS NOT NULL THEN
             RAISE WARNING USING ERRCODE = 'KF034',
                 MESSAGE = pg_catalog.format('the keys of tenants are not rotated here: %s', from_elsewhere),
-                HINT = 'CALL fieldcrypt.rotate_keys() on the coordinator, then export_keys() there and import_keys(document, apply_states => true) on every worker.';
+                HINT = 'CALL fieldcrypt.rotate_keys() on the coordinator, then export_keys() there and import_keys(document, apply_states => true) on every worker. (KF034, see docs/errors.md)';
         END IF;
     END IF;
     LOOP

@@ -103,7 +103,7 @@ BEGIN
     IF cardinality(relations) = 0 AND verify_begin.relation = ANY (fieldcrypt_internal.distributed_tables()) THEN
         RAISE EXCEPTION USING ERRCODE = 'KF033',
             MESSAGE = format('%s is a distributed table of Citus: its rows are in shards, on other nodes, too, and are not verified from here', verify_begin.relation),
-            HINT = 'On each node that has shards: CALL fieldcrypt.verify_values(shard). See docs/more-than-one-node.md.';
+            HINT = 'On each node that has shards: CALL fieldcrypt.verify_values(shard). See docs/more-than-one-node.md. (KF033, see docs/errors.md)';
     END IF;
     IF cardinality(relations) = 0 THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',

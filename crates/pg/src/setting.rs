@@ -106,6 +106,8 @@ unsafe extern "C-unwind" fn check_of_session(
         }
         is_allowed
     }
+}
+
 /// A setting that is a number and that has something recorded, the more the higher it is; the superuser's.
 pub struct Amount {
     /// Its name.
@@ -116,12 +118,16 @@ pub struct Amount {
     pub details: &'static CStr,
     /// Where Postgres keeps it. What it is made with is what counts where nobody has set it.
     pub value: &'static GucSetting<i32>,
+}
+
 /// Defines an amount, from 0 on. As [`define_switch`]: where it can't be told who set it, as much as can be.
 pub fn define_amount(amount: Amount) {
     let Amount { name, about, details, value } = amount;
     if is_placeholder(name) {
         // SAFETY: a plain variable, which Postgres takes over as the default; backends have one thread.
         unsafe { *value.as_ptr() = i32::MAX };
+    }
+    let (context, flags) = (GucContext::Suset, GucFlags::default());
     GucRegistry::define_int_guc(name, about, details, value, 0, i32::MAX, context, flags);
 }
 
