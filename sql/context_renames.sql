@@ -52,7 +52,9 @@ BEGIN
       JOIN pg_class AS c ON c.oid = to_regclass(x.table_name) AND c.relowner::regrole::text = x.table_owner
       JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = x.column_name AND NOT a.attisdropped
      WHERE NOT EXISTS (SELECT FROM fieldcrypt_internal.context_places AS p
-                        WHERE p.table_name = x.table_name AND p.column_name = x.column_name);
+                        WHERE p.table_name = x.table_name AND p.column_name = x.column_name)
+        -- Another session notes the same just now: it is waited for.
+        ON CONFLICT DO NOTHING;
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.note_context_places() IS 'notes which tables and columns the names in column_contexts mean now; granted to nobody';

@@ -61,8 +61,9 @@ pub(super) fn refuse_unless_part(
 
 fn is_text(type_oid: Oid) -> bool {
     // SAFETY: a catalog look-up by type.
+    let base = unsafe { pg_sys::getBaseType(type_oid) };
     matches!(
-        unsafe { pg_sys::getBaseType(type_oid) },
+        base,
         pg_sys::TEXTOID
             | pg_sys::VARCHAROID
             | pg_sys::BPCHAROID

@@ -62,7 +62,7 @@ my $db = create_database($node, 'owned', extension => 0);
 is(restore_database($node, $db, $dumps{before}, '--exit-on-error', '--single-transaction')->{code}, 0, 'another owner: restored');
 value($node, 'ALTER TABLE patients OWNER TO other; ALTER TABLE patients_low OWNER TO other; ALTER TABLE patients_high OWNER TO other', db => $db);
 my $run = run_sql($node, q{CALL fieldcrypt.reencrypt(rows_per_second => 0)}, db => $db);
-like($run->{err}, qr/WARNING:  KF025: could not be re-encrypted to the end: public\.patients_high: no context is set for column "ssn"/, 'another owner: the remembered contexts count no more');
+like($run->{err}, qr/WARNING:  KF025: could not be re-encrypted to the end: public\.patients_high: (?:(?!\(KF002\)).)*no context is set for column "ssn"/, 'another owner: the remembered contexts count no more');
 gives($node, $readable, $rows, 'another owner: and nothing is lost', db => $db);
 no_crash($node);
 $node->stop;

@@ -185,6 +185,20 @@ foreach my $case ([ 'before', '', $renames ], [ 'after', $renames, 'ALTER TABLE 
 }
 value($node, 'DROP TABLE q, q_old');
 
+# Two that alter at a time where nothing is noted yet, as pg_restore does it with several jobs.
+value($node, q{CREATE TABLE one (id int, v fieldcrypt.encrypted); CREATE TABLE two (id int); CREATE TABLE family (id int, v fieldcrypt.encrypted); CREATE TABLE child () INHERITS (family);
+	SELECT fieldcrypt.set_column_context('one', 'v', expression => $$'v/' || id$$), fieldcrypt.set_column_context('family', 'v', expression => $$'v/' || id$$)});
+value($node, 'SET session_replication_role = replica; DELETE FROM fieldcrypt_internal.context_places; DELETE FROM fieldcrypt_internal.noted_parents');
+my ($first, $second) = (session($node), session($node));
+$first->value('BEGIN; ALTER TABLE one ADD more int');
+$second->send('ALTER TABLE two ADD more int');
+ok(eventually($node, q{SELECT count(*) FROM pg_stat_activity WHERE query ~ '^ALTER TABLE two' AND wait_event_type = 'Lock'}, '1'), 'the second notes the same, and waits for the first');
+$first->value('ALTER TABLE one RENAME v TO w; COMMIT');
+gives($node, q{SELECT string_agg(attname, ',') FROM pg_attribute WHERE attrelid = 'two'::regclass AND attnum > 1}, 'more', '  it goes through') if ok(eventually($node, q{SELECT count(*) FROM pg_attribute WHERE attrelid = 'two'::regclass AND attnum = 2}, '1'), '  it ends');
+like(contexts($node), qr/^public\.one\|w\|/m, '  and nothing is lost of what the first did');
+$_->close foreach $first, $second;
+value($node, 'DROP TABLE one, two, child, family');
+
 # No master key: what is renamed is renamed.
 my $key_file = $node->basedir . '/master.key';
 rename $key_file, "$key_file.away" or die $!;

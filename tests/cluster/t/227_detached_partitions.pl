@@ -98,6 +98,12 @@ gives($node, sprintf($contexts, 'log_3'), 'w const t', '  an expression of one o
 # Set again, attached again.
 value($node, "SELECT fieldcrypt.set_column_context('mine.log_1', 'v', expression => \$\$$context\$\$, enforce => true), fieldcrypt.set_column_context('mine.log_1', 'w', 'const', enforce => true)");
 refused($node, "INSERT INTO mine.log_1 VALUES (1, fieldcrypt.encrypt_field('v', 'wrong'))", 'KF031', 'enforced again by hand');
+refused($node, 'ALTER TABLE mine.log ATTACH PARTITION mine.log_1 FOR VALUES FROM (0) TO (100)', '42710', qr/trigger/, 'attached again with triggers of its own: Postgres takes no two of one name');
+value($node, "SELECT fieldcrypt.set_column_context('mine.log_1', c) FROM unnest('{v,w,x}'::name[]) AS c; ALTER TABLE mine.log ATTACH PARTITION mine.log_1 FOR VALUES FROM (0) TO (100)");
+refused($node, "INSERT INTO mine.log VALUES (1, fieldcrypt.encrypt_field('v', 'wrong'))", 'KF031', '  once they are taken away, it has those of the whole');
+gives($node, sprintf($contexts, 'log_1'), '', '  and its contexts');
+refused($node, 'ALTER TABLE mine.parts ATTACH PARTITION mine.deep FOR VALUES IN (3, 4)', '42710', qr/fieldcrypt_audit_change/, 'the same with a partition that is audited on its own');
+value($node, q{SELECT fieldcrypt.unaudit_table('mine.deep'); ALTER TABLE mine.parts ATTACH PARTITION mine.deep FOR VALUES IN (3, 4)}, user => 'owner');
 value($node, 'ALTER TABLE mine.log ATTACH PARTITION mine.log_4 FOR VALUES FROM (300) TO (400)');
 refused($node, "INSERT INTO mine.log VALUES (301, fieldcrypt.encrypt_field('v', 'wrong'))", 'KF031', 'attached again: checked again');
 unlike(health('enforced_contexts'), qr/log_4/, '  and health is content with it');
