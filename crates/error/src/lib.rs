@@ -75,8 +75,8 @@ pub enum Error {
     Untranslatable,
     /// The decrypted text is no value of the type asked for.
     Conversion { type_name: String },
-    /// The decrypted text is a date with its day or its month first: nothing says which.
-    AmbiguousDate { type_name: String },
+    /// The decrypted text could be several values of the type asked for.
+    UnclearText { type_name: String, why: Unclear },
     /// An argument is longer than it may be.
     TooLong { what: &'static str, most: &'static str },
     /// The result would be longer than Postgres allows.
@@ -166,10 +166,46 @@ pub enum KeyCreationRefused {
     ParallelMode,
 }
 
-impl From<Malformed> for Error {
-    fn from(malformed: Malformed) -> Self {
+/// What a text leaves open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unclear {
+    /// Whether the day, the month or the year comes first.
+    Order,
+    /// The day on which it was written.
+    Clock,
+    /// Which time zone a name means.
+    Zone,
+    /// What a sign is the sign of.
+    Sign,
+}
+
+impl Unclear {
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Order => (
+                "a date begins with its year",
+                "It was written as text in a session's own DateStyle: read it with decrypt_field and to_date or to_timestamp, and write it with encrypt_field_as.",
+            ),
+            Self::Clock => (
+                "now, today, tomorrow and yesterday are other times each day",
+                "decrypt_field gives the text. Write values with encrypt_field_as, which keeps the time that is meant.",
+            ),
+            Self::Zone => (
+                "it has a word in it that may be a time zone, and zones are numbers, UTC, GMT or Z",
+                "An abbreviation such as IST is that of several zones. decrypt_field gives the text; to_timestamp and AT TIME ZONE make a time of it. Write values with encrypt_field_as.",
+            ),
+            Self::Sign => (
+                "a sign before an interval is one of its first part for some, of all its parts for others",
+                "decrypt_field gives the text; read it under the IntervalStyle that it was written in. Write values with encrypt_field_as, or with a sign before each part.",
+            ),
+        }
+    }
+}
+
         Self::Malformed(malformed)
     }
+impl From<Malformed> for Error {
+    fn from(malformed: Malformed) -> Self {
 }
 
 impl From<NotAuthentic> for Error {
@@ -476,11 +512,14 @@ impl Error {
                 format!("the decrypted value is not valid for type {type_name}"),
                 "Use decrypt_field to see it as text.",
             ),
-            Self::AmbiguousDate { type_name } => (
-                b"22018",
-                format!("the decrypted text does not say which {type_name} it is: a date begins with its year"),
-                "It was written as text in a session's own DateStyle: read it with decrypt_field and to_date or to_timestamp, and write it with encrypt_field_as.",
-            ),
+            Self::UnclearText { type_name, why } => {
+                let (message, hint) = why.words();
+                (
+                    b"22018",
+                    format!("the decrypted text does not say which {type_name} it is: {message}"),
+                    hint,
+                )
+            }
             Self::TooLarge { bytes } => (
                 b"54000",
                 format!("the result of {bytes} bytes is longer than a value may be"),
