@@ -6,5 +6,5 @@ pub mod rewrap;
 pub mod states;
 
 pub use create::{
-    Rotation, ensure_active, first_key_on_use, refuse_unknown_name, rotate, rotate_if_active,
+    Rotation, ensure_active, first_key_on_use, refuse_unknown_tenant, rotate, rotate_if_active,
 };

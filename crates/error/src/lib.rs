@@ -35,8 +35,8 @@ pub enum Error {
     TenantLocked,
     /// The tenant has keys, but none that may encrypt.
     NoActiveKey { tenant: String },
-    /// The tenant has no key, and `fieldcrypt.create_keys_on_use` is off.
-    NoKeyYet { tenant: String },
+    /// The tenant never had a key, and none is made here.
+    NoKeyYet { tenant: String, is_made_on_use: bool },
     /// No source of a master key is configured.
     NoMasterKey,
     /// The configured source gives no master key.
@@ -336,9 +336,14 @@ impl Error {
             Self::NoActiveKey { tenant } => (
                 b"KF007",
                 format!("tenant \"{tenant}\" has no active encryption key"),
-                "It never had one, or its keys are suspended, deactivated, compromised or destroyed. CALL fieldcrypt.rotate_keys(tenant, force => true) makes a new one.",
+                "Its keys are suspended, deactivated, compromised or destroyed. fieldcrypt.resume_key brings a suspended one back; CALL fieldcrypt.rotate_keys(tenant, force => true), outside a transaction block, makes a new one.",
             ),
-            Self::NoKeyYet { tenant } => (
+            Self::NoKeyYet { tenant, is_made_on_use: true } => (
+                b"KF007",
+                format!("tenant \"{tenant}\" never had an encryption key"),
+                "If the name is right: SELECT fieldcrypt.create_key(tenant). The first value that is encrypted for it makes one, too.",
+            ),
+            Self::NoKeyYet { tenant, is_made_on_use: false } => (
                 b"KF007",
                 format!("tenant \"{tenant}\" has no encryption key"),
                 "fieldcrypt.create_keys_on_use is off. If the name is right, who has the privilege manage makes the first key: SELECT fieldcrypt.create_key(tenant).",
