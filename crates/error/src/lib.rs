@@ -311,12 +311,12 @@ impl Error {
             Self::OtherTenant => (
                 b"KF006",
                 "encrypted value belongs to another tenant".into(),
-                "fieldcrypt.tenant is set in this session and is not the tenant of the value's key: RESET fieldcrypt.tenant, or set the right one.",
+                "It is not of the tenant that this transaction or session is for (SHOW fieldcrypt.tenant). If it should be read, then in a transaction of its own tenant: BEGIN; SELECT fieldcrypt.lock_tenant('...').",
             ),
             Self::ForOtherTenant => (
                 b"KF006",
                 "the value would belong to another tenant than this session's".into(),
-                "fieldcrypt.tenant is set in this session and is not the tenant that the call names: leave the tenant out of the call, or set the right one.",
+                "The call names another tenant than this transaction or session is for (SHOW fieldcrypt.tenant): leave it out of the call, or do it in a transaction of that tenant: BEGIN; SELECT fieldcrypt.lock_tenant('...').",
             ),
             Self::TenantRequired { to, is_locked: true } => (
                 b"KF029",
