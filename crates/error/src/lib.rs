@@ -33,6 +33,8 @@ pub enum Error {
     TenantRequired { to: &'static str, is_locked: bool },
     /// `fieldcrypt.tenant` is locked until the transaction ends.
     TenantLocked,
+    /// A tenant is locked where others may have left what stands in for tables and functions.
+    LeftBehind,
     /// The tenant has keys, but none that may encrypt.
     NoActiveKey { tenant: String },
     /// The tenant never had a key, and none is made here.
@@ -202,10 +204,10 @@ impl Unclear {
     }
 }
 
-        Self::Malformed(malformed)
-    }
 impl From<Malformed> for Error {
     fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
 }
 
 impl From<NotAuthentic> for Error {
@@ -242,6 +244,7 @@ impl Error {
                 | Self::LacksRight { .. }
                 | Self::ForOtherTenant
                 | Self::TenantLocked
+                | Self::LeftBehind
                 | Self::Guarded { .. }
                 | Self::RestoreOverExisting { .. }
                 | Self::KeyExport { .. }
@@ -332,6 +335,11 @@ impl Error {
                 b"KF030",
                 "fieldcrypt.tenant is locked until the transaction ends".into(),
                 "fieldcrypt.lock_tenant() was called in this transaction: another tenant's values are for another transaction.",
+            ),
+            Self::LeftBehind => (
+                b"55000",
+                "this session has temporary objects: no tenant is locked beside them".into(),
+                "Behind a pooler they may be another client's, who reads what gets into them. Lock the tenant before anything else in the transaction; make temporary tables ON COMMIT DROP; DISCARD TEMP takes away what is there. A session that nobody shares needs no more than fieldcrypt.require_tenant = on. See docs/poolers.md.",
             ),
             Self::NoActiveKey { tenant } => (
                 b"KF007",

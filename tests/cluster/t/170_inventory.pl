@@ -149,6 +149,7 @@ function check_master_key_rotation(jsonb) v u p
 function check_master_key_source(jsonb) v u p
 function check_preload(jsonb) v u p
 function check_reencryption(jsonb) v u p
+function check_require_tenant(jsonb) v u p
 function check_server_file_roles(jsonb) v u p
 function check_statement_logging(jsonb) v u p
 function check_statement_visibility(jsonb) v u p
