@@ -97,7 +97,7 @@ BEGIN
             EXCEPTION WHEN OTHERS THEN
                 RAISE WARNING USING
                     MESSAGE = format('the context of %s.%I can''t be computed any more: %s', context.table_name, context.column_name, SQLERRM),
-                    HINT = 'Say it anew: SELECT fieldcrypt.set_column_context(…).';
+                    HINT = 'Say it anew: SELECT fieldcrypt.set_column_context(...).';
             END;
         END IF;
         moved := moved || context;

@@ -8,7 +8,7 @@ use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 use crate::error::Error;
 use crate::pg::setting::{self, Check, Grades, Secret, Switch, Text, Words};
-use crate::pg::{encoding, setting_lock, shared_memory, statistics_memory};
+use crate::pg::{encoding, setting_lock, shared_memory, statistics_memory, temporary};
 
 /// Bytes that a tenant's name may have: what a b-tree entry holds with room to spare.
 pub const MAX_TENANT_BYTES: usize = statistics_memory::MAX_NAME_BYTES;
@@ -202,9 +202,21 @@ pub fn tenant<'a>() -> Option<&'a [u8]> {
 }
 
 /// Makes this the tenant until the transaction ends. Nothing else in the transaction can be, whoever asks for it.
+///
+/// Where a connection is shared, what an earlier client has left in the temporary schema would be found before the
+/// tables and types that are meant, and get this tenant's plaintext.
 pub fn lock_tenant(name: &[u8]) -> Result<(), Error> {
     refuse_as_tenant(name)?;
+    let is_first = setting_lock::value().is_none();
+    if is_first && requires_lock() && temporary::has_objects()? {
+        return Err(Error::LeftBehind);
+    }
     setting_lock::lock(name)
+}
+
+/// Whether only a locked tenant counts: others may have had the connection before.
+fn requires_lock() -> bool {
+    setting::grade(&REQUIRE_TENANT) == REQUIRE_LOCKED
 }
 
 /// Refuses what no new tenant may be called.
@@ -230,8 +242,7 @@ pub fn lacks_tenant() -> bool {
 /// What is said then to who wants to encrypt, for instance.
 #[cold]
 pub fn tenant_required(to: &'static str) -> Error {
-    let is_locked = setting::grade(&REQUIRE_TENANT) == REQUIRE_LOCKED;
-    Error::TenantRequired { to, is_locked }
+    Error::TenantRequired { to, is_locked: requires_lock() }
 }
 
 /// `fieldcrypt.create_keys_on_use`.

@@ -10,7 +10,8 @@ use crate::error::Error;
 use crate::keyring::ALGORITHM;
 use crate::pg::json::Jsonb;
 use crate::pg::sql::Record;
-use crate::pg::text_forms::{self, AnyValue};
+use crate::pg::text_forms::AnyValue;
+use crate::pg::text_input;
 use crate::pg::values::Varlena;
 use crate::pg::{encoding, security};
 use crate::{fields, pg, usage};
@@ -198,7 +199,7 @@ fn as_text(value: &[u8], context: Bytes) -> Result<Option<Varlena>, Error> {
 fn into_type(value: &[u8], context: Bytes, type_oid: Oid) -> Result<Option<Datum>, Error> {
     let Some(mut plaintext) = decrypt(value, context)? else { return Ok(None) };
     let text = encoding::from_utf8(plaintext.bytes_mut())?;
-    text_forms::text_in_type(&text, type_oid).map(Some)
+    text_input::text_in_type(&text, type_oid).map(Some)
 }
 
 #[inline]

@@ -41,7 +41,7 @@ fn rotate_active_key(
 /// `set_rotation_policy` has checked what it passes; '' is the default for all tenants.
 fn store_rotation_policy(tenant: &[u8], every: Text) -> Result<u64, Error> {
     if every.is_some() && !tenant.is_empty() {
-        lifecycle::refuse_unknown_name(tenant)?;
+        lifecycle::refuse_unknown_tenant(tenant)?;
     }
     security::as_owner(|| match every {
         Some(_) => spi::execute(

@@ -14,7 +14,7 @@ fn lock_tenant(name: &[u8]) -> Result<(), Error> {
     if transaction::ends_with_statement() {
         report::warn(&Report::new(
             b"25P01",
-            "the tenant is locked for this statement only: there is no transaction block".into(),
+            "there is no transaction block: the tenant is locked until this statement is committed, with the pipeline that it is part of".into(),
             "BEGIN first, or lock it in the function that uses it.",
         ));
     }

@@ -5,7 +5,7 @@ mod open;
 mod reencrypt;
 mod seal;
 
-pub use context::with_context;
+pub use context::{MAX_CONTEXT_BYTES, with_context};
 pub use open::open;
 pub use reencrypt::{Standing, rebind, reencrypt, standing, verify};
 pub use seal::{seal, tenant_of_call, tenant_of_key};

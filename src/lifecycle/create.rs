@@ -21,7 +21,16 @@ pub fn first_key_on_use(tenant: &[u8]) -> Result<KeyRow, Error> {
     }
     settings::refuse_as_tenant(tenant)?;
     nodes::refuse_unless_made_here(Purpose::Field)?;
-    Err(Error::NoKeyYet { tenant: encoding::lossy(tenant) })
+    Err(no_key_yet(tenant))
+}
+
+/// Refuses a tenant that never had a key, where only `create_key` makes the first one: the name may be mistyped.
+pub fn refuse_unknown_tenant(tenant: &[u8]) -> Result<(), Error> {
+    refuse_unknown_name(tenant)?;
+    if settings::creates_keys_on_use() || has_versions(tenant)? {
+        return Ok(());
+    }
+    Err(no_key_yet(tenant))
 }
 
 /// Makes the tenant's first key. If another session made one meanwhile, that is the one. A tenant
@@ -67,12 +76,20 @@ pub struct Rotation {
 }
 
 /// Deactivates the tenant's active key and makes the next version. With `force` also where no key is
-/// active, or none was ever made.
+/// active; or none was ever made, unless only `create_key` makes a tenant's first.
 pub fn rotate(tenant: &[u8], reason: Option<&[u8]>, force: bool) -> Result<Rotation, Error> {
     transaction::refuse_unless_writable()?;
     refuse_unknown_name(tenant)?;
     key_locks::alone_with_tenant(Purpose::Field, tenant, || {
         let active = key_table::active_key(Purpose::Field, tenant)?;
+        if active.is_none() && !has_versions(tenant)? {
+            let may_make = force && settings::creates_keys_on_use();
+            return if may_make {
+                replace(Purpose::Field, tenant, None, reason)
+            } else {
+                Err(no_key_yet(tenant))
+            };
+        }
         if active.is_none() && !force {
             return Err(no_active_key(tenant));
         }
@@ -140,13 +157,20 @@ fn insert(
     Ok(key_id)
 }
 
+fn no_key_yet(tenant: &[u8]) -> Error {
+    Error::NoKeyYet {
+        tenant: encoding::lossy(tenant),
+        is_made_on_use: settings::creates_keys_on_use(),
+    }
+}
+
 fn no_active_key(tenant: &[u8]) -> Error {
     Error::NoActiveKey { tenant: encoding::lossy(tenant) }
 }
 
 /// Refuses what no new tenant may be called. A name that has keys, from an import or a time before this was refused,
 /// stays its tenant's: values, rotation and shredding go on with it.
-pub fn refuse_unknown_name(tenant: &[u8]) -> Result<(), Error> {
+fn refuse_unknown_name(tenant: &[u8]) -> Result<(), Error> {
     match settings::refuse_as_tenant(tenant) {
         Err(error) if !has_versions(tenant)? => Err(error),
         _ => Ok(()),

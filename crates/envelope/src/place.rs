@@ -31,18 +31,43 @@ pub enum Part<'a> {
 
 /// The parts, with `/` between them. In texts `%` is `%25` and `/` is `%2F`, so no two lists of as many texts share
 /// a form.
-pub fn place(parts: &[Part<'_>]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(parts.len() * 24);
+///
+/// `None` if that would be longer than `most` bytes, of which nothing has been written then. A caller who has to ask
+/// for memory asks for `most` and [`MAX_SHORT_BYTES`] for each part.
+pub fn place(parts: &[Part<'_>], most: usize) -> Option<Vec<u8>> {
+    let mut least = parts.len().saturating_sub(1);
+    for part in parts {
+        least = least.saturating_add(part.least_bytes());
+        if least > most {
+            return None;
+        }
+    }
+    let mut out = Vec::with_capacity(least + parts.len() * MAX_SHORT_BYTES);
     for (index, part) in parts.iter().enumerate() {
         if index > 0 {
             out.push(b'/');
         }
         part.write(&mut out);
     }
-    out
+    (out.len() <= most).then_some(out)
 }
 
+/// Bytes of a part that is neither a text nor a numeric, at most.
+pub const MAX_SHORT_BYTES: usize = 40;
+
 impl Part<'_> {
+    /// How long it is at least: exactly, where it may be long.
+    fn least_bytes(&self) -> usize {
+        match *self {
+            Self::Text(text) => {
+                let escaped = text.iter().filter(|byte| matches!(byte, b'%' | b'/')).count();
+                text.len().saturating_add(2 * escaped)
+            }
+            Self::Numeric(digits) => without_trailing_zeros(digits).len(),
+            _ => 1,
+        }
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         let text = match *self {
             Self::Text(text) => return write_escaped(text, out),
@@ -120,7 +145,38 @@ mod tests {
 
     #[test]
     fn a_name_and_a_number_are_as_the_documents_say() {
-        assert_eq!(place(&[Part::Text(b"patients.ssn"), Part::Integer(17)]), b"patients.ssn/17");
+        let parts = [Part::Text(b"patients.ssn"), Part::Integer(17)];
+        assert_eq!(place(&parts, 100).as_deref(), Some(b"patients.ssn/17".as_slice()));
+    }
+
+    #[test]
+    fn what_would_be_longer_than_it_may_is_nothing() {
+        let text = [b'/'; 1000];
+        for (parts, length) in [
+            (vec![Part::Text(&text)], 3000),
+            (vec![Part::Text(b"a"), Part::Numeric(b"1.50"), Part::Integer(i64::MIN)], 26),
+            (vec![Part::Text(b""), Part::Text(b"%"), Part::Timestamptz(i64::MIN + 1)], 37),
+        ] {
+            assert_eq!(place(&parts, length).map(|form| form.len()), Some(length));
+            assert_eq!(place(&parts, length - 1), None);
+        }
+    }
+
+    #[test]
+    fn no_part_is_longer_than_is_reckoned_with() {
+        for number in [i64::MIN, i64::MIN + 1, -1, 0, i64::MAX - 1, i64::MAX] {
+            for part in [
+                Part::Integer(number),
+                Part::Timestamp(number),
+                Part::Timestamptz(number),
+                Part::Date(number as i32),
+                Part::Uuid(&[0xff; 16]),
+                Part::Boolean(false),
+            ] {
+                let length = place(&[part], 1000).map_or(usize::MAX, |form| form.len());
+                assert!(length <= MAX_SHORT_BYTES, "{part:?}: {length}");
+            }
+        }
     }
 
     #[test]
@@ -128,9 +184,9 @@ mod tests {
         let texts: [&[u8]; 8] = [b"", b"a", b"/", b"%", b"%2F", b"%25", b"a/b", b"2F"];
         let mut forms = Vec::new();
         for one in texts {
-            forms.push(place(&[Part::Text(one)]));
+            forms.push(place(&[Part::Text(one)], 100));
             for other in texts {
-                forms.push(place(&[Part::Text(one), Part::Text(other)]));
+                forms.push(place(&[Part::Text(one), Part::Text(other)], 100));
             }
         }
         let count = forms.len();

@@ -33,10 +33,12 @@ pub enum Error {
     TenantRequired { to: &'static str, is_locked: bool },
     /// `fieldcrypt.tenant` is locked until the transaction ends.
     TenantLocked,
+    /// A tenant is locked where others may have left what stands in for tables and functions.
+    LeftBehind,
     /// The tenant has keys, but none that may encrypt.
     NoActiveKey { tenant: String },
-    /// The tenant has no key, and `fieldcrypt.create_keys_on_use` is off.
-    NoKeyYet { tenant: String },
+    /// The tenant never had a key, and none is made here.
+    NoKeyYet { tenant: String, is_made_on_use: bool },
     /// No source of a master key is configured.
     NoMasterKey,
     /// The configured source gives no master key.
@@ -77,8 +79,8 @@ pub enum Error {
     Untranslatable,
     /// The decrypted text is no value of the type asked for.
     Conversion { type_name: String },
-    /// The decrypted text is a date with its day or its month first: nothing says which.
-    AmbiguousDate { type_name: String },
+    /// The decrypted text could be several values of the type asked for.
+    UnclearText { type_name: String, why: Unclear },
     /// An argument is longer than it may be.
     TooLong { what: &'static str, most: &'static str },
     /// The result would be longer than Postgres allows.
@@ -213,6 +215,48 @@ impl std::fmt::Display for KeysFrom {
     }
 }
 
+/// What a text leaves open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unclear {
+    /// Whether the day, the month or the year comes first.
+    Order,
+    /// The day on which it was written.
+    Clock,
+    /// Which time zone a name means.
+    Zone,
+    /// What a sign is the sign of.
+    Sign,
+}
+
+impl Unclear {
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Order => (
+                "a date begins with its year",
+                "It was written as text in a session's own DateStyle: read it with decrypt_field and to_date or to_timestamp, and write it with encrypt_field_as.",
+            ),
+            Self::Clock => (
+                "now, today, tomorrow and yesterday are other times each day",
+                "decrypt_field gives the text. Write values with encrypt_field_as, which keeps the time that is meant.",
+            ),
+            Self::Zone => (
+                "it has a word in it that may be a time zone, and zones are numbers, UTC, GMT or Z",
+                "An abbreviation such as IST is that of several zones. decrypt_field gives the text; to_timestamp and AT TIME ZONE make a time of it. Write values with encrypt_field_as.",
+            ),
+            Self::Sign => (
+                "a sign before an interval is one of its first part for some, of all its parts for others",
+                "decrypt_field gives the text; read it under the IntervalStyle that it was written in. Write values with encrypt_field_as, or with a sign before each part.",
+            ),
+        }
+    }
+}
+
+impl From<Malformed> for Error {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
 impl From<Malformed> for Error {
     fn from(malformed: Malformed) -> Self {
         Self::Malformed(malformed)
@@ -250,6 +294,7 @@ impl Error {
                 | Self::LacksRight { .. }
                 | Self::ForOtherTenant
                 | Self::TenantLocked
+                | Self::LeftBehind
                 | Self::Guarded { .. }
                 | Self::RestoreOverExisting { .. }
                 | Self::KeysWouldBeLost
@@ -321,12 +366,12 @@ impl Error {
             Self::OtherTenant(_) => (
                 b"KF006",
                 "encrypted value belongs to another tenant".into(),
-                "fieldcrypt.tenant is set in this session and is not the tenant of the value's key: RESET fieldcrypt.tenant, or set the right one.",
+                "It is not of the tenant that this transaction or session is for (SHOW fieldcrypt.tenant). If it should be read, then in a transaction of its own tenant: BEGIN; SELECT fieldcrypt.lock_tenant('...').",
             ),
             Self::ForOtherTenant => (
                 b"KF006",
                 "the value would belong to another tenant than this session's".into(),
-                "fieldcrypt.tenant is set in this session and is not the tenant that the call names: leave the tenant out of the call, or set the right one.",
+                "The call names another tenant than this transaction or session is for (SHOW fieldcrypt.tenant): leave it out of the call, or do it in a transaction of that tenant: BEGIN; SELECT fieldcrypt.lock_tenant('...').",
             ),
             Self::TenantRequired { to, is_locked: true } => (
                 b"KF029",
@@ -343,12 +388,22 @@ impl Error {
                 "fieldcrypt.tenant is locked until the transaction ends".into(),
                 "fieldcrypt.lock_tenant() was called in this transaction: another tenant's values are for another transaction.",
             ),
+            Self::LeftBehind => (
+                b"55000",
+                "this session has temporary objects: no tenant is locked beside them".into(),
+                "Behind a pooler they may be another client's, who reads what gets into them. Lock the tenant before anything else in the transaction; make temporary tables ON COMMIT DROP; DISCARD TEMP takes away what is there. A session that nobody shares needs no more than fieldcrypt.require_tenant = on. See docs/poolers.md.",
+            ),
             Self::NoActiveKey { tenant } => (
                 b"KF007",
                 format!("tenant \"{tenant}\" has no active encryption key"),
-                "It never had one, or its keys are suspended, deactivated, compromised or destroyed. CALL fieldcrypt.rotate_keys(tenant, force => true) makes a new one.",
+                "Its keys are suspended, deactivated, compromised or destroyed. fieldcrypt.resume_key brings a suspended one back; CALL fieldcrypt.rotate_keys(tenant, force => true), outside a transaction block, makes a new one.",
             ),
-            Self::NoKeyYet { tenant } => (
+            Self::NoKeyYet { tenant, is_made_on_use: true } => (
+                b"KF007",
+                format!("tenant \"{tenant}\" never had an encryption key"),
+                "If the name is right: SELECT fieldcrypt.create_key(tenant). The first value that is encrypted for it makes one, too.",
+            ),
+            Self::NoKeyYet { tenant, is_made_on_use: false } => (
                 b"KF007",
                 format!("tenant \"{tenant}\" has no encryption key"),
                 "fieldcrypt.create_keys_on_use is off. If the name is right, who has the privilege manage makes the first key: SELECT fieldcrypt.create_key(tenant).",
@@ -530,11 +585,14 @@ impl Error {
                 format!("the decrypted value is not valid for type {type_name}"),
                 "Use decrypt_field to see it as text.",
             ),
-            Self::AmbiguousDate { type_name } => (
-                b"22018",
-                format!("the decrypted text does not say which {type_name} it is: a date begins with its year"),
-                "It was written as text in a session's own DateStyle: read it with decrypt_field and to_date or to_timestamp, and write it with encrypt_field_as.",
-            ),
+            Self::UnclearText { type_name, why } => {
+                let (message, hint) = why.words();
+                (
+                    b"22018",
+                    format!("the decrypted text does not say which {type_name} it is: {message}"),
+                    hint,
+                )
+            }
             Self::TooLarge { bytes } => (
                 b"54000",
                 format!("the result of {bytes} bytes is longer than a value may be"),

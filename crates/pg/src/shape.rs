@@ -7,7 +7,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::arrays::{self, Element};
 use super::owners_code::owners_code;
-use super::{relations, values, version};
+use super::{relations, reserve, values, version};
 use fieldcrypt_error::Error;
 
 /// How a type holds encrypted values.
@@ -31,6 +31,9 @@ enum Kind {
 
 /// Gives the value that takes a value's place, or none.
 pub type Replace<'r> = dyn FnMut(&[u8]) -> Result<Option<Datum>, Error> + 'r;
+
+/// What memory is wanted for.
+const ELEMENTS: &str = "the elements of an array";
 
 /// Types within types that are followed; a type can't hold itself, but a long chain can be built.
 const MAX_DEPTH: usize = 16;
@@ -94,7 +97,7 @@ impl Shape {
             // SAFETY: a datum of the type, or of a domain over it, is a varlena.
             Kind::Value => visit(unsafe { values::detoasted(datum) }),
             Kind::Array { element, element_type } => {
-                let parts = ArrayParts::of(datum, *element_type);
+                let parts = ArrayParts::of(datum, *element_type)?;
                 for value in parts.elements.iter().flatten() {
                     element.visit(*value, visit)?;
                 }
@@ -119,7 +122,7 @@ impl Shape {
             // SAFETY: as in `visit`.
             Kind::Value => replace(unsafe { values::detoasted(datum) })?,
             Kind::Array { element, element_type } => {
-                let mut parts = ArrayParts::of(datum, *element_type);
+                let mut parts = ArrayParts::of(datum, *element_type)?;
                 let mut is_new = false;
                 for value in parts.elements.iter_mut() {
                     if let Some(old) = *value
@@ -129,7 +132,7 @@ impl Shape {
                         is_new = true;
                     }
                 }
-                is_new.then(|| parts.into_datum(*element_type))
+                is_new.then(|| parts.into_datum(*element_type)).transpose()?
             }
             Kind::Composite(attributes) => {
                 let mut parts = CompositeParts::of(datum);
@@ -168,34 +171,39 @@ struct ArrayParts {
 }
 
 impl ArrayParts {
-    fn of(datum: Datum, element_type: Oid) -> Self {
+    /// Of elements that take a bit each where they are NULL, and much more when they are taken apart.
+    fn of(datum: Datum, element_type: Oid) -> Result<Self, Error> {
         // SAFETY: a datum of an array type, detoasted; its header is followed by `ndim` dimensions and
         // as many lower bounds.
         unsafe {
             let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
             let dimensions = (*array).ndim as usize;
             let numbers = array.cast::<u8>().add(size_of::<pg_sys::ArrayType>()).cast::<c_int>();
-            Self {
+            let count = pg_sys::ArrayGetNItems((*array).ndim, numbers).unsigned_abs() as usize;
+            reserve::room(count.saturating_mul(size_of::<Option<Datum>>()), ELEMENTS)?;
+            Ok(Self {
                 elements: arrays::taken_apart(array, Element::of_type(element_type)),
                 dimensions: (0..dimensions).map(|index| *numbers.add(index)).collect(),
                 lower_bounds: (dimensions..2 * dimensions)
                     .map(|index| *numbers.add(index))
                     .collect(),
-            }
+            })
         }
     }
 
-    fn into_datum(mut self, element_type: Oid) -> Datum {
+    fn into_datum(mut self, element_type: Oid) -> Result<Datum, Error> {
         let element = Element::of_type(element_type);
+        let for_each = size_of::<Datum>() + size_of::<bool>();
+        reserve::room(self.elements.len().saturating_mul(for_each), ELEMENTS)?;
         // SAFETY: the elements are as many as the dimensions say.
-        unsafe {
+        Ok(unsafe {
             arrays::put_together(
                 element,
                 &self.elements,
                 &mut self.dimensions,
                 &mut self.lower_bounds,
             )
-        }
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use super::setting::TemporarySettings;
 use super::shape::Shape;
 use super::triggers::same_bytes;
-use super::{encoding, relations, report, values};
+use super::{relations, values};
 use fieldcrypt_error::Error;
 
 /// A value of any type.
@@ -134,19 +134,42 @@ const OUTPUT: &[(&CStr, &CStr)] = &[
     (c"quote_all_identifiers", c"off"),
 ];
 
-/// What input functions go by: they read all that [`OUTPUT`] gives. Of texts that were written otherwise they refuse
-/// what could be another value: dates that do not begin with the year are none in the order YMD. Under sql_standard
-/// intervals of both styles are read for what they say.
-const INPUT: &[(&CStr, &CStr)] = &[
-    (c"datestyle", c"ISO, YMD"),
-    (c"intervalstyle", c"sql_standard"),
-    (c"timezone", c"UTC"),
-    (c"lc_monetary", c"C"),
-    (c"xmloption", c"content"),
-    (c"array_nulls", c"on"),
-];
+/// What input functions go by where a text leaves something open.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading {
+    order: (&'static CStr, u32),
+    intervals: (&'static CStr, u32),
+}
 
-/// The settings of [`OUTPUT`] and [`INPUT`] for the types that are written most often, as Postgres's own variables:
+impl Reading {
+    /// For all sessions: what [`OUTPUT`] gives is read for what it is. Dates that do not begin with the year are
+    /// mostly none in the order YMD; under sql_standard a sign is one of all that follows, as sessions of that style write.
+    pub(super) const FIXED: Self = Self {
+        order: (c"ISO, YMD", pg_sys::DATEORDER_YMD),
+        intervals: (c"sql_standard", pg_sys::INTSTYLE_SQL_STANDARD),
+    };
+    /// What other orders of day, month and year make of a text.
+    pub(super) const OTHER_ORDERS: [Self; 2] = [
+        Self { order: (c"ISO, MDY", pg_sys::DATEORDER_MDY), ..Self::FIXED },
+        Self { order: (c"ISO, DMY", pg_sys::DATEORDER_DMY), ..Self::FIXED },
+    ];
+    /// A sign is one of the part that it stands before.
+    pub(super) const OTHER_INTERVALS: Self =
+        Self { intervals: (c"postgres", pg_sys::INTSTYLE_POSTGRES), ..Self::FIXED };
+
+    fn settings(self) -> [(&'static CStr, &'static CStr); 6] {
+        [
+            (c"datestyle", self.order.0),
+            (c"intervalstyle", self.intervals.0),
+            (c"timezone", c"UTC"),
+            (c"lc_monetary", c"C"),
+            (c"xmloption", c"content"),
+            (c"array_nulls", c"on"),
+        ]
+    }
+}
+
+/// The settings of [`OUTPUT`] and of a [`Reading`] for the types that are written most often, as Postgres's own variables:
 /// a level of settings for each row would cost several times what the encryption does.
 struct Variables {
     date_style: c_int,
@@ -182,10 +205,10 @@ impl Variables {
         }
     }
 
-    fn fixed(interval_style: u32) -> Self {
+    fn fixed(date_order: u32, interval_style: u32) -> Self {
         Self {
             date_style: pg_sys::USE_ISO_DATES as c_int,
-            date_order: pg_sys::DATEORDER_YMD as c_int,
+            date_order: date_order as c_int,
             interval_style: interval_style as c_int,
             float_digits: 1,
             time_zone: utc(),
@@ -223,18 +246,24 @@ impl Drop for Restored {
 /// Runs an output or input function of a type with the settings that count for all sessions.
 fn fixed<R>(
     type_oid: Oid,
-    interval_style: u32,
+    variables: impl FnOnce() -> Variables,
     settings: &[(&'static CStr, &'static CStr)],
     work: impl FnOnce() -> R,
 ) -> R {
     match Dependence::of(type_oid) {
         Dependence::None => work(),
         Dependence::Variables => {
-            let _restored = Restored::after(&Variables::fixed(interval_style));
+            let _restored = Restored::after(&variables());
             work()
         }
         Dependence::Settings => with_settings(settings, work),
     }
+}
+
+/// Runs a type's input function under the settings of a reading.
+pub(super) fn read_as<R>(type_oid: Oid, reading: Reading, work: impl FnOnce() -> R) -> R {
+    let variables = || Variables::fixed(reading.order.1, reading.intervals.1);
+    fixed(type_oid, variables, &reading.settings(), work)
 }
 
 /// Runs `work`, which may run anybody's code, under what [`OUTPUT`] says of dates, times and numbers.
@@ -257,7 +286,8 @@ fn with_settings<R>(settings: &[(&'static CStr, &'static CStr)], work: impl FnOn
 ///
 /// The datum is a non-null value of the type.
 pub(super) unsafe fn output<'a>(datum: Datum, type_oid: Oid) -> &'a [u8] {
-    fixed(type_oid, pg_sys::INTSTYLE_POSTGRES, OUTPUT, || {
+    let variables = || Variables::fixed(pg_sys::DATEORDER_YMD, pg_sys::INTSTYLE_POSTGRES);
+    fixed(type_oid, variables, OUTPUT, || {
         // SAFETY: by the contract; output functions give a C string in the current memory context.
         unsafe {
             let mut function = pg_sys::InvalidOid;
@@ -266,61 +296,4 @@ pub(super) unsafe fn output<'a>(datum: Datum, type_oid: Oid) -> &'a [u8] {
             CStr::from_ptr(pg_sys::OidOutputFunctionCall(function, datum)).to_bytes()
         }
     })
-}
-
-/// Runs a type's input function over a text in the server's encoding.
-///
-/// Input functions quote the text in their errors, so whatever they raise is swallowed whole. The
-/// caller must raise an error of its own then: nothing rolled back what the function did. Cancels,
-/// lock conflicts and lack of memory keep their SQLSTATE, and are not quoted either.
-pub fn text_in_type(text: &[u8], type_oid: Oid) -> Result<Datum, Error> {
-    let input = values::c_string(text)?;
-    // Before anything can fail: in an error state the catalogs must not be read.
-    // SAFETY: a catalog look-up; the name is copied out of the palloc'd string.
-    let type_name = unsafe { CStr::from_ptr(pg_sys::format_type_be(type_oid)).to_bytes().to_vec() };
-    if is_ambiguous_date(text, type_oid) {
-        return Err(Error::AmbiguousDate { type_name: encoding::lossy(&type_name) });
-    }
-    // SAFETY: catalog look-ups by type oid, then a call of the type's input function with the
-    // arguments that every input function takes.
-    unsafe {
-        let mut function = pg_sys::InvalidOid;
-        let mut io_parameter = pg_sys::InvalidOid;
-        pg_sys::getTypeInputInfo(type_oid, &mut function, &mut io_parameter);
-        pgrx::PgTryBuilder::new(|| {
-            Ok(fixed(type_oid, pg_sys::INTSTYLE_SQL_STANDARD, INPUT, || {
-                pg_sys::OidInputFunctionCall(
-                    function,
-                    input.cast_mut_ptr::<std::ffi::c_char>(),
-                    io_parameter,
-                    -1,
-                )
-            }))
-        })
-        .catch_others(|caught| {
-            let type_name = encoding::lossy(&type_name);
-            match report::of_the_system(&caught, "the conversion of a decrypted value was stopped")
-            {
-                Some(report) if report.sqlstate.0 == *b"53200" => {
-                    Err(Error::OutOfMemory { what: "the conversion of a decrypted value" })
-                }
-                Some(report) => Err(Error::Postgres(Box::new(report))),
-                None => Err(Error::Conversion { type_name }),
-            }
-        })
-        .execute()
-    }
-}
-
-/// Whether a text is a date that another session wrote in its own order, such as `04/03/2001`: one or two digits,
-/// then another number. Which of them is the month, nothing says.
-fn is_ambiguous_date(text: &[u8], type_oid: Oid) -> bool {
-    if !matches!(type_oid, pg_sys::DATEOID | pg_sys::TIMESTAMPOID | pg_sys::TIMESTAMPTZOID) {
-        return false;
-    }
-    let text = text.trim_ascii_start();
-    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    (1..=2).contains(&digits)
-        && matches!(text.get(digits), Some(b'/' | b'-' | b'.'))
-        && text.get(digits + 1).is_some_and(u8::is_ascii_digit)
 }

@@ -524,6 +524,8 @@ sub new
 		$options{db} // 'postgres',
 		on_error_stop => 0,
 		extra_params => [ FieldcryptTest::psql_options(%options) ]);
+	# A query has its time, however long the session has been open.
+	$psql->set_query_timer_restart;
 	return bless { psql => $psql }, $class;
 }
 

@@ -77,6 +77,7 @@ sub until_ready
 		{
 			my %field = map { substr($_, 0, 1) => substr $_, 1 } split /\0/, $body;
 			push @outcome, ($type eq 'E' ? 'error' : 'notice') . " $field{C} $field{M}";
+			push @{ $self->{hints} }, $field{H} // ();
 			return @outcome if $type eq 'E' && ($field{V} // $field{S}) eq 'FATAL';
 		}
 		elsif ($type eq 'S')

@@ -18,7 +18,12 @@ value($node, <<'SQL');
 CREATE ROLE manager LOGIN; CREATE ROLE auditor LOGIN;
 SELECT fieldcrypt.grant_access('manager', 'manage', 'encrypt', 'decrypt', 'backup'), fieldcrypt.grant_access('auditor', 'audit');
 CREATE TABLE vals (id int PRIMARY KEY, sealed fieldcrypt.encrypted);
-ALTER TABLE vals OWNER TO manager;
+CREATE TABLE bound (place text, sealed fieldcrypt.encrypted);
+INSERT INTO bound VALUES ('here', fieldcrypt.encrypt_field('note', fieldcrypt.context('bound', 'here')));
+SELECT fieldcrypt.set_column_context('bound', 'sealed', expression => $$fieldcrypt.context('bound', place)$$, enforce => true);
+CREATE TABLE lists (id int, sealed fieldcrypt.encrypted[]);
+SELECT fieldcrypt.set_column_context('lists', 'sealed', expression => $$'lists/' || id$$, enforce => true);
+ALTER TABLE vals OWNER TO manager; ALTER TABLE bound OWNER TO manager; ALTER TABLE lists OWNER TO manager;
 INSERT INTO vals SELECT n, fieldcrypt.encrypt_field('note ' || n, '', 't' || n % 50) FROM generate_series(1, 2000) AS n;
 SQL
 my $postmaster = postmaster($node);
@@ -80,7 +85,14 @@ note 'arguments of many megabytes, to every door that takes texts';
 		[ manager => "SELECT fieldcrypt.set_rotation_policy($huge, '30 days')" ],
 		[ manager => "SELECT fieldcrypt.encrypt_field('x', $huge)" ],
 		[ manager => "SELECT fieldcrypt.encrypt_field('x', '', $huge)" ],
-		[ manager => "SELECT fieldcrypt.decrypt_field(sealed, $huge) FROM vals LIMIT 1" ]);
+		[ manager => "SELECT fieldcrypt.decrypt_field(sealed, $huge) FROM vals LIMIT 1" ],
+		[ manager => "SELECT length(fieldcrypt.context('a', $huge))" ],
+		[ manager => "SELECT length(fieldcrypt.context($huge, 1))" ],
+		[ manager => "SELECT length(fieldcrypt.context('a', repeat('/', 60000000), 1.50, repeat('%', 60000000)))" ],
+		[ manager => "SELECT length(fieldcrypt.context('a', repeat('/', 400000)))" ],
+		[ manager => "SELECT fieldcrypt.context(" . join(', ', ("repeat('x', 200000)") x 99) . ')' ],
+		[ manager => "UPDATE bound SET place = $huge" ],
+		[ manager => "INSERT INTO bound SELECT $huge, sealed FROM bound" ]);
 	my @documents = (
 		[ manager => "SELECT fieldcrypt.import_keys($huge)" ],
 		[ manager => "SELECT fieldcrypt.import_keys('{\"a\":\"' || $huge || '\"}')" ],
@@ -91,6 +103,8 @@ note 'arguments of many megabytes, to every door that takes texts';
 		[ manager => "SELECT pg_column_size(fieldcrypt.encrypt_field_jsonb(to_jsonb($huge)))" ],
 		[ manager => "SELECT length(fieldcrypt.decrypt_field_as(fieldcrypt.encrypt_field($huge), NULL::varchar))" ],
 		[ manager => "SELECT length(fieldcrypt.decrypt_field_jsonb(fieldcrypt.encrypt_field_jsonb(to_jsonb($huge)))::text)" ],
+		[ manager => 'INSERT INTO lists VALUES (1, array_fill(NULL::fieldcrypt.encrypted, ARRAY[30000000]))' ],
+		[ manager => 'INSERT INTO lists SELECT 1, array_fill(sealed, ARRAY[200000]) FROM vals LIMIT 1' ],
 		[ postgres => "SELECT length(fieldcrypt_internal.report_page(jsonb_build_object('format', $huge)))" ]);
 	my $refused = '';
 	foreach my $one (@words)

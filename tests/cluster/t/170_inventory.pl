@@ -159,6 +159,7 @@ function check_master_key_source(jsonb) v u p
 function check_missing_keys(jsonb) v u p
 function check_preload(jsonb) v u p
 function check_reencryption(jsonb) v u p
+function check_require_tenant(jsonb) v u p
 function check_restore_order(jsonb) v u p
 function check_server_file_roles(jsonb) v u p
 function check_statement_logging(jsonb) v u p

@@ -154,7 +154,7 @@ SQL
 	$session->value('ROLLBACK');
 	$session->value(q{RESET fieldcrypt.tenant});
 	$session->gives("$lock; $others", "\nof umbrella", 'without a transaction block it is over with its statement');
-	like($session->run($lock)->{err}, qr/WARNING:  25P01: the tenant is locked for this statement only/, 'and says so');
+	like($session->run($lock)->{err}, qr/WARNING:  25P01: there is no transaction block: the tenant is locked until this statement is committed, with the pipeline/, 'and says so');
 	unlike($session->run('BEGIN; ' . $lock . '; COMMIT')->{err}, qr/WARNING/, 'in a block it does not');
 	unlike($session->run(q{SELECT begin_request('acme')})->{err}, qr/WARNING/, 'nor in a function, which may use it itself');
 	$session->refused("BEGIN; SELECT own_clause(); COMMIT", 'KF030', 'a function whose own SET clause would take it back');
@@ -240,6 +240,15 @@ value($node, q{CREATE TABLE many AS SELECT i, fieldcrypt.encrypt_field('of ' || 
 		unlike($outcome, qr/of umbrella/, "a pipeline: $attack: nothing of others");
 	}
 	is_deeply($client->pipeline($others), ['row of umbrella'], 'a pipeline: the next one is free');
+	foreach my $mistake (sub { $client->pipeline([ 'SELECT fieldcrypt.lock_tenant($1)', 'acme' ], $others) }, sub { $client->simple("BEGIN; $lock; $others") })
+	{
+		$client->{hints} = [];
+		like(join("\n", @{ $mistake->() }), qr/error KF006/, "another tenant's value is refused");
+		$client->simple('ROLLBACK');
+		my $hint = "@{ $client->{hints} }";
+		like($hint, qr/a transaction of its own tenant: BEGIN; SELECT fieldcrypt\.lock_tenant/, 'and the hint is one that can be followed');
+		unlike($hint, qr/RESET|set the right one/, 'nor does it say how to go without a guard');
+	}
 	my $parts = join "\n", @{ $client->simple("SELECT fieldcrypt.lock_tenant('acme'); $own; RESET fieldcrypt.tenant; $others") };
 	like($parts, qr/of acme.*error KF030/s, 'statements in one message are one transaction, too');
 	unlike($parts, qr/of umbrella|25P01/, 'statements in one message: nothing of others');

@@ -102,11 +102,25 @@ gives($node, q{SELECT fieldcrypt.decrypt_field(fieldcrypt.encrypt_field('x', 'c'
 refused($node, q{SELECT fieldcrypt.create_key('new')}, '42501', 'off: who may only encrypt', user => 'app');
 gives($node, q{SELECT fieldcrypt.create_key('new') > 0}, 't', 'off: who manages keys', user => 'manager');
 gives($node, q{SELECT fieldcrypt.decrypt_field(fieldcrypt.encrypt_field('x', 'c', 'new'), 'c')}, 'x', 'off: then it is there', user => 'app');
-value($node, q{CALL fieldcrypt.rotate_keys('forced', force => true); CALL fieldcrypt.rotate_keys('new', force => true)}, user => 'manager');
-gives($node, q{SELECT count(*) FROM fieldcrypt.encryption_keys WHERE tenant IN ('forced', 'new') AND state = 'active'}, '2', 'off: rotation goes on');
+# Neither does any other way that makes keys.
+my $first = qr/tenant "mistyped" has no encryption key.*HINT:.*create_keys_on_use is off.*SELECT fieldcrypt\.create_key\(tenant\)/s;
+foreach my $call (q{CALL fieldcrypt.rotate_keys('mistyped')}, q{CALL fieldcrypt.rotate_keys('mistyped', force => true)}, q{CALL fieldcrypt.rotate_keys('mistyped', 'x', true)},
+	q{SELECT fieldcrypt.rotate_key('mistyped')}, q{BEGIN; SELECT fieldcrypt.rotate_key('mistyped', 'x')}, q{SELECT fieldcrypt.set_rotation_policy('mistyped', '1 day')})
+{
+	refused($node, $call, 'KF007', $first, "off: $call", user => 'manager');
+	refused($node, $call, 'KF007', $first, "off: a superuser: $call");
+}
+unlike(run_sql($node, q{SELECT fieldcrypt.rotate_key('mistyped')})->{err}, qr/CALL/, 'off: the hint is nothing that a transaction can not do');
+value($node, q{SELECT fieldcrypt.set_rotation_policy('mistyped', NULL); SELECT fieldcrypt.set_rotation_policy(NULL, '80 days'); SELECT fieldcrypt.set_rotation_policy(NULL, NULL)}, user => 'manager');
+gives($node, q{SELECT (SELECT count(*) FROM fieldcrypt.encryption_keys WHERE tenant = 'mistyped'), (SELECT count(*) FROM fieldcrypt.rotation_policies)}, '0|0', 'off: no key and no policy for it');
+value($node, q{CALL fieldcrypt.rotate_keys('new', force => true); SELECT fieldcrypt.rotate_key('new'); SELECT fieldcrypt.set_rotation_policy('new', '1 year'); SELECT fieldcrypt.set_rotation_policy('new', NULL)}, user => 'manager');
+gives($node, q{SELECT max(version) FROM fieldcrypt.encryption_keys WHERE tenant = 'new' AND state = 'active'}, '3', 'off: rotation goes on');
 gives($node, q{SELECT fieldcrypt.key_id(fieldcrypt.reencrypt_field(v, 'c')) > 0 FROM odd WHERE tenant = 'acme '}, 't', 'off: so does re-encryption');
 value($node, q{SELECT fieldcrypt.suspend_key(key_id, 'look') FROM fieldcrypt.encryption_keys WHERE tenant = 'new' AND state = 'active'}, user => 'manager');
-refused($node, q{SELECT fieldcrypt.encrypt_field('x', 'c', 'new')}, 'KF007', qr/has no active encryption key/, 'off: a tenant whose keys are suspended', user => 'app');
+refused($node, q{SELECT fieldcrypt.encrypt_field('x', 'c', 'new')}, 'KF007', qr/has no active encryption key.*HINT:.*resume_key.*outside a transaction block/s, 'off: a tenant whose keys are suspended', user => 'app');
+refused($node, q{SELECT fieldcrypt.rotate_key('new')}, 'KF007', qr/has no active encryption key/, 'off: in a transaction it gets no new one');
+value($node, q{CALL fieldcrypt.rotate_keys('new', force => true)}, user => 'manager');
+gives($node, q{SELECT max(version) FROM fieldcrypt.encryption_keys WHERE tenant = 'new' AND state = 'active'}, '4', 'off: by force it gets one');
 {
 	# A key that is not committed yet is none for others, and none at all if it is rolled back.
 	my $maker = session($node, user => 'manager');
@@ -124,6 +138,9 @@ refused($node, q{SELECT fieldcrypt.encrypt_field('x', 'c', 'new')}, 'KF007', qr/
 refused($node, $_, '42501', "not everybody's: $_", user => 'app') foreach 'SET fieldcrypt.create_keys_on_use = on', q{SELECT set_config('fieldcrypt.create_keys_on_use', 'on', true)};
 configure($node);
 gives($node, q{SELECT fieldcrypt.decrypt_field(fieldcrypt.encrypt_field('x', 'c', 'acmee'), 'c')}, 'x', 'on again: the first use makes it', user => 'app');
+refused($node, q{SELECT fieldcrypt.rotate_key('never')}, 'KF007', qr/never had an encryption key.*HINT:.*SELECT fieldcrypt\.create_key\(tenant\)/s, 'on again: what has no key is not rotated');
+value($node, q{CALL fieldcrypt.rotate_keys('forced', force => true)}, user => 'manager');
+gives($node, q{SELECT count(*) FROM fieldcrypt.encryption_keys WHERE tenant = 'forced' AND state = 'active'}, '1', 'on again: by force it gets one');
 
 # Health: values that nobody named a tenant for.
 my $health = q{SELECT status || ': ' || detail FROM fieldcrypt.health(THOROUGH) WHERE "check" = 'default_tenant'};

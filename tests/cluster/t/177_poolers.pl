@@ -119,6 +119,37 @@ SKIP:
 		Time::HiRes::usleep(100_000);
 	}
 	is($outcome, 'row of umbrella', 'a client that goes away in its transaction leaves no lock');
+
+	# What is left in the temporary schema is found before the tables that are meant, and keeps what gets into it.
+	my $trap = q{CREATE TEMP TABLE loot (v text);
+		CREATE FUNCTION pg_temp.spy(v text) RETURNS text LANGUAGE sql AS $$ INSERT INTO loot VALUES (v) RETURNING v $$;
+		CREATE TEMP VIEW t AS SELECT tenant, v, pg_temp.spy(fieldcrypt.decrypt_field(v)) AS got FROM public.t WHERE tenant = 'umbrella'};
+	my $read = q{SELECT got FROM t};
+	like(last_of($a->simple("BEGIN; SELECT fieldcrypt.lock_tenant('acme'); $trap; COMMIT")), qr/^row/, 'client A leaves a view behind');
+	like(last_of($b->simple(q{SELECT fieldcrypt.lock_tenant('umbrella')})), qr/^error 55000/, 'client B, who would read through it, gets no lock');
+	my $refusal = join "\n", @{ $b->pipeline('BEGIN', [ 'SELECT fieldcrypt.lock_tenant($1)', 'umbrella' ], $read) };
+	like($refusal, qr/error 55000 this session has temporary objects/, 'nor in a pipeline');
+	unlike($refusal, qr/of umbrella/, 'and reads nothing');
+	like("@{ $b->{hints} }", qr/DISCARD TEMP/, 'and is told what to do');
+	$b->simple('ROLLBACK');
+	is_deeply($a->simple('SELECT count(*) FROM loot'), ['row 0'], 'client A has got nothing');
+	foreach my $left ('CREATE TEMP TABLE t (LIKE public.t)', q{CREATE TYPE pg_temp.encrypted AS (v text)}, q{CREATE DOMAIN pg_temp.date AS text}, 'CREATE TEMP SEQUENCE s', 'CREATE TEMP VIEW v AS SELECT 1',
+		'CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$', 'CREATE TEMP TABLE work (v text) ON COMMIT DELETE ROWS', 'SELECT 1 AS x INTO TEMP kept')
+	{
+		$a->simple('DISCARD TEMP');
+		is(last_of($b->simple("BEGIN; SELECT fieldcrypt.lock_tenant('umbrella'); $others; COMMIT")), 'row of umbrella', 'after DISCARD TEMP client B goes on');
+		$a->simple("BEGIN; SELECT fieldcrypt.lock_tenant('acme'); $left; COMMIT");
+		like($b->simple(q{BEGIN; SELECT fieldcrypt.lock_tenant('umbrella')})->[-1], qr/^error 55000/, "left behind: $left");
+		$b->simple('ROLLBACK');
+	}
+	$a->simple('DISCARD TEMP');
+	is(last_of($a->simple("BEGIN; SELECT fieldcrypt.lock_tenant('acme'); CREATE TEMP TABLE work ON COMMIT DROP AS SELECT fieldcrypt.decrypt_field(v) AS got FROM t WHERE tenant = 'acme'; SELECT fieldcrypt.lock_tenant('acme'); SELECT got FROM work; COMMIT")),
+		'row of acme', 'what ends with its transaction is in nobody\'s way');
+	is(last_of($b->simple("BEGIN; SELECT fieldcrypt.lock_tenant('umbrella'); $others; COMMIT")), 'row of umbrella', 'nor in the next client\'s');
+	value($node, 'REVOKE TEMPORARY ON DATABASE postgres FROM PUBLIC');
+	like(last_of($a->simple("BEGIN; SELECT fieldcrypt.lock_tenant('acme'); $trap")), qr/^error 42501/, 'without the right to make temporary objects nothing can be left');
+	$a->simple('ROLLBACK');
+	value($node, 'GRANT TEMPORARY ON DATABASE postgres TO PUBLIC');
 	$_->close foreach $a, $b;
 }
 
@@ -156,6 +187,9 @@ gives($node, q{SET fieldcrypt.require_tenant = locked; SELECT fieldcrypt.key_id(
 gives($node, "SET fieldcrypt.require_tenant = locked; BEGIN; SELECT fieldcrypt.lock_tenant('acme'); $own", "\nof acme", 'locked: a lock does');
 gives($node, "SET fieldcrypt.require_tenant = locked; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET force_parallel_mode = on; BEGIN; SELECT fieldcrypt.lock_tenant('acme'); $own", "\nof acme", 'locked: in a parallel worker, too');
 refused($node, "SET fieldcrypt.require_tenant = locked; SET force_parallel_mode = on; SET fieldcrypt.tenant = 'acme'; $own", 'KF029', 'locked: in a parallel worker, a tenant of the session does not count');
+
+# A session that nobody shares has its temporary objects.
+gives($node, "SET fieldcrypt.require_tenant = $_; CREATE TEMP TABLE mine (v text); BEGIN; SELECT fieldcrypt.lock_tenant('acme'); $own", "\nof acme", "$_: temporary tables are no matter") foreach 'on', 'off';
 
 end_poolers();
 no_crash($node);

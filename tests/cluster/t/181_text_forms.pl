@@ -114,6 +114,89 @@ foreach my $case ([ '2001-03-04', 'date', '2001-03-04' ], [ 'Sun 04 Mar 05:06:07
 	gives($node, "SELECT fieldcrypt.decrypt_field_as(fieldcrypt.encrypt_field('$text'), NULL::$type)", $expected, "'$text' is the $type that it says");
 }
 
+# The same wherever such a type is inside of another: a text that could be another value for another reader is refused.
+value($node, <<'SQL');
+CREATE DOMAIN ddate AS date;
+CREATE DOMAIN dddate AS ddate;
+CREATE DOMAIN dates AS date[];
+CREATE TYPE visit AS (who text, at timestamptz);
+CREATE TYPE visits AS (place text, list visit[]);
+CREATE TYPE span AS (days daterange, note int);
+CREATE DOMAIN stay AS interval;
+SQL
+my $read = sub { my ($text, $type) = @_; return "SELECT fieldcrypt.decrypt_field_as(fieldcrypt.encrypt_field(\$text\$$text\$text\$), NULL::$type)" };
+my %unclear = (
+	'begins with its year' => [
+		[ '01/02/03', $_ ], [ '04/03/0005', $_ ], [ '04-Mar-01', $_ ], [ '01.02.03', $_ ] ],
+	'other times each day' => [],
+	'may be a time zone' => [],
+	'one of its first part' => []);
+$unclear{'begins with its year'} = [
+	map({ my $type = $_; map { [ $_, $type ] } '01/02/03', '04/03/0005', '01-02-03', '04-Mar-01', ' 01.02.03' } qw(date ddate dddate)),
+	[ '01/02/03 04:05', 'timestamp' ], [ '01/02/03 04:05+02', 'timestamptz' ], [ '{01/02/03}', 'date[]' ], [ '{2001-02-03,"01/02/03"}', 'ddate[]' ],
+	[ '{{01/02/03}}', 'dates' ], [ '[01/02/03,05/06/07)', 'daterange' ], [ '{[01/02/03,05/06/07)}', 'datemultirange' ], [ '["01/02/03 04:05",)', 'tsrange' ],
+	[ '(1,"01/02/03 00:00")', 'visit' ], [ '(x,"{""(y,\\\\""01/02/03 04:05+00\\\\"")""}")', 'visits' ], [ '("[01/02/03,05/06/07)",1)', 'span' ] ];
+$unclear{'other times each day'} = [
+	map({ my $type = $_; map { [ $_, $type ] } 'now', 'today', 'Tomorrow', ' YESTERDAY ' } qw(date ddate timestamp timestamptz)),
+	[ 'now', 'time' ], [ 'now', 'timetz' ], [ 'today 12:00', 'timestamp' ], [ 'today12:00', 'timestamp' ], [ 'yesterday allballs', 'timestamptz' ], [ '{today}', 'date[]' ],
+	[ '{"today"}', 'dates' ], [ '{to"d"ay}', 'date[]', '22018' ], [ '[today,)', 'daterange' ], [ '[yes"ter"day,)', 'daterange' ], [ '(x,now)', 'visit' ], [ '(x,n\\ow)', 'visit' ],
+	[ '(x,"{""(y,today)""}")', 'visits' ], [ '("[today,tomorrow)",1)', 'span' ] ];
+$unclear{'may be a time zone'} = [
+	map({ my $zone = $_; map { [ $_->[0] =~ s/ZONE/$zone/r, $_->[1] ] } [ '2001-03-04 05:06:07 ZONE', 'timestamptz' ], [ 'Sun 04 Mar 05:06:07 2001 ZONE', 'timestamptz' ], [ '05:06:07 ZONE', 'timetz' ],
+		[ '{"2001-03-04 05:06:07 ZONE"}', 'timestamptz[]' ], [ '["2001-03-04 05:06:07 ZONE",)', 'tstzrange' ], [ '(x,"2001-03-04 05:06:07 ZONE")', 'visit' ] } 'IST', 'EST', 'cst'),
+	[ '2001-03-04 05:06:07 Asia/Kolkata', 'timestamptz' ] ];
+$unclear{'one of its first part'} = [ map({ my $type = $_; map { [ $_, $type ] } '-1 day 02:00', '-1 year 2 days', '-1 mon 3' } qw(interval stay)), [ '{"-1 day 02:00"}', 'interval[]' ] ];
+foreach my $why (sort keys %unclear)
+{
+	foreach my $case (@{ $unclear{$why} })
+	{
+		my ($text, $type) = @$case;
+		if (@$case > 2) { refused($node, $read->($text, $type), $case->[2], "'$text' as $type") }
+		else { refused($node, $read->($text, $type), '22018', qr/does not say which .* it is: .*$why/, "'$text' as $type: $why") }
+	}
+}
+unlike(run_sql($node, $read->('[01/02/03,05/06/07)', 'daterange'))->{err}, qr{01/02|2001-02}, 'the refusal does not say what it was');
+foreach my $case ([ '0005-03-04', 'ddate' ], [ '{2001-03-04,NULL}', 'date[]' ], [ '{ 2001-03-04 , "4 Mar 2001" }', 'date[]', '{2001-03-04,2001-03-04}' ], [ '[2001-03-04,2001-05-04)', 'daterange' ],
+	[ '[4 Mar 2001,2001-05-04]', 'daterange', '[2001-03-04,2001-05-05)' ], [ 'infinity', 'timestamptz' ], [ 'epoch', 'date', '1970-01-01' ], [ 'allballs', 'time', '00:00:00' ],
+	[ '2001-03-04T05:06:07Z', 'timestamptz', '2001-03-04 05:06:07+00' ], [ 'Sun Mar 04 05:06:07.5 2001 UTC', 'timestamptz', '2001-03-04 05:06:07.5+00' ], [ '2001-03-04 05:06 pm GMT', 'timestamptz', '2001-03-04 17:06:00+00' ],
+	[ '05:06 PM', 'time', '17:06:00' ], [ '44-03-15 BC', 'date', undef ], [ '0044-03-15 BC', 'date' ], [ '(today,"2001-03-04 05:06:07+00")', 'visit' ], [ '("I am here now, IST",)', 'visit' ],
+	[ '(Anna,"2001-03-04 05:06:07+05:30")', 'visit', '(Anna,"2001-03-03 23:36:07+00")' ], [ '-1 days +02:00:00', 'interval' ], [ '-1 days -02:00:00', 'interval' ], [ '1 day 02:00', 'interval', '1 day 02:00:00' ],
+	[ '@ 1 day -2 hours ago', 'interval', '-1 days +02:00:00' ], [ 'P-1DT2H', 'interval', '-1 days +02:00:00' ], [ '-1-2', 'interval', '-1 years -2 mons' ], [ '{today,  IST}', 'text[]', '{today,IST}' ])
+{
+	my ($text, $type, $expected) = @$case;
+	next if @$case == 3 && !defined $expected;
+	gives($node, $read->($text, $type), $expected // $text, "'$text' is the $type that it says");
+}
+# What a session writes in its own style is read as what it was, or not at all.
+{
+	my @types = ([ 'date', q{date '2001-02-03' + n * 37} ], [ 'ddate', q{(date '0005-03-04' + n)::ddate} ], [ 'date[]', q{ARRAY[date '2001-02-03' + n, date '0001-12-13' + n * 3]} ],
+		[ 'timestamptz', q{timestamptz '1999-12-31 22:30+00' + n * interval '3 days 5 hours'} ], [ 'tstzrange', q{tstzrange(timestamptz '1999-12-31 22:30+00' + n * interval '99 days', NULL)} ],
+		[ 'timetz', q{('05:06:07'::time + n * interval '1 hour')::timetz} ], [ 'interval', q{make_interval(months => n - 20, days => 7 - n, secs => n * 1000 - 30000)} ],
+		[ 'visit', q{ROW('now ' || n, timestamptz '1999-12-31 22:30+00' + n * interval '3 days 5 hours')::visit} ]);
+	foreach my $style ('ISO, DMY', 'SQL, DMY', 'SQL, MDY', 'Postgres, DMY', 'Postgres, MDY', 'German, DMY', 'ISO, YMD')
+	{
+		foreach my $zone ('UTC', 'Asia/Kolkata', 'America/New_York')
+		{
+			foreach my $intervals ('postgres', 'sql_standard', 'postgres_verbose', 'iso_8601')
+			{
+				next if $intervals ne 'postgres' && $zone ne 'UTC';
+				my $session = session($node);
+				$session->value("SET DateStyle = '$style'; SET TimeZone = '$zone'; SET IntervalStyle = $intervals");
+				my $wrong = join ' ', map {
+					my ($type, $expression) = @$_;
+					$session->value(<<"SQL") eq 'f' ? $type : ();
+CREATE OR REPLACE FUNCTION pg_temp.differs(v $type) RETURNS boolean LANGUAGE plpgsql AS \$f\$
+BEGIN RETURN NOT record_image_eq(ROW(fieldcrypt.decrypt_field_as(fieldcrypt.encrypt_field(v::text), v)), ROW(v)); EXCEPTION WHEN SQLSTATE '22018' THEN RETURN false; END \$f\$;
+SELECT count(*) = 0 FROM generate_series(1, 40) AS n WHERE pg_temp.differs($expression);
+SQL
+				} @types;
+				is($wrong, '', "texts of a session with $style, $zone, $intervals are read for what they were, or not at all");
+				$session->close;
+			}
+		}
+	}
+}
+
 # Random values of the types with several styles, there and back.
 gives($node, <<'SQL', '0', 'thousands of intervals, times and floats come back as they were');
 SET TimeZone = 'Europe/Berlin'; SET IntervalStyle = sql_standard;
