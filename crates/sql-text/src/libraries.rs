@@ -23,7 +23,7 @@ pub fn mask_audit(message: &[u8], running: &[u8], out: &mut Text) -> Result<(), 
     let count = split(line, &mut fields);
     let [own @ .., object_kind, object, statement, values, rows] = fields;
     let has_values = !NO_VALUES.contains(&values) || !rows.iter().all(u8::is_ascii_digit);
-    if !count.is_some_and(|count| count >= FIELDS) || has_values {
+    if count.is_none_or(|count| count < FIELDS) || has_values {
         return out.push(VALUE);
     }
     for field in own {
