@@ -13,7 +13,7 @@ use Time::HiRes ();
 use Wire;
 
 chomp(my $folder = `$ENV{PG_CONFIG} --pkglibdir`);
-my %has = map { $_ => 1 } grep { -e "$folder/$_.so" } qw(auto_explain pgaudit pg_cron);
+my %has = map { $_ => 1 } grep { -e "$folder/$_.so" } qw(auto_explain pgaudit pg_cron dblink postgres_fdw);
 my $preload = join ', ', (grep { $has{$_} } qw(auto_explain pgaudit)), 'pg_fieldcrypt';
 my $node = new_cluster('primary', conf => everything_logged() . <<"CONF");
 shared_preload_libraries = '$preload'
@@ -209,6 +209,29 @@ foreach my $case (
 $log->shows(sub { run_sql($node, 'SELECT 1; SELECT nothing FROM patients') }, 'the statement itself', qr/column .{1,2}nothing.{1,2} does not exist/);
 $log->shows(sub { run_sql($node, q{DO $$ BEGIN EXECUTE 'SELECT nothing FROM patients'; END $$}) }, 'where it was',
 	qr/PL\/pgSQL function inline_code_block line 1 at EXECUTE/);
+
+# What another session says to this server goes past the log, unless it is told not to send it (docs/logs.md).
+SKIP:
+{
+	skip 'no dblink, no postgres_fdw', 1 if !$has{dblink} || !$has{postgres_fdw};
+	my $quiet = "options '-c client_min_messages=error'";
+	my ($host, $port) = ($node->host, $node->port);
+	value($node, <<"SQL");
+CREATE EXTENSION dblink;
+CREATE EXTENSION postgres_fdw;
+CREATE FUNCTION says() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN RAISE NOTICE 'it is %', NEW.t; RAISE WARNING 'it is %', NEW.t; RETURN NEW; END \$\$;
+CREATE TABLE there (t text, held fieldcrypt.encrypted);
+CREATE TRIGGER says BEFORE INSERT ON there FOR EACH ROW EXECUTE FUNCTION says();
+CREATE SERVER here FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '$host', port '$port', dbname 'postgres', $quiet);
+CREATE USER MAPPING FOR PUBLIC SERVER here;
+CREATE FOREIGN TABLE far (t text) SERVER here OPTIONS (table_name 'there');
+SQL
+	my $connection = "host=$host port=$port dbname=postgres " . ($quiet =~ s/ /=/r);
+	$connection =~ s/'/''/g;
+	my $says = "DO \$x\$ BEGIN RAISE NOTICE 'it is %', (SELECT fieldcrypt.decrypt_field(ssn) FROM patients); END \$x\$";
+	hides('NOTICE to dblink', qr/inline_code_block line 1 at RAISE/, [ $put, "SELECT dblink_exec('$connection', \$y\$$says\$y\$)" ]);
+	hides('NOTICE to postgres_fdw', qr/says\(\) line 1 at RAISE/, [ $put, "INSERT INTO far SELECT fieldcrypt.decrypt_field(ssn) FROM patients" ]);
+}
 
 # Numbers, booleans, strings stuck to a number, comments: in pgaudit's CSV as well.
 foreach my $sql (
