@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use fieldcrypt_sql_text::{Names, OutOfMemory, Place};
 use pgrx::pg_sys::Oid;
 
+use super::own_names;
 use crate::pg::dependents::{self, Dependent, Object};
 use crate::pg::log_hook::{self, Relations};
 use crate::pg::{apart, invalidations, report, schemas};
@@ -29,7 +30,6 @@ const CLEAN_TEXTS: usize = 8;
 const LONGEST_CLEAN: usize = 2048;
 
 struct Known {
-    extension: Option<Oid>,
     names: Names,
     /// Numbers of objects, sorted.
     objects: Vec<u64>,
@@ -41,7 +41,6 @@ struct Known {
 impl Known {
     const fn nothing() -> Self {
         Self {
-            extension: None,
             names: Names::new(),
             objects: Vec::new(),
             types: Vec::new(),
@@ -239,7 +238,7 @@ fn may_concern(changed: usize, constraints_changed: bool) -> bool {
     let constraints = constraints_changed.then(dependents::domain_constraints);
     KNOWN.with(|known| match known.try_borrow() {
         Ok(known) => {
-            !known.types.is_empty()
+            !known.objects.is_empty()
                 && (constraints.is_some_and(|now| now != known.domain_constraints)
                     || relations
                         .iter()
@@ -270,20 +269,17 @@ impl Drop for Reading {
     }
 }
 
-/// Follows everything that depends on the extension. Names stay known as long as the session lives: it may have
-/// prepared a statement with one that something no longer has.
+/// Follows everything that depends on the extension, or that names it where it is not. Names stay known as long as the session
+/// lives: it may have prepared a statement with one that something no longer has, and goes on after DROP EXTENSION.
 fn read() -> Result<(), OutOfMemory> {
     let mut search = Search {
         known: Known::nothing(),
         waiting: Vec::new(),
         schemas: schemas::ALL.map(|name| schemas::oid(name).unwrap_or(Oid::INVALID)),
     };
-    search.known.extension = dependents::extension();
-    if let Some(extension) = search.known.extension {
-        search.known.domain_constraints = dependents::domain_constraints();
-        for schema in schemas::ALL {
-            search.known.names.add(schema.to_bytes(), Place::Anywhere)?;
-        }
+    search.known.domain_constraints = dependents::domain_constraints();
+    own_names::add_to(&mut search.known.names)?;
+    if let Some(extension) = dependents::extension() {
         let mut members = Vec::new();
         dependents::of(Object::Extension(extension), &mut |dependent| {
             if members.try_reserve(1).is_ok() {
@@ -294,13 +290,11 @@ fn read() -> Result<(), OutOfMemory> {
             search.member(member)?;
         }
         search.follow()?;
-        search.read_sources()?;
     }
+    search.read_sources()?;
     KNOWN.with(|place| {
         let Ok(mut place) = place.try_borrow_mut() else { return Err(OutOfMemory) };
-        if place.extension == search.known.extension {
-            search.known.names.add_all(&place.names)?;
-        }
+        search.known.names.add_all(&place.names)?;
         *place = search.known;
         Ok(())
     })
@@ -325,6 +319,10 @@ impl Search {
             dependents::of(object, &mut find);
             if let Object::Relation(relation) = object {
                 dependents::parents(relation, &mut find);
+                // A composite type is a relation that depends on its type, the other way round than a table.
+                if let Some(row) = dependents::row_type(relation) {
+                    find(Dependent::Type(row));
+                }
             }
             result?;
             for dependent in found {

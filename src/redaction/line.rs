@@ -3,11 +3,16 @@
 use fieldcrypt_sql_text::messages::{
     Record, mask_context, mask_lock_numbers, mask_memory_context, mask_processes,
 };
-use fieldcrypt_sql_text::{Kind as Token, OutOfMemory, Text, Tokens, executes, mask, mask_plan};
+use fieldcrypt_sql_text::{
+    Kind as Token, OutOfMemory, Text, Tokens, executes, mask, mask_audit, mask_job, mask_plan,
+};
 
 use super::{Redaction, known, redact_logs};
 use crate::pg::log_hook::{self, Line, Masked, Relations};
 use crate::pg::{marks, statements};
+
+/// The file that lines of pgaudit come from.
+const PGAUDIT: &[u8] = b"pgaudit.c";
 
 /// The file names that the extension's own reports carry.
 const OWN_FILE: &[u8] = b"pg_fieldcrypt";
@@ -135,7 +140,7 @@ pub fn masked(line: &Line<'_>) -> Result<Masked, OutOfMemory> {
         is_of_constraint: line.class == *b"23",
         is_of_names: line.class == *b"42",
         system_error: line.system_error,
-        statements: [line.running, line.internal_query.unwrap_or_default()],
+        statement: line.running,
         names: line.names,
     };
     let is_own = is_raised
@@ -146,8 +151,9 @@ pub fn masked(line: &Line<'_>) -> Result<Masked, OutOfMemory> {
     Ok(Masked {
         message: finished(Some(line.message), |text, out| match kind {
             Kind::Statement => statement_message(line, text, out),
-            Kind::Plan => plan_message(text, out),
-            Kind::Library => library_message(line, text, out),
+            Kind::Plan => plan_message(line, text, out),
+            Kind::Library if line.file == PGAUDIT => mask_audit(text, line.running, out),
+            Kind::Library => mask_job(text, out),
             Kind::Memory => mask_memory_context(text, out),
             Kind::Measure => mask_lock_numbers(text, out),
             Kind::Tree | Kind::Deadlock => out.push(text),
@@ -155,7 +161,7 @@ pub fn masked(line: &Line<'_>) -> Result<Masked, OutOfMemory> {
             Kind::Message => record.message(text, out),
         })?,
         detail: finished(line.detail, |text, out| match kind {
-            Kind::Statement => mask(text, out),
+            Kind::Statement => statement_detail(text, out),
             Kind::Measure => mask_lock_numbers(text, out),
             Kind::Deadlock if !line.is_translated => mask_processes(text, out),
             _ if is_own => out.push(text),
@@ -172,7 +178,8 @@ pub fn masked(line: &Line<'_>) -> Result<Masked, OutOfMemory> {
             },
         )?,
         context: finished(line.context, mask_context)?,
-        internal_query: finished(line.internal_query, mask)?,
+        // Of a function: put together from values, maybe, as words of it too.
+        internal_query: finished(line.internal_query, |_, out| out.push(b"***"))?,
         statement: finished(line.statement, mask)?,
     })
 }
@@ -185,17 +192,10 @@ fn kind(line: &Line<'_>) -> Kind {
         b"print.c" if line.is_log => Kind::Tree,
         b"deadlock.c" if line.detail_log.is_some() => Kind::Deadlock,
         b"mcxt.c" if line.is_log => Kind::Memory,
-        b"pgaudit.c" | b"pg_cron.c" => Kind::Library,
+        PGAUDIT | b"pg_cron.c" => Kind::Library,
         _ if format.ends_with(b"plan:\n%s") => Kind::Plan,
         _ => Kind::Message,
     }
-}
-
-/// pgaudit puts the values of parameters at the end, without quotes, or says that there are none.
-fn library_message(line: &Line<'_>, message: &[u8], out: &mut Text) -> Result<(), OutOfMemory> {
-    let has_values = line.file == b"pgaudit.c"
-        && ![&b",<none>"[..], b",<not logged>"].iter().any(|end| message.ends_with(end));
-    if has_values { out.push(b"AUDIT: ***") } else { mask(message, out) }
 }
 
 /// The statement stands at the end, behind what is there in any language.
@@ -207,10 +207,22 @@ fn statement_message(line: &Line<'_>, message: &[u8], out: &mut Text) -> Result<
     out.push(before)?;
     mask(statement, out)
 }
-fn plan_message(message: &[u8], out: &mut Text) -> Result<(), OutOfMemory> {
+
+/// Parameters, behind a word in any language; or a prepared statement, which a function may have put together from values.
+fn statement_detail(detail: &[u8], out: &mut Text) -> Result<(), OutOfMemory> {
+    let end = detail.iter().position(|byte| *byte == b':').map_or(0, |at| at + 1);
+    let (before, said) = detail.split_at(end);
+    if said.starts_with(b" $1 = ") {
+        return mask(detail, out);
+    }
+    out.push(before)?;
+    out.push(b" ***")
+}
+
+fn plan_message(line: &Line<'_>, message: &[u8], out: &mut Text) -> Result<(), OutOfMemory> {
     let plan = message.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     out.push(message.get(..plan).unwrap_or_default())?;
-    mask_plan(message.get(plan..).unwrap_or_default(), out)
+    mask_plan(message.get(plan..).unwrap_or_default(), line.last, line.last_is_cut_off, out)
 }
 
 fn finished(

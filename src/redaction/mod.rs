@@ -5,6 +5,7 @@
 
 mod known;
 mod line;
+mod own_names;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 

@@ -299,6 +299,13 @@ pub fn relation(oid: Oid) -> Option<(Vec<u8>, u8, Oid)> {
     }
 }
 
+/// The type of a relation's rows.
+pub fn row_type(relation: Oid) -> Option<Oid> {
+    // SAFETY: as above.
+    let row = unsafe { pg_sys::get_rel_type_id(relation) };
+    (row != pg_sys::InvalidOid).then_some(row)
+}
+
 /// The name of a column.
 pub fn column(relation: Oid, column: i16) -> Option<Vec<u8>> {
     // SAFETY: as above.

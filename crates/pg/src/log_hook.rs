@@ -10,7 +10,7 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::OnceLock;
 
-use fieldcrypt_sql_text::{OutOfMemory, Text};
+use fieldcrypt_sql_text::{OutOfMemory, Text, Tokens};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Oid};
 
@@ -37,6 +37,10 @@ pub struct Line<'r> {
     pub statement: Option<&'r [u8]>,
     /// The client's statement, whether it is to be written or not.
     pub running: &'r [u8],
+    /// The same; where none is running, at the end of a portal, the client's last one, as far as it is known.
+    pub last: &'r [u8],
+    /// Whether `last` may be cut off.
+    pub last_is_cut_off: bool,
     /// Whether its level is LOG.
     pub is_log: bool,
     /// The class of its SQLSTATE, the first two characters.
@@ -211,7 +215,9 @@ pub(super) fn without_panic(work: impl FnOnce()) -> Result<(), ()> {
 unsafe fn write_masked(masker: &Masker, record: *mut pg_sys::ErrorData) {
     // SAFETY: by the contract; what the line borrows is put back before this ends.
     let line = unsafe { line(record) };
-    let is_replication = is_replication_command(line.running) && line.context.is_none();
+    // One that fails by its syntax need not be one.
+    let is_replication =
+        is_replication_command(line.running) && line.context.is_none() && line.class != *b"42";
     if is_replication || !(masker.concerns)(&line) {
         return;
     }
@@ -240,7 +246,9 @@ fn is_replication_command(running: &[u8]) -> bool {
     ];
     // SAFETY: reads a variable of the process.
     let is_sender = unsafe { pg_sys::am_walsender };
-    is_sender && COMMANDS.iter().any(|command| running.starts_with(command))
+    // The first word decides, for the server too.
+    let first = Tokens::of(running).next().and_then(|token| running.get(token.range));
+    is_sender && first.is_some_and(|first| COMMANDS.contains(&first))
 }
 
 /// The texts of a record as Postgres wants them.
@@ -371,6 +379,7 @@ unsafe fn line<'r>(record: *const pg_sys::ErrorData) -> Line<'r> {
     // SAFETY: by the contract; `shows_statement` only reads.
     unsafe {
         let running = bytes(pg_sys::debug_query_string);
+        let reported = reported_statement();
         let shows_statement = version::shows_statement(record);
         let record = &*record;
         let name = |name: *const c_char| bytes(name).unwrap_or_default();
@@ -384,6 +393,9 @@ unsafe fn line<'r>(record: *const pg_sys::ErrorData) -> Line<'r> {
             internal_query: bytes(record.internalquery),
             statement: running.filter(|_| shows_statement),
             running: running.unwrap_or_default(),
+            last: running.unwrap_or(reported),
+            last_is_cut_off: running.is_none()
+                && reported.len() + 1 >= pg_sys::pgstat_track_activity_query_size as usize,
             class: class(record.sqlerrcode),
             system_error: bytes(strerror(record.saved_errno)).unwrap_or_default(),
             is_log: matches!(record.elevel as u32, pg_sys::LOG | pg_sys::LOG_SERVER_ONLY),
@@ -397,6 +409,15 @@ unsafe fn line<'r>(record: *const pg_sys::ErrorData) -> Line<'r> {
                 name(record.schema_name),
             ],
         }
+    }
+}
+
+/// The client's last statement, as pg_stat_activity has it.
+unsafe fn reported_statement<'r>() -> &'r [u8] {
+    // SAFETY: the entry of this process, which nobody else writes to; its text is a C string.
+    unsafe {
+        let entry = pg_sys::MyBEEntry;
+        if entry.is_null() { b"" } else { bytes((*entry).st_activity_raw).unwrap_or_default() }
     }
 }
 

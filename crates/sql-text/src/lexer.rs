@@ -21,7 +21,7 @@ pub enum Kind {
     OpenIdentifier,
     /// `'…'`, `E'…'`, `B'…'`, `X'…'`, `N'…'`, `U&'…'`, with its continuations, or `$tag$…$tag$`.
     String,
-    /// A number, with whatever letters are stuck to it.
+    /// A number, or `$1`, with whatever letters are stuck to it.
     Number,
     /// `$1`.
     Parameter,
@@ -87,7 +87,12 @@ impl<'t> Tokens<'t> {
             }
             (b'"', _) => self.quoted_identifier(start, start + 1),
             (b'$', Some(b'0'..=b'9')) => {
-                plain(Kind::Parameter, self.run(start + 1, |byte| byte.is_ascii_digit()))
+                let end = self.run(start + 1, |byte| byte.is_ascii_digit());
+                // With letters stuck to it the server takes it for a number that is none.
+                match self.byte(end) {
+                    Some(byte) if starts_word(byte) => plain(Kind::Number, self.number(end)),
+                    _ => plain(Kind::Parameter, end),
+                }
             }
             (b'$', _) => self.dollar_quoted(start).unwrap_or_else(|| plain(Kind::Other, start + 1)),
             (b'-', Some(b'-')) => {
@@ -227,10 +232,11 @@ impl<'t> Tokens<'t> {
         self.text.len()
     }
 
+    /// A dollar sign is no part of it, other than of a word: what begins there may be a string.
     fn number(&self, start: usize) -> usize {
         let mut end = start;
         loop {
-            end = self.run(end, continues_word);
+            end = self.run(end, |byte| continues_word(byte) && byte != b'$');
             let is_exponent = matches!(self.byte(end.wrapping_sub(1)), Some(b'e' | b'E'))
                 && matches!(self.byte(end), Some(b'+' | b'-'))
                 && self.byte(end + 1).is_some_and(|byte| byte.is_ascii_digit());

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod lexer;
+mod libraries;
 mod mask;
 pub mod messages;
 mod names;
@@ -14,6 +15,7 @@ mod plan;
 mod text;
 
 pub use lexer::{Kind, Token, Tokens};
+pub use libraries::{mask_audit, mask_job};
 pub use mask::{MASK, mask};
 pub use names::{Names, Place, executes};
 pub use plan::mask_plan;

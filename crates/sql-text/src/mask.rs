@@ -9,13 +9,17 @@ pub const MASK: &[u8] = b"'***'";
 /// What stands for a number: one, since a string may not stand everywhere that a number may.
 const NUMBER: &[u8] = b"0";
 
+/// What stands for `TRUE` and `FALSE`: one of them, since nothing else may stand everywhere that they may.
+const BOOLEAN: &[u8] = b"TRUE";
+
 /// What stands for a quoted identifier that is likely none.
 const IDENTIFIER: &[u8] = b"\"***\"";
 
 /// The longest identifier (`NAMEDATALEN`).
 const LONGEST_IDENTIFIER: usize = 63;
 
-/// Writes a text with every string as `'***'`, every number as `0` and every comment as a blank.
+/// Writes a text with every string as `'***'`, every number as `0`, `TRUE` and `FALSE` as `TRUE`, and every comment as a
+/// blank.
 ///
 /// What can be parsed still can. Quoted identifiers stay, unless they are too long for one, have no end,
 /// or hold what makes it likely that quotes were mixed up. Masking a masked text changes nothing.
@@ -23,8 +27,8 @@ pub fn mask(text: &[u8], out: &mut Text) -> Result<(), OutOfMemory> {
     mask_tokens(text, true, out)
 }
 
-/// The same; numbers stay if they are not to be masked.
-pub(crate) fn mask_tokens(text: &[u8], numbers: bool, out: &mut Text) -> Result<(), OutOfMemory> {
+/// The same; numbers and booleans stay if they are not to be masked.
+pub(crate) fn mask_tokens(text: &[u8], bare: bool, out: &mut Text) -> Result<(), OutOfMemory> {
     // Where the last string ended in the output, if only blanks followed: a string that comes now
     // would be its continuation.
     let mut after_string = None;
@@ -60,11 +64,13 @@ pub(crate) fn mask_tokens(text: &[u8], numbers: bool, out: &mut Text) -> Result<
                 continue;
             }
             Kind::Number => {
-                if out.last().is_some_and(continues_word) {
+                let joins = |byte| continues_word(byte) || byte == b'.' && source.starts_with(b"$");
+                if out.last().is_some_and(joins) {
                     out.push(b" ")?;
                 }
-                out.push(if numbers { NUMBER } else { source })?;
+                out.push(if bare { NUMBER } else { source })?;
             }
+            Kind::Word if bare && is_boolean(source) => out.push(BOOLEAN)?,
             Kind::OpenIdentifier => push_apart(IDENTIFIER, out)?,
             Kind::QuotedIdentifier if !is_plausible(text, &token) => push_apart(IDENTIFIER, out)?,
             _ => out.push(source)?,
@@ -100,6 +106,10 @@ enum Escape {
         before: usize,
         after_string: Option<usize>,
     },
+}
+
+fn is_boolean(word: &[u8]) -> bool {
+    [&b"true"[..], b"false"].iter().any(|boolean| word.eq_ignore_ascii_case(boolean))
 }
 
 fn is_plausible(text: &[u8], token: &Token) -> bool {

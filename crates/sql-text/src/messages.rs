@@ -10,7 +10,7 @@ use crate::mask::mask;
 use crate::text::{OutOfMemory, Text};
 
 /// What stands for a value in prose.
-const VALUE: &[u8] = b"***";
+pub(crate) const VALUE: &[u8] = b"***";
 
 /// Names of types, which messages give without quotes.
 const TYPES: [&[u8]; 42] = [
@@ -69,12 +69,12 @@ pub struct Record<'t> {
     pub is_raised: bool,
     /// Whether its SQLSTATE says that a constraint is violated: what DETAIL then begins with is known.
     pub is_of_constraint: bool,
-    /// Whether its SQLSTATE says that a name is wrong, or the syntax: a word of the statements may be shown.
+    /// Whether its SQLSTATE says that a name is wrong, or the syntax: a word of the statement may be shown.
     pub is_of_names: bool,
     /// What the system says of its last failure.
     pub system_error: &'t [u8],
-    /// The statements that the record is about.
-    pub statements: [&'t [u8]; 2],
+    /// The client's statement. Any other that the record is about may have been put together from values.
+    pub statement: &'t [u8],
     /// Names that the record gives: of the table, the column, the constraint and so on.
     pub names: [&'t [u8]; 5],
 }
@@ -163,13 +163,12 @@ impl Record<'_> {
     }
 
     fn is_word_of_statement(&self, value: &[u8]) -> bool {
-        self.statements.iter().any(|text| {
-            Tokens::of(text).any(|token| {
-                matches!(token.kind, Kind::Word | Kind::QuotedIdentifier)
-                    && text
-                        .get(token.content)
-                        .is_some_and(|content| content.eq_ignore_ascii_case(value))
-            })
+        Tokens::of(self.statement).any(|token| {
+            matches!(token.kind, Kind::Word | Kind::QuotedIdentifier)
+                && self
+                    .statement
+                    .get(token.content)
+                    .is_some_and(|content| content.eq_ignore_ascii_case(value))
         })
     }
 }
@@ -204,13 +203,9 @@ pub fn mask_context(context: &[u8], out: &mut Text) -> Result<(), OutOfMemory> {
         } else if let Some(before) = SQL.iter().find(|before| rest.starts_with(before)) {
             out.push(before)?;
             let text = rest.get(before.len()..).unwrap_or_default();
-            let quote = closing_quote(text);
-            match quote {
-                Some(quote) => mask(text.get(..quote).unwrap_or_default(), out)?,
-                None => out.push(VALUE)?,
-            }
+            out.push(VALUE)?;
             out.push(b"\"")?;
-            quote.map(|quote| before.len() + quote + 1)
+            closing_quote(text).map(|quote| before.len() + quote + 1)
         } else if PARAMETERS.iter().any(|before| rest.starts_with(before)) {
             let end = line_end_outside_of_strings(rest);
             mask(rest.get(..end).unwrap_or_default(), out)?;
@@ -259,7 +254,8 @@ const NAMES_ONLY: [&[u8]; 16] = [
     b"while checking uniqueness ",
 ];
 
-/// How those begin that quote a statement or an expression.
+/// How those begin that quote a statement or an expression: one that a function runs, which may have put it together from
+/// values, as words of it too.
 const SQL: [&[u8]; 4] = [
     b"SQL statement \"",
     b"PL/pgSQL assignment \"",

@@ -1,6 +1,7 @@
 //! What auto_explain writes.
 
 use crate::mask::{mask, mask_tokens};
+use crate::messages::VALUE;
 use crate::text::{OutOfMemory, Text};
 
 /// What stands for a plan that can't be masked.
@@ -42,11 +43,25 @@ const MEASURES: [&[u8]; 31] = [
     b"InitPlan ",
 ];
 
-/// Masks the literals of a plan in text form, with the query before it. Other forms are hidden.
-pub fn mask_plan(plan: &[u8], out: &mut Text) -> Result<(), OutOfMemory> {
-    let Some(query) = plan.strip_prefix(b"Query Text: ") else { return out.push(HIDDEN) };
+/// How a plan begins that can be masked.
+const QUERY: &[u8] = b"Query Text: ";
+
+/// Masks the literals of a plan in text form, with the query before it, if that is the client's statement: any other may
+/// have been put together from values. Of that only the begin need be known. Other forms are hidden.
+pub fn mask_plan(
+    plan: &[u8],
+    client: &[u8],
+    is_cut_off: bool,
+    out: &mut Text,
+) -> Result<(), OutOfMemory> {
+    let Some(query) = plan.strip_prefix(QUERY) else { return out.push(HIDDEN) };
     if query.starts_with(b"\"") {
         return out.push(HIDDEN);
+    }
+    let is_own = |rest: &[u8]| is_cut_off || matches!(rest, [] | [b'\n', ..]);
+    if !query.strip_prefix(client).is_some_and(is_own) {
+        out.push(QUERY)?;
+        return out.push(VALUE);
     }
     // Strings first, over all lines: a string may hold what looks like a line of the plan.
     let mut without_strings = Text::new();

@@ -5,7 +5,9 @@
 use fieldcrypt_sql_text::messages::{
     Record, mask_context, mask_lock_numbers, mask_memory_context, mask_processes,
 };
-use fieldcrypt_sql_text::{Kind, Names, Place, Text, Tokens, executes, mask, mask_plan};
+use fieldcrypt_sql_text::{
+    Kind, Names, Place, Text, Tokens, executes, mask, mask_audit, mask_job, mask_plan,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -36,6 +38,93 @@ fn every_kind_of_literal_is_masked() {
         "SELECT U&'!0041' UESCAPE '!', U&\"a\" uescape '!', UESCAPE",
         "SELECT '***' , U&\"a\" , UESCAPE",
     );
+}
+
+#[test]
+fn what_is_stuck_to_a_number_is_masked() {
+    becomes("values (1$$a b secret$$)", "values (0 '***')");
+    becomes("1e$$a$$, 1.$a$b c$a$, .5$x1$d$x1$, 1e5$$a", "0 '***', 0 '***', 0 '***', 0 '***'");
+    becomes("0x1$$a$$, 1_0$$a$$, 1abc$$a$$, 1'a'", "0 '***', 0 '***', 0 '***', 0 '***'");
+    becomes("$1$$secret$$, $1a$$secret$$, $1a$1, a.$1b", "$1 '***', 0 '***', 0$1, a. 0");
+    becomes("1$2, 1$a, a$$b$$", "0$2, 0$a, a$$b$$");
+}
+
+#[test]
+fn booleans_are_masked() {
+    becomes(
+        "SELECT f(true, FALSE, False), a IS NOT true, trueish, \"true\", NULL",
+        "SELECT f(TRUE, TRUE, TRUE), a IS NOT TRUE, trueish, \"true\", NULL",
+    );
+    becomes("SET a.b = false", "SET a.b = TRUE");
+}
+
+#[test]
+fn lines_of_libraries_lose_what_is_not_the_clients() {
+    let audit = |running: &str, line: &str| {
+        let mut out = Text::new();
+        mask_audit(line.as_bytes(), running.as_bytes(), &mut out).unwrap();
+        String::from_utf8(out.as_bytes().to_vec()).unwrap()
+    };
+    let own = "SELECT f(735101, \"a\", 'x') /* secret */";
+    for (line, expected) in [
+        (
+            "AUDIT: SESSION,1,1,READ,SELECT,TABLE,public.t,\"SELECT f(735101, \"\"a\"\", 'x') /* secret */\",<none>",
+            "AUDIT: SESSION,1,1,READ,SELECT,TABLE,public.t,\"SELECT f(0, \"\"a\"\", '***')  \",<none>",
+        ),
+        (
+            "AUDIT: SESSION,1,1,READ,SELECT,,,\"SELECT f(735101, \"\"a\"\", 'x') /* secret */\",<not logged>,12",
+            "AUDIT: SESSION,1,1,READ,SELECT,,,\"SELECT f(0, \"\"a\"\", '***')  \",<not logged>,12",
+        ),
+        // Of another statement, which a function may have put together from values.
+        (
+            "AUDIT: SESSION,1,2,DDL,CREATE TABLE,TABLE,pg_temp.t_secret,create temp table t_secret (),<none>",
+            "AUDIT: SESSION,1,2,DDL,CREATE TABLE,***",
+        ),
+        (
+            "AUDIT: SESSION,1,2,MISC,LISTEN,,,listen secret,<none>",
+            "AUDIT: SESSION,1,2,MISC,LISTEN,***",
+        ),
+        (
+            "AUDIT: SESSION,1,2,DDL,CREATE TABLE,TABLE,pg_temp.t_secret,<previously logged>,<previously logged>",
+            "AUDIT: SESSION,1,2,DDL,CREATE TABLE,***",
+        ),
+        // Values of parameters.
+        ("AUDIT: SESSION,1,1,READ,SELECT,,,SELECT $1,secret", "AUDIT: ***"),
+        ("AUDIT: SESSION,1,1,READ,SELECT,,,SELECT $1,\"secret,<none>\"", "AUDIT: ***"),
+        ("AUDIT: SESSION,1,1,READ,SELECT,,,SELECT $1,secret,<none>", "AUDIT: ***"),
+        ("AUDIT: SESSION,1,1,READ,SELECT,,,SELECT $1,<none>,secret", "AUDIT: ***"),
+        ("AUDIT: SESSION,1,1,READ,SELECT,,,SELECT $1,secret,1,<none>", "AUDIT: ***"),
+        // No CSV.
+        ("AUDIT: SESSION,1,1,READ,SELECT,,,\"SELECT secret,<none>", "AUDIT: ***"),
+        ("AUDIT: SESSION,1,1,READ,SELECT,,,\"SELECT\" secret,<none>", "AUDIT: ***"),
+        ("AUDIT: secret", "AUDIT: ***"),
+        ("secret", "AUDIT: ***"),
+        ("AUDIT: ", "AUDIT: ***"),
+    ] {
+        assert_eq!(audit(own, line), expected, "{line}");
+    }
+    assert_eq!(
+        audit("SELECT 5", "AUDIT: OBJECT,1,1,READ,SELECT,,,SELECT 5,<none>"),
+        "AUDIT: OBJECT,1,1,READ,SELECT,,,SELECT 0,<none>"
+    );
+
+    for (line, expected) in [
+        ("cron job 12 starting: SELECT f('x: y', 5)", "cron job 12 starting: SELECT f('***', 0)"),
+        (
+            "cron job 0: ERROR: invalid input syntax for type integer: \"secret\"",
+            "cron job 0: ERROR: ***",
+        ),
+        ("cron job 0: NOTICE: secret starting: SELECT secret", "cron job 0: NOTICE: ***"),
+        ("cron job 0: secret", "cron job 0: ***"),
+        ("cron job 0: SECRET SECRET: x", "cron job 0: ***"),
+        ("cron job 0 secret", "cron job 0: ***"),
+        ("cron job secret", "cron job : ***"),
+        ("job 0 starting: SELECT secret", "***"),
+    ] {
+        let mut out = Text::new();
+        mask_job(line.as_bytes(), &mut out).unwrap();
+        assert_eq!(String::from_utf8_lossy(out.as_bytes()), expected, "{line}");
+    }
 }
 
 #[test]
@@ -214,7 +303,7 @@ struct Case<'t> {
 fn message(case: &Case<'_>) -> String {
     let record = Record {
         message_format: Some(case.format.as_bytes()),
-        statements: [case.statement.as_bytes(), b""],
+        statement: case.statement.as_bytes(),
         is_of_names: case.statement.starts_with("SELECT"),
         system_error: b"No such file or directory",
         names: [b"patients", b"ssn", b"patients_pkey", b"", b"public"],
@@ -381,7 +470,7 @@ fn contexts_keep_places_and_lose_values() {
         ),
         (
             "SQL statement \"SELECT g('secret')\"\nPL/pgSQL function f() line 3 at PERFORM",
-            "SQL statement \"SELECT g('***')\"\nPL/pgSQL function f() line 3 at PERFORM",
+            "SQL statement \"***\"\nPL/pgSQL function f() line 3 at PERFORM",
         ),
         // Lines in values, that look like others.
         (
@@ -396,7 +485,7 @@ fn contexts_keep_places_and_lose_values() {
         ),
         (
             "SQL statement \"SELECT 'x\"\nwhile scanning the secret'\"\nwhile scanning block 3",
-            "SQL statement \"SELECT '***'\"\nwhile scanning block 3",
+            "SQL statement \"***\"\nwhile scanning block 3",
         ),
         ("SQL statement \"SELECT 'x\"\nwhile scanning the secret", "SQL statement \"***\"\n***"),
         (
@@ -413,9 +502,19 @@ fn contexts_keep_places_and_lose_values() {
         ),
         (
             "SQL statement \"SELECT \"A\", 'x\nsecret' FROM t\"\nSQL function \"f\" statement 1",
-            "SQL statement \"SELECT \"A\", '***' FROM t\"\nSQL function \"f\" statement 1",
+            "SQL statement \"***\"\nSQL function \"f\" statement 1",
         ),
-        ("PL/pgSQL assignment \"x := 'secret'\"", "PL/pgSQL assignment \"x := '***'\""),
+        ("PL/pgSQL assignment \"x := 'secret'\"", "PL/pgSQL assignment \"***\""),
+        // Values among the words of a statement that a function put together.
+        (
+            "SQL statement \"select * from t where note = Ada Secret\"\nPL/pgSQL function inline_code_block line 1 at EXECUTE",
+            "SQL statement \"***\"\nPL/pgSQL function inline_code_block line 1 at EXECUTE",
+        ),
+        ("PL/pgSQL expression \"Ada = secret\"", "PL/pgSQL expression \"***\""),
+        (
+            "SQL expression \"Ada\"\nSQL function \"f\" statement 1",
+            "SQL expression \"***\"\nSQL function \"f\" statement 1",
+        ),
         (
             "unnamed portal with parameters: $1 = 'secret', $2 = NULL",
             "unnamed portal with parameters: $1 = '***', $2 = NULL",
@@ -503,15 +602,41 @@ fn locks_and_memory_keep_their_measures() {
 #[test]
 fn plans_keep_their_measures() {
     let mut out = Text::new();
-    let plan = "Query Text: SELECT * FROM t\n  WHERE a = 5 AND b = 'Seq\n  (cost=1' -- secret\nSeq Scan on t  (cost=0.00..1.00 rows=1 width=4) (actual time=0.1..0.2 rows=1 loops=1)\n  Output: a, 'secret'::text\n  Filter: ((a = 5) AND (b = 'x'::text))\n  Rows Removed by Filter: 3\n  ->  Index Scan using i on t  (cost=1.00..2.00 rows=1 width=4)\n        Index Cond: (a > 5)\n        Buffers: shared hit=3";
-    mask_plan(plan.as_bytes(), &mut out).unwrap();
+    let query = "SELECT * FROM t\n  WHERE a = 5 AND b = 'Seq\n  (cost=1' -- secret";
+    let plan = format!(
+        "Query Text: {query}\nSeq Scan on t  (cost=0.00..1.00 rows=1 width=4) (actual time=0.1..0.2 rows=1 loops=1)\n  Output: a, 'secret'::text\n  Filter: ((a = 5) AND (b = 'x'::text))\n  Rows Removed by Filter: 3\n  ->  Index Scan using i on t  (cost=1.00..2.00 rows=1 width=4)\n        Index Cond: (a > 5)\n        Buffers: shared hit=3"
+    );
+    mask_plan(plan.as_bytes(), query.as_bytes(), false, &mut out).unwrap();
     assert_eq!(
         String::from_utf8_lossy(out.as_bytes()),
         "Query Text: SELECT * FROM t\n  WHERE a = 0 AND b = '***'  \nSeq Scan on t  (cost=0.00..1.00 rows=1 width=4) (actual time=0.1..0.2 rows=1 loops=1)\n  Output: a, '***'::text\n  Filter: ((a = 0) AND (b = '***'::text))\n  Rows Removed by Filter: 3\n  ->  Index Scan using i on t  (cost=1.00..2.00 rows=1 width=4)\n        Index Cond: (a > 0)\n        Buffers: shared hit=3"
     );
     let mut out = Text::new();
-    mask_plan(b"{\"Query Text\": \"SELECT 'secret'\"}", &mut out).unwrap();
+    mask_plan(b"{\"Query Text\": \"SELECT 'secret'\"}", b"SELECT 'secret'", false, &mut out)
+        .unwrap();
     assert!(out.as_bytes().starts_with(b"(hidden"));
+}
+
+#[test]
+fn plans_of_statements_that_a_function_put_together_are_hidden() {
+    for running in
+        ["SELECT f()", "SELECT", "SELECT a FROM t AS secre", "SELECT a FROM t AS secret\nSeq"]
+    {
+        let mut out = Text::new();
+        let plan = "Query Text: SELECT a FROM t AS secret\nSeq Scan on t secret  (cost=0.00..1.00 rows=1 width=4)";
+        mask_plan(plan.as_bytes(), running.as_bytes(), false, &mut out).unwrap();
+        assert_eq!(String::from_utf8_lossy(out.as_bytes()), "Query Text: ***", "{running}");
+    }
+    for (client, is_cut_off, expected) in [
+        ("SELECT a FR", true, "Query Text: SELECT a FROM t"),
+        ("SELECT a FR", false, "Query Text: ***"),
+        ("SELECT b", true, "Query Text: ***"),
+        ("", false, "Query Text: ***"),
+    ] {
+        let mut out = Text::new();
+        mask_plan(b"Query Text: SELECT a FROM t", client.as_bytes(), is_cut_off, &mut out).unwrap();
+        assert_eq!(String::from_utf8_lossy(out.as_bytes()), expected, "{client}");
+    }
 }
 
 /// Bytes of which a statement is made, often in pieces that matter.
@@ -541,6 +666,9 @@ fn sql() -> impl Strategy<Value = Vec<u8>> {
         Just(b"e".to_vec()),
         Just(b"name".to_vec()),
         Just(b"UESCAPE".to_vec()),
+        Just(b"1$$".to_vec()),
+        Just(b"$1x".to_vec()),
+        Just(b"False".to_vec()),
         Just(b"(".to_vec()),
         Just(b"\xe4".to_vec()),
         Just(b"0x".to_vec()),
@@ -618,13 +746,15 @@ proptest! {
     fn names_of_what_is_unmasked_survive(text in sql()) {
         let words = |text: &[u8]| Tokens::of(text).filter(|token| matches!(token.kind, Kind::Word | Kind::Parameter))
             .map(|token| text.get(token.range).unwrap().to_vec())
+            .map(|word| if word.eq_ignore_ascii_case(b"false") { b"TRUE".to_vec() } else { word })
+            .map(|word| if word.eq_ignore_ascii_case(b"true") { b"TRUE".to_vec() } else { word })
             .filter(|word| !word.eq_ignore_ascii_case(b"uescape")).collect::<Vec<_>>();
         prop_assert_eq!(words(&masked(&text)), words(&text));
     }
 
     #[test]
     fn messages_never_panic(text in sql(), statement in sql(), format in sql()) {
-        let record = Record { message_format: Some(&format), statements: [&statement, b""], ..Record::default() };
+        let record = Record { message_format: Some(&format), statement: &statement, ..Record::default() };
         let mut out = Text::new();
         record.message(&text, &mut out).unwrap();
         record.detail(&text, &mut out).unwrap();
@@ -634,6 +764,8 @@ proptest! {
         mask_memory_context(&text, &mut out).unwrap();
         executes(&text, &mut |_, _| false);
         mask_processes(&text, &mut out).unwrap();
-        mask_plan(&[b"Query Text: ", &text[..]].concat(), &mut out).unwrap();
+        mask_plan(&[b"Query Text: ", &text[..]].concat(), &text, text.len() > 9, &mut out).unwrap();
+        mask_audit(&[b"AUDIT: ", &text[..]].concat(), &statement, &mut out).unwrap();
+        mask_job(&[b"cron job 1", &text[..]].concat(), &mut out).unwrap();
     }
 }

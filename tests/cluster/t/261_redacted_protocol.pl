@@ -108,6 +108,9 @@ hides(sql($explain . q{SELECT checked('CANARY')}), 'auto_explain of nested state
 hides(sql($explain . q{DO $$ BEGIN PERFORM checked(x || 'CANARY') FROM (VALUES ('a'), ('CANARY')) AS v (x); END $$}), 'auto_explain in DO', qr/Query Text: /);
 hides(bound('SELECT id FROM patients WHERE email = :value', env => { PGOPTIONS => '-c auto_explain.log_min_duration=0 -c plan_cache_mode=force_custom_plan' }),
 	'auto_explain of a parameter', qr/Query Text: SELECT id FROM patients WHERE email = \$1/);
+# Longer than pg_stat_activity keeps.
+hides(bound('SELECT id, ' . join(', ', map { "email AS column_$_" } 1 .. 100) . ' FROM patients WHERE email = :value', env => { PGOPTIONS => '-c auto_explain.log_min_duration=0' }),
+	'auto_explain of a long statement', qr/Query Text: SELECT id, email AS column_1.*WHERE email = \$1/);
 foreach my $format (qw(json xml yaml))
 {
 	hides(sql($explain . "SET auto_explain.log_format = $format; SELECT 'CANARY' FROM patients"), "auto_explain, $format", qr/hidden by fieldcrypt\.redact_logs/);
@@ -195,7 +198,8 @@ foreach my $sql ('CREATE TABLE later (id int, held fieldcrypt.encrypted)', 'ALTE
 }
 shows(sub { $session->run("SELECT '$_[0]'") }, 'and other statements stay as they are');
 value($node, 'SET fieldcrypt.allow_drop = on; DROP EXTENSION pg_fieldcrypt CASCADE');
-shows(sub { $session->run("SELECT '$_[0]' FROM patients") }, 'without the extension nothing is hidden');
+hides(sub { $session->run("SELECT '$_[0]' FROM patients") }, 'a session that knew the names goes by them to its end', qr/'\*\*\*'/);
+shows(sub { run_sql($node, "SELECT 1; SELECT '$_[0]' FROM patients") }, 'without the extension a table is one like others');
 value($node, 'CREATE EXTENSION pg_fieldcrypt');
 hides(sub { $session->run("SELECT fieldcrypt.encrypt_field('$_[0]')") }, 'with it, again', qr/'\*\*\*'/);
 $session->close;

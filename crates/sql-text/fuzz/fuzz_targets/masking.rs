@@ -5,7 +5,9 @@
 use fieldcrypt_sql_text::messages::{
     Record, mask_context, mask_lock_numbers, mask_memory_context, mask_processes,
 };
-use fieldcrypt_sql_text::{Kind, Names, Place, Text, Tokens, executes, mask, mask_plan};
+use fieldcrypt_sql_text::{
+    Kind, Names, Place, Text, Tokens, executes, mask, mask_audit, mask_job, mask_plan,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -49,7 +51,7 @@ fuzz_target!(|data: &[u8]| {
 
     let (format, text) = data.split_at(data.len() / 3);
     let record =
-        Record { message_format: Some(format), statements: [text, b""], ..Record::default() };
+        Record { message_format: Some(format), statement: text, ..Record::default() };
     let mut out = Text::new();
     record.message(text, &mut out).unwrap();
     record.detail(text, &mut out).unwrap();
@@ -58,7 +60,13 @@ fuzz_target!(|data: &[u8]| {
     mask_lock_numbers(text, &mut out).unwrap();
     mask_memory_context(text, &mut out).unwrap();
     mask_processes(text, &mut out).unwrap();
-    mask_plan(data, &mut out).unwrap();
+    mask_plan(data, b"", true, &mut out).unwrap();
+    // As if it were the client's statement, and as if it were none of its.
+    for running in [data.split(|byte| *byte == b'\n').next().unwrap_or_default(), format, b""] {
+        mask_plan(data, running.strip_prefix(b"Query Text: ").unwrap_or(running), false, &mut out).unwrap();
+        mask_audit(data, running, &mut out).unwrap();
+    }
+    mask_job(data, &mut out).unwrap();
 });
 
 fn masked(text: &[u8]) -> Vec<u8> {
