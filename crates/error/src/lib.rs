@@ -257,12 +257,6 @@ impl From<Malformed> for Error {
     }
 }
 
-impl From<Malformed> for Error {
-    fn from(malformed: Malformed) -> Self {
-        Self::Malformed(malformed)
-    }
-}
-
 impl From<RandomnessUnavailable> for Error {
     fn from(_: RandomnessUnavailable) -> Self {
         Self::Randomness

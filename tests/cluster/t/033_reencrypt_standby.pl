@@ -143,14 +143,15 @@ value($subscriber, 'ALTER TABLE nameless REPLICA IDENTITY FULL; ALTER TABLE noth
 $publisher->wait_for_catchup('copy');
 is(stale_values($subscriber, 'true', db => $db), '0', 'nor on the subscriber');
 
-# A subscriber may re-encrypt its own copy, too.
+# A subscriber has the publisher's keys. Once it is none any more, it rotates and re-encrypts its own copy.
 value($subscriber, 'ALTER SUBSCRIPTION copy DISABLE', db => $db);
+refused($subscriber, 'CALL fieldcrypt.rotate_keys(force => true)', 'KF034', 'a subscriber of keys makes none', db => $db);
+value($subscriber, 'ALTER SUBSCRIPTION copy SET (slot_name = NONE); DROP SUBSCRIPTION copy', db => $db);
 value($subscriber, 'CALL fieldcrypt.rotate_keys(force => true)', db => $db);
 value($subscriber, 'CALL fieldcrypt.reencrypt(rows_per_second => 0)', db => $db);
 is(stale_values($subscriber, 'true', db => $db), '0', 'a subscriber re-encrypts its own copy');
 same_contents(value($subscriber, $plain, db => $db), $before, 'and reads it');
 
 no_crash($_) foreach $publisher, $subscriber;
-value($subscriber, 'ALTER SUBSCRIPTION copy SET (slot_name = NONE); DROP SUBSCRIPTION copy', db => $db);
 $_->stop foreach $subscriber, $publisher;
 done_testing();

@@ -107,7 +107,7 @@ $log->shows(sub { run_sql($node, "SELECT 1; SELECT '$_[0]'::int FROM plain", @in
 # DROP EXTENSION, by another session or this one, and what comes after.
 create_database($node, 'dropped');
 @in = (db => 'dropped');
-my $drop = 'DROP EXTENSION IF EXISTS pg_fieldcrypt CASCADE; DROP TABLE IF EXISTS patients';
+my $drop = 'SET fieldcrypt.allow_drop = on; DROP EXTENSION IF EXISTS pg_fieldcrypt CASCADE; DROP TABLE IF EXISTS patients';
 my $create = <<'SQL';
 DROP TABLE IF EXISTS patients; CREATE EXTENSION IF NOT EXISTS pg_fieldcrypt; CREATE TABLE patients (id int PRIMARY KEY, ssn fieldcrypt.encrypted)
 SQL
