@@ -1,12 +1,10 @@
 //! What a value is bound to.
 
 use fieldcrypt_envelope::Context;
+pub use fieldcrypt_envelope::MAX_CONTEXT_BYTES;
 
 use crate::error::Error;
 use crate::pg::encoding;
-
-/// Bytes that a context may have: it names a place, it is not a document.
-pub const MAX_CONTEXT_BYTES: usize = 1 << 20;
 
 /// Calls `work` with a context: '' is none, a text in the database's encoding is one part.
 pub fn with_context<R>(

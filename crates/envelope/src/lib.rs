@@ -30,5 +30,5 @@ pub use keys::{
     NotAuthentic, RewrapError, SuiteKey, UnwrapError,
 };
 pub use nonce::{BlockScope, Entropy, Nonce, NonceBlock, SystemEntropy};
-pub use place::{MAX_SHORT_BYTES, Part, place};
+pub use place::{MAX_CONTEXT_BYTES, MAX_SHORT_BYTES, Part, place};
 pub use primitives::{RandomnessUnavailable, random, sha256};

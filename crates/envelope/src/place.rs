@@ -52,6 +52,9 @@ pub fn place(parts: &[Part<'_>], most: usize) -> Option<Vec<u8>> {
     (out.len() <= most).then_some(out)
 }
 
+/// Bytes that a context may have: it names a place, it is not a document.
+pub const MAX_CONTEXT_BYTES: usize = 1 << 20;
+
 /// Bytes of a part that is neither a text nor a numeric, at most.
 pub const MAX_SHORT_BYTES: usize = 40;
 

@@ -1,7 +1,7 @@
 //! The context of a column, as somebody wrote it for `set_column_context`: the forms that people write. Anything else is
 //! not guessed.
 
-use fieldcrypt_envelope::place;
+use fieldcrypt_envelope::{MAX_CONTEXT_BYTES, place};
 
 use super::sql::{self, Cursor, Kind};
 use super::values::{Type, Value};
@@ -143,7 +143,7 @@ fn value(node: &Node, row: Row<'_>) -> Option<Option<Value>> {
                 nodes.iter().map(|node| value(node, row)?).collect::<Option<_>>()?;
             let mut parts = Vec::with_capacity(values.len());
             for value in &values {
-                parts.push(value.with_part(|part| place(&[part]))?);
+                parts.push(value.with_part(|part| place(&[part], MAX_CONTEXT_BYTES))??);
             }
             Some(Value::text(parts.join(&b'/')))
         }

@@ -1,7 +1,7 @@
 //! Values of columns as `pg_dump` writes them, and what they are as parts of a context.
 
 use fieldcrypt_envelope::calendar;
-use fieldcrypt_envelope::{Part, place};
+use fieldcrypt_envelope::{MAX_CONTEXT_BYTES, Part, place};
 
 use super::sql::{Cursor, Kind as Token};
 
@@ -129,8 +129,12 @@ impl Value {
             (Type::Integer | Type::Text | Type::Unknown, Type::Integer) => {
                 integer(self.written.trim_ascii())?.to_string().into_bytes()
             }
-            (Type::Text | Type::Unknown, Type::Uuid) => place(&[Part::Uuid(&uuid(&self.written)?)]),
-            (Type::Text | Type::Unknown, Type::Date) => place(&[Part::Date(day(&self.written)?)]),
+            (Type::Text | Type::Unknown, Type::Uuid) => {
+                place(&[Part::Uuid(&uuid(&self.written)?)], MAX_CONTEXT_BYTES)?
+            }
+            (Type::Text | Type::Unknown, Type::Date) => {
+                place(&[Part::Date(day(&self.written)?)], MAX_CONTEXT_BYTES)?
+            }
             _ => return None,
         };
         Some(Self { written, of: to })
@@ -260,7 +264,8 @@ fn seconds(text: &str) -> Option<i64> {
 
 /// As Postgres writes it with DateStyle ISO and TimeZone UTC.
 fn in_utc(microseconds: i64) -> Option<Vec<u8>> {
-    let form = String::from_utf8(place(&[Part::Timestamptz(microseconds)])).ok()?;
+    let form =
+        String::from_utf8(place(&[Part::Timestamptz(microseconds)], MAX_CONTEXT_BYTES)?).ok()?;
     let Some((date, rest)) = form.split_once('T') else { return Some(form.into_bytes()) };
     let (clock, era) = rest.split_once('Z')?;
     let clock = clock.trim_end_matches('0').trim_end_matches('.');
@@ -273,7 +278,7 @@ mod tests {
 
     fn part(of: Type, written: &str) -> Option<String> {
         let value = Value { written: written.into(), of };
-        value.with_part(|part| String::from_utf8(place(&[part])).unwrap())
+        value.with_part(|part| String::from_utf8(place(&[part], 1000).unwrap()).unwrap())
     }
 
     #[test]
