@@ -9,7 +9,7 @@ use pgrx::pg_sys::Oid;
 use super::own_names;
 use crate::pg::dependents::{self, Dependent, Object};
 use crate::pg::log_hook::{self, Relations};
-use crate::pg::{apart, invalidations, report, schemas};
+use crate::pg::{apart, invalidations, report, reserve, schemas};
 
 /// Objects that are followed. Beyond that every statement is one about encrypted values.
 const OBJECTS: usize = 50_000;
@@ -180,7 +180,7 @@ pub enum ReadAt {
 /// statement never fails by it, and is never held up by somebody who has locked a catalog. `false` if it can't be
 /// told whether it is up to date.
 pub fn refresh(at: ReadAt) -> bool {
-    if IS_READING.get() || !log_hook::may_read_catalogs() {
+    if IS_READING.get() || !log_hook::may_read_catalogs() || !reserve::has_cushion() {
         return false;
     }
     invalidations::accept_invalidations();

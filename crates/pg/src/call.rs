@@ -143,6 +143,9 @@ pub fn on_error(told: OnError) {
 #[inline]
 pub unsafe fn edge(fcinfo: pg_sys::FunctionCallInfo, body: Body) -> Datum {
     marks::mark();
+    if !reserve::has_cushion() {
+        ready(|| reserve::OUT_OF_MEMORY.report()).raise();
+    }
     match caught(|| told(fcinfo, body)) {
         Ok(Some(datum)) => datum,
         Ok(None) => {

@@ -124,6 +124,16 @@ pub(super) fn fill_cushion() {
     }
 }
 
+/// Whether an error about memory could be dealt with. Where it can't, nothing is begun in which there may be one: the
+/// server would end by it.
+#[inline]
+pub fn has_cushion() -> bool {
+    if CUSHION_AT.load(Relaxed).is_null() {
+        fill_cushion();
+    }
+    !CUSHION_AT.load(Relaxed).is_null()
+}
+
 /// Called while an error is made.
 unsafe extern "C-unwind" fn at_error(_: *mut c_void) {
     unsafe extern "C-unwind" {
