@@ -248,6 +248,10 @@ foreach my $sql (
 		is(join("\n", @found), '', "$mode: the number is masked: $sql");
 	}
 }
+hides("words, $_", undef, [$_])
+  foreach q{SELECT /* CANARY, "a" */ fieldcrypt.encrypt_field('x', 'y')}, qq{SELECT fieldcrypt.encrypt_field('x', 'y'), -- CANARY\n2},
+  q{INSERT INTO patients VALUES (1$$x CANARY b$$)}, q{INSERT INTO patients VALUES (1e$$x CANARY b$$)}, q{INSERT INTO patients VALUES (1.$a$x CANARY b$a$)},
+  q{INSERT INTO patients VALUES ($1a$$x CANARY$$)}, q{INSERT INTO patients VALUES (0x1f$$x CANARY$$)};
 my $booleans = $log->run(sub { run_sql($node, q{SELECT fieldcrypt.encrypt_field_as(false, 'x'), fieldcrypt.encrypt_field_as(true)}) });
 like($booleans->{log}{stderr}, qr/encrypt_field_as\(TRUE, '\*\*\*'\), fieldcrypt\.encrypt_field_as\(TRUE\)/, 'booleans are masked');
 unlike($booleans->{log}{stderr}, qr/false/i, 'all of them');
