@@ -11,6 +11,7 @@ CREATE TABLE fieldcrypt.column_contexts (
     set_by text NOT NULL DEFAULT session_user,
     set_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     enforced boolean NOT NULL DEFAULT false,
+    owner_here text,
     PRIMARY KEY (table_name, column_name),
     CHECK ((constant IS NULL) OPERATOR(pg_catalog.<>) (expression IS NULL))
 );
@@ -23,7 +24,23 @@ COMMENT ON COLUMN fieldcrypt.column_contexts.expression IS 'an expression over t
 COMMENT ON COLUMN fieldcrypt.column_contexts.table_owner IS 'owner of the table when it was set; it counts only while that is the owner';
 COMMENT ON COLUMN fieldcrypt.column_contexts.set_by IS 'session_user: who set it';
 COMMENT ON COLUMN fieldcrypt.column_contexts.set_at IS 'when it was set';
+COMMENT ON COLUMN fieldcrypt.column_contexts.owner_here IS 'the owner by number, and of which server: a role that was renamed is the same';
 COMMENT ON COLUMN fieldcrypt.column_contexts.enforced IS 'whether triggers refuse what is not authentic for its row';
+
+CREATE FUNCTION fieldcrypt_internal.role_here(role oid) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%s/%s', (SELECT s.system_identifier FROM pg_control_system() AS s), $1)
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.role_here(oid) IS 'a role by number, and of which server';
+
+CREATE FUNCTION fieldcrypt_internal.is_owner(context fieldcrypt.column_contexts, role oid) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+AS $$
+    SELECT CASE WHEN context.table_owner = role::regrole::text THEN true
+                ELSE coalesce(context.owner_here = fieldcrypt_internal.role_here(role), false) END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.is_owner(fieldcrypt.column_contexts, oid) IS 'whether a role owned the table when its context was set, whatever it was called';
 
 CREATE FUNCTION fieldcrypt_internal.remember_column_context(
         relation oid, column_name text, constant text, expression text, is_mutable boolean,
@@ -66,14 +83,13 @@ BEGIN
         DELETE FROM fieldcrypt.column_contexts AS c WHERE c.table_name = qualified_name AND c.column_name = $2;
         was_there := FOUND;
     ELSE
-        INSERT INTO fieldcrypt.column_contexts (table_name, column_name, constant, expression, enforced, table_owner)
-        VALUES (qualified_name, $2, nullif($3, ''), nullif($4, ''), enforce, owner)
+        INSERT INTO fieldcrypt.column_contexts (table_name, column_name, constant, expression, enforced, table_owner, owner_here)
+        VALUES (qualified_name, $2, nullif($3, ''), nullif($4, ''), enforce, owner,
+                (SELECT fieldcrypt_internal.role_here(c.relowner) FROM pg_class AS c WHERE c.oid = $1))
             ON CONFLICT ON CONSTRAINT column_contexts_pkey DO UPDATE
            SET constant = excluded.constant, expression = excluded.expression, enforced = excluded.enforced,
-               table_owner = excluded.table_owner, set_by = excluded.set_by, set_at = excluded.set_at;
+               table_owner = excluded.table_owner, owner_here = excluded.owner_here, set_by = excluded.set_by, set_at = excluded.set_at;
     END IF;
-    DELETE FROM fieldcrypt_internal.context_places AS p WHERE p.table_name = qualified_name AND p.column_name = $2;
-    PERFORM fieldcrypt_internal.note_context_places();
     was_enforced := fieldcrypt_internal.drop_enforcing_triggers($1, $2);
     IF enforce THEN
         PERFORM fieldcrypt_internal.create_enforcing_triggers($1, $2,
@@ -125,11 +141,7 @@ BEGIN
           JOIN pg_namespace AS n ON n.oid = c.relnamespace
           JOIN fieldcrypt.column_contexts AS x
             ON x.table_name = format('%I.%I', n.nspname, c.relname)
-           -- A role that was renamed is the same role.
-           AND (x.table_owner = c.relowner::regrole::text
-                OR EXISTS (SELECT FROM fieldcrypt_internal.context_places AS p
-                            WHERE p.table_name = x.table_name AND p.column_name = x.column_name
-                              AND p.relation = c.oid AND p.owner = c.relowner))
+           AND fieldcrypt_internal.is_owner(x, c.relowner)
          -- A parent of another owner says nothing about a child: its expression would run as the child's.
          WHERE c.relowner = (SELECT s.relowner FROM pg_class AS s WHERE s.oid = $1)
             OR x.constant IS NOT NULL

@@ -22,7 +22,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.refuse_foreign() IS
 
 CREATE FUNCTION fieldcrypt_internal.enforcing_triggers()
     RETURNS TABLE (relation oid, trigger_name text, column_name text, is_update boolean, fires boolean, is_copy boolean)
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off SET standard_conforming_strings = on
 AS $$
     SELECT t.tgrelid, t.tgname::text,
            (parse_ident(d.parts[3]))[1], d.parts[2] = 'is_changed_to_foreign',
@@ -62,7 +62,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.drop_enforcing_triggers(oid, text) IS
 
 CREATE FUNCTION fieldcrypt_internal.create_enforcing_triggers(
         relation oid, column_name text, new_context text, old_context text) RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off SET standard_conforming_strings = on
 AS $$
 DECLARE
     item record;

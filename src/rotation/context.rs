@@ -43,13 +43,6 @@ pub fn set_context(
     Ok(())
 }
 
-/// Brings what is remembered by name up to the names of now. Whoever renames something has not asked for it and need
-/// not be its owner.
-pub fn follow_renames() -> Result<(), Error> {
-    security::as_owner(|| spi::execute("SELECT fieldcrypt_internal.move_contexts()", &[]))?;
-    Ok(())
-}
-
 /// The expression of a table whose names have changed, with those of now. It is analysed as the table's owner, and not
 /// computed.
 pub fn renamed_expression(

@@ -6,10 +6,12 @@ mod batch;
 mod column;
 mod context;
 mod failure;
+mod renames;
 mod usage;
 mod verify;
 
 pub use batch::{Batch, Limits, position, run};
-pub use context::{follow_renames, renamed_expression, set_context};
+pub use context::{renamed_expression, set_context};
+pub use renames::note_alter;
 pub use usage::count as count_keys;
 pub use verify::{Stretch, verify};

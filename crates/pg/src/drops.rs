@@ -53,6 +53,10 @@ impl EventTriggerCall {
         }
     }
 
+    pub(super) fn data(&self) -> *mut pg_sys::EventTriggerData {
+        self.data
+    }
+
     /// Sees to it that a DROP OWNED which is to take the extension along meets nobody with a table in hand: it goes
     /// through what the role owns in whatever order that lies on disk, DROP EXTENSION locks the extension first.
     pub fn claim_what_is_owned(&self) {

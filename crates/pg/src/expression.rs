@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 
 use super::heap::{Scan, Table};
 use super::owners_code::owners_code;
+use super::setting::TemporarySettings;
 use super::text_forms::{self, under_fixed_settings};
 use super::{lasting, reserve, values, version};
 use fieldcrypt_error::Error;
@@ -48,6 +49,14 @@ impl Analysed {
 
     /// The same over a relation and columns that the text calls by other names; null: by their own.
     fn under(
+        relation: pg_sys::Relation,
+        names: *mut pg_sys::Alias,
+        text: &[u8],
+    ) -> Result<Self, Error> {
+        as_written(|| Self::analyse(relation, names, text))
+    }
+
+    fn analyse(
         relation: pg_sys::Relation,
         names: *mut pg_sys::Alias,
         text: &[u8],
@@ -108,11 +117,11 @@ impl Analysed {
     /// As SQL, its columns with the name of the row before them or without.
     fn as_sql(&self, relation: pg_sys::Relation, row: &CStr, is_qualified: bool) -> Vec<u8> {
         // SAFETY: an analysed expression over the one relation; the text is copied.
-        unsafe {
+        as_written(|| unsafe {
             let names = pg_sys::deparse_context_for(row.as_ptr(), (*relation).rd_id);
             let text = pg_sys::deparse_expression(self.0, names, is_qualified, false);
             CStr::from_ptr(text).to_bytes().to_vec()
-        }
+        })
     }
 }
 
@@ -213,6 +222,24 @@ impl Expression {
             Ok(Some(text.to_vec()))
         }
     }
+}
+
+/// Runs `work`, which reads or writes an expression as SQL, under the same settings in every session: strings, dates and
+/// NULL in it mean what they meant when it was set.
+fn as_written<R>(work: impl FnOnce() -> R) -> R {
+    under_fixed_settings(|| {
+        let guard = TemporarySettings::begin(&[
+            (c"standard_conforming_strings", c"on"),
+            (c"backslash_quote", c"safe_encoding"),
+            (c"transform_null_equals", c"off"),
+            (c"array_nulls", c"on"),
+            (c"xmloption", c"content"),
+            (c"quote_all_identifiers", c"off"),
+        ]);
+        let result = work();
+        guard.end();
+        result
+    })
 }
 
 /// An executor state for expressions alone, over the rows of a scan.

@@ -2,6 +2,7 @@
 //! crate is safe to call. It names nothing of the extension but its errors: who wants to be told of
 //! something registers.
 
+pub mod alterations;
 pub mod apart;
 pub mod arrays;
 pub mod audit_memory;

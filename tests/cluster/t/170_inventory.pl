@@ -119,9 +119,11 @@ $expected{fieldcrypt_internal} = <<'EXPECTED';
 function access_step() v u d p
 function access_words(text) s u p
 function add_result(reencryption_chunks,jsonb) v u p
+function after_alter(text) v u p
 function alert_jobs(text,text) s u p
 function alert_payload(text,text,text,text,text,timestamp with time zone) v u p
 function alert_step() v u d p
+function altered_tables(text,oid) s u p
 function approve_step(bigint) v u d p
 function audit_change() v u trigger
 function audit_log_findings(timestamp with time zone,timestamp with time zone,text) v u
@@ -130,6 +132,7 @@ function audit_retention() s u
 function audit_triggers() s u p
 function audit_triggers_state(regclass) v u p
 function audited_table_problems() s u p
+function before_alter(text,oid) v u p
 function begin_master_key_rotation(bytea) v u d p
 function by_own_hand() v u
 function change_access(regrole,text[],boolean) v u p
@@ -168,8 +171,8 @@ function check_stored_values(jsonb) v u p
 function check_suspended_keys(jsonb) v u p
 function check_unusual_addresses(jsonb) v u p
 function check_unusual_hours(jsonb) v u p
-function check_values_elsewhere(jsonb) v u p
 function check_unusual_volume(jsonb) v u p
+function check_values_elsewhere(jsonb) v u p
 function claim_chunk(integer,oid[]) v u d p
 function column_names(oid) s u p
 function contexts_of(oid) s u d p
@@ -214,14 +217,13 @@ function fail_table(oid,text,text) v u p
 function finding_identity(text[],bigint) s u p
 function finding_of(text,text,text,text[]) i u p
 function finish_master_key_rotation() v u d p
-function follow_parents() v u p
-function follow_renames() v u
+function follow_parents(oid,jsonb) v u p
 function forget_alert(text) v u
 function forget_table(oid) v u p
-function has_audit_trigger(regclass,text) s u p
 function functions_called_by(oid) s u p
 function functions_needing_keys(oid[]) s u p
 function guard_drops() v u
+function has_audit_trigger(regclass,text) s u p
 function health_findings(boolean) v u p
 function health_hours() v u
 function health_threshold(text) s u p
@@ -237,6 +239,7 @@ function is_being_restored() v u p
 function is_changed_to_foreign("any",text,"any",text,text) v u
 function is_foreign("any",text,text) v u
 function is_left(reencryptions,integer) v u p
+function is_owner(column_contexts,oid) s u p
 function is_preloaded() v u p
 function is_reencrypting() v u p
 function is_said_to_be_audited(regclass) s u d p
@@ -265,12 +268,11 @@ function mark_approved(bigint) v u
 function mark_used(bigint) v u
 function mark_withdrawn(bigint) v u
 function master_key_source() v u
-function move_contexts() v u p
+function move_contexts(jsonb) v u p
 function needs_approval(text) s u
 function next_audit_partition(text) v u d p
 function next_tenant(text,boolean,timestamp with time zone) s u d p
-function note_alter() v u d p
-function note_context_places() v u p
+function note_alter() v u
 function note_table_audit(regclass) v u d p
 function opened_of_tally(jsonb) i u p
 function origin_checks() v u p
@@ -353,6 +355,7 @@ function retire_audit_step(text) v u d p
 function retire_master_keys() v u
 function rewrap_keys(bytea,text) v u
 function rewrap_step(bytea,bigint,integer) v u d p
+function role_here(oid) s u p
 function rotate_active_key(text,text,boolean,bigint) v u
 function rotate_step(text,text,boolean,bigint) v u d p
 function row_identity(oid) s u p
@@ -401,9 +404,7 @@ sequence audit_log_id_seq
 sequence reencryption_numbers
 table audit_log_20
 table audit_log_default
-table context_places
 table master_key_rotation
-table noted_parents
 table reencryption_chunks
 table reencryption_runs
 table reencryptions
@@ -552,7 +553,7 @@ SQL
 	# history is in the log.
 	'every table and its data is in the dump' => <<'SQL',
 SELECT oid::regclass FROM pg_class WHERE relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND relkind = 'r'
-   AND relname NOT IN ('alerts', 'approvals', 'context_places', 'noted_parents', 'reencryptions', 'reencryption_chunks', 'reencryption_failures', 'reencryption_runs', 'master_key_rotation', 'value_failures', 'value_verifications')
+   AND relname NOT IN ('alerts', 'approvals', 'reencryptions', 'reencryption_chunks', 'reencryption_failures', 'reencryption_runs', 'master_key_rotation', 'value_failures', 'value_verifications')
    AND oid <> ALL ((SELECT extconfig FROM pg_extension WHERE extname = 'pg_fieldcrypt')::oid[])
 SQL
 	'drops are guarded in every session' => <<'SQL',

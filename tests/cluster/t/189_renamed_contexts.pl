@@ -185,19 +185,63 @@ foreach my $case ([ 'before', '', $renames ], [ 'after', $renames, 'ALTER TABLE 
 }
 value($node, 'DROP TABLE q, q_old');
 
-# Two that alter at a time where nothing is noted yet, as pg_restore does it with several jobs.
-value($node, q{CREATE TABLE one (id int, v fieldcrypt.encrypted); CREATE TABLE two (id int); CREATE TABLE family (id int, v fieldcrypt.encrypted); CREATE TABLE child () INHERITS (family);
-	SELECT fieldcrypt.set_column_context('one', 'v', expression => $$'v/' || id$$), fieldcrypt.set_column_context('family', 'v', expression => $$'v/' || id$$)});
-value($node, 'SET session_replication_role = replica; DELETE FROM fieldcrypt_internal.context_places; DELETE FROM fieldcrypt_internal.noted_parents');
-my ($first, $second) = (session($node), session($node));
-$first->value('BEGIN; ALTER TABLE one ADD more int');
-$second->send('ALTER TABLE two ADD more int');
-ok(eventually($node, q{SELECT count(*) FROM pg_stat_activity WHERE query ~ '^ALTER TABLE two' AND wait_event_type = 'Lock'}, '1'), 'the second notes the same, and waits for the first');
-$first->value('ALTER TABLE one RENAME v TO w; COMMIT');
-gives($node, q{SELECT string_agg(attname, ',') FROM pg_attribute WHERE attrelid = 'two'::regclass AND attnum > 1}, 'more', '  it goes through') if ok(eventually($node, q{SELECT count(*) FROM pg_attribute WHERE attrelid = 'two'::regclass AND attnum = 2}, '1'), '  it ends');
-like(contexts($node), qr/^public\.one\|w\|/m, '  and nothing is lost of what the first did');
-$_->close foreach $first, $second;
-value($node, 'DROP TABLE one, two, child, family');
+# DDL on one table neither waits for DDL on another nor fails because of it, whatever is altered and remembered elsewhere:
+# beside a rename, a detached partition, and a prepared transaction; also in the snapshot of another time.
+value($node, q{CREATE TABLE one (id int, v fieldcrypt.encrypted); CREATE TABLE two (id int, v fieldcrypt.encrypted);
+	CREATE TABLE par (id int, v fieldcrypt.encrypted) PARTITION BY RANGE (id);
+	CREATE TABLE par_1 PARTITION OF par FOR VALUES FROM (1) TO (2); CREATE TABLE par_2 PARTITION OF par FOR VALUES FROM (2) TO (3);
+	SELECT fieldcrypt.set_column_context(t, 'v', expression => $$'v/' || id$$) FROM unnest('{one,two,par}'::regclass[]) AS t;
+	CREATE TABLE par_3 PARTITION OF par FOR VALUES FROM (3) TO (4)});
+foreach my $open ('ALTER TABLE one RENAME v TO w', 'ALTER TABLE one ADD more int', 'ALTER TABLE par DETACH PARTITION par_2', 'DROP TABLE par_3', 'CREATE TEMP TABLE t (a int); ALTER TABLE t ADD b int')
+{
+	my $first = session($node);
+	$first->value("BEGIN; $open; SELECT 'open'");
+	foreach my $other ('ALTER TABLE two ADD a int; ALTER TABLE two DROP a', 'ALTER TABLE two RENAME v TO w; ALTER TABLE two RENAME w TO v',
+		'CREATE TEMP TABLE u (a int); ALTER TABLE u ADD b int; ALTER TABLE u RENAME TO uu')
+	{
+		my $result = run_sql($node, "SET lock_timeout = '2s'; $other");
+		is("@{ $result->{sqlstates} }", '', "beside $open: $other");
+	}
+	$first->value('ROLLBACK');
+	$first->close;
+}
+my $old = session($node);
+$old->value('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+value($node, 'ALTER TABLE one RENAME v TO w');
+unlike($old->run('ALTER TABLE two ADD more int')->{err} // '', qr/ERROR/, 'in an old snapshot');
+$old->value('COMMIT');
+$old->close;
+like(contexts($node), qr/^public\.one\|w\|.*^public\.two\|v\|/ms, 'what was renamed is followed, and nothing else');
+value($node, 'DROP TABLE one, two, par');
+
+# Typed tables are renamed with their type.
+value($node, q{CREATE TYPE kind AS (id int, v fieldcrypt.encrypted); CREATE TABLE typed OF kind; CREATE TABLE another (a int);
+	SELECT fieldcrypt.set_column_context('typed', 'v', 'first');
+	ALTER TYPE kind RENAME ATTRIBUTE v TO w CASCADE; SELECT fieldcrypt.set_column_context('typed', 'w', 'second');
+	ALTER TYPE kind RENAME ATTRIBUTE w TO x CASCADE; ALTER TABLE another ADD b int});
+like(contexts($node), qr/^public\.typed\|x\|second\|/m, 'a column of a typed table');
+unlike(contexts($node), qr/^public\.typed\|[vw]\|/m, '  has one context');
+value($node, 'DROP TABLE typed, another; DROP TYPE kind');
+
+# An expression means the same whatever the session has set.
+value($node, q{CREATE TABLE said (id int, day date, v fieldcrypt.encrypted);
+	INSERT INTO said VALUES (1, '2001-03-04', fieldcrypt.encrypt_field('v', E'C:\\\\temp/t'));
+	SELECT fieldcrypt.set_column_context('said', 'v', expression => $$'C:\temp/' || CASE WHEN day = '2001-03-04' AND id IS NOT NULL THEN 't' ELSE 'f' END$$)});
+my $odd = 'SET standard_conforming_strings = off; SET escape_string_warning = off; SET transform_null_equals = on; SET datestyle = "SQL, DMY"; SET quote_all_identifiers = on';
+value($node, "$odd; ALTER TABLE said RENAME id TO key; ALTER TABLE said RENAME day TO born");
+unlike(run_sql($node, "$odd; CALL fieldcrypt.verify_values('said')")->{err}, qr/WARNING|ERROR/, 'under odd settings: followed, and the value opens');
+value($node, 'CALL fieldcrypt.rotate_keys(force => true)');
+unlike(run_sql($node, "$odd; CALL fieldcrypt.reencrypt('said')")->{err}, qr/WARNING|ERROR/, '  and is re-encrypted');
+value($node, "$odd; SELECT fieldcrypt.set_column_context('said', 'v', expression => fieldcrypt_test.e, enforce => true) FROM (SELECT \$\$'C:\\temp/' || CASE WHEN born = '2001-03-04' AND key IS NOT NULL THEN 't' ELSE 'f' END\$\$ AS e) AS fieldcrypt_test");
+is("@{ run_sql($node, q{INSERT INTO said VALUES (2, '2001-03-04', fieldcrypt.encrypt_field('v', E'C:\\\\temp/t'))})->{sqlstates} }", '', '  enforced: what is right is taken');
+refused($node, q{INSERT INTO said VALUES (3, '2001-03-05', fieldcrypt.encrypt_field('v', E'C:\\\\temp/t'))}, 'KF031', '  and nothing else');
+value($node, 'DROP TABLE said');
+
+# A statement that fails leaves nothing for the next one.
+value($node, q{CREATE TABLE failing (id int, v fieldcrypt.encrypted); SELECT fieldcrypt.set_column_context('failing', 'v', 'c');
+	DO $$ BEGIN ALTER TABLE failing RENAME v TO id; EXCEPTION WHEN duplicate_column THEN NULL; END $$; ALTER TABLE failing ADD more int; ALTER TABLE failing RENAME v TO w});
+like(contexts($node), qr/^public\.failing\|w\|c\|/m, 'a rename that failed, and one that did not');
+value($node, 'DROP TABLE failing');
 
 # No master key: what is renamed is renamed.
 my $key_file = $node->basedir . '/master.key';
@@ -208,9 +252,8 @@ like(contexts($node), qr/^public\.a\|w\|.*of b/m, 'without a master key: followe
 rename "$key_file.away", $key_file or die $!;
 
 # Who may alter nothing but his own table gets at nothing else.
-refused($node, 'SET ROLE other; SELECT fieldcrypt_internal.follow_renames()', '42501', 'nobody calls the steps by hand');
-refused($node, 'SET ROLE other; SELECT fieldcrypt_internal.move_contexts()', '42501', '  none of them');
-refused($node, q{DELETE FROM fieldcrypt_internal.context_places}, 'KF015', 'places are changed by nobody');
-refused($node, q{INSERT INTO fieldcrypt_internal.context_places SELECT * FROM fieldcrypt_internal.context_places}, 'KF015', '  nor are there new ones');
+refused($node, $_->[0], $_->[1], "nobody does the steps by hand: $_->[0]")
+  foreach [ q{SET ROLE other; SELECT fieldcrypt_internal.before_alter('relation', 1)}, '42501' ], [ q{SET ROLE other; SELECT fieldcrypt_internal.after_alter('[]')}, '42501' ],
+  [ q{SET ROLE other; SELECT fieldcrypt_internal.move_contexts('[]')}, '42501' ];
 
 done_testing();
