@@ -47,7 +47,8 @@ my @drops = (
 	'ALTER EXTENSION pg_fieldcrypt DROP SCHEMA fieldcrypt_internal; DROP SCHEMA fieldcrypt_internal CASCADE',
 	'ALTER TABLE fieldcrypt.encryption_keys DROP COLUMN wrapped_key CASCADE',
 	# In the transaction that was let drop the extension.
-	'ALTER EXTENSION pg_fieldcrypt DROP TABLE fieldcrypt.encryption_keys; SET LOCAL fieldcrypt.allow_drop = on; DROP EXTENSION pg_fieldcrypt CASCADE;
+	'SET client_min_messages = error; ALTER EXTENSION pg_fieldcrypt DROP SCHEMA fieldcrypt;
+	 ALTER EXTENSION pg_fieldcrypt DROP TABLE fieldcrypt.encryption_keys; SET LOCAL fieldcrypt.allow_drop = on; DROP EXTENSION pg_fieldcrypt CASCADE;
 	 SET LOCAL fieldcrypt.allow_drop = off; DROP TABLE fieldcrypt.encryption_keys CASCADE',
 	# Under another name.
 	'ALTER SCHEMA fieldcrypt RENAME TO other; DROP EXTENSION pg_fieldcrypt CASCADE',
