@@ -111,23 +111,66 @@ CREATE FUNCTION fieldcrypt_internal.check_encrypted_indexes(used jsonb) RETURNS 
 AS $$
 DECLARE
     found text[];
+    failing text[];
 BEGIN
     -- Most are refused when they are built. Not so with INCLUDE, behind a column of numeric or float, on a partitioned table
-    -- that has no partition yet, by EXCLUDE with hash; and CREATE INDEX CONCURRENTLY leaves what was refused. A hash index by
-    -- itself finds ciphertexts, and is let alone.
+    -- that has no partition yet, by EXCLUDE with hash, with an array, a domain or a composite around the values; and CREATE
+    -- INDEX CONCURRENTLY leaves what was refused. A hash index by itself finds ciphertexts, and is let alone.
+    WITH RECURSIVE holding (type) AS (
+        SELECT 'fieldcrypt.encrypted'::regtype::oid
+        UNION
+        SELECT t.oid
+          FROM holding AS h, pg_type AS t
+         WHERE t.typtype = 'd' AND t.typbasetype = h.type
+            OR t.typcategory = 'A' AND t.typelem = h.type
+            OR t.typtype = 'r' AND EXISTS (SELECT FROM pg_range AS r WHERE r.rngtypid = t.oid AND r.rngsubtype = h.type)
+            OR t.typtype = 'c' AND EXISTS (
+                SELECT FROM pg_attribute AS a
+                 WHERE a.attrelid = t.typrelid AND a.atttypid = h.type AND a.attnum > 0 AND NOT a.attisdropped)
+    )
     SELECT coalesce(array_agg(DISTINCT i.indexrelid::regclass::text ORDER BY i.indexrelid::regclass::text), '{}') INTO found
-      FROM pg_index AS i, unnest(i.indclass) AS u(class)
-      JOIN pg_opclass AS o ON o.oid = u.class
-      JOIN pg_am AS m ON m.oid = o.opcmethod
-     WHERE o.opcintype = 'fieldcrypt.encrypted'::regtype AND (m.amname <> 'hash' OR i.indisunique OR i.indisexclusion);
-    IF cardinality(found) = 0 THEN
-        RETURN fieldcrypt_internal.finding_of('ok', 'no index and no UNIQUE stands on encrypted values');
+      FROM pg_index AS i
+     CROSS JOIN generate_series(1, i.indnkeyatts) AS k(place)
+      JOIN pg_class AS c ON c.oid = i.indexrelid
+      JOIN pg_am AS m ON m.oid = c.relam
+      JOIN pg_opclass AS o ON o.oid = i.indclass[k.place - 1]
+      -- What the index holds need not be of the column's type: elements of an array, or numbers.
+      JOIN pg_attribute AS a ON a.attrelid = i.indexrelid AND a.attnum = k.place
+      LEFT JOIN pg_attribute AS b ON b.attrelid = i.indrelid AND b.attnum = i.indkey[k.place - 1] AND b.attnum > 0
+     WHERE (m.amname <> 'hash' OR i.indisunique OR i.indisexclusion)
+       AND EXISTS (SELECT FROM holding AS h WHERE h.type IN (o.opcintype, a.atttypid, b.atttypid));
+
+    -- What compares values where no statement says so: a statement with the table fails, by whatever it is about.
+    WITH refusing (class, object) AS (
+        SELECT 'pg_proc'::regclass::oid, p.oid
+          FROM pg_proc AS p
+         WHERE p.pronamespace = 'fieldcrypt_internal'::regnamespace AND p.proname LIKE 'refuse\_%' AND p.prosupport <> 0
+    ), operators (class, object) AS (
+        SELECT 'pg_operator'::regclass::oid, o.oid
+          FROM pg_operator AS o JOIN refusing AS r ON r.object = o.oprcode
+        UNION ALL
+        SELECT r.class, r.object FROM refusing AS r
+    )
+    SELECT coalesce(array_agg(DISTINCT concat_ws(' ', d.type, d.identity) ORDER BY concat_ws(' ', d.type, d.identity)), '{}') INTO failing
+      FROM (SELECT DISTINCT e.classid, e.objid
+              FROM operators AS u
+              JOIN pg_depend AS e ON e.refclassid = u.class AND e.refobjid = u.object
+             WHERE e.classid = ANY (ARRAY['pg_statistic_ext', 'pg_constraint', 'pg_class', 'pg_attrdef', 'pg_policy', 'pg_trigger', 'pg_rewrite']::regclass[])
+               AND NOT EXISTS (SELECT FROM pg_depend AS m WHERE m.classid = e.classid AND m.objid = e.objid AND m.deptype = 'e')) AS x,
+           pg_identify_object(x.classid, x.objid, 0) AS d
+     WHERE d.identity IS NOT NULL;
+
+    IF cardinality(found) + cardinality(failing) = 0 THEN
+        RETURN fieldcrypt_internal.finding_of('ok', 'no index but one by hash, no UNIQUE and no expression of a table or view compares encrypted values');
     END IF;
     RETURN fieldcrypt_internal.finding_of('warning',
-        format('on encrypted values an index finds nothing, and UNIQUE or EXCLUDE no duplicate: %s',
-            fieldcrypt_internal.counted_names((SELECT array_agg(fieldcrypt_internal.quoted_name(f)) FROM unnest(found[1:3]) AS f), cardinality(found), 'relation')),
-        'Drop it. Make it on a keyed hash in a column beside the values: see docs/querying.md.',
-        fieldcrypt_internal.finding_identity(found, cardinality(found)));
+        concat_ws('; ',
+            'on encrypted values an index finds nothing, and UNIQUE or EXCLUDE no duplicate: ' ||
+                fieldcrypt_internal.counted_names((SELECT array_agg(fieldcrypt_internal.quoted_name(f)) FROM unnest(found[1:3]) AS f), cardinality(found), 'relation'),
+            'statements fail by an expression that compares encrypted values: ' ||
+                fieldcrypt_internal.counted_names((SELECT array_agg(fieldcrypt_internal.quoted_name(f)) FROM unnest(failing[1:3]) AS f), cardinality(failing), 'object')),
+        'Drop it. Make an index on a keyed hash in a column beside the values, an expression of what is decrypted: see docs/querying.md.',
+        fieldcrypt_internal.finding_identity(found || failing, cardinality(found) + cardinality(failing)));
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.check_encrypted_indexes(jsonb) IS 'check: indexes and UNIQUE on encrypted values, which do nothing';
+COMMENT ON FUNCTION fieldcrypt_internal.check_encrypted_indexes(jsonb) IS 'check: indexes and UNIQUE on encrypted values, which do nothing, and expressions that compare them, which fail';

@@ -22,6 +22,9 @@ const SOURCES: usize = 8 << 20;
 /// is one about encrypted values.
 const PASSES: usize = 32;
 
+/// Bytes that reading catalogs may need.
+const READING: usize = 8 << 20;
+
 /// Relations that changed since and can be looked at one by one.
 const CHANGED: usize = 32;
 
@@ -192,7 +195,8 @@ pub fn refresh(at: ReadAt) -> bool {
     }
     let outcome = match at {
         ReadAt::Statement if apart::is_possible() => apart::run(read_changes),
-        ReadAt::Line if HAS_READ.get() => {
+        // Where memory is short the line is masked: there an error would be one of the statement.
+        ReadAt::Line if HAS_READ.get() && reserve::room(READING, "names").is_ok() => {
             apart::undisturbed(read_changes);
             Ok(())
         }

@@ -179,6 +179,19 @@ pub fn raising<R>(work: impl FnOnce() -> Result<R, Error>) -> R {
     }
 }
 
+/// The same of what writes a line to the log. Memory out of the reserve did its work there: an error about it would be
+/// written, too, by the same reserve, and raise the next, until Postgres has no place left for errors.
+pub(super) fn in_log(work: impl FnOnce()) {
+    let was_short = reserve::is_short();
+    let outcome = reserve::with_cushion_in_log(|| catch_unwind(AssertUnwindSafe(work)));
+    if !was_short {
+        reserve::forget_shortage();
+    }
+    if let Err(panic) = outcome {
+        ready(move || of_panic(panic)).raise();
+    }
+}
+
 /// The same of a hook that refuses: whoever listens is told, as of the errors of functions.
 pub fn raising_told(work: impl FnOnce() -> Result<(), Error>) {
     raising(|| {

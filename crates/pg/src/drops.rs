@@ -1,6 +1,7 @@
 //! Drops, seen object by object, whatever statement they come from: DROP EXTENSION, SCHEMA, OWNED or TABLE, and all
 //! that goes with those.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::sync::OnceLock;
 
@@ -8,7 +9,7 @@ use fieldcrypt_error::Error;
 use pgrx::pg_sys::{self, Oid};
 
 use super::call::{self, Call};
-use super::{dependents, extension, relations, roles, schemas};
+use super::{callbacks, dependents, extension, relations, roles, schemas};
 
 /// What of the extension is about to be dropped, if its loss is one of keys, values or the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,11 @@ pub enum Dropped {
 pub type OnDrop = fn(Dropped) -> Result<(), Error>;
 
 static ON_DROP: OnceLock<OnDrop> = OnceLock::new();
+
+thread_local! {
+    /// The transaction that drops the extension.
+    static GOES: Cell<u64> = const { Cell::new(0) };
+}
 
 static mut PREVIOUS: pg_sys::object_access_hook_type = None;
 
@@ -105,8 +111,18 @@ unsafe extern "C-unwind" fn at_access(
     }
 }
 
-/// By names, since a table that was taken out of the extension first is as much a loss.
+/// What of it is the extension's, where that is, or was when the transaction began: elsewhere anybody may have such names.
 fn dropped(class: Oid, object: Oid, is_column: bool) -> Option<Dropped> {
+    let dropped = named(class, object, is_column)?;
+    if class == pg_sys::ExtensionRelationId {
+        GOES.set(callbacks::transaction_serial());
+    }
+    let is_here = extension::oid().is_some() || GOES.get() == callbacks::transaction_serial();
+    is_here.then_some(dropped)
+}
+
+/// By names, since a table that was taken out of the extension first is as much a loss.
+fn named(class: Oid, object: Oid, is_column: bool) -> Option<Dropped> {
     // What an update of the extension drops is no more needed.
     // SAFETY: variables of the backend.
     if unsafe { pg_sys::creating_extension && is_extension(pg_sys::CurrentExtensionObject) } {

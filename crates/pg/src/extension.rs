@@ -48,7 +48,8 @@ pub fn claim() {
     unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, oid, 0, mode) }
 }
 
-fn oid() -> Option<pg_sys::Oid> {
+/// Its number, if it is in this database.
+pub(super) fn oid() -> Option<pg_sys::Oid> {
     // SAFETY: a look-up by name that gives InvalidOid if there is none.
     let oid = unsafe { pg_sys::get_extension_oid(c"pg_fieldcrypt".as_ptr(), true) };
     (oid != pg_sys::InvalidOid).then_some(oid)

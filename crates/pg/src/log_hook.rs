@@ -175,7 +175,7 @@ unsafe extern "C-unwind" fn at_log(record: *mut pg_sys::ErrorData) {
             && let Some(masker) = MASKER.get()
             && (masker.is_on)()
         {
-            call::raising(|| {
+            call::in_log(|| {
                 if without_panic(|| write_masked(masker, record)).is_err() {
                     // Neither shown nor lost.
                     let hidden = Texts::hidden(record);
@@ -183,7 +183,6 @@ unsafe extern "C-unwind" fn at_log(record: *mut pg_sys::ErrorData) {
                         (*record).output_to_server = false;
                     }
                 }
-                Ok(())
             });
         }
         if (*record).output_to_server

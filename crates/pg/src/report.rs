@@ -12,7 +12,7 @@ use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 
-use super::{copy_context, encoding};
+use super::{copy_context, encoding, reserve};
 use fieldcrypt_error::{Report, SqlState};
 
 /// What stands in the place of a file name and a function in errors of the extension. The line is the
@@ -256,7 +256,7 @@ unsafe fn start(level: c_int, parts: Parts) -> bool {
         }
         if parts.is_without_context {
             // What handles the error sets it anew, as for any error.
-            pg_sys::error_context_stack = std::ptr::null_mut();
+            pg_sys::error_context_stack = reserve::no_context();
         }
     }
     true

@@ -108,6 +108,61 @@ pub(super) fn with_cushion<R>(work: impl FnOnce() -> R) -> R {
     }
 }
 
+/// An error's context that adds nothing to it, with the same room for what deals with it.
+pub(super) fn no_context() -> *mut pg_sys::ErrorContextCallback {
+    struct Empty(UnsafeCell<pg_sys::ErrorContextCallback>);
+    // SAFETY: Postgres only reads it.
+    unsafe impl Sync for Empty {}
+    static EMPTY: Empty = Empty(UnsafeCell::new(pg_sys::ErrorContextCallback {
+        previous: std::ptr::null_mut(),
+        callback: Some(at_error),
+        arg: std::ptr::null_mut(),
+    }));
+    EMPTY.0.get()
+}
+
+/// The same while a line of the log is written. An error within another is given no context, so that `at_error` is not
+/// called. But first Postgres clears what errors are made in, and says so.
+pub(super) fn with_cushion_in_log<R>(work: impl FnOnce() -> R) -> R {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            IS_IN_LOG.store(self.0, Relaxed);
+        }
+    }
+    let _before = Before(IS_IN_LOG.swap(true, Relaxed));
+    // SAFETY: the context lives as long as the process, and so does what is registered, which is no more in use when the
+    // callback has been called.
+    unsafe {
+        if !pg_sys::ErrorContext.is_null() && !IS_WATCHED.swap(true, Relaxed) {
+            let watch = WATCH.0.get();
+            (*watch).func = Some(at_clearing);
+            pg_sys::MemoryContextRegisterResetCallback(pg_sys::ErrorContext, watch);
+        }
+    }
+    work()
+}
+
+struct Watch(UnsafeCell<pg_sys::MemoryContextCallback>);
+
+// SAFETY: written to only by `with_cushion_in_log`, of the only thread.
+unsafe impl Sync for Watch {}
+
+static WATCH: Watch = Watch(UnsafeCell::new(pg_sys::MemoryContextCallback {
+    func: None,
+    arg: std::ptr::null_mut(),
+    next: std::ptr::null_mut(),
+}));
+static IS_WATCHED: AtomicBool = AtomicBool::new(false);
+static IS_IN_LOG: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C-unwind" fn at_clearing(_: *mut c_void) {
+    IS_WATCHED.store(false, Relaxed);
+    if IS_IN_LOG.load(Relaxed) {
+        empty_cushion();
+    }
+}
+
 /// As much as a memory context asks for that has grown to its largest blocks, twice. Nobody touches it.
 const CUSHION: Layout = match Layout::from_size_align(2 << 20, 16) {
     Ok(layout) => layout,
@@ -141,11 +196,15 @@ unsafe extern "C-unwind" fn at_error(_: *mut c_void) {
     }
     // SAFETY: reads the error that is being made.
     if unsafe { geterrcode() } == report::OUT_OF_MEMORY {
-        let cushion = CUSHION_AT.swap(std::ptr::null_mut(), Relaxed);
-        if !cushion.is_null() {
-            // SAFETY: of that layout, and taken from its place.
-            unsafe { System.dealloc(cushion, CUSHION) };
-        }
+        empty_cushion();
+    }
+}
+
+fn empty_cushion() {
+    let cushion = CUSHION_AT.swap(std::ptr::null_mut(), Relaxed);
+    if !cushion.is_null() {
+        // SAFETY: of that layout, and taken from its place.
+        unsafe { System.dealloc(cushion, CUSHION) };
     }
 }
 

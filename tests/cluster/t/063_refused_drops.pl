@@ -46,6 +46,10 @@ my @drops = (
 	'ALTER EXTENSION pg_fieldcrypt DROP SCHEMA fieldcrypt; DROP SCHEMA fieldcrypt CASCADE',
 	'ALTER EXTENSION pg_fieldcrypt DROP SCHEMA fieldcrypt_internal; DROP SCHEMA fieldcrypt_internal CASCADE',
 	'ALTER TABLE fieldcrypt.encryption_keys DROP COLUMN wrapped_key CASCADE',
+	# In the transaction that was let drop the extension.
+	'SET client_min_messages = error; ALTER EXTENSION pg_fieldcrypt DROP SCHEMA fieldcrypt;
+	 ALTER EXTENSION pg_fieldcrypt DROP TABLE fieldcrypt.encryption_keys; SET LOCAL fieldcrypt.allow_drop = on; DROP EXTENSION pg_fieldcrypt CASCADE;
+	 SET LOCAL fieldcrypt.allow_drop = off; DROP TABLE fieldcrypt.encryption_keys CASCADE',
 	# Under another name.
 	'ALTER SCHEMA fieldcrypt RENAME TO other; DROP EXTENSION pg_fieldcrypt CASCADE',
 	'ALTER SCHEMA fieldcrypt RENAME TO other; ALTER SCHEMA fieldcrypt_internal RENAME TO another; DROP EXTENSION pg_fieldcrypt',
@@ -60,7 +64,16 @@ foreach my $preload ('', 'pg_fieldcrypt')
 	my $node = new_cluster($preload ? 'preloaded' : 'plain', extension => 0, conf => "shared_preload_libraries = '$preload'");
 	# Not the superuser that initdb made, of which DROP OWNED drops nothing.
 	value($node, 'CREATE ROLE keeper SUPERUSER LOGIN; CREATE ROLE stranger LOGIN');
+
+	# Where the extension is not, its names are anybody's; also once it is in the database beside.
+	my $namesake = q{SET ROLE stranger; CREATE SCHEMA fieldcrypt; CREATE TABLE fieldcrypt.audit_x (a int); CREATE TYPE fieldcrypt.encrypted AS (a int);
+		CREATE TABLE fieldcrypt.encryption_keys (a int, wrapped_key bytea); CREATE TABLE fieldcrypt.master_keys (a int); RESET ROLE};
+	create_database($node, 'beside', extension => 0);
 	value($node, 'CREATE EXTENSION pg_fieldcrypt', user => 'keeper');
+	value($node, 'GRANT CREATE ON DATABASE beside TO stranger');
+	gives($node, "SET client_min_messages = error; LOAD 'pg_fieldcrypt'; BEGIN; $namesake; $_; ROLLBACK", '', "$kind, without the extension: $_", db => 'beside')
+	  foreach 'DROP TABLE fieldcrypt.audit_x', 'DROP TYPE fieldcrypt.encrypted', 'DROP TABLE fieldcrypt.encryption_keys', 'DROP TABLE fieldcrypt.master_keys',
+	  'ALTER TABLE fieldcrypt.encryption_keys DROP COLUMN wrapped_key', 'DROP SCHEMA fieldcrypt CASCADE', 'DROP OWNED BY stranger CASCADE';
 
 	# Without keys there is nothing to lose.
 	gives($node, "BEGIN; $_; ROLLBACK", '', "$kind, no keys: $_") foreach 'DROP EXTENSION pg_fieldcrypt', 'DROP OWNED BY keeper CASCADE';

@@ -150,6 +150,8 @@ note 'the last kilobytes';
 		my $order = $kb / 100 % @statements;
 		foreach my $sql (@statements[ $order .. $#statements ], @statements[ 0 .. $order - 1 ])
 		{
+			# So that the line about the statement has to ask the catalogs anew for what it is about.
+			$witness->run('CREATE OR REPLACE FUNCTION changed() RETURNS int LANGUAGE sql AS $$SELECT 1$$');
 			my $outcome = outcome($session, $sql);
 			$seen{$outcome}++;
 			if ($outcome eq 'ended') { $session = starved($kb) }

@@ -141,11 +141,41 @@ foreach my $statement (
 	'CREATE UNIQUE INDEX found ON patients (ssn) INCLUDE (id)',
 	'ALTER TABLE patients ADD CONSTRAINT found EXCLUDE USING hash (ssn WITH OPERATOR(fieldcrypt.*=))',
 	'CREATE TABLE parts (id numeric, ssn fieldcrypt.encrypted) PARTITION BY LIST (id); CREATE INDEX found ON parts (ssn)',
-	'CREATE TABLE amounts (id numeric, ssn fieldcrypt.encrypted); CREATE INDEX found ON amounts (id, ssn)')
+	'CREATE TABLE amounts (id numeric, ssn fieldcrypt.encrypted); CREATE INDEX found ON amounts (id, ssn)',
+	'CREATE TABLE arrays (a fieldcrypt.encrypted[]); CREATE UNIQUE INDEX found ON arrays (a)',
+	'CREATE INDEX found ON arrays USING gin (a)',
+	'CREATE INDEX found ON patients USING gin ((array[ssn]))',
+	'CREATE TYPE pair AS (n int, ssn fieldcrypt.encrypted); CREATE TABLE pairs (p pair); CREATE UNIQUE INDEX found ON pairs (p)',
+	'CREATE DOMAIN pair_of AS pair; CREATE TABLE inner_pairs (p pair_of[]); CREATE INDEX found ON inner_pairs (p)')
 {
 	value($node, $statement, db => 'page');
 	gives($node, $health, qr/^warning: .*relation "(?:public\.)?found"/, "health: $statement", db => 'page');
 	value($node, $statement =~ /CONSTRAINT/ ? 'ALTER TABLE patients DROP CONSTRAINT found' : 'DROP INDEX found', db => 'page');
+}
+value($node, 'CREATE TABLE keyed (p pair CONSTRAINT found PRIMARY KEY)', db => 'page');
+gives($node, $health, qr/^warning: .*relation "(?:public\.)?found"/, 'health: a primary key', db => 'page');
+value($node, 'DROP TABLE keyed; CREATE INDEX array_hash ON arrays USING hash (a); CREATE INDEX beside ON patients (id) INCLUDE (ssn)', db => 'page');
+gives($node, $health, qr/^ok: /, 'health: a hash index of arrays, and values that are only included', db => 'page');
+
+# What is said once, and fails in statements that do not say it.
+value($node, "CREATE TABLE plain (id int, s text); CREATE TABLE split (id int, s fieldcrypt.encrypted) PARTITION BY LIST (id)", db => 'page');
+foreach my $expression (
+	[ "CREATE STATISTICS failing ON (ssn = 'x'), id FROM patients", 'statistics object public.failing', 'DROP STATISTICS failing' ],
+	[ "CREATE STATISTICS failing ON (ssn::text), id FROM patients", 'statistics object public.failing', 'DROP STATISTICS failing' ],
+	[ "CREATE STATISTICS failing ON (s LIKE 'a%'), id FROM plain; ALTER TABLE plain ALTER s TYPE fieldcrypt.encrypted USING fieldcrypt.encrypt_field(s)",
+		'statistics object public.failing', 'DROP STATISTICS failing' ],
+	[ "CREATE TABLE one PARTITION OF split (CONSTRAINT failing CHECK (s <> '')) FOR VALUES IN (3)", 'table constraint failing on public.one', 'DROP TABLE one' ],
+	[ "CREATE TABLE checked (s fieldcrypt.encrypted CONSTRAINT failing CHECK (s <> ''))", 'table constraint failing on public.checked', 'DROP TABLE checked' ],
+	[ "CREATE VIEW failing AS SELECT id FROM patients WHERE ssn = 'x'", 'rule ', 'DROP VIEW failing' ],
+	[ 'CREATE TRIGGER failing BEFORE UPDATE ON patients FOR EACH ROW WHEN (old.ssn IS DISTINCT FROM new.ssn) EXECUTE FUNCTION note_new_ssn()',
+		'trigger failing on public.patients', 'DROP TRIGGER failing ON patients' ],
+	[ "CREATE POLICY failing ON patients USING (ssn <> '')", 'policy failing on public.patients', 'DROP POLICY failing ON patients' ])
+{
+	my ($statement, $named, $drop) = @$expression;
+	value($node, $statement, db => 'page');
+	gives($node, $health, qr/^warning: .*object "\Q$named\E/, "health: $statement", db => 'page');
+	value($node, $drop, db => 'page');
+	gives($node, $health, qr/^ok: /, "health: $drop", db => 'page');
 }
 refused($node, 'CREATE INDEX CONCURRENTLY found ON patients (ssn)', '0A000', 'CREATE INDEX CONCURRENTLY is refused', db => 'page');
 gives($node, $health, qr/^warning: .*found/, 'and what it leaves is named', db => 'page');
