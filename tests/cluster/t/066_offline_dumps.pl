@@ -123,7 +123,7 @@ SQL
 
 # A value of a column without a context, which nothing binds, was put where values are bound: as on the server, it does not open.
 {
-	my ($before) = value($node, 'SELECT ssn FROM app.patients WHERE id = 7');
+	my ($before) = value($node, 'DROP TABLE lowered; SELECT ssn FROM app.patients WHERE id = 7');
 	value($node, 'UPDATE app.patients SET ssn = (SELECT free FROM app.patients WHERE id = 1) WHERE id = 7');
 	is(value($node, q{SELECT fieldcrypt.try_decrypt_field(ssn, fieldcrypt.context('patients.ssn', id)) IS NULL FROM app.patients WHERE id = 7}), 't', 'a foreign value does not open on the server');
 	foreach my $form (sort keys %forms)
@@ -143,7 +143,7 @@ SQL
 
 # A value that was moved to another row does not open there, whatever is known.
 {
-	value($node, q{DROP TABLE lowered; ALTER TABLE app.patients DROP CONSTRAINT patients_pkey; UPDATE app.patients SET id = 4712 WHERE id = 3});
+	value($node, q{ALTER TABLE app.patients DROP CONSTRAINT patients_pkey; UPDATE app.patients SET id = 4712 WHERE id = 3});
 	my $opened = tool('open', '--export', $export, '--master-key', $key, dump_database($node, 'postgres', "$folder/dump.sql"));
 	is($opened->{code}, 1, 'a moved value');
 	like($opened->{err}, qr/app\.patients\.ssn: 1 left: they do not open with the context of their row/, 'is left, and found');
