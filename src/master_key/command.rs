@@ -4,8 +4,7 @@ use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,16 +16,13 @@ use crate::settings;
 const TICK: Duration = Duration::from_millis(50);
 
 /// Runs the command and reads what it prints into `buffer`. Its standard error goes where the
-/// server's goes. When the time is up, or the statement is cancelled, the whole process group dies.
+/// server's goes. When the time is up, the statement is cancelled, or the server is gone, the whole process group dies.
 pub fn read(buffer: &mut [u8]) -> Result<usize, Error> {
     let command = settings::master_key_command().ok_or(Error::NoMasterKey)?;
     let deadline = Instant::now() + settings::master_key_command_timeout();
-    let child = Command::new("/bin/sh")
-        .arg("-c")
-        .arg(OsStr::from_bytes(command))
+    let child = exit::shell_command(OsStr::from_bytes(command))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .process_group(0)
         .spawn()
         .map_err(|error| failed(format!("can't be run ({})", error.kind())))?;
     let mut running = Running { child, done: false };
@@ -109,6 +105,7 @@ fn pause(deadline: Instant) -> Result<(), Error> {
 }
 
 fn check_time(deadline: Instant) -> Result<(), Error> {
+    exit::with_the_postmaster();
     transaction::check_for_interrupts();
     if background::is_stopping() {
         return Err(failed("was ended, since the server stops".into()));

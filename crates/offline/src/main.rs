@@ -74,9 +74,10 @@ struct Open {
     /// A file of master keys (may be given more than once)
     #[arg(long, value_name = "PATH", required = true)]
     master_key: Vec<PathBuf>,
-    /// The context of values that have no other. A plain dump has those that were set with set_column_context
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    context: String,
+    /// The context of values whose column has none of its own. A plain dump has those that were set with
+    /// set_column_context, and no other opens the values of such a column
+    #[arg(long, value_name = "TEXT")]
+    context: Option<String>,
     /// The input is CSV with a header line
     #[arg(long)]
     csv: bool,
@@ -144,30 +145,34 @@ fn open(arguments: &Open) -> Result<bool, Failure> {
     };
     let name = arguments.input.as_deref().unwrap_or(Path::new("standard input"));
     let output = io::BufWriter::new(io::stdout().lock());
+    let mut is_sound = true;
     if arguments.csv {
         let format = csv_file::Format {
             delimiter: arguments.delimiter.map_or(Ok(b','), ascii)?,
-            context: &arguments.context,
+            context: arguments.context.as_deref().unwrap_or_default(),
             column_contexts: &arguments.column_context,
         };
         csv_file::open(&mut opener, &format, input, output, name)?;
     } else {
-        open_text(arguments, &mut opener, input, output, name)?;
+        is_sound = open_text(arguments, &mut opener, input, output, name)?;
     }
     eprintln!("fieldcrypt: {}", opener.summary());
-    Ok(opener.all_opened())
+    Ok(is_sound && opener.all_opened())
 }
 
-/// A plain dump, or any other text.
+/// A plain dump, or any other text. Whether each value that opened was of its place.
 fn open_text(
     arguments: &Open,
     opener: &mut Opener<'_>,
     input: impl Read,
     output: impl Write,
     name: &Path,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let reader = |input| BufReader::with_capacity(1 << 16, input);
-    let (context, escape) = (arguments.context.as_str(), arguments.escape.unwrap_or(Escape::None));
+    let (context, escape) = (
+        arguments.context.as_deref().unwrap_or_default(),
+        arguments.escape.unwrap_or(Escape::None),
+    );
     let mut dump = Dump::new(&arguments.column_context)?;
     // What can be read twice is: contexts may come after the values.
     let path = arguments.input.as_deref().filter(|path| path.is_file());
@@ -176,15 +181,21 @@ fn open_text(
         dump.learn(BufReader::with_capacity(1 << 16, input), name)?;
     }
     if path.is_some() && !dump.is_one() {
-        return tokens::replace(reader(input), output, name, |token| {
+        tokens::replace(reader(input), output, name, |token| {
             opener.open(token, context).map(|plaintext| opener::escaped(&plaintext, escape))
-        });
+        })?;
+        return Ok(true);
     }
-    dump.open(reader(input), output, name, &mut Opening { opener, context, escape })?;
+    dump.open(
+        reader(input),
+        output,
+        name,
+        &mut Opening { opener, context, is_given: arguments.context.is_some(), escape },
+    )?;
     for problem in dump.problems() {
         eprintln!("fieldcrypt: {problem}");
     }
-    Ok(())
+    Ok(dump.is_sound())
 }
 
 fn ascii(character: char) -> Result<u8, Failure> {

@@ -25,6 +25,7 @@ pub struct Opener<'k> {
 enum Left {
     Malformed,
     NotAuthentic,
+    NoContext,
     UnknownKey,
     DestroyedKey,
     NoMasterKey,
@@ -32,9 +33,10 @@ enum Left {
 }
 
 impl Left {
-    const NAMES: [&'static str; 6] = [
+    const NAMES: [&'static str; 7] = [
         "malformed",
         "not authentic or of another context",
+        "of a context that is not known",
         "of a key that the export does not hold",
         "of a destroyed key",
         "of a key whose master key is not given",
@@ -66,23 +68,21 @@ impl<'k> Opener<'k> {
 
     /// What a value in its text form holds; `None`, and counted, if it does not open.
     pub fn open(&mut self, token: &[u8], context: &str) -> Option<Zeroizing<Vec<u8>>> {
-        self.open_with_any(token, &[context])
-    }
-
-    /// The same with the first of some contexts that it opens with.
-    pub fn open_with_any(&mut self, token: &[u8], contexts: &[&str]) -> Option<Zeroizing<Vec<u8>>> {
-        let mut problem = Left::NotAuthentic;
-        for context in contexts {
-            match self.attempt(token, context) {
-                Ok(plaintext) => {
-                    self.opened += 1;
-                    return Some(plaintext);
-                }
-                Err(left) => problem = left,
+        match self.attempt(token, context) {
+            Ok(plaintext) => {
+                self.opened += 1;
+                Some(plaintext)
+            }
+            Err(left) => {
+                self.left[left as usize] += 1;
+                None
             }
         }
-        self.left[problem as usize] += 1;
-        None
+    }
+
+    /// Counts a value that is left, since it is not known what it is bound to.
+    pub fn leave(&mut self) {
+        self.left[Left::NoContext as usize] += 1;
     }
 
     fn attempt(&mut self, token: &[u8], context: &str) -> Result<Zeroizing<Vec<u8>>, Left> {

@@ -502,6 +502,106 @@ fn a_value_of_a_dump_that_is_not_of_its_row_is_left() {
     }
 }
 
+/// Another column's value, bound to nothing, was put where values are bound: the server does not open it there.
+#[test]
+fn a_value_from_a_column_without_a_context_does_not_open_where_there_is_one() {
+    let room = Room::new();
+    let (note, other) = (room.value(PRAXIS, "", b"secret"), room.value(PRAXIS, "other", b"secret"));
+    for data in [
+        format!("COPY public.t (id, ssn) FROM stdin;\n2\t{note}\n\\.\n"),
+        format!("COPY public.t (id, ssn) FROM stdin;\n\\N\t{note}\n\\.\n"),
+        format!("COPY public.t (ssn) FROM stdin;\n{note}\n\\.\n"),
+        format!("COPY public.t (id, ssn) FROM stdin;\n2\t2\t{note}\n\\.\n"),
+        format!("INSERT INTO public.t VALUES (2, '{note}');\n"),
+        format!("INSERT INTO public.t VALUES (2 + 0, '{note}');\n"),
+        format!("INSERT INTO public.t VALUES (2, 2, '{note}');\n"),
+        format!("INSERT INTO public.t VALUES (2, '{note}'"),
+        format!("COPY public.\"t\nu\" (id, ssn) FROM stdin;\n2\t{note}\n\\.\n"),
+        format!(
+            "CREATE TABLE public.a (\n    id bigint\n);\nCREATE TABLE public.c (\n    more text\n)\nINHERITS (public.a, public.t);\n\
+             COPY public.c (id, ssn, more) FROM stdin;\n2\t{note}\t\\N\n\\.\n"
+        ),
+    ] {
+        let path = dump(&room, "dump.sql", &data);
+        let output = room.open(&[&path], "");
+        assert_eq!(output.status.code(), Some(1), "{data}: {}", err(&output));
+        assert!(out(&output).contains(&note), "{data}: it is left as it is");
+        assert!(err(&output).contains(": 1 left: "), "{data}: {}", err(&output));
+        assert!(err(&output).contains("0 values opened, 1 left as they are: "), "{}", err(&output));
+    }
+    // A context that somebody gives is for columns without one, too.
+    let data = format!(
+        "COPY public.t (id, ssn) FROM stdin;\n2\t{other}\n\\.\nCOPY public.u (id, note) FROM stdin;\n2\t{other}\n\\.\n"
+    );
+    let path = dump(&room, "dump.sql", &data);
+    let output = room.open(&["--context", "other", &path], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        out(&output).contains(&format!(
+            "2\t{other}\n\\.\nCOPY public.u (id, note) FROM stdin;\n2\tsecret\n"
+        ))
+    );
+    assert!(
+        err(&output)
+            .contains("public.t.ssn: 1 left: they do not open with the context of their row")
+    );
+    // What is known to be older than the column's context is opened by naming that.
+    let data = format!("COPY public.t (id, ssn) FROM stdin;\n2\t{note}\n\\.\n");
+    let path = dump(&room, "dump.sql", &data);
+    let output = room.open(&["--column-context", "public.t.ssn=", &path], "");
+    assert!(output.status.code() == Some(0) && out(&output).contains("2\tsecret\n"));
+    // Read only once, the context comes too late: what was opened before is named.
+    let output = room.open(&[], fs::read(&path).unwrap());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).contains("public.t.ssn: 1 opened before the dump gave its context"),
+        "{}",
+        err(&output)
+    );
+}
+
+#[test]
+fn numbers_of_inserts_are_as_the_server_wrote_them() {
+    let room = Room::new();
+    let value = room.value(PRAXIS, "f/1e+20/-2.5e-07", b"opened");
+    let text = format!(
+        "CREATE TABLE public.f (\n    a double precision,\n    b real,\n    ssn fieldcrypt.encrypted\n);\n\
+         COPY fieldcrypt.column_contexts (table_name, column_name, constant, expression) FROM stdin;\n\
+         public.f\tssn\t\\N\t'f/' || a || '/' || b\n\\.\n\
+         INSERT INTO public.f VALUES (1e+20, -2.5e-07, '{value}');\n"
+    );
+    let output = room.open(&[&room.write("dump.sql", text)], "");
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(out(&output).contains("(1e+20, -2.5e-07, 'opened')"));
+}
+
+/// Each table has the columns of all before it.
+#[test]
+fn a_chain_of_tables_costs_what_it_is_long() {
+    let room = Room::new();
+    let value = room.value(PRAXIS, "t.ssn/7", b"opened");
+    let mut text = String::from("CREATE TABLE public.t0 (\n    id bigint,\n    ssn text\n);\n");
+    for at in 1..6000 {
+        let before = at - 1;
+        text += &format!(
+            "CREATE TABLE public.t{at} (\n    column_number_{at} text\n)\nINHERITS (public.t{before});\n"
+        );
+    }
+    text += &format!("COPY public.t5999 (id, ssn) FROM stdin;\n7\t{value}\n\\.\n");
+    text += "COPY fieldcrypt.column_contexts (table_name, column_name, constant, expression) FROM stdin;\n\
+             public.t0\tssn\t\\N\tfieldcrypt.context('t.ssn', id)\n\\.\n";
+    let path = room.write("dump.sql", text);
+    let (export, key) = (room.path("export.json"), room.path("master.key"));
+    let limited = "ulimit -v 200000; exec \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", limited, "sh", env!("CARGO_BIN_EXE_fieldcrypt"), "open", "--export", &export])
+        .args(["--master-key", &key, &path])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(out(&output).contains("7\topened\n"));
+}
+
 #[test]
 fn what_looks_like_a_dump_goes_through_unchanged() {
     let room = Room::new();

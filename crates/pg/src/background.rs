@@ -15,7 +15,7 @@ use pgrx::pg_sys::{self, Datum};
 use pgrx::prelude::*;
 
 use super::audit_memory::{self, Queue};
-use super::{clock, report, reserve, session, shared_memory, version};
+use super::{clock, exit, report, reserve, session, shared_memory, version};
 
 const LIBRARY: &str = "pg_fieldcrypt";
 
@@ -245,12 +245,8 @@ pub fn forbid_core_dumps() {
 /// ends here: nobody starts the server again while anybody has its memory.
 pub fn nap(longest: Duration) -> bool {
     let goes_on = BackgroundWorker::wait_latch(Some(longest));
-    // SAFETY: reads a variable of the process; the end of the process.
-    unsafe {
-        let parent = rustix::process::getppid().map(rustix::process::Pid::as_raw_pid);
-        if !goes_on && parent != Some(pg_sys::PostmasterPid) {
-            pg_sys::proc_exit(1);
-        }
+    if !goes_on {
+        exit::with_the_postmaster();
     }
     goes_on
 }

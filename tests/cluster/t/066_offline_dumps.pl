@@ -25,6 +25,7 @@ my @tables = (
 	[ 'public.joined_date', 'born date', q{date '2000-02-28' + i}, q{'t/' || born} ],
 	[ 'public.of_numbers', 'amount numeric, flag boolean', q{i * 1.50, i % 2 = 0}, q{fieldcrypt.context('n', amount, flag, 7)} ],
 	[ 'public.joined_numbers', 'amount numeric(10,2), flag boolean', q{i * 1.50, i % 2 = 0}, q{'n/' || amount || '/' || flag} ],
+	[ 'public.of_hosts', 'host inet, net inet, size float8', q{'10.0.0.0'::inet + i, ('fe80::' || i || '/64')::inet, i * 1e20::float8}, q{'h/' || host || '/' || net || '/' || size} ],
 	[ 'public.formatted', 'id int, code text', q{i, 'c' || i}, q{format('f/%s/%2$s%%', id, code)} ],
 	[ 'public.of_domain', 'id public.number', q{i}, q{fieldcrypt.context('d', id)} ],
 	[ 'public.constant', 'id int', q{i}, q{'always the same'} ]);
@@ -120,9 +121,29 @@ SQL
 	is(tool(@open, '--column-context', 'public.lowered.ssn=l/{Code', $dump)->{code}, 2, 'a brace without its other');
 }
 
+# A value of a column without a context, which nothing binds, was put where values are bound: as on the server, it does not open.
+{
+	my ($before) = value($node, 'DROP TABLE lowered; SELECT ssn FROM app.patients WHERE id = 7');
+	value($node, 'UPDATE app.patients SET ssn = (SELECT free FROM app.patients WHERE id = 1) WHERE id = 7');
+	is(value($node, q{SELECT fieldcrypt.try_decrypt_field(ssn, fieldcrypt.context('patients.ssn', id)) IS NULL FROM app.patients WHERE id = 7}), 't', 'a foreign value does not open on the server');
+	foreach my $form (sort keys %forms)
+	{
+		my ($escape, @options) = @{ $forms{$form} };
+		my @open = ('open', '--export', $export, '--master-key', $key, '--escape', $escape, dump_database($node, 'postgres', "$folder/dump.sql", @options));
+		foreach my $context ([], [ '--context', '' ], [ '--context', 'x' ])
+		{
+			my $opened = tool(@open, @$context);
+			is($opened->{code}, 1, "$form @$context: nor without it");
+			like($opened->{err}, qr/^fieldcrypt: app\.patients\.ssn: 1 left: they do not open with the context of their row$/m, "$form @$context: and is named");
+			is(scalar(() = $opened->{out} =~ /fc1:/g), 1, "$form @$context: it is left as it is") if !@$context || $context->[1] eq '';
+		}
+	}
+	value($node, "UPDATE app.patients SET ssn = '$before' WHERE id = 7");
+}
+
 # A value that was moved to another row does not open there, whatever is known.
 {
-	value($node, q{DROP TABLE lowered; ALTER TABLE app.patients DROP CONSTRAINT patients_pkey; UPDATE app.patients SET id = 4712 WHERE id = 3});
+	value($node, q{ALTER TABLE app.patients DROP CONSTRAINT patients_pkey; UPDATE app.patients SET id = 4712 WHERE id = 3});
 	my $opened = tool('open', '--export', $export, '--master-key', $key, dump_database($node, 'postgres', "$folder/dump.sql"));
 	is($opened->{code}, 1, 'a moved value');
 	like($opened->{err}, qr/app\.patients\.ssn: 1 left: they do not open with the context of their row/, 'is left, and found');

@@ -133,6 +133,33 @@ foreach my $fault (@faults)
 	$node->start;
 }
 
+# A server that ends without a word, while the watch and a session wait for the command, takes all with it, and comes back.
+foreach my $case ([ 'the postmaster is killed', sub { $_[0]->kill9 } ], [ 'an immediate shutdown', sub { $_[0]->stop('immediate') } ])
+{
+	my ($name, $end) = @$case;
+	my $hanging = q{sleep 4712 & sleep 4712 | sleep 4712};
+	$node->append_conf('postgresql.conf', qq{fieldcrypt.master_key_command = '$hanging'\nfieldcrypt.master_key_command_timeout = '300s'});
+	$node->restart;
+	my $session = session($node);
+	$session->send(q{SELECT fieldcrypt.encrypt_field('x')});
+	# Three of the watch's, three of the session's.
+	my $running = sub { scalar grep { $_->[2] =~ /^sleep 4712 ?$/ } processes(command => 'sleep 4712') };
+	foreach (1 .. 200) { last if $running->() == 6; select undef, undef, undef, 0.1 }
+	is($running->(), 6, "$name: commands are running");
+	my $postmaster = postmaster($node);
+	$end->($node);
+	foreach (1 .. 200) { last if !kill 0, $postmaster; select undef, undef, undef, 0.1 }
+	foreach (1 .. 200) { last if !processes(command => 'sleep 4712'); select undef, undef, undef, 0.1 }
+	is(scalar(processes(command => 'sleep 4712')), 0, "$name: nothing of the commands goes on");
+	kill 'KILL', map { $_->[0] } processes(command => 'sleep 4712');
+	eval { $session->close };
+	$node->append_conf('postgresql.conf', qq{fieldcrypt.master_key_command = ''\nfieldcrypt.master_key_command_timeout = '10s'});
+	# Its other processes end when they hear of it; long before the command's time is up.
+	my ($is_there, $until) = (0, time + 30);
+	until ($is_there || time > $until) { $is_there = $node->start(fail_ok => 1) or select undef, undef, undef, 0.5 }
+	ok($is_there, "$name: the server starts again") or BAIL_OUT('no server');
+}
+
 # No source at all is no fault: a line, and none at a reload.
 {
 	my $from = started($node);

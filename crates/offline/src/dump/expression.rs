@@ -4,11 +4,17 @@
 use fieldcrypt_envelope::{MAX_CONTEXT_BYTES, place};
 
 use super::sql::{self, Cursor, Kind};
-use super::values::{Type, Value};
+use super::values::{Field, Type, Value};
 use crate::template;
 
 /// How deep parentheses may go.
 const DEEPEST: u32 = 50;
+/// How many casts may follow on each other.
+const MOST_CASTS: u32 = 10;
+/// More than an expression has that somebody wrote.
+const LONGEST: usize = 1 << 16;
+/// How much all the steps of one row's context may write: some lines of a dump can ask for more than any memory has.
+const MOST_WRITTEN: usize = 4 * MAX_CONTEXT_BYTES;
 
 /// An expression over the columns of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +41,8 @@ enum Piece {
     Argument(usize),
 }
 
-/// A row: what is written in each of its columns; `None` is NULL.
-pub type Row<'r> = &'r [Option<Vec<u8>>];
+/// A row: what is in each of its columns.
+pub type Row<'r> = &'r [Field];
 
 impl Expression {
     /// The same text for all rows.
@@ -58,6 +64,9 @@ impl Expression {
 
     /// Reads it; or what is not understood.
     pub fn parse(text: &str) -> Result<Self, String> {
+        if text.len() > LONGEST {
+            return Err("it is too long".into());
+        }
         let tokens = sql::tokens(text.as_bytes()).ok_or("a quote has no end")?;
         let mut parser = Parser { cursor: Cursor::new(&tokens), depth: 0 };
         let node = parser.joined()?;
@@ -84,9 +93,14 @@ impl Expression {
         needs(&self.0, index)
     }
 
-    /// The context of a row. `None` if it is NULL, or has a value whose form is not known.
+    /// The context of a row. `None` if it is NULL, too long, or has a value whose form is not known.
     pub fn of(&self, row: Row<'_>) -> Option<String> {
-        String::from_utf8(value(&self.0, row)??.as_text()?).ok()
+        let mut evaluation = Evaluation { row, room: MOST_WRITTEN };
+        let text = evaluation.value(&self.0)??.as_text()?;
+        if text.len() > MAX_CONTEXT_BYTES {
+            return None;
+        }
+        String::from_utf8(text).ok()
     }
 }
 
@@ -115,68 +129,105 @@ fn bound(node: &Node, at: &impl Fn(&str) -> Result<Node, String>) -> Result<Node
     })
 }
 
-/// A value, `Some(None)` for NULL, `None` for what is not known.
-fn value(node: &Node, row: Row<'_>) -> Option<Option<Value>> {
-    Some(match node {
-        Node::Constant(value) => Some(value.clone()),
-        Node::Null => None,
-        Node::Column(_) => return None,
-        Node::At(index, of) => {
-            row.get(*index)?.as_ref().map(|written| Value { written: written.clone(), of: *of })
-        }
-        Node::Joined(nodes) => {
-            let mut text = Vec::new();
-            for node in nodes {
-                match value(node, row)? {
-                    Some(value) => text.extend(value.as_text()?),
-                    None => return Some(None),
+/// The computation of a row's context.
+struct Evaluation<'r> {
+    row: Row<'r>,
+    /// What may still be written.
+    room: usize,
+}
+
+impl Evaluation<'_> {
+    /// A value, `Some(None)` for NULL, `None` for what is not known or is too long.
+    fn value(&mut self, node: &Node) -> Option<Option<Value>> {
+        Some(match node {
+            Node::Constant(value) => {
+                self.take(value.written.len())?;
+                Some(value.clone())
+            }
+            Node::Null => None,
+            Node::Column(_) => return None,
+            Node::At(index, of) => match self.row.get(*index)? {
+                Field::Unknown => return None,
+                Field::Null => None,
+                Field::Written(written) => {
+                    self.take(written.len())?;
+                    Some(Value { written: written.clone(), of: *of })
                 }
-            }
-            Some(Value::text(text))
-        }
-        Node::Cast(node, to) => match value(node, row)? {
-            Some(value) => Some(value.cast(*to)?),
-            None => None,
-        },
-        Node::Context(nodes) => {
-            let values: Vec<Value> =
-                nodes.iter().map(|node| value(node, row)?).collect::<Option<_>>()?;
-            let mut parts = Vec::with_capacity(values.len());
-            for value in &values {
-                parts.push(value.with_part(|part| place(&[part], MAX_CONTEXT_BYTES))??);
-            }
-            Some(Value::text(parts.join(&b'/')))
-        }
-        Node::Format(pieces, nodes) => {
-            let mut text = Vec::new();
-            for piece in pieces {
-                match piece {
-                    Piece::Text(piece) => text.extend(piece),
-                    Piece::Argument(index) => {
-                        text.extend(
-                            value(nodes.get(*index)?, row)?
-                                .map(as_output)
-                                .unwrap_or(Some(Vec::new()))?,
-                        );
+            },
+            Node::Joined(nodes) => {
+                let mut text = Vec::new();
+                for node in nodes {
+                    match self.value(node)? {
+                        Some(value) => self.append(&mut text, &value.as_text()?)?,
+                        None => return Some(None),
                     }
                 }
+                Some(Value::text(text))
             }
-            Some(Value::text(text))
-        }
-        Node::Concat(nodes) => {
-            let mut text = Vec::new();
-            for node in nodes {
-                text.extend(value(node, row)?.map(as_output).unwrap_or(Some(Vec::new()))?);
+            Node::Cast(node, to) => match self.value(node)? {
+                Some(value) => {
+                    self.take(value.written.len())?;
+                    Some(value.cast(*to)?)
+                }
+                None => None,
+            },
+            Node::Context(nodes) => {
+                let mut text = Vec::new();
+                for (index, node) in nodes.iter().enumerate() {
+                    let part = self
+                        .value(node)??
+                        .with_part(|part| place(&[part], MAX_CONTEXT_BYTES))??;
+                    if index > 0 {
+                        text.push(b'/');
+                    }
+                    self.append(&mut text, &part)?;
+                }
+                Some(Value::text(text))
             }
-            Some(Value::text(text))
-        }
-    })
+            Node::Format(pieces, nodes) => {
+                // Each once, however often the pattern names it.
+                let arguments = nodes
+                    .iter()
+                    .map(|node| self.value(node)?.map_or(Some(Vec::new()), as_output))
+                    .collect::<Option<Vec<_>>>()?;
+                let mut text = Vec::new();
+                for piece in pieces {
+                    match piece {
+                        Piece::Text(piece) => self.append(&mut text, piece)?,
+                        Piece::Argument(index) => {
+                            self.append(&mut text, arguments.get(*index)?)?;
+                        }
+                    }
+                }
+                Some(Value::text(text))
+            }
+            Node::Concat(nodes) => {
+                let mut text = Vec::new();
+                for node in nodes {
+                    let value = self.value(node)?.map_or(Some(Vec::new()), as_output)?;
+                    self.append(&mut text, &value)?;
+                }
+                Some(Value::text(text))
+            }
+        })
+    }
+
+    fn append(&mut self, text: &mut Vec<u8>, more: &[u8]) -> Option<()> {
+        self.take(more.len())?;
+        text.extend_from_slice(more);
+        Some(())
+    }
+
+    fn take(&mut self, length: usize) -> Option<()> {
+        self.room = self.room.checked_sub(length)?;
+        Some(())
+    }
 }
 
 /// What the type's output function writes: as the dump does, but for times with a zone.
 fn as_output(value: Value) -> Option<Vec<u8>> {
     match value.of {
-        Type::Timestamptz => value.as_text(),
+        Type::Timestamptz | Type::Unsettled => value.as_text(),
         _ => Some(value.written),
     }
 }
@@ -208,7 +259,12 @@ impl Parser<'_> {
     /// `a::text`
     fn cast(&mut self) -> Result<Node, String> {
         let mut node = self.primary()?;
+        let mut casts = 0;
         while self.cursor.take_two(*b"::") {
+            casts += 1;
+            if casts > MOST_CASTS {
+                return Err("it has too many casts".into());
+            }
             node = self.cast_to(node)?;
         }
         Ok(node)
@@ -381,10 +437,15 @@ mod tests {
 
     use super::*;
 
+    fn field(written: Option<&str>) -> Field {
+        written.map_or(Field::Null, |written| Field::Written(written.into()))
+    }
+
     /// A row of a table with columns of most types.
     fn of(expression: &str) -> Result<Option<String>, String> {
         let columns = [
-            "id", "code", "born", "seen", "Odd Name", "flag", "gone", "amount", "pad", "raw", "uid",
+            "id", "code", "born", "seen", "Odd Name", "flag", "gone", "amount", "pad", "raw",
+            "uid", "host", "net", "price",
         ];
         let types = [
             Type::Integer,
@@ -398,6 +459,9 @@ mod tests {
             Type::Padded,
             Type::Composed,
             Type::Uuid,
+            Type::Inet,
+            Type::Inet,
+            Type::Unsettled,
         ];
         let row = [
             Some("17"),
@@ -411,8 +475,11 @@ mod tests {
             Some("ab  "),
             Some("{1}"),
             Some("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),
+            Some("10.0.0.1"),
+            Some("fe80::1/64"),
+            Some("$1.00"),
         ];
-        let row: Vec<Option<Vec<u8>>> = row.iter().map(|it| it.map(Into::into)).collect();
+        let row: Vec<Field> = row.iter().map(|it| field(*it)).collect();
         let columns = columns.map(str::to_owned);
         Ok(Expression::parse(expression)?.bound(&columns, &types)?.of(&row))
     }
@@ -449,6 +516,8 @@ mod tests {
             ("pg_catalog.format('%2$s/%1$s/%s%%'::text, id, code)", "a/b/17/a/b%"),
             ("format('%s|%s|%s', flag, gone, pad)", "t||ab  "),
             ("concat('p/', id, gone, '/', code)", "p/17/a/b"),
+            ("'p/' || host || net", "p/10.0.0.1/32fe80::1/64"),
+            ("concat('p/', host, format('%s', net))", "p/10.0.0.1fe80::1/64"),
             ("'constant'", "constant"),
             ("code", "a/b"),
             (
@@ -499,17 +568,49 @@ mod tests {
             "fieldcrypt.context('p', gone)",
             "'p/' || raw",
             "context('p', raw)",
+            "context('p', host)",
+            "'p/' || price",
+            "concat('p/', price)",
             "NULL",
         ] {
             assert_eq!(of(expression), Ok(None), "{expression}");
         }
     }
 
+    /// Each of these is some lines, and asked for more memory or time than there is.
+    #[test]
+    fn what_grows_without_end_ends() {
+        let nested = |open: &str, inner: &str, close: &str, times| {
+            format!("{}{inner}{}", open.repeat(times), close.repeat(times))
+        };
+        let doubled = nested("format('%1$s%1$s',", "code", ")", 45);
+        let many = vec![nested("format('%1$s%1$s',", "code", ")", 18); 100].join(",");
+        for expression in [
+            doubled.clone(),
+            format!("format('x', {doubled})"),
+            format!("format('x', {many})"),
+            format!("concat({many})"),
+            format!("context({many})"),
+        ] {
+            assert_eq!(of(&expression), Ok(None));
+        }
+        for expression in [
+            nested("format('%1$s%1$s',", "code", ")", 60),
+            nested("concat(", "code", ")", 60),
+            nested("cast(", "code", " as text)", 60),
+            format!("code{}", "::text".repeat(10_000)),
+            format!("'{}'", "x".repeat(LONGEST)),
+        ] {
+            assert!(of(&expression).is_err());
+        }
+        assert_eq!(of("format('%1$s%1$s%1$s', code)"), Ok(Some("a/ba/ba/b".into())));
+    }
+
     #[test]
     fn templates_take_columns_as_they_are_written() {
         let expression = Expression::of_template("p/{id}/{{x}}").unwrap();
         let bound = expression.bound(&["id".into()], &[Type::Integer]).unwrap();
-        assert_eq!(bound.of(&[Some(b"7".to_vec())]).as_deref(), Some("p/7/{x}"));
+        assert_eq!(bound.of(&[field(Some("7"))]).as_deref(), Some("p/7/{x}"));
         assert!(Expression::of_template("p/{id").is_none());
     }
 
@@ -533,7 +634,7 @@ mod tests {
                     _ => break,
                 };
                 types.push(of);
-                row.push(Some(written.as_bytes().to_vec()));
+                row.push(field(Some(written)));
             }
             if row.len() < parts.len() {
                 continue;

@@ -20,6 +20,7 @@ use crate::{Escape, tokens};
 
 use expression::Expression;
 use schema::Schema;
+use values::Field;
 
 /// More than a definition of a table has; what goes on longer is none.
 const LONGEST_DEFINITION: usize = 1 << 24;
@@ -28,15 +29,21 @@ const LONGEST_DEFINITION: usize = 1 << 24;
 pub struct Dump {
     schema: Schema,
     is_one: bool,
+    /// An INSERT in it was not understood; it may have swallowed contexts.
+    has_riddles: bool,
     /// Columns of which values were left, and how many.
     left: BTreeMap<String, (u64, String)>,
+    /// Columns without a context up to there, of which values were opened, and how many.
+    opened: BTreeMap<(Vec<String>, String), u64>,
 }
 
 /// How values are opened.
 pub struct Opening<'o, 'k> {
     pub opener: &'o mut Opener<'k>,
-    /// The context of values that have no other, or do not open with it.
+    /// The context of values that have no other.
     pub context: &'o str,
+    /// Somebody named it.
+    pub is_given: bool,
     pub escape: Escape,
 }
 
@@ -68,7 +75,7 @@ struct Plan {
 
 /// What is known of the context of a column.
 enum Context {
-    /// Nothing.
+    /// It has none.
     None,
     Known(Expression),
     /// It has one, but it can't be computed here.
@@ -79,7 +86,13 @@ impl Dump {
     /// With contexts of columns (`schema.table.column=template`) that come before those of the dump.
     pub fn new(column_contexts: &[String]) -> Result<Self, Failure> {
         let schema = Schema::new(column_contexts)?;
-        Ok(Self { schema, is_one: false, left: BTreeMap::new() })
+        Ok(Self {
+            schema,
+            is_one: false,
+            has_riddles: false,
+            left: BTreeMap::new(),
+            opened: BTreeMap::new(),
+        })
     }
 
     /// The first pass: what the dump says of tables and contexts.
@@ -102,7 +115,7 @@ impl Dump {
     ) -> Result<(), Failure> {
         self.pass(input, name, |dump, piece| {
             let written = match piece {
-                Piece::Text(text) => opened(text, &[opening.context], opening).0,
+                Piece::Text(text) => dump.outside(text, opening),
                 Piece::Row(plan, line) => dump.row(plan, line, opening),
                 Piece::Insert(text) => dump.insert(text, opening),
             };
@@ -116,7 +129,26 @@ impl Dump {
         self.left
             .iter()
             .map(|(column, (count, why))| format!("{column}: {count} left: {why}"))
+            .chain(self.opened_too_early().map(|(table, column, count)| {
+                format!(
+                    "{}.{column}: {count} opened before the dump gave its context: they may be of other rows; give the dump as a file",
+                    table.join(".")
+                )
+            }))
             .collect()
+    }
+
+    /// Whether each value that was opened was of its place.
+    pub fn is_sound(&self) -> bool {
+        self.opened_too_early().next().is_none()
+    }
+
+    /// Columns of which values were opened without the context that they have, as the rest of the dump says.
+    fn opened_too_early(&self) -> impl Iterator<Item = (&Vec<String>, &String, u64)> {
+        self.opened
+            .iter()
+            .filter(|((table, column), _)| self.schema.context(table, column).is_some())
+            .map(|((table, column), count)| (table, column, *count))
     }
 
     /// Reads line by line, learns, and calls `with` with each piece.
@@ -172,6 +204,11 @@ impl Dump {
             };
         }
         match state {
+            State::Statement { text, is_insert: true, .. } => {
+                self.is_one = true;
+                self.has_riddles = true;
+                with(self, Piece::Text(&text))
+            }
             State::Statement { text, .. } => with(self, Piece::Text(&text)),
             _ => Ok(()),
         }
@@ -255,12 +292,16 @@ impl Dump {
         }
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b'\t').collect();
         if fields.len() != plan.columns.len() {
-            return opened(line, &[opening.context], opening).0;
+            return self.outside(line, opening);
         }
-        let row: Vec<Option<Vec<u8>>> = fields
+        let row: Vec<Field> = fields
             .iter()
             .zip(&plan.is_needed)
-            .map(|(field, is_needed)| if *is_needed { sql::copied(field) } else { None })
+            .map(|(field, is_needed)| match sql::copied(field) {
+                _ if !is_needed => Field::Unknown,
+                Some(written) => Field::Written(written),
+                None => Field::Null,
+            })
             .collect();
         let mut out = Zeroizing::new(Vec::with_capacity(line.len()));
         for (index, field) in fields.iter().enumerate() {
@@ -277,21 +318,37 @@ impl Dump {
         plan: &Plan,
         index: usize,
         field: &[u8],
-        row: &[Option<Vec<u8>>],
+        row: &[Field],
         opening: &mut Opening<'_, '_>,
     ) -> Zeroizing<Vec<u8>> {
-        let context = match plan.contexts.get(index) {
-            Some(Context::Known(expression)) => expression.of(row),
-            _ => None,
+        if find(field, b"fc1:").is_none() {
+            return Zeroizing::new(field.to_vec());
+        }
+        // What a column's values are bound to decides alone: a value that was brought from elsewhere stays closed.
+        let (context, is_own) = match plan.contexts.get(index) {
+            Some(Context::Known(expression)) => (expression.of(row), true),
+            Some(Context::Unknown(_)) => (None, true),
+            Some(Context::None) | None => (Some(opening.context.to_owned()), false),
         };
-        let fallback = opening.context;
-        let contexts: &[&str] = match &context {
-            Some(context) => &[context, fallback],
-            None => &[fallback],
-        };
-        let (written, left) = opened(field, contexts, opening);
-        if left > 0 {
-            self.note(plan, index, context.is_some(), left);
+        let (written, counts) = opened(field, context.as_deref(), opening);
+        if counts.left > 0 {
+            self.note(plan, index, context.is_some(), counts.left);
+        }
+        if !is_own && counts.opened > 0 {
+            let column = plan.columns.get(index).cloned().unwrap_or_default();
+            *self.opened.entry((plan.table.clone(), column)).or_default() += counts.opened;
+        }
+        written
+    }
+
+    /// What is in no row that was understood. If values of the dump are bound, one of these may be, too: only a context that
+    /// somebody gave opens it.
+    fn outside(&mut self, text: &[u8], opening: &mut Opening<'_, '_>) -> Zeroizing<Vec<u8>> {
+        let is_bound = (self.schema.has_contexts() || self.has_riddles) && !opening.is_given;
+        let (written, counts) = opened(text, (!is_bound).then_some(opening.context), opening);
+        if counts.left > 0 {
+            let why = "they are in no row whose columns are known; --context opens them, even if it is ''";
+            self.left.entry("outside of rows".into()).or_insert((0, why.into())).0 += counts.left;
         }
         written
     }
@@ -311,7 +368,7 @@ impl Dump {
             }
             Some(Context::Known(_)) => {
                 format!(
-                    "the context of their row is NULL or of a form that is not known here; {way}"
+                    "the context of their row is NULL, too long or of a form that can't be computed here; {way}"
                 )
             }
             _ => format!("the dump holds no context of it up to here; if it has one, {way}"),
@@ -321,7 +378,8 @@ impl Dump {
 
     fn insert(&mut self, text: &[u8], opening: &mut Opening<'_, '_>) -> Zeroizing<Vec<u8>> {
         let Some(insert) = schema::insert(text) else {
-            return opened(text, &[opening.context], opening).0;
+            self.has_riddles = true;
+            return self.outside(text, opening);
         };
         let columns = match insert.columns {
             Some(columns) => columns,
@@ -331,7 +389,7 @@ impl Dump {
         let mut out = Zeroizing::new(Vec::with_capacity(text.len()));
         let mut at = 0;
         for items in &insert.rows {
-            let row: Vec<Option<Vec<u8>>> = items.iter().map(|item| item.value.clone()).collect();
+            let row: Vec<Field> = items.iter().map(|item| item.value.clone()).collect();
             let is_known = items.len() == plan.columns.len();
             for (index, item) in items.iter().enumerate() {
                 out.extend_from_slice(&text[at..item.start]);
@@ -339,7 +397,7 @@ impl Dump {
                 out.extend_from_slice(&if is_known {
                     self.field(&plan, index, written, &row, opening)
                 } else {
-                    opened(written, &[opening.context], opening).0
+                    self.outside(written, opening)
                 });
                 at = item.end;
             }
@@ -357,22 +415,34 @@ enum Piece<'p> {
     Insert(&'p [u8]),
 }
 
-/// A text with its values opened, and how many were left.
+#[derive(Default)]
+struct Counts {
+    opened: u64,
+    left: u64,
+}
+
+/// A text with its values opened, and how many were. Without a context all are left.
 fn opened(
     text: &[u8],
-    contexts: &[&str],
+    context: Option<&str>,
     opening: &mut Opening<'_, '_>,
-) -> (Zeroizing<Vec<u8>>, u64) {
-    let mut left = 0;
+) -> (Zeroizing<Vec<u8>>, Counts) {
+    let mut counts = Counts::default();
     let escape = opening.escape;
     let opener = &mut *opening.opener;
     let written = tokens::replace_in(text, |token| {
-        let plaintext = opener.open_with_any(token, contexts);
-        left += u64::from(plaintext.is_none());
+        let plaintext = match context {
+            Some(context) => opener.open(token, context),
+            None => {
+                opener.leave();
+                None
+            }
+        };
+        *if plaintext.is_some() { &mut counts.opened } else { &mut counts.left } += 1;
         plaintext.map(|plaintext| opener::escaped(&plaintext, escape))
     });
     // Nothing but memory is written to.
-    (written.unwrap_or_else(|_| Zeroizing::new(text.to_vec())), left)
+    (written.unwrap_or_else(|_| Zeroizing::new(text.to_vec())), counts)
 }
 
 /// A line without its end.

@@ -1,17 +1,14 @@
 //! What a dump says of tables, their columns' types, and the contexts of their values.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::expression::Expression;
 use super::sql::{self, Cursor, Kind};
-use super::values::Type;
+use super::values::{Field, Type};
 use crate::failure::Failure;
 
 /// The columns of `fieldcrypt.column_contexts`, where a dump does not name them.
 const CONTEXT_COLUMNS: [&str; 4] = ["table_name", "column_name", "constant", "expression"];
-/// How many tables may be above a partition.
-const HIGHEST: usize = 100;
-
 /// A table's or a type's names.
 type Name = Vec<String>;
 
@@ -20,12 +17,13 @@ pub type Known = Result<Expression, String>;
 
 #[derive(Default)]
 pub struct Schema {
-    /// The columns of each table, in order.
+    /// The columns of each table, in order, without those that it inherits.
     tables: HashMap<Name, Vec<(String, Type)>>,
     domains: HashMap<Name, Type>,
-    /// The table that another is a part of.
-    wholes: HashMap<Name, Name>,
-    contexts: HashMap<(Name, String), Known>,
+    /// The tables that another is a part of.
+    wholes: HashMap<Name, Vec<Name>>,
+    /// By column and table.
+    contexts: HashMap<String, HashMap<Name, Known>>,
     given: Vec<(Name, String, Expression)>,
 }
 
@@ -49,38 +47,63 @@ impl Schema {
         Ok(schema)
     }
 
-    /// The context of a column, its own or that of the whole that it is a part of.
+    /// Whether any column has a context.
+    pub fn has_contexts(&self) -> bool {
+        !self.contexts.is_empty() || !self.given.is_empty()
+    }
+
+    /// The context of a column, its own or that of the nearest whole that it is a part of.
     pub fn context(&self, table: &Name, column: &str) -> Option<Known> {
         let given = self.given.iter().find(|(name, of, _)| table.ends_with(name) && of == column);
         if let Some((_, _, expression)) = given {
             return Some(Ok(expression.clone()));
         }
-        let mut table = table.clone();
-        for _ in 0..HIGHEST {
-            if let Some(known) = self.contexts.get(&(table.clone(), column.to_owned())) {
+        let of_column = self.contexts.get(column)?;
+        let mut seen = HashSet::from([table]);
+        let mut next = VecDeque::from([table]);
+        while let Some(table) = next.pop_front() {
+            if let Some(known) = of_column.get(table) {
                 return Some(known.clone());
             }
-            table = self.wholes.get(&table)?.clone();
+            next.extend(self.wholes_of(table).filter(|whole| seen.insert(whole)));
         }
         None
     }
 
+    fn wholes_of(&self, table: &Name) -> impl DoubleEndedIterator<Item = &Name> {
+        self.wholes.get(table).into_iter().flatten()
+    }
+
     pub fn columns(&self, table: &Name) -> Vec<String> {
-        self.tables
-            .get(table)
-            .map_or_else(Vec::new, |columns| columns.iter().map(|(name, _)| name.clone()).collect())
+        self.all_columns(table).map(|(name, _)| name.clone()).collect()
     }
 
     pub fn types(&self, table: &Name, columns: &[String]) -> Vec<Type> {
-        let known = self.tables.get(table);
-        columns
-            .iter()
-            .map(|column| {
-                known
-                    .and_then(|known| known.iter().find(|(name, _)| name == column))
-                    .map_or(Type::Unknown, |(_, of)| *of)
-            })
-            .collect()
+        let known: HashMap<&String, Type> =
+            self.all_columns(table).map(|(name, of)| (name, *of)).collect();
+        columns.iter().map(|column| known.get(column).copied().unwrap_or(Type::Unknown)).collect()
+    }
+
+    /// The columns of a table: those that it inherits, parent by parent, and its own. One of the same name is the same.
+    fn all_columns<'s>(&'s self, table: &'s Name) -> impl Iterator<Item = &'s (String, Type)> {
+        let mut seen = HashSet::new();
+        let mut in_order = Vec::new();
+        // Each table twice: its parents, then itself. No recursion: a chain may be long.
+        let mut next = vec![(table, false)];
+        while let Some((table, is_after_parents)) = next.pop() {
+            if is_after_parents {
+                in_order.push(table);
+            } else if seen.insert(table) {
+                next.push((table, true));
+                next.extend(self.wholes_of(table).rev().map(|whole| (whole, false)));
+            }
+        }
+        let mut names = HashSet::new();
+        in_order
+            .into_iter()
+            .filter_map(|table| self.tables.get(table))
+            .flatten()
+            .filter(move |(name, _)| names.insert(name))
     }
 
     /// A row of COPY's data, if it is a context.
@@ -101,7 +124,13 @@ impl Schema {
                 .clone()
                 .unwrap_or_else(|| CONTEXT_COLUMNS.map(str::to_owned).to_vec());
             for row in &insert.rows {
-                let values: Vec<_> = row.iter().map(|item| item.value.clone()).collect();
+                let values: Vec<_> = row
+                    .iter()
+                    .map(|item| match &item.value {
+                        Field::Written(written) => Some(written.clone()),
+                        Field::Null | Field::Unknown => None,
+                    })
+                    .collect();
                 self.learn_context(&columns, &values);
             }
         }
@@ -122,7 +151,7 @@ impl Schema {
                 .map_err(|why| format!("{why}, in: {}", clipped(&expression))),
             (None, None) => return,
         };
-        self.contexts.insert((table, column), known);
+        self.contexts.entry(column).or_default().insert(table, known);
     }
 
     /// What a definition says, if it is one of those that matter here.
@@ -148,7 +177,7 @@ impl Schema {
         let _ = cursor.word("table") && cursor.word("only");
         let whole = cursor.names()?;
         if cursor.word("attach") && cursor.word("partition") {
-            self.wholes.insert(cursor.names()?, whole);
+            self.wholes.insert(cursor.names()?, vec![whole]);
         }
         Some(())
     }
@@ -181,11 +210,13 @@ impl Schema {
             }
         }
         if cursor.word("inherits") {
-            // What it inherits is not listed here, and of several parents the first counts.
-            let parents = cursor.take(b'(').then(|| cursor.names()).flatten()?;
-            let mut all = self.tables.get(&parents).cloned().unwrap_or_default();
-            all.extend(columns);
-            columns = all;
+            // What it inherits is not listed here.
+            let mut parents = Vec::new();
+            let mut goes_on = cursor.take(b'(');
+            while goes_on {
+                parents.push(cursor.names()?);
+                goes_on = cursor.take(b',');
+            }
             self.wholes.insert(name.clone(), parents);
         }
         self.tables.insert(name, columns);
@@ -245,6 +276,13 @@ pub fn copy_header(line: &[u8]) -> Option<(Name, Vec<String>)> {
         .then_some((table, columns))
 }
 
+/// Whether pg_dump would write this without quotes.
+fn is_number(text: &[u8]) -> bool {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    digits.first().is_some_and(u8::is_ascii_digit)
+        && digits.iter().all(|byte| byte.is_ascii_digit() || b".e+-".contains(byte))
+}
+
 /// An INSERT with VALUES.
 pub struct Insert {
     pub table: Name,
@@ -256,7 +294,7 @@ pub struct Insert {
 pub struct Item {
     pub start: usize,
     pub end: usize,
-    pub value: Option<Vec<u8>>,
+    pub value: Field,
 }
 
 pub fn insert(text: &[u8]) -> Option<Insert> {
@@ -291,12 +329,15 @@ pub fn insert(text: &[u8]) -> Option<Insert> {
             let kinds: Vec<&Kind> = item.iter().map(|token| &token.kind).collect();
             let value = match kinds.as_slice() {
                 [Kind::Text(text)] | [Kind::Text(text), Kind::Mark(b':'), Kind::Mark(b':'), ..] => {
-                    Some(text.clone())
+                    Field::Written(text.clone())
                 }
-                [Kind::Number(number)] => Some(number.clone().into_bytes()),
-                [Kind::Mark(b'-'), Kind::Number(number)] => Some(format!("-{number}").into_bytes()),
-                [Kind::Word(word)] if word == "true" || word == "false" => Some(word[..1].into()),
-                _ => None,
+                [Kind::Word(word)] if word == "true" || word == "false" => {
+                    Field::Written(word[..1].into())
+                }
+                [Kind::Word(word)] if word == "null" => Field::Null,
+                // As the type's output function wrote it: 1e+20, too.
+                _ if is_number(&text[start..end]) => Field::Written(text[start..end].to_vec()),
+                _ => Field::Unknown,
             };
             row.push(Item { start, end, value });
             if !goes_on {

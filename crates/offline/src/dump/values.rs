@@ -5,6 +5,16 @@ use fieldcrypt_envelope::{MAX_CONTEXT_BYTES, Part, place};
 
 use super::sql::{Cursor, Kind as Token};
 
+/// What a row has in a column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Field {
+    /// What stands there is not understood.
+    Unknown,
+    Null,
+    /// This, as the dump writes it.
+    Written(Vec<u8>),
+}
+
 /// What is known of a column's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
@@ -20,10 +30,14 @@ pub enum Type {
     Date,
     Timestamp,
     Timestamptz,
+    /// A cast to text says how long its network is, its output only if it is not all of it.
+    Inet,
     /// Its text is what it is in a concatenation, but it is no part of `fieldcrypt.context()`.
     Other,
     /// `||` means something else for it.
     Composed,
+    /// Its text is another one under other settings.
+    Unsettled,
 }
 
 impl Type {
@@ -75,8 +89,11 @@ impl Type {
             "timestamptz" | "timestamp with time zone" => Self::Timestamptz,
             "bytea" | "json" | "jsonb" | "tsvector" | "tsquery" | "bit" | "bit varying"
             | "varbit" => Self::Composed,
-            "real" | "double precision" | "float4" | "float8" | "inet" | "cidr" | "macaddr"
-            | "oid" | "money" | "interval" => Self::Other,
+            "real" | "double precision" | "float4" | "float8" | "cidr" | "macaddr" | "oid"
+            | "interval" => Self::Other,
+            "inet" => Self::Inet,
+            "money" | "xml" | "tstzrange" | "tstzmultirange" | "regclass" | "regtype"
+            | "regproc" | "regprocedure" | "regoper" | "regoperator" => Self::Unsettled,
             _ => return None,
         })
     }
@@ -116,7 +133,10 @@ impl Value {
             Type::Padded => without_blanks(written).to_vec(),
             Type::Boolean => boolean(written)?.to_string().into_bytes(),
             Type::Timestamptz => in_utc(time(written, true)?)?,
-            Type::Composed => return None,
+            Type::Inet if !written.contains(&b'/') => {
+                [written, if written.contains(&b':') { b"/128" } else { b"/32" }].concat()
+            }
+            Type::Composed | Type::Unsettled => return None,
             _ => written.to_vec(),
         })
     }
@@ -153,7 +173,7 @@ impl Value {
             Type::Date => use_it(Part::Date(day(written)?)),
             Type::Timestamp => use_it(Part::Timestamp(time(written, false)?)),
             Type::Timestamptz => use_it(Part::Timestamptz(time(written, true)?)),
-            Type::Other | Type::Composed => return None,
+            Type::Inet | Type::Other | Type::Composed | Type::Unsettled => return None,
         })
     }
 }
