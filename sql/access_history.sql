@@ -4,7 +4,7 @@
 -- Wider rather than narrower: a role is listed if it can get there by what it holds, with a statement of its own if need be.
 CREATE FUNCTION fieldcrypt_internal.effective_access()
     RETURNS TABLE (privilege text, role name, how text, can_login boolean)
-    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET jit = off
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -35,35 +35,45 @@ BEGIN
                 UNION ALL SELECT n.attacl FROM pg_attribute AS n
                            WHERE n.attrelid = c.oid AND n.attname = 'wrapped_key' AND n.attacl IS NOT NULL) AS a (acl)
          WHERE c.oid = 'fieldcrypt.encryption_keys'::regclass
-    ), holders (privilege, holder, is_owner) AS MATERIALIZED (
-        SELECT a.privilege, e.grantee, bool_or(e.grantee = a.owner)
+    ), holders (privilege, holder, is_owner, is_inherited) AS MATERIALIZED (
+        SELECT a.privilege, e.grantee, bool_or(e.grantee = a.owner), true
           FROM acls AS a, aclexplode(a.acl) AS e WHERE e.privilege_type = a.needed
          GROUP BY a.privilege, e.grantee
         UNION
-        SELECT a.privilege, a.owner, true FROM acls AS a
+        SELECT a.privilege, a.owner, true, true FROM acls AS a
         UNION
-        SELECT p.name, 'pg_read_all_data'::regrole, false FROM unnest('{audit,backup}'::text[]) AS p (name)
+        SELECT p.name, 'pg_read_all_data'::regrole, false, true FROM unnest('{audit,backup}'::text[]) AS p (name)
+        UNION
+        -- Members of a superuser are not superusers before they have said SET ROLE.
+        SELECT p.name, r.oid, false, false FROM unnest('{encrypt,decrypt,reencrypt,manage,audit,backup}'::text[]) AS p (name), pg_roles AS r WHERE r.rolsuper
+    ), doors (holder, door) AS MATERIALIZED (
+        -- Until PostgreSQL 15 a role with CREATEROLE makes itself a member of any role but a superuser, and so of one that is a member of it.
+        SELECT h.holder, coalesce(min(quote_ident(g.rolname)) FILTER (WHERE g.oid = h.holder), min(quote_ident(g.rolname)))
+          FROM (SELECT DISTINCT h.holder FROM holders AS h WHERE h.holder <> 0) AS h
+          JOIN pg_roles AS g ON NOT g.rolsuper AND g.rolname <> 'pg_database_owner' AND pg_has_role(g.oid, h.holder, 'MEMBER')
+         WHERE current_setting('server_version_num')::integer < 160000
+         GROUP BY h.holder
     ), reached AS (
         SELECT h.privilege, r.oid, r.rolname, r.rolcanlogin,
                min(CASE WHEN r.rolsuper THEN 1 WHEN h.holder = r.oid AND h.is_owner THEN 2 WHEN h.holder = r.oid THEN 3
                         WHEN h.holder = 0 THEN 6
-                        WHEN pg_has_role(r.oid, h.holder, 'USAGE') THEN 4
+                        WHEN h.is_inherited AND pg_has_role(r.oid, h.holder, 'USAGE') THEN 4
                         WHEN pg_has_role(r.oid, h.holder, 'MEMBER') THEN 5
-                        -- Until PostgreSQL 15 it makes itself a member of any role but a superuser.
-                        WHEN r.rolcreaterole AND current_setting('server_version_num')::integer < 160000 AND NOT g.rolsuper THEN 7 END) AS way,
+                        WHEN r.rolcreaterole AND d.door IS NOT NULL THEN 7 END) AS way,
                r.rolsuper
           FROM holders AS h
-          LEFT JOIN pg_roles AS g ON g.oid = h.holder
+          LEFT JOIN doors AS d ON d.holder = h.holder
          CROSS JOIN pg_roles AS r
          GROUP BY h.privilege, r.oid, r.rolname, r.rolcanlogin, r.rolsuper
     )
     SELECT w.privilege, w.rolname,
            CASE w.way WHEN 1 THEN 'superuser' WHEN 2 THEN 'owner' WHEN 3 THEN 'granted' WHEN 6 THEN 'granted to PUBLIC'
                 ELSE format(CASE w.way WHEN 4 THEN 'inherits from %s' WHEN 5 THEN 'SET ROLE %s' ELSE 'CREATEROLE: GRANT %s' END,
-                        (SELECT min(quote_ident(g.rolname)) FROM holders AS h JOIN pg_roles AS g ON g.oid = h.holder
+                        (SELECT min(CASE WHEN w.way = 7 THEN d.door ELSE quote_ident(g.rolname) END)
+                           FROM holders AS h JOIN pg_roles AS g ON g.oid = h.holder LEFT JOIN doors AS d ON d.holder = h.holder
                           WHERE h.privilege = w.privilege
-                            AND CASE w.way WHEN 4 THEN pg_has_role(w.oid, h.holder, 'USAGE') WHEN 5 THEN pg_has_role(w.oid, h.holder, 'MEMBER')
-                                     ELSE NOT g.rolsuper END)) END,
+                            AND CASE w.way WHEN 4 THEN h.is_inherited AND pg_has_role(w.oid, h.holder, 'USAGE')
+                                           WHEN 5 THEN pg_has_role(w.oid, h.holder, 'MEMBER') ELSE d.door IS NOT NULL END)) END,
            w.rolcanlogin
       FROM reached AS w WHERE w.way IS NOT NULL;
 END
@@ -74,7 +84,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.effective_access() IS
 -- A row of the log holds a privilege, or a part of it, as JSON: within what a reason may have.
 CREATE FUNCTION fieldcrypt_internal.access_step() RETURNS integer
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET timezone = 'UTC' SET row_security = off
+    SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET timezone = 'UTC' SET row_security = off SET jit = off
 AS $$
 DECLARE
     most CONSTANT integer := 4000;
@@ -136,6 +146,12 @@ CREATE FUNCTION fieldcrypt.snapshot_access() RETURNS integer
 AS $$
 BEGIN
     PERFORM fieldcrypt_internal.refuse_unless_recordable('a snapshot of access');
+    -- What may be rolled back, and what was before, would be told as what is.
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') OR pg_current_xact_id_if_assigned() IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'active_sql_transaction',
+            MESSAGE = 'a snapshot of access is of what is committed: not of what this transaction has changed, nor of when it began',
+            HINT = 'Call it on its own, outside a transaction block that has written, in READ COMMITTED.';
+    END IF;
     RETURN fieldcrypt_internal.access_step();
 END
 $$;
@@ -182,4 +198,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt.who_could(text, timestamptz) IS
-    'which roles a privilege reached at some time, and how, as the audit log last said before then (as_of); an error if it says nothing of it';
+    'which roles a privilege reached at some time, and how, as the audit log last said before then: as_of is when that was written, and a look since that found the same wrote nothing; an error if the log says nothing of it';

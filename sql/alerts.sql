@@ -126,8 +126,9 @@ DECLARE
     started_at timestamptz := clock_timestamp();
 BEGIN
     PERFORM fieldcrypt_internal.refuse_unless_recordable('a verification of the audit log');
-    -- Every night, where no worker does it.
-    IF current_setting('fieldcrypt.audit_access_interval', true) <> '0' THEN
+    -- Every night, where no worker does it; not where another than what is committed would be seen.
+    IF current_setting('fieldcrypt.audit_access_interval', true) <> '0' AND pg_current_xact_id_if_assigned() IS NULL
+       AND current_setting('transaction_isolation') IN ('read committed', 'read uncommitted') THEN
         PERFORM fieldcrypt_internal.access_step();
     END IF;
     SELECT coalesce((array_agg(v.status ORDER BY array_position('{critical,warning,ok}'::text[], v.status)))[1], 'critical'),

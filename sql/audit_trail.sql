@@ -3,8 +3,10 @@
 CREATE FUNCTION fieldcrypt_internal.shown_text(words text, most integer) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
+    -- Numbers of characters are Unicode's in UTF8 alone: elsewhere, what is the same in all encodings.
     SELECT regexp_replace(CASE WHEN length($1) > $2 THEN left($1, $2) || '...' ELSE $1 END,
-        '[\u0001-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]+', ' ', 'g')
+        CASE WHEN getdatabaseencoding() = 'UTF8' THEN '[\u0001-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]+'
+             ELSE '[\u0001-\u001f\u007f]+' END, ' ', 'g')
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.shown_text(text, integer) IS
     'words as a sentence has them: on one line, without what moves a cursor or turns the direction of writing, cut';

@@ -41,7 +41,8 @@ CREATE FUNCTION fieldcrypt_internal.quoted_name(name text) RETURNS text
 AS $$
     SELECT regexp_replace(
         to_json(CASE WHEN length($1) > 60 THEN left($1, 60) || '...' ELSE $1 END)::text,
-        '[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]', '?', 'g')
+        -- Numbers of characters are Unicode's in UTF8 alone.
+        CASE WHEN getdatabaseencoding() = 'UTF8' THEN '[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]' ELSE '[\u007f]' END, '?', 'g')
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.quoted_name(text) IS 'a name as health shows it: in double quotes, on one line, at most 60 characters';
 

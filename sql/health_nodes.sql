@@ -42,7 +42,9 @@ BEGIN
             WHEN pg_is_in_recovery() THEN NULL
             WHEN NOT item.is_at_work OR errors > 0 AND item.began > clock_timestamp() - interval '15 seconds'
             THEN format('is not at work: its publisher is away, no worker is free, or what it brings can''t be applied (%s errors so far)', errors)
-            WHEN item.heard < clock_timestamp() - interval '5 minutes'
+            -- Without the timeout nobody asks a publisher that has nothing to say.
+            WHEN item.heard < clock_timestamp() - greatest(current_setting('wal_receiver_timeout')::interval, interval '5 minutes')
+                 AND current_setting('wal_receiver_timeout')::interval > '0'
             THEN format('has heard nothing from the publisher, the last time %s', fieldcrypt_internal.time_ago(item.heard))
             WHEN NOT item.is_copied THEN CASE WHEN errors > 0 THEN format('can''t copy the tables of keys (%s errors)', errors) ELSE 'is copying the tables of keys still' END
         END;

@@ -62,6 +62,9 @@ AS $$
                    CASE WHEN r.rolsuper THEN 'superuser' END,
                    CASE WHEN r.oid = (SELECT o.oid FROM owner AS o) THEN 'owner of the extension'
                         WHEN NOT r.rolsuper AND pg_has_role(r.oid, (SELECT o.oid FROM owner AS o), 'MEMBER') THEN 'member of the extension''s owner' END,
+                   CASE WHEN NOT r.rolsuper THEN (
+                       SELECT 'member of superuser ' || min(quote_ident(p.rolname)) FROM pg_roles AS p
+                        WHERE p.rolsuper AND p.oid <> (SELECT o.oid FROM owner AS o) AND pg_has_role(r.oid, p.oid, 'MEMBER')) END,
                    CASE WHEN r.rolreplication AND NOT r.rolsuper THEN 'REPLICATION' END,
                    CASE WHEN r.rolcreaterole AND NOT r.rolsuper THEN 'CREATEROLE' END]
                || CASE WHEN r.rolsuper THEN '{}' ELSE ARRAY(
@@ -98,7 +101,7 @@ AS $$
     WITH log AS MATERIALIZED (
         SELECT l.at, l.event, l.actor, l.role, l.tenant, l.error_code, coalesce(l.value_count, 1) AS times
           FROM fieldcrypt.audit_log AS l
-         WHERE l.at >= $2 AND l.at < $3 AND l.event IN ('values_decrypted', 'decrypt_failed', 'call_refused')
+         WHERE l.at >= $2 AND l.at < $3 AND l.event IN ('values_decrypted', 'decrypt_failed', 'call_refused', 'key_refused', 'approval_refused')
            AND ($1 IS NULL OR l.tenant = $1)
     ), buckets AS MATERIALIZED (
         SELECT b.* FROM fieldcrypt_internal.report_buckets($2, $3, 1) AS b
@@ -106,19 +109,19 @@ AS $$
         SELECT width_bucket(l.at, (SELECT array_agg(b.starts ORDER BY b.starts) FROM buckets AS b)) AS place,
                sum(l.times) FILTER (WHERE l.event = 'values_decrypted') AS decrypted,
                sum(l.times) FILTER (WHERE l.event = 'decrypt_failed') AS failed,
-               sum(l.times) FILTER (WHERE l.event = 'call_refused') AS refused
+               sum(l.times) FILTER (WHERE l.event IN ('call_refused', 'key_refused', 'approval_refused')) AS refused
           FROM log AS l GROUP BY 1
     ), by_role AS MATERIALIZED (
         SELECT l.role, l.actor, count(DISTINCT l.tenant) AS tenants,
                coalesce(sum(l.times) FILTER (WHERE l.event = 'values_decrypted'), 0) AS decrypted,
                coalesce(sum(l.times) FILTER (WHERE l.event = 'decrypt_failed'), 0) AS failed,
-               coalesce(sum(l.times) FILTER (WHERE l.event = 'call_refused'), 0) AS refused, max(l.at) AS last_at
+               coalesce(sum(l.times) FILTER (WHERE l.event IN ('call_refused', 'key_refused', 'approval_refused')), 0) AS refused, max(l.at) AS last_at
           FROM log AS l GROUP BY l.role, l.actor
     ), by_tenant AS MATERIALIZED (
         SELECT l.tenant, count(DISTINCT l.role) AS roles,
                coalesce(sum(l.times) FILTER (WHERE l.event = 'values_decrypted'), 0) AS decrypted,
                coalesce(sum(l.times) FILTER (WHERE l.event = 'decrypt_failed'), 0) AS failed,
-               coalesce(sum(l.times) FILTER (WHERE l.event = 'call_refused'), 0) AS refused, max(l.at) AS last_at
+               coalesce(sum(l.times) FILTER (WHERE l.event IN ('call_refused', 'key_refused', 'approval_refused')), 0) AS refused, max(l.at) AS last_at
           FROM log AS l GROUP BY l.tenant
     ), by_code AS MATERIALIZED (
         SELECT l.event, l.error_code, sum(l.times) AS times, max(l.at) AS last_at
@@ -130,7 +133,7 @@ AS $$
         'decrypted', (SELECT coalesce(sum(l.times), 0) FROM log AS l WHERE l.event = 'values_decrypted'),
         'decrypt_records', (SELECT count(*) FROM log AS l WHERE l.event = 'values_decrypted'),
         'failed', (SELECT coalesce(sum(l.times), 0) FROM log AS l WHERE l.event = 'decrypt_failed'),
-        'refused', (SELECT coalesce(sum(l.times), 0) FROM log AS l WHERE l.event = 'call_refused'),
+        'refused', (SELECT coalesce(sum(l.times), 0) FROM log AS l WHERE l.event IN ('call_refused', 'key_refused', 'approval_refused')),
         'bucket', (SELECT min(b.bucket) FROM buckets AS b),
         'over_time', (SELECT coalesce(jsonb_agg(jsonb_build_object('from', to_char(b.starts AT TIME ZONE 'UTC', 'YYYY-MM-DD'),
                                  'decrypted', coalesce(p.decrypted, 0), 'failed', coalesce(p.failed, 0), 'refused', coalesce(p.refused, 0)) ORDER BY b.starts), '[]')

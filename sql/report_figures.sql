@@ -48,7 +48,7 @@ AS $$
         SELECT k.key_id, k.tenant, k.purpose, k.version, k.state, k.algorithm, k.created_at, k.destroyed_at, k.destroy_after,
                greatest(EXTRACT(epoch FROM now() - k.created_at) / 86400, 0) AS age_days,
                coalesce(p.rotate_every, d.rotate_every) AS rotate_every,
-               k.state = 'active' AND k.created_at <= now() - coalesce(p.rotate_every, d.rotate_every) AS is_overdue
+               k.purpose = 'field' AND k.state = 'active' AND k.created_at <= now() - coalesce(p.rotate_every, d.rotate_every) AS is_overdue
           FROM fieldcrypt.encryption_keys AS k
          CROSS JOIN default_policy AS d
           LEFT JOIN fieldcrypt.rotation_policies AS p ON p.tenant = k.tenant AND k.purpose = 'field'
@@ -66,15 +66,16 @@ AS $$
     ), ages (place, from_days, to_days) AS (
         VALUES (1, 0, 30), (2, 30, 60), (3, 60, 90), (4, 90, 180), (5, 180, 365), (6, 365, NULL)
     )
+    -- By state and age: keys of fields. The audit log's are in 'keys' and 'audit_keys' alone: no tenant has them.
     SELECT jsonb_build_object(
         'totals', (SELECT jsonb_build_object(
             'keys', count(*), 'field_keys', count(*) FILTER (WHERE k.purpose = 'field'), 'audit_keys', count(*) FILTER (WHERE k.purpose = 'audit'),
             'tenants', (SELECT count(*) FROM tenants),
             'tenants_without_active_key', (SELECT count(*) FROM tenants AS t WHERE t.active_since IS NULL),
             'tenants_shredded', (SELECT count(*) FROM tenants AS t WHERE t.destroyed = t.versions),
-            'active', count(*) FILTER (WHERE k.state = 'active'), 'deactivated', count(*) FILTER (WHERE k.state = 'deactivated'),
-            'suspended', count(*) FILTER (WHERE k.state = 'suspended'), 'compromised', count(*) FILTER (WHERE k.state = 'compromised'),
-            'destroyed', count(*) FILTER (WHERE k.state = 'destroyed'),
+            'active', count(*) FILTER (WHERE k.purpose = 'field' AND k.state = 'active'), 'deactivated', count(*) FILTER (WHERE k.purpose = 'field' AND k.state = 'deactivated'),
+            'suspended', count(*) FILTER (WHERE k.purpose = 'field' AND k.state = 'suspended'), 'compromised', count(*) FILTER (WHERE k.purpose = 'field' AND k.state = 'compromised'),
+            'destroyed', count(*) FILTER (WHERE k.purpose = 'field' AND k.state = 'destroyed'),
             'destroyed_in_period', count(*) FILTER (WHERE k.destroyed_at >= $2 AND k.destroyed_at < $3),
             'destruction_scheduled', count(*) FILTER (WHERE k.destroy_after IS NOT NULL AND k.state <> 'destroyed'),
             'created_in_period', count(*) FILTER (WHERE k.created_at >= $2 AND k.created_at < $3),
@@ -84,7 +85,7 @@ AS $$
         'default_policy', (SELECT d.rotate_every::text FROM default_policy AS d),
         'own_policies', (SELECT count(*) FROM fieldcrypt.rotation_policies AS p WHERE p.tenant <> '' AND ($1 IS NULL OR p.tenant = $1)),
         'ages', (SELECT jsonb_agg(jsonb_build_object('from_days', a.from_days, 'to_days', a.to_days,
-                     'keys', (SELECT count(*) FROM keys AS k WHERE k.state = 'active'
+                     'keys', (SELECT count(*) FROM keys AS k WHERE k.purpose = 'field' AND k.state = 'active'
                                  AND k.age_days >= a.from_days AND (a.to_days IS NULL OR k.age_days < a.to_days)),
                      'overdue', (SELECT count(*) FROM keys AS k WHERE k.is_overdue
                                  AND k.age_days >= a.from_days AND (a.to_days IS NULL OR k.age_days < a.to_days))) ORDER BY a.place)

@@ -86,12 +86,13 @@ impl Worker {
                 return;
             }
             self.queue.take_wanted();
-            if !is_stopping {
-                self.look_at_access();
-            }
             let step = self.step();
             if !step.is_installed {
                 return;
+            }
+            // After what has happened: that may not wait for it. What it writes is sealed by the next step.
+            if !is_stopping && !step.is_held && self.look_at_access() {
+                continue;
             }
             let now = clock::now();
             if step.done > 0 {
@@ -137,12 +138,12 @@ impl Worker {
         }
     }
 
-    /// Records which roles each privilege reaches, if that has changed.
-    fn look_at_access(&mut self) {
-        let Some(interval) = settings::access_interval() else { return };
+    /// Records which roles each privilege reaches, if that has changed. Whether it was time to look.
+    fn look_at_access(&mut self) -> bool {
+        let Some(interval) = settings::access_interval() else { return false };
         let now = clock::now();
         if now < self.access_due {
-            return;
+            return false;
         }
         self.access_due = now + interval;
         let queue = self.queue;
@@ -156,6 +157,7 @@ impl Worker {
                     .map(|_| ())
             },
         );
+        true
     }
 
     /// Writes what is queued, and seals what is visible. Who keeps the log from being sealed keeps nothing from being

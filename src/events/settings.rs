@@ -50,7 +50,7 @@ crate::pg::numbers! {
     QUEUES = 8, 1, 1000, GucFlags::default(), setting::at_start(),
         c"fieldcrypt.audit_queue_databases",
         c"How many databases can have an audit queue at a time.",
-        c"Events of further ones count as overflow.";
+        c"Events of further ones count as overflow, and nobody looks there once a day who can do what.";
 }
 
 /// Defines the settings.

@@ -23,7 +23,7 @@ pub fn open(
     if settings::lacks_tenant() {
         return Err(settings::tenant_required("decrypt"));
     }
-    let record = usage::before_decryption();
+    let record = usage::before_decryption()?;
     let told = keyring::with_key(value.key_id(), |cache, slot| {
         let stopwatch = cache.stopwatch();
         open_with(cache, slot, value, context, buffer)?;

@@ -13,7 +13,7 @@ mod settings;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use fieldcrypt_envelope::KeyId;
 
@@ -25,7 +25,7 @@ use crate::keyring::{self, Tally, UseListener};
 use crate::pg::callbacks::{self, Listener};
 use crate::pg::client::{self, Client};
 use crate::pg::statistics_memory::{self, Counters};
-use crate::pg::{clock, executor};
+use crate::pg::{clock, executor, roles};
 use contexts::Contexts;
 use keys::Keys;
 use settings::AuditDecrypt;
@@ -39,6 +39,8 @@ const FEW: usize = 8;
 static IS_OPEN: AtomicBool = AtomicBool::new(false);
 /// As of which subject of the session the statement's client is known; 0: it is not.
 static CLIENT_OF: AtomicUsize = AtomicUsize::new(0);
+/// And as of which roles.
+static ROLES_OF: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static STATEMENT: RefCell<Statement> = RefCell::new(Statement::default());
@@ -146,17 +148,17 @@ impl Record {
 
 /// How a decryption that is about to happen is recorded. Reads catalogs the first time in a statement.
 #[inline]
-pub fn before_decryption() -> Record {
-    match settings::audit_decrypt() {
+pub fn before_decryption() -> Result<Record, Error> {
+    Ok(match settings::audit_decrypt() {
         AuditDecrypt::Off | AuditDecrypt::Failures => Record::Not,
         AuditDecrypt::Statements => {
-            if CLIENT_OF.load(Ordering::Relaxed) != client::subjects() {
-                client();
+            if !is_client_known() {
+                client()?;
             }
             if settings::contexts() > 0 { Record::WithContext } else { Record::InStatement }
         }
         AuditDecrypt::All => Record::Alone,
-    }
+    })
 }
 
 /// Records what is to be told of one decryption besides its number.
@@ -199,7 +201,7 @@ pub fn note_null(error: &Error, key_id: Option<KeyId>) -> Result<(), Error> {
     if !records_failures() {
         return Ok(());
     }
-    client();
+    client()?;
     let report = error.report();
     let error_code = report.sqlstate.as_str();
     let is_much = STATEMENT.with_borrow_mut(|statement| {
@@ -322,21 +324,37 @@ fn next_event() -> Option<Pending> {
     with_statement(|statement| statement.events.pop_front())?
 }
 
-/// The client of the statement, resolved once, and again when it acts for another subject: what was counted until
-/// then is told of the one before.
-fn client() {
-    let subjects = client::subjects();
-    if CLIENT_OF.load(Ordering::Relaxed) == subjects {
-        return;
+/// Whether the client is the one that the statement's was resolved of.
+#[inline]
+fn is_client_known() -> bool {
+    CLIENT_OF.load(Ordering::Relaxed) == client::subjects()
+        && ROLES_OF.load(Ordering::Relaxed) == roles::session_number()
+}
+
+/// The client of the statement, resolved once, and again when it acts for another subject or as another role: what
+/// was counted until then is told of the one before.
+fn client() -> Result<(), Error> {
+    if is_client_known() {
+        return Ok(());
     }
+    let (subjects, roles) = (client::subjects(), roles::session_number());
     let client = Client::now();
-    let is_other = |known: &Rc<Client>| known.subject != client.subject;
+    let is_other = |known: &Rc<Client>| {
+        (&known.subject, &known.actor, &known.role)
+            != (&client.subject, &client.actor, &client.role)
+    };
     if STATEMENT.with_borrow(|statement| statement.client.as_ref().is_some_and(is_other)) {
         gather();
+        // Who changes it all the time takes no more memory.
+        if STATEMENT.with_borrow(|statement| statement.events.len() >= FAILURES_KEPT) {
+            push_events()?;
+        }
     }
     STATEMENT.with_borrow_mut(|statement| statement.client = Some(Rc::new(client)));
     note_first_use();
     CLIENT_OF.store(subjects, Ordering::Relaxed);
+    ROLES_OF.store(roles, Ordering::Relaxed);
+    Ok(())
 }
 
 /// What one tenant's keys were used for.

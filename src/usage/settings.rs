@@ -56,7 +56,7 @@ fn define() {
     setting::define_amount(Amount {
         name: c"fieldcrypt.audit_decrypt_contexts",
         about: c"How many contexts of decrypted values the records of a transaction name; 0: none.",
-        details: c"With fieldcrypt.audit_decrypt = statements or all. Values beyond are counted.",
+        details: c"With fieldcrypt.audit_decrypt = statements: values beyond are counted. With all: any number but 0 names the context of each call.",
         value: &CONTEXTS,
     });
     let was_set = pg::setting::is_placeholder(c"fieldcrypt.audit_decrypt");

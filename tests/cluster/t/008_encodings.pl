@@ -56,6 +56,9 @@ SQL
 	refused($node, q{CALL fieldcrypt.rotate_keys('Köln')}, 'KF007', qr/tenant "Köln"/, "$db: a message names the tenant as it is", @in);
 	gives($node, q{SELECT fieldcrypt.decrypt_field_jsonb(fieldcrypt.encrypt_field_jsonb('{"Größe": ["ÿ", null]}'))}, '{"Größe": ["ÿ", null]}', "$db: JSON", @in);
 
+	# What is shown is still text, and on one line: characters are no controls because one of their bytes would be.
+	gives($node, qq{SELECT fieldcrypt_internal.shown_text(E'ÀÑÜ\\nß\\x7f', 100), fieldcrypt_internal.quoted_name(E'ÀÑÜ\\x7fß')}, 'ÀÑÜ ß |"ÀÑÜ?ß"', "$db: sentences and names", @in);
+
 	# Bytes that are no text, anywhere.
 	foreach my $bytes ('ff', '00', '6100', 'c3', 'eda080', 'f9')
 	{

@@ -336,7 +336,7 @@ function report_cryptography() s u p
 function report_destruction(text,timestamp with time zone,timestamp with time zone,integer) s u p
 function report_events(text[],text,timestamp with time zone,timestamp with time zone,integer) s u p
 function report_exports(timestamp with time zone,timestamp with time zone,integer) v u p
-function report_health(text) v u p
+function report_health(text,jsonb) v u p
 function report_key_list(text,text[],integer) s u p
 function report_keys(text,timestamp with time zone,timestamp with time zone,integer) s u p
 function report_limits() s u p

@@ -100,6 +100,29 @@ $app->value('SELECT claims_for_each()');
 eventually($node, "SELECT coalesce(sum(value_count), 0) = 12 FROM fieldcrypt.audit_log WHERE id > $last AND event = 'values_decrypted'", 't');
 gives($node, "SELECT string_agg(s, ' ' ORDER BY s) FROM (SELECT concat_ws('=', subject, sum(value_count)) AS s FROM fieldcrypt.audit_log WHERE id > $last AND event = 'values_decrypted' GROUP BY subject) AS t", 'person 0=4 person 1=4 person 2=4', 'a statement that acts for several is told by each');
 
+# One statement as several roles: each is told of its own. Also of failures, and of many changes.
+value($node, 'CREATE ROLE ra; CREATE ROLE rb; GRANT ra, rb TO app; GRANT SELECT ON patients TO ra, rb');
+value($node, q{SELECT fieldcrypt.grant_access('ra', 'decrypt'), fieldcrypt.grant_access('rb', 'decrypt')});
+from_now_on();
+my $changing = session($node, user => 'app');
+$changing->value(q{DO $$ BEGIN
+	SET LOCAL ROLE ra; PERFORM fieldcrypt.decrypt_field(ssn, 'patients.ssn/' || id) FROM patients WHERE id = 1;
+	SET LOCAL ROLE rb; PERFORM fieldcrypt.decrypt_field(ssn, 'patients.ssn/' || id) FROM patients WHERE id <= 5;
+	PERFORM fieldcrypt.try_decrypt_field(ssn, 'wrong') FROM patients WHERE id <= 2;
+	RESET ROLE; PERFORM fieldcrypt.decrypt_field(ssn, 'patients.ssn/' || id) FROM patients WHERE id <= 3;
+	PERFORM fieldcrypt.try_decrypt_field(ssn, 'wrong') FROM patients WHERE id <= 4;
+END $$});
+my $by_role = "SELECT string_agg(concat_ws('=', event, actor, role, value_count), ' ' ORDER BY event, role) FROM (SELECT event, actor, role, sum(value_count) AS value_count FROM fieldcrypt.audit_log WHERE id > $last AND event IN ('values_decrypted', 'decrypt_failed') GROUP BY event, actor, role) AS l";
+ok(eventually($node, $by_role, 'decrypt_failed=app=app=4 decrypt_failed=app=rb=2 values_decrypted=app=app=3 values_decrypted=app=ra=1 values_decrypted=app=rb=5'), 'a statement as several roles is told by each') or diag(value($node, $by_role));
+from_now_on();
+$changing->value(q{DO $$ BEGIN FOR i IN 1 .. 1500 LOOP
+	SET LOCAL ROLE ra; PERFORM fieldcrypt.decrypt_field(ssn, 'patients.ssn/' || id) FROM patients WHERE id = 1;
+	SET LOCAL ROLE rb; PERFORM fieldcrypt.decrypt_field(ssn, 'patients.ssn/' || id) FROM patients WHERE id <= 2;
+END LOOP; END $$});
+$by_role =~ s/id > \d+/id > $last/;
+ok(eventually($node, $by_role, 'values_decrypted=app=ra=1500 values_decrypted=app=rb=3000'), 'also of many') or diag(value($node, $by_role));
+$changing->close;
+
 # Attack: to be somebody else. It is a claim, beside who was connected; and the same for who has no rights.
 from_now_on();
 my $nobody = session($node, user => 'nobody');

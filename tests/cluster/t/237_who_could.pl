@@ -77,6 +77,37 @@ gives($node, "SELECT count(DISTINCT as_of), bool_and(as_of <= now()) FROM fieldc
 value($node, 'DROP ROLE plain');
 like(who('decrypt', "timestamptz '$times[1][0]'"), qr/plain=granted/, 'a role that is no more');
 
+# Attack: who is no superuser, but a member of one, says SET ROLE; and who makes himself a member of such a member.
+value($node, q{CREATE ROLE root SUPERUSER; CREATE ROLE root_member LOGIN INHERIT IN ROLE root; CREATE ROLE distant LOGIN IN ROLE root_member});
+value($node, 'SELECT fieldcrypt.snapshot_access()');
+foreach my $privilege (qw(encrypt decrypt reencrypt manage audit backup))
+{
+	like(who($privilege), qr/distant=SET ROLE root,.*root=superuser, root_member=SET ROLE root(?:,|$)/, "$privilege: members of a superuser");
+}
+like(who('reencrypt'), qr/maker=CREATEROLE: GRANT distant/, 'and who can become one');
+unlike(who('reencrypt'), qr/(?:app|heir|auditor|plain)=/, 'and nobody else');
+gives($node, 'SET ROLE root; SELECT fieldcrypt.decrypt_field(v) FROM t', 'x', "$_ can", user => $_) foreach qw(root_member distant);
+gives($node, 'GRANT distant TO maker; SET ROLE root; SELECT fieldcrypt.decrypt_field(v) FROM t; RESET ROLE; REVOKE distant FROM maker', 'x', 'maker can', user => 'maker');
+is(value($node, q{SELECT string_agg(concat_ws('=', e ->> 'role', e -> 'why' ->> 0), ', ' ORDER BY e ->> 'role') FROM jsonb_array_elements(fieldcrypt.compliance_report(verify => false, count_values => false) #> '{access,powerful,rows}') AS e
+	WHERE e ->> 'role' IN ('root_member', 'distant', 'root', 'app')}), 'distant=member of superuser root, root=superuser, root_member=member of superuser root', 'the report tells of them, too');
+value($node, 'DROP ROLE distant, root_member, root; SELECT fieldcrypt.snapshot_access()');
+# Attack: a state that never was. Of what may be rolled back, and of what was before, nothing is written.
+my $count = value($node, q{SELECT count(*) FROM fieldcrypt.audit_log WHERE event = 'access_snapshot'});
+my $liar = session($node);
+foreach my $begin ('BEGIN; REVOKE readers FROM heir', 'BEGIN ISOLATION LEVEL REPEATABLE READ', 'BEGIN ISOLATION LEVEL SERIALIZABLE', 'BEGIN; SAVEPOINT s; REVOKE readers FROM heir; RELEASE s')
+{
+	$liar->value($begin);
+	$liar->refused('SELECT fieldcrypt.snapshot_access()', '25001', "refused: $begin");
+	$liar->value('ROLLBACK');
+	$liar->value($begin);
+	$liar->value('SELECT fieldcrypt_internal.verification_step()');
+	$liar->value('COMMIT');
+	value($node, 'GRANT readers TO heir');
+}
+$liar->close;
+gives($node, q{SELECT count(*) FROM fieldcrypt.audit_log WHERE event = 'access_snapshot'}, $count, 'nor does a verification look there');
+gives($node, "BEGIN; SELECT fieldcrypt.snapshot_access(); COMMIT", '0', 'a block that has written nothing may');
+
 # Of many roles: in several rows, none of them large.
 value($node, q{DO $$ BEGIN FOR i IN 1 .. 300 LOOP EXECUTE format('CREATE ROLE %I IN ROLE readers', repeat('"', 40) || i); END LOOP; END $$});
 ok(value($node, 'SELECT fieldcrypt.snapshot_access()') > 8, 'many roles: more rows');

@@ -120,7 +120,7 @@ my $rows_before = value($node, 'SELECT count(*) FROM fieldcrypt.audit_log');
 my $report = report($no_check);
 is($report->{version}, 1, 'the version of the format');
 is($report->{generated}{by}, 'auditor', 'who made it');
-my %states = map { split /\|/ } split /\n/, value($node, 'SELECT state, count(*) FROM fieldcrypt.encryption_keys GROUP BY 1');
+my %states = map { split /\|/ } split /\n/, value($node, 'SELECT state, count(*) FROM fieldcrypt.encryption_keys WHERE purpose = \'field\' GROUP BY 1');
 is($report->{keys}{totals}{$_}, $states{$_} // 0, "keys that are $_") foreach 'active', 'deactivated', 'suspended', 'compromised', 'destroyed';
 cmp_ok($states{$_}, '>', 0, "there are some $_") foreach 'active', 'deactivated', 'suspended', 'compromised', 'destroyed';
 is($report->{keys}{totals}{overdue}, 2, 'keys past their policy');
@@ -137,6 +137,9 @@ sub sum { my $sum = 0; $sum += $_ foreach @_; return $sum; }
 my $use = $report->{use};
 is($use->{decrypted}, sum(map { 100 + $_ } 1 .. 300), 'values decrypted in the period, not two years ago');
 is($use->{failed}, sum(map { 1 + $_ % 3 } grep { $_ % 7 == 1 } 1 .. 300), 'failed decrypts');
+is($use->{refused}, value($node, q{SELECT count(*) FROM fieldcrypt.audit_log WHERE event IN ('call_refused', 'key_refused', 'approval_refused') AND at <= '} . $report->{generated}{at} . q{'::timestamptz}), 'refusals of all kinds');
+is_deeply([ sort grep { /_refused/ } map { $_->{event} } @{ $use->{by_code}{rows} } ], [ 'call_refused', 'key_refused' ], 'each by its kind');
+is(sum(map { $_->{refused} } @{ $use->{over_time} }), $use->{refused}, 'refusals a day add up');
 is(sum(map { $_->{decrypted} } @{ $use->{over_time} }), $use->{decrypted}, 'values a day add up');
 is(sum(map { $_->{failed} } @{ $use->{over_time} }), $use->{failed}, 'failures a day add up');
 is($use->{bucket} . ' ' . scalar @{ $use->{over_time} }, 'day 366', 'a year has a row for each day');
@@ -171,6 +174,21 @@ ok(!exists $_->{active} && $_->{not_counted} =~ /^not counted: count_values was 
 	is($locked->{totals}{active}, undef, 'and gives no figure');
 	$lock->value('ROLLBACK');
 	$lock->close;
+}
+
+# What was counted is not told otherwise by the checks: no value is on a compromised key any more.
+sub compromised { my ($of) = @_; my ($check) = grep { $_->{check} eq 'compromised_keys' } @{ $of->{health}{checks} }; return "$check->{status}: $check->{detail}"; }
+like(compromised($report), qr/^critical: values may be read with/, 'values on a compromised key');
+{
+	my $odd = session($node);
+	$odd->value('BEGIN');
+	$odd->value('DELETE FROM "<b>""odd"');
+	my $of = JSON::PP->new->utf8->decode($odd->value("SELECT fieldcrypt.compliance_report($no_check)"));
+	is("$of->{reencryption}{totals}{compromised} " . compromised($of), '0 ok: no values are on compromised keys: they were counted for this report', 'counted: none');
+	$of = JSON::PP->new->utf8->decode($odd->value("SELECT fieldcrypt.compliance_report($no_check, count_values => false)"));
+	like(compromised($of), qr/^critical: values may be read with/, 'not counted: not known');
+	$odd->value('ROLLBACK');
+	$odd->close;
 }
 
 # Access.

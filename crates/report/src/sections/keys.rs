@@ -65,10 +65,10 @@ pub fn inventory(page: &mut Html, report: &Report) {
     );
     Chart {
         id: "key-states",
-        title: "Keys by state",
+        title: "Keys of fields by state",
         description: format!(
             "Of {}, {} are active, {} deactivated, {} suspended, {} compromised and {} destroyed.",
-            Of(totals.keys, "key", "keys"),
+            Of(totals.field_keys, "key", "keys"),
             totals.active,
             totals.deactivated,
             totals.suspended,
@@ -77,7 +77,7 @@ pub fn inventory(page: &mut Html, report: &Report) {
         ),
         series: &STATES,
         bars: vec![Bar {
-            label: "All keys".into(),
+            label: "Keys".into(),
             parts: vec![
                 totals.active,
                 totals.deactivated,
