@@ -169,12 +169,11 @@ impl Quotes {
         while let Some(&byte) = line.get(at) {
             let mut length = 1;
             match self.open {
-                Some(b'$') => {
-                    if line[at..].starts_with(&self.tag) {
-                        self.open = None;
-                        length = self.tag.len();
-                    }
+                Some(b'$') if line[at..].starts_with(&self.tag) => {
+                    self.open = None;
+                    length = self.tag.len();
                 }
+                Some(b'$') => {}
                 Some(quote) if byte == quote => self.open = None,
                 Some(_) if byte == b'\\' && self.escapes => length = 2,
                 Some(_) => {}
