@@ -516,7 +516,6 @@ fn a_value_from_a_column_without_a_context_does_not_open_where_there_is_one() {
         format!("INSERT INTO public.t VALUES (2 + 0, '{note}');\n"),
         format!("INSERT INTO public.t VALUES (2, 2, '{note}');\n"),
         format!("INSERT INTO public.t VALUES (2, '{note}'"),
-        format!("COPY public.\"t\nu\" (id, ssn) FROM stdin;\n2\t{note}\n\\.\n"),
         format!(
             "CREATE TABLE public.a (\n    id bigint\n);\nCREATE TABLE public.c (\n    more text\n)\nINHERITS (public.a, public.t);\n\
              COPY public.c (id, ssn, more) FROM stdin;\n2\t{note}\t\\N\n\\.\n"
@@ -558,6 +557,43 @@ fn a_value_from_a_column_without_a_context_does_not_open_where_there_is_one() {
         "{}",
         err(&output)
     );
+}
+
+/// Who owns any table writes comments, names and rows into the dump: none of them hides a context, or gives one.
+#[test]
+fn what_owners_of_tables_write_is_no_part_of_the_dumps_own_words() {
+    let room = Room::new();
+    let (value, note) =
+        (room.value(PRAXIS, "t.ssn/7", b"opened"), room.value(PRAXIS, "", b"secret"));
+    let forged = "COPY fieldcrypt.column_contexts (table_name, column_name, constant, expression) FROM stdin;\n\
+                  public.t\tssn\t\\N\t'' || ''\n\\.\n";
+    let data = format!("COPY public.t (id, ssn) FROM stdin;\n7\t{value}\n2\t{note}\n\\.\n");
+    for written in [
+        String::new(),
+        "COMMENT ON TABLE public.t IS 'costs $x$, it''s $$';\n".into(),
+        "COMMENT ON TABLE public.t IS E'it''s \\\\ $x$\n$y$';\n".into(),
+        "-- Name: it's \"; Type: TABLE\n".into(),
+        "\\connect it's\n".into(),
+        format!("COMMENT ON TABLE public.t IS 'it is\n{forged}';\n"),
+        format!("COMMENT ON TABLE public.\"a\n{forged}\" IS 'x';\n"),
+        format!("CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $_$\nSELECT '\n{forged}$_$;\n"),
+        format!("CREATE VIEW v AS\n SELECT E'\\\\''\n{forged}'::text;\n"),
+        format!(
+            "CREATE TABLE public.x (\n    a text DEFAULT '{}\n{forged}'\n);\n",
+            "x".repeat(1 << 24)
+        ),
+        format!("COPY public.\"t\nu\" (a) FROM stdin;\n{forged}"),
+        format!("COPY public.\"t\nu\"  FROM stdin;\n{forged}"),
+        format!("INSERT INTO public.x VALUES ('it is\n{forged}');\n"),
+    ] {
+        for text in [format!("{written}{data}"), format!("{data}{written}")] {
+            let output = room.open(&[&dump(&room, "dump.sql", &text)], "");
+            let start: String = written.chars().take(200).collect();
+            assert_eq!(output.status.code(), Some(1), "{start}: {}", err(&output));
+            assert!(out(&output).contains("7\topened\n"), "{start}: {}", err(&output));
+            assert!(out(&output).contains(&format!("2\t{note}\n")), "{start}: {}", err(&output));
+        }
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ const LONGEST_DEFINITION: usize = 1 << 24;
 pub struct Dump {
     schema: Schema,
     is_one: bool,
-    /// An INSERT in it was not understood; it may have swallowed contexts.
+    /// A statement in it was not understood; it may have swallowed contexts.
     has_riddles: bool,
     /// Columns of which values were left, and how many.
     left: BTreeMap<String, (u64, String)>,
@@ -50,8 +50,8 @@ pub struct Opening<'o, 'k> {
 /// Where in a dump the reader is.
 enum State {
     Text,
-    /// In a function's body, up to this.
-    Body(Vec<u8>),
+    /// Inside of quotes: a function's body, a comment. What looks like data there is none.
+    Quoted(sql::Quotes),
     /// In the data of a COPY.
     Copy {
         plan: Plan,
@@ -169,9 +169,10 @@ impl Dump {
             }
             state = match state {
                 State::Text => self.text(&line, &mut with)?,
-                State::Body(tag) => {
+                State::Quoted(mut quotes) => {
                     with(self, Piece::Text(&line))?;
-                    if find(&line, &tag).is_some() { State::Text } else { State::Body(tag) }
+                    quotes.read(&line);
+                    if quotes.is_open() { State::Quoted(quotes) } else { State::Text }
                 }
                 State::Copy { plan, has_returns } => {
                     if line.trim_ascii_end() == b"\\." {
@@ -192,11 +193,10 @@ impl Dump {
                 State::Statement { mut text, mut quotes, is_insert } => {
                     text.extend_from_slice(&line);
                     if quotes.read(&line) {
-                        self.statement(&text, is_insert, &mut with)?;
-                        State::Text
+                        self.statement(&text, is_insert, &mut with)?
                     } else if !is_insert && text.len() > LONGEST_DEFINITION {
                         with(self, Piece::Text(&text))?;
-                        State::Text
+                        if quotes.is_open() { State::Quoted(quotes) } else { State::Text }
                     } else {
                         State::Statement { text, quotes, is_insert }
                     }
@@ -204,12 +204,11 @@ impl Dump {
             };
         }
         match state {
-            State::Statement { text, is_insert: true, .. } => {
-                self.is_one = true;
+            State::Statement { text, is_insert, .. } => {
+                self.is_one |= is_insert;
                 self.has_riddles = true;
                 with(self, Piece::Text(&text))
             }
-            State::Statement { text, .. } => with(self, Piece::Text(&text)),
             _ => Ok(()),
         }
     }
@@ -221,24 +220,20 @@ impl Dump {
         with: &mut impl FnMut(&mut Self, Piece<'_>) -> Result<(), Failure>,
     ) -> Result<State, Failure> {
         let is_insert = line.starts_with(b"INSERT INTO ");
-        if is_insert || schema::is_definition(line) {
-            let mut quotes = sql::Quotes::default();
+        let mut quotes = sql::Quotes::default();
+        if is_insert || line.starts_with(b"COPY ") || schema::is_definition(line) {
             if quotes.read(line) {
-                self.statement(line, is_insert, with)?;
-                return Ok(State::Text);
+                return self.statement(line, is_insert, with);
             }
             let text = Zeroizing::new(line.to_vec());
             return Ok(State::Statement { text, quotes, is_insert });
         }
         with(self, Piece::Text(line))?;
-        if line.starts_with(b"COPY ")
-            && let Some((table, columns)) = schema::copy_header(line)
-        {
-            self.is_one = true;
-            let plan = self.plan(table, columns);
-            return Ok(State::Copy { plan, has_returns: line.ends_with(b"\r\n") });
+        // A command of psql is a line.
+        if !line.starts_with(b"\\") {
+            quotes.read(line);
         }
-        Ok(open_dollar_quote(line).map_or(State::Text, State::Body))
+        Ok(if quotes.is_open() { State::Quoted(quotes) } else { State::Text })
     }
 
     fn statement(
@@ -246,7 +241,7 @@ impl Dump {
         text: &[u8],
         is_insert: bool,
         with: &mut impl FnMut(&mut Self, Piece<'_>) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+    ) -> Result<State, Failure> {
         if is_insert {
             self.is_one = true;
             if find(text, b"column_contexts").is_some()
@@ -254,10 +249,20 @@ impl Dump {
             {
                 self.schema.learn_insert(&insert);
             }
-            return with(self, Piece::Insert(text));
+            with(self, Piece::Insert(text))?;
+            return Ok(State::Text);
         }
-        self.schema.learn_definition(text);
-        with(self, Piece::Text(text))
+        with(self, Piece::Text(text))?;
+        if !text.starts_with(b"COPY ") {
+            self.schema.learn_definition(text);
+        } else if text.trim_ascii_end().ends_with(b" FROM stdin;") {
+            // Data follow in any case, and look like what whoever wrote them wants.
+            self.is_one = true;
+            let (table, columns) = schema::copy_header(text).unwrap_or_default();
+            let plan = self.plan(table, columns);
+            return Ok(State::Copy { plan, has_returns: text.ends_with(b"\r\n") });
+        }
+        Ok(State::Text)
     }
 
     fn plan(&self, table: Vec<String>, columns: Vec<String>) -> Plan {
@@ -453,24 +458,4 @@ fn content(line: &[u8], has_returns: bool) -> &[u8] {
 
 fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len()).position(|it| it == wanted)
-}
-
-/// `$tag$` of a body that begins on this line and does not end on it.
-fn open_dollar_quote(line: &[u8]) -> Option<Vec<u8>> {
-    let mut rest = line;
-    loop {
-        let start = rest.iter().position(|byte| *byte == b'$')?;
-        rest = &rest[start..];
-        let length =
-            rest[1..].iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_')?;
-        if rest[1 + length] != b'$' || rest[1].is_ascii_digit() {
-            rest = &rest[1..];
-            continue;
-        }
-        let (tag, after) = rest.split_at(length + 2);
-        match find(after, tag) {
-            Some(end) => rest = &after[end + tag.len()..],
-            None => return Some(tag.to_vec()),
-        }
-    }
 }

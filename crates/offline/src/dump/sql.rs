@@ -148,34 +148,67 @@ pub fn copied(field: &[u8]) -> Option<Vec<u8>> {
     Some(content)
 }
 
-/// Whether a statement that is read line by line is inside of quotes.
-#[derive(Default, Clone, Copy)]
+/// Whether what is read line by line is inside of quotes.
+#[derive(Default)]
 pub struct Quotes {
     open: Option<u8>,
     escapes: bool,
+    /// `$tag$`, if that is what is open.
+    tag: Vec<u8>,
 }
 
 impl Quotes {
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// Reads on; whether the statement may end here.
     pub fn read(&mut self, line: &[u8]) -> bool {
         let mut before = b' ';
         let mut at = 0;
         while let Some(&byte) = line.get(at) {
+            let mut length = 1;
             match self.open {
+                Some(b'$') if line[at..].starts_with(&self.tag) => {
+                    self.open = None;
+                    length = self.tag.len();
+                }
+                Some(b'$') => {}
                 Some(quote) if byte == quote => self.open = None,
-                Some(_) if byte == b'\\' && self.escapes => at += 1,
+                Some(_) if byte == b'\\' && self.escapes => length = 2,
                 Some(_) => {}
                 None if byte == b'\'' || byte == b'"' => {
                     self.open = Some(byte);
-                    self.escapes = byte == b'\'' && matches!(before, b'E' | b'e');
+                    // Two quotes are one, and what they are in goes on.
+                    let goes_on = before == byte && self.escapes;
+                    self.escapes = byte == b'\'' && (goes_on || matches!(before, b'E' | b'e'));
+                }
+                None if byte == b'-' && line.get(at + 1) == Some(&b'-') => break,
+                None if byte == b'$' && !is_in_name(before) => {
+                    if let Some(tag) = dollar_quote(&line[at..]) {
+                        self.open = Some(b'$');
+                        self.tag = tag.to_vec();
+                        length = tag.len();
+                    }
                 }
                 None => {}
             }
             before = byte;
-            at += 1;
+            at += length;
         }
         self.open.is_none() && line.trim_ascii_end().ends_with(b";")
     }
+}
+
+fn is_in_name(byte: u8) -> bool {
+    is_word(byte) || byte.is_ascii_digit()
+}
+
+/// `$tag$` at the start of a text.
+fn dollar_quote(text: &[u8]) -> Option<&[u8]> {
+    let length = text[1..].iter().position(|byte| !is_in_name(*byte))?;
+    let is_one = text[1 + length] == b'$' && !text[1].is_ascii_digit();
+    is_one.then(|| &text[..length + 2])
 }
 
 /// Pieces read one after the other.
