@@ -4,7 +4,10 @@ CREATE FUNCTION fieldcrypt_internal.shown_text(words text, most integer) RETURNS
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
     -- Numbers of characters are Unicode's in UTF8 alone: elsewhere, what is the same in all encodings.
-    SELECT regexp_replace(CASE WHEN length($1) > $2 THEN left($1, $2) || '...' ELSE $1 END,
+    SELECT regexp_replace(CASE WHEN length($1) <= $2 THEN $1
+                               -- Its characters are bytes: none of UTF-8 is cut in two.
+                               WHEN getdatabaseencoding() = 'SQL_ASCII' THEN regexp_replace(left($1, $2), '[\u00c0-\u00ff][\u0080-\u00bf]*$', '') || '...'
+                               ELSE left($1, $2) || '...' END,
         CASE WHEN getdatabaseencoding() = 'UTF8' THEN '[\u0001-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]+'
              ELSE '[\u0001-\u001f\u007f]+' END, ' ', 'g')
 $$;

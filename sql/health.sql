@@ -40,7 +40,10 @@ CREATE FUNCTION fieldcrypt_internal.quoted_name(name text) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
     SELECT regexp_replace(
-        to_json(CASE WHEN length($1) > 60 THEN left($1, 60) || '...' ELSE $1 END)::text,
+        to_json(CASE WHEN length($1) <= 60 THEN $1
+                     -- Its characters are bytes: none of UTF-8 is cut in two.
+                     WHEN getdatabaseencoding() = 'SQL_ASCII' THEN regexp_replace(left($1, 60), '[\u00c0-\u00ff][\u0080-\u00bf]*$', '') || '...'
+                     ELSE left($1, 60) || '...' END)::text,
         -- Numbers of characters are Unicode's in UTF8 alone.
         CASE WHEN getdatabaseencoding() = 'UTF8' THEN '[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]' ELSE '[\u007f]' END, '?', 'g')
 $$;

@@ -58,6 +58,9 @@ SQL
 
 	# What is shown is still text, and on one line: characters are no controls because one of their bytes would be.
 	gives($node, qq{SELECT fieldcrypt_internal.shown_text(E'ÀÑÜ\\nß\\x7f', 100), fieldcrypt_internal.quoted_name(E'ÀÑÜ\\x7fß')}, 'ÀÑÜ ß |"ÀÑÜ?ß"', "$db: sentences and names", @in);
+	my ($few, $many) = $db eq 'sql_ascii' ? (1, 29) : (4, 59);
+	gives($node, q{SELECT fieldcrypt_internal.shown_text('üüüüüü', 4), fieldcrypt_internal.quoted_name('x' || repeat('ü', 70))},
+		'ü' x $few . '...|"x' . 'ü' x $many . '..."', "$db: and whole characters where they are cut", @in);
 
 	# Bytes that are no text, anywhere.
 	foreach my $bytes ('ff', '00', '6100', 'c3', 'eda080', 'f9')
