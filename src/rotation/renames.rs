@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::pg::alterations::Altered;
 use crate::pg::drops::EventTriggerCall;
 use crate::pg::spi::{self, Parameter};
-use crate::pg::{relations, security};
+use crate::pg::{relations, schemas, security};
 
 thread_local! {
     /// What was found before statements that have not ended: the statement, and a JSON document.
@@ -21,8 +21,11 @@ const DEPTH: usize = 64;
 
 /// At the start and at the end of each ALTER.
 pub fn note_alter(trigger: &EventTriggerCall) -> Result<(), Error> {
-    // Where the extension's tables are not found, its schema may be just about to get back its name.
-    if !trigger.alters() || relations::owner_of_keys().is_err() {
+    // Where the extension's own have other names, one of them may be just about to get back its name.
+    if !trigger.alters()
+        || !schemas::hold(c"column_contexts")
+        || relations::owner_of_keys().is_err()
+    {
         return Ok(());
     }
     let statement = trigger.statement();

@@ -237,6 +237,9 @@ is("@{ run_sql($node, q{INSERT INTO said VALUES (2, '2001-03-04', fieldcrypt.enc
 refused($node, q{INSERT INTO said VALUES (3, '2001-03-05', fieldcrypt.encrypt_field('v', E'C:\\\\temp/t'))}, 'KF031', '  and nothing else');
 value($node, 'DROP TABLE said');
 
+# What the extension has itself can be called otherwise, and get back its name.
+value($node, "ALTER $_ RENAME TO other; ALTER @{[ s/[a-z_]+$/other/r ]} RENAME TO @{[ /([a-z_]+)$/ ]}") foreach 'TABLE fieldcrypt.column_contexts', 'SCHEMA fieldcrypt', 'SCHEMA fieldcrypt_internal';
+
 # A statement that fails leaves nothing for the next one.
 value($node, q{CREATE TABLE failing (id int, v fieldcrypt.encrypted); SELECT fieldcrypt.set_column_context('failing', 'v', 'c');
 	DO $$ BEGIN ALTER TABLE failing RENAME v TO id; EXCEPTION WHEN duplicate_column THEN NULL; END $$; ALTER TABLE failing ADD more int; ALTER TABLE failing RENAME v TO w});
