@@ -89,7 +89,7 @@ clear_folder() {
     end_leftovers "$1"
     if as_server test -d "$work/$1"; then as_server chmod -R u+rwX "$work/$1"; fi
     as_server rm -rf "$work/$1"
-    as_server mkdir "$work/$1"
+    as_server mkdir -m 700 "$work/$1"
 }
 
 # Copies a folder of the repository into `work`.
