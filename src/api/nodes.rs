@@ -18,5 +18,5 @@ fn refuse_unless_made_here(purpose: &[u8]) -> Result<(), Error> {
 }
 
 fn known(purpose: &[u8]) -> Result<Purpose, Error> {
-    Purpose::parse(purpose).ok_or_else(|| Error::Internal("a purpose that there is not".into()))
+    Purpose::parse(purpose).ok_or(Error::UnknownPurpose)
 }

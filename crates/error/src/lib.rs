@@ -131,6 +131,8 @@ pub enum Error {
     NotAKeyId,
     /// No operation of that name needs an approval.
     UnknownOperation,
+    /// No key has such a purpose.
+    UnknownPurpose,
     /// There is no event of that name.
     UnknownEvent,
     /// A trigger function was called as an ordinary one.
@@ -517,6 +519,11 @@ impl Error {
                 b"22023",
                 "there is no such operation to approve".into(),
                 "Operations are: rotate_master_key, shred_tenant, destroy_key.",
+            ),
+            Self::UnknownPurpose => (
+                b"22023",
+                "there is no such purpose of keys".into(),
+                "Purposes are: field, audit.",
             ),
             Self::UnknownEvent => (
                 b"22023",
