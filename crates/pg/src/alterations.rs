@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys::{self, AlterTableType, NodeTag, ObjectType, Oid};
 
 use super::drops::EventTriggerCall;
+use super::schemas;
 
 /// What a statement renames, moves or takes out of its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl EventTriggerCall {
         unsafe { subject((*self.data()).parsetree).is_some() }
     }
 
-    /// What it is about. Locks nothing and asks for no rights but USAGE of a schema, which the statement does as well.
+    /// What it is about; `None` if that is not there, or the extension's own. Locks nothing and asks for no rights but USAGE of a schema, which the statement does as well.
     pub fn altered(&self) -> Option<Altered> {
         // SAFETY: the node of the statement, and what it names: look-ups that give InvalidOid where nothing is there.
         unsafe {
@@ -48,12 +49,13 @@ impl EventTriggerCall {
                 Subject::Schema(name) => Altered::Schema(pg_sys::get_namespace_oid(name, true)),
                 Subject::Extension => Altered::Extension,
             };
-            match altered {
-                Altered::Relation(pg_sys::InvalidOid)
-                | Altered::Schema(pg_sys::InvalidOid)
-                | Altered::Leaves(pg_sys::InvalidOid) => None,
-                found => Some(found),
-            }
+            let schema = match altered {
+                Altered::Relation(oid) | Altered::Leaves(oid) => pg_sys::get_rel_namespace(oid),
+                Altered::Schema(oid) => oid,
+                Altered::Extension => return Some(altered),
+            };
+            let is_own = schemas::ALL.into_iter().any(|own| schemas::oid(own) == Some(schema));
+            (schema != pg_sys::InvalidOid && !is_own).then_some(altered)
         }
     }
 }
