@@ -4,7 +4,7 @@
 -- Wider rather than narrower: a role is listed if it can get there by what it holds, with a statement of its own if need be.
 CREATE FUNCTION fieldcrypt_internal.effective_access()
     RETURNS TABLE (privilege text, role name, how text, can_login boolean)
-    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET jit = off
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET standard_conforming_strings = on SET jit = off
 AS $$
 #variable_conflict use_column
 BEGIN

@@ -40,7 +40,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.functions_needing_keys(oid[]) IS
     'of some functions and those that they call, however deep, the ones that need keys: of the extension, or calling such; granted to nobody';
 
 CREATE FUNCTION fieldcrypt_internal.check_restore_order(used jsonb) RETURNS fieldcrypt_internal.health_finding
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
 AS $$
 DECLARE
     early text[];

@@ -107,7 +107,7 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.check_stored_values(jsonb) IS 'check: values that do not open, by verify_values or in a sample';
 
 CREATE FUNCTION fieldcrypt_internal.check_encrypted_indexes(used jsonb) RETURNS fieldcrypt_internal.health_finding
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
 AS $$
 DECLARE
     found text[];
