@@ -140,7 +140,7 @@ BEGIN
               FROM pg_class AS t
              WHERE t.oid IN (SELECT c.relation FROM fieldcrypt_internal.encrypted_columns() AS c WHERE c.is_readable)
         ), cheap AS (
-            -- The smaller tables, as many as have half a gigabyte together: about a second.
+            -- The smaller tables, as many as have half a gigabyte together.
             SELECT s.*, sum(s.bytes) OVER (ORDER BY s.bytes, s.oid) <= 536870912 AS is_cheap FROM sized AS s
         )
         SELECT c.relation, c.table_name, c.attnum, c.column_name, c.holds, t.relkind, t.pages, t.is_cheap

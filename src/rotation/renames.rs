@@ -27,10 +27,8 @@ pub fn note_alter(trigger: &EventTriggerCall) -> Result<(), Error> {
     }
     let statement = trigger.statement();
     let known = BEFORE.with_borrow_mut(|before| {
-        // What is left of a statement that failed may have had the same place.
-        let known = before.iter().rposition(|(of, _)| *of == statement).map(|at| before.remove(at));
-        before.retain(|(of, _)| *of != statement);
-        known
+        // At a start this forgets what is left of a statement that failed and had the same place: one each is known.
+        before.iter().position(|(of, _)| *of == statement).map(|at| before.remove(at))
     });
     if !trigger.is_at_start() {
         let Some((_, found)) = known else { return Ok(()) };
