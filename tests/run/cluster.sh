@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests on real clusters: restarts, crashes, standbys, dumps (perl, PostgreSQL::Test::Cluster).
-# T=name runs one file, with all its output.
+# T=name runs one file, with all its output; JOBS=6 more of them at once than two.
 source "$(dirname "$0")/../../pgrx-config/lib.sh"
 
 tests=()
@@ -23,7 +23,7 @@ cargo build --quiet --locked -p fieldcrypt-offline
 as_server dd of="$work/cluster/fieldcrypt" status=none <"$target/debug/fieldcrypt"
 as_server chmod 755 "$work/cluster/fieldcrypt"
 
-options=(--jobs 2)
+options=(--jobs "${JOBS:-2}")
 if [[ -n ${T:-} ]]; then options=(--verbose); fi
 say "prove: ${tests[*]}"
 log=$(mktemp)
