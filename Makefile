@@ -1,11 +1,11 @@
 # The only interface for developers. The work is done by the scripts in pgrx-config/ and tests/.
-# PG=16 chooses another PostgreSQL (15 is the tested one), T=name one test.
+# PG=18 chooses another PostgreSQL than 15, PG_CONFIG=/path/to/pg_config a server that is there, T=name one test.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install package demo psql stop test test-core test-regress \
+.PHONY: help setup build install package demo psql stop test test-matrix test-core test-regress \
 	test-isolation test-cluster fuzz miri bench lint fmt clean
 
-export PG T
+export PG PG_CONFIG T JOBS VERSIONS
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -34,8 +34,11 @@ psql: ## open psql on the demo's cluster
 stop: ## stop the demo's cluster
 	@pgrx-config/cluster.sh stop
 
-test: ## everything: core, fuzzing, SQL, concurrency, real clusters
+test: ## everything: core, fuzzing, SQL, concurrency, real clusters (VERSIONS=15 for one server alone)
 	@tests/run/all.sh
+
+test-matrix: ## everything on each of PostgreSQL 15 to 18
+	@tests/run/all.sh matrix
 
 test-core: ## the crates that need no PostgreSQL
 	@tests/run/core.sh

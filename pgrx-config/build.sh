@@ -7,6 +7,7 @@
 source "$(dirname "$0")/lib.sh"
 
 tree=$target/package/pg$pg # the files as they lie on a server: usr/lib/…, usr/share/…
+if [[ -n ${PG_CONFIG:-} ]]; then tree+=$(tr / - <<<"$pg_config"); fi
 stamp=$tree.stamp
 
 main() {
@@ -43,14 +44,20 @@ changed_since_stamp() {
 
 put_together() {
     local library extension
-    library=$tree$("$pg_config" --pkglibdir)
-    extension=$tree$("$pg_config" --sharedir)/extension
+    library=$tree$(seen_by_server --pkglibdir)
+    extension=$tree$(seen_by_server --sharedir)/extension
     install -D -m 755 "$target/release/libpg_fieldcrypt.so" "$library/pg_fieldcrypt.so"
     install -D -m 755 "$target/release/fieldcrypt" "$tree/usr/local/bin/fieldcrypt"
     mkdir -p "$extension"
     sed "s/@CARGO_VERSION@/$version/" pg_fieldcrypt.control >"$extension/pg_fieldcrypt.control"
     script >"$extension/pg_fieldcrypt--$version.sql"
     find sql -maxdepth 1 -name 'pg_fieldcrypt--*--*.sql' -exec install -m 644 -t "$extension" {} +
+}
+
+seen_by_server() {
+    local path
+    path=$("$pg_config" "$1")
+    echo "${path#"$server_root"}"
 }
 
 # The SQL files in the order of the list. A file that the list forgets would be missed by nobody until
@@ -71,11 +78,11 @@ script() {
 install_tree() {
     local file mode copied=0
     while IFS= read -r file; do
-        if cmp -s "$tree/$file" "$pg_root/$file"; then continue; fi
+        if cmp -s "$tree/$file" "$server_root/$file"; then continue; fi
         mode=644
         if [[ $file == *.so || $file == */bin/* ]]; then mode=755; fi
         # `install` unlinks first: a running server keeps the library that it has mapped
-        as_root install -D -m "$mode" "$tree/$file" "$pg_root/$file"
+        as_root install -D -m "$mode" "$tree/$file" "$server_root/$file"
         copied=$((copied + 1))
     done < <(cd "$tree" && find . -type f -printf '%P\n')
     if ((copied > 0)); then

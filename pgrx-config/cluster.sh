@@ -82,7 +82,7 @@ status() {
 running() {
     local process
     process=$(as_server head -n 1 "$data/postmaster.pid" 2>/dev/null) || return 1
-    [[ $(as_server readlink "/proc/$process/cwd" 2>/dev/null) == "$data" ]]
+    [[ $(as_server readlink "/proc/$process/cwd" 2>/dev/null) == *"$data" ]]
 }
 
 main "$@"

@@ -17,11 +17,35 @@ unset PGHOST PGHOSTADDR PGPORT PGUSER PGDATABASE PGPASSWORD PGPASSFILE PGSERVICE
     PGOPTIONS PGDATA PGSSLMODE PGTZ PGDATESTYLE PGCLIENTENCODING PSQLRC PSQL_HISTORY
 
 pg=${PG:-15} # the PostgreSQL major version; 15 is the tested one
-# A PostgreSQL that is unpacked in another folder than /, so that two trees can be tested side by side.
-pg_root=${PG_ROOT:-}
-pg_bin=$pg_root/usr/lib/postgresql/$pg/bin
-pg_config=/usr/lib/postgresql/$pg/bin/pg_config
-pg_test=/usr/lib/postgresql/$pg/lib/pgxs/src/test
+server_folder= # where other_server.sh puts a server that this machine's Debian does not have
+server_root= # that folder, if the server sees it as /
+if [[ -n ${PG_CONFIG:-} ]]; then
+    # A server that somebody installed: all of it is where its pg_config says.
+    pg_config=$(command -v "$PG_CONFIG") || { echo "error: PG_CONFIG=$PG_CONFIG is no program" >&2 && exit 1; }
+    pg=$("$pg_config" --version | sed -nE 's/^PostgreSQL ([0-9]+).*/\1/p')
+    pg_bin=$("$pg_config" --bindir)
+    pg_test=$("$pg_config" --pgxs)
+    pg_test=${pg_test%/makefiles/*}/test
+else
+    # Debian's layout, known before it is installed. What this machine's Debian lacks is unpacked elsewhere.
+    servers=${FIELDCRYPT_SERVERS:-/var/lib/pg_fieldcrypt/servers}
+    pg_bin=/usr/lib/postgresql/$pg/bin
+    pg_test=/usr/lib/postgresql/$pg/lib/pgxs/src/test
+    pg_config=$pg_bin/pg_config
+    declare -A debian_with=([15]=bookworm [17]=trixie [18]=forky)
+    debian=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    if [[ ! -x $pg_config && ${debian_with[$pg]:-} != "$debian" ]] && ! apt-cache show "postgresql-$pg" >/dev/null 2>&1; then
+        server_folder=$servers/$pg
+        if [[ $pg == 16 ]]; then
+            pg_bin=$server_folder/server/pgsql/bin
+            pg_config=$pg_bin/pg_config
+            pg_test=/usr/lib/postgresql/15/lib/pgxs/src/test
+        else
+            server_root=$server_folder
+            pg_config=$server_folder.pg_config
+        fi
+    fi
+fi
 
 # PostgreSQL refuses to run as root, and its user may be unable to enter this repository. So the
 # server runs as `server_user`, and all that it reads or writes lives in the folder `work`.
@@ -52,13 +76,29 @@ as_root() {
 # Runs a command as the server's user, in the work folder.
 as_server() (
     cd "$work"
-    if ((EUID == 0)); then
+    if [[ -n $server_root ]]; then
+        enter_server_root "$@"
+    elif ((EUID == 0)); then
         exec runuser -u "$server_user" -- env HOME="$work" USER="$server_user" LOGNAME="$server_user" \
             PATH="$pg_bin:/usr/bin:/bin" "$@"
     else
         exec env PATH="$pg_bin:$PATH" "$@"
     fi
 )
+
+# The same in the folder that the server sees as /. Processes, devices, sockets and the work folder are this
+# machine's; the mounts go with the namespace.
+enter_server_root() {
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    as_root unshare --mount "$BASH" -euc '
+        root=$1 work=$2 user=$3 path=$4
+        shift 4
+        mkdir -p "$root$work"
+        mount -t proc proc "$root/proc"
+        for folder in /sys /dev /tmp "$work"; do mount --rbind "$folder" "$root$folder"; done
+        exec chroot --userspec="$user" "$root" env -C "$work" HOME="$work" USER="$user" LOGNAME="$user" LC_ALL="$LC_ALL" \
+            PATH="$path:/usr/bin:/bin" "$@"' enter "$server_root" "$work" "$server_user" "$pg_bin" "$@"
+}
 
 # Makes the server's user and the work folder. Somebody else's folder of that name is refused:
 # /var/tmp is open to all.
@@ -67,18 +107,30 @@ open_work() {
         say "Creating the system user $server_user, who runs the test servers"
         as_root useradd --system --no-create-home --home-dir "$work" --shell /usr/sbin/nologin "$server_user"
     fi
+    if [[ -n $server_root ]]; then known_in_server_root; fi
     if mkdir -m 700 "$work" 2>/dev/null; then chown "$server_user" "$work"; fi
     if [[ -L $work || ! -d $work || $(stat -c %U "$work") != "$server_user" ]]; then
         die "$work is not a folder of $server_user's; remove it, or name another with FIELDCRYPT_WORK"
     fi
 }
 
-# Ends server processes that a crashed run left behind in a folder of `work`.
+# The server's user has the same number inside as outside.
+known_in_server_root() {
+    local file
+    for file in passwd group; do
+        if ! grep -q "^$server_user:" "$server_root/etc/$file"; then
+            getent "$file" "$server_user" | as_root tee -a "$server_root/etc/$file" >/dev/null
+        fi
+    done
+}
+
+# Ends server processes that a crashed run left behind in a folder of `work`. Of one in a server root the
+# whole path is seen, or that from its root.
 end_leftovers() {
     # shellcheck disable=SC2016 # expanded by the inner shell
     as_server bash -c '
         for process in /proc/[0-9]*; do
-            if [[ $(readlink "$process/cwd" 2>/dev/null) == "$1"/* && $(readlink "$process/exe" 2>/dev/null) == "$2"/* ]]; then
+            if [[ $(readlink "$process/cwd" 2>/dev/null) == *"$1"/* && $(readlink "$process/exe" 2>/dev/null) == *"$2"/* ]]; then
                 kill -QUIT "${process#/proc/}" 2>/dev/null && sleep 0.2
             fi
         done; true' end "$work/$1" "$pg_bin"
@@ -159,10 +211,11 @@ cargo_how_far() {
 report() {
     local failures
     failures=$(cat)
-    say "$1: $2 passed, $3 failed"
+    local name=$1${FIELDCRYPT_SUITES_OF:+-$FIELDCRYPT_SUITES_OF}
+    say "$name: $2 passed, $3 failed"
     if [[ -n ${FIELDCRYPT_RESULTS:-} ]]; then
-        echo "$1 $2 $3" >>"$FIELDCRYPT_RESULTS"
-        if [[ -n $failures ]]; then printf '%s\n' "$failures" | sed "s/^/    $1: /" >>"$FIELDCRYPT_RESULTS.failures"; fi
+        echo "$name $2 $3" >>"$FIELDCRYPT_RESULTS"
+        if [[ -n $failures ]]; then printf '%s\n' "$failures" | sed "s/^/    $name: /" >>"$FIELDCRYPT_RESULTS.failures"; fi
     fi
     (($2 > 0 && $3 == 0))
 }

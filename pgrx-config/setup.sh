@@ -1,23 +1,33 @@
 #!/usr/bin/env bash
 # setup.sh [build | demo | test]: installs the Debian packages that are missing for building, for running the
 # demo too, or for everything (without an argument). What is there is left alone, so a second run costs
-# next to nothing.
+# next to nothing. A PostgreSQL that PG_CONFIG names is there; one that this machine's Debian does not have is
+# put into a folder by other_server.sh.
 source "$(dirname "$0")/lib.sh"
 
 packages_build=(
     ca-certificates make gcc libc6-dev
     clang                         # with libclang, by which pgrx generates its bindings
-    "postgresql-server-dev-$pg"   # headers; for the tests, PostgreSQL's own test programs
 )
-packages_demo=("postgresql-$pg")
+packages_demo=()
 packages_test=(
-    "postgresql-$pg-cron"         # scheduled rotation
-    "postgresql-$pg-pgaudit"      # what it writes to the server log is masked
     perl libipc-run-perl locales openssl # tests on real clusters
     pgbouncer                     # tenants behind a pooler
     chromium                      # the compliance report is looked at in a browser
     g++                           # the fuzzer
 )
+if [[ -n $server_root ]]; then
+    packages_build+=(debootstrap wget)
+elif [[ -n $server_folder ]]; then
+    packages_test+=(postgresql-server-dev-15) # PostgreSQL's test programs, which that build lacks
+elif [[ -z ${PG_CONFIG:-} ]]; then
+    packages_build+=("postgresql-server-dev-$pg") # headers; for the tests, PostgreSQL's own test programs
+    packages_demo+=("postgresql-$pg")
+    packages_test+=(
+        "postgresql-$pg-cron"     # scheduled rotation
+        "postgresql-$pg-pgaudit"  # what it writes to the server log is masked
+    )
+fi
 
 main() {
     local packages
@@ -29,6 +39,7 @@ main() {
     esac
     command -v cargo >/dev/null || die "Rust is missing: install it from https://rustup.rs, then run this again"
     debian_packages "${packages[@]}"
+    if [[ -n $server_folder ]]; then pgrx-config/other_server.sh; fi
     if [[ ${1:-test} == test ]]; then test_locale; fi
     if [[ ${1:-test} != build ]]; then open_work; fi
 }

@@ -12,7 +12,7 @@ use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 
-use super::{copy_context, encoding, reserve};
+use super::{copy_context, encoding, reserve, version};
 use fieldcrypt_error::{Report, SqlState};
 
 /// What stands in the place of a file name and a function in errors of the extension. The line is the
@@ -216,7 +216,7 @@ pub fn end_session(bytes: usize) -> ! {
             errhidecontext(true);
             finish(OUT_OF_MEMORY);
         }
-        pg_sys::proc_exit(1)
+        version::proc_exit(1)
     }
 }
 

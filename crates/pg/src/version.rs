@@ -6,10 +6,26 @@ use pgrx::pg_sys;
 pub fn reserve_setting_prefix() {
     // SAFETY: the class name is a static C string.
     unsafe {
-        #[cfg(feature = "pg14")]
-        pg_sys::EmitWarningsOnPlaceholders(c"fieldcrypt".as_ptr());
-        #[cfg(not(feature = "pg14"))]
         pg_sys::MarkGUCPrefixReserved(c"fieldcrypt".as_ptr());
+    }
+}
+
+/// Ends the process.
+///
+/// # Safety
+///
+/// No lock is held.
+pub(super) unsafe fn proc_exit(code: i32) -> ! {
+    // SAFETY: by the contract.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::proc_exit(code);
+        // Of which 18's headers do not tell the bindings that it never returns.
+        #[cfg(feature = "pg18")]
+        {
+            pg_sys::proc_exit(code);
+            std::process::abort()
+        }
     }
 }
 
@@ -17,9 +33,9 @@ pub fn reserve_setting_prefix() {
 pub fn owns_database(database: pg_sys::Oid) -> bool {
     // SAFETY: reads catalogs.
     unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        #[cfg(feature = "pg15")]
         return pg_sys::pg_database_ownercheck(database, pg_sys::GetUserId());
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        #[cfg(not(feature = "pg15"))]
         return pg_sys::object_ownercheck(
             pg_sys::DatabaseRelationId,
             database,
@@ -33,9 +49,9 @@ pub(super) fn may_execute(function: pg_sys::Oid) -> bool {
     // SAFETY: reads catalogs.
     unsafe {
         let execute = pg_sys::ACL_EXECUTE as pg_sys::AclMode;
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        #[cfg(feature = "pg15")]
         let result = pg_sys::pg_proc_aclcheck(function, pg_sys::GetUserId(), execute);
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        #[cfg(not(feature = "pg15"))]
         let result = pg_sys::object_aclcheck(
             pg_sys::ProcedureRelationId,
             function,
@@ -71,26 +87,7 @@ pub unsafe fn attribute(
 /// The record is valid.
 pub(super) unsafe fn shows_statement(record: *const pg_sys::ErrorData) -> bool {
     // SAFETY: by the contract; reads settings and variables of the process.
-    unsafe {
-        #[cfg(not(feature = "pg14"))]
-        return pg_sys::check_log_of_query(record.cast_mut());
-        #[cfg(feature = "pg14")]
-        {
-            use pg_sys::{FATAL, LOG, LOG_SERVER_ONLY, WARNING_CLIENT_ONLY};
-            use pgrx::PgLogLevel::ERROR;
-            let (level, least) = ((*record).elevel, pg_sys::log_min_error_statement);
-            let is_written = if level == LOG as i32 || level == LOG_SERVER_ONLY as i32 {
-                least == LOG as i32 || least <= ERROR as i32
-            } else if level == WARNING_CLIENT_ONLY as i32 {
-                false
-            } else if least == LOG as i32 {
-                level >= FATAL as i32
-            } else {
-                level >= least
-            };
-            is_written && !(*record).hide_stmt && !pg_sys::debug_query_string.is_null()
-        }
-    }
+    unsafe { pg_sys::check_log_of_query(record.cast_mut()) }
 }
 
 /// Called for a node of an expression, with what was passed along; `true` ends the walk.
@@ -102,10 +99,7 @@ mod walk {
     use pgrx::pg_sys;
     unsafe extern "C-unwind" {
         /// Of `nodeFuncs.h`, which pgrx has no bindings for. Call it inside a guard.
-        #[cfg_attr(
-            any(feature = "pg16", feature = "pg17", feature = "pg18"),
-            link_name = "expression_tree_walker_impl"
-        )]
+        #[cfg_attr(not(feature = "pg15"), link_name = "expression_tree_walker_impl")]
         pub fn expression_tree_walker(
             node: *mut pg_sys::Node,
             walker: Walker,
@@ -134,17 +128,17 @@ mod executor {
             no_error: bool,
             conflict: *mut bool,
             arbiters: *mut pg_sys::List,
-            #[cfg(not(any(feature = "pg14", feature = "pg15")))] only_summarizing: bool,
+            #[cfg(not(feature = "pg15"))] only_summarizing: bool,
         ) -> *mut pg_sys::List;
     }
 }
 pub(super) use executor::ExecComputeStoredGenerated;
 
 /// Which index entries an updated row needs.
-#[cfg(any(feature = "pg14", feature = "pg15"))]
+#[cfg(feature = "pg15")]
 pub(super) type IndexUpdate = ();
 /// Which index entries an updated row needs.
-#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+#[cfg(not(feature = "pg15"))]
 pub(super) type IndexUpdate = pg_sys::TU_UpdateIndexes::Type;
 
 /// Gives an executor state a range table of one relation, of which these columns are updated: triggers
@@ -173,12 +167,12 @@ pub(super) unsafe fn init_range_table(
         (*entry).relkind = (*(*relation).rd_rel).relkind;
         (*entry).rellockmode = pg_sys::RowExclusiveLock as i32;
         let list = pg_sys::lappend(std::ptr::null_mut(), entry.cast());
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        #[cfg(feature = "pg15")]
         {
             (*entry).updatedCols = updated;
             pg_sys::ExecInitRangeTable(estate, list);
         }
-        #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+        #[cfg(not(feature = "pg15"))]
         {
             // Its rights are those of the table's owner, and checked by nobody: the list has an entry
             // because later versions look for one.
@@ -206,9 +200,9 @@ pub(super) unsafe fn init_recheck(epq: *mut pg_sys::EPQState, estate: *mut pg_sy
     use std::ptr::null_mut;
     // SAFETY: by the contract.
     unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        #[cfg(feature = "pg15")]
         pg_sys::EvalPlanQualInit(epq, estate, null_mut(), null_mut(), -1);
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        #[cfg(not(feature = "pg15"))]
         pg_sys::EvalPlanQualInit(epq, estate, null_mut(), null_mut(), -1, null_mut());
     }
 }
@@ -228,9 +222,9 @@ pub(super) unsafe fn update_tuple(
 ) -> (pg_sys::TM_Result::Type, Option<IndexUpdate>) {
     let mut failure = pg_sys::TM_FailureData::default();
     let mut lock = pg_sys::LockTupleMode::LockTupleNoKeyExclusive;
-    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    #[cfg(feature = "pg15")]
     let mut indexes = false;
-    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    #[cfg(not(feature = "pg15"))]
     let mut indexes = pg_sys::TU_UpdateIndexes::TU_None;
     // SAFETY: by the contract; the closure holds nothing that needs dropping.
     unsafe {
@@ -249,9 +243,9 @@ pub(super) unsafe fn update_tuple(
                 &mut indexes,
             )
         });
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        #[cfg(feature = "pg15")]
         let indexes = indexes.then_some(());
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        #[cfg(not(feature = "pg15"))]
         let indexes = (indexes != pg_sys::TU_UpdateIndexes::TU_None).then_some(indexes);
         (outcome, indexes)
     }
@@ -279,12 +273,12 @@ pub(super) unsafe fn insert_index_entries(
     use std::ptr::null_mut;
     // SAFETY: by the contract.
     unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        #[cfg(feature = "pg15")]
         {
             let () = kind;
             pg_sys::ExecInsertIndexTuples(result, slot, estate, true, false, null_mut(), null_mut())
         }
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        #[cfg(not(feature = "pg15"))]
         pg_sys::ExecInsertIndexTuples(
             result,
             slot,
@@ -318,9 +312,9 @@ pub(super) unsafe fn insert_new_index_entries(
     }
     // SAFETY: by the contract; the list is empty.
     unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        #[cfg(feature = "pg15")]
         insert!();
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        #[cfg(not(feature = "pg15"))]
         insert!(false);
     }
 }
@@ -345,8 +339,6 @@ pub(super) unsafe fn before_row_triggers(
                 pg_sys::ExecBRUpdateTriggers(estate, epq, result, tid, null_mut(), slot $(, $more)*)
             };
         }
-        #[cfg(feature = "pg14")]
-        return fire!();
         #[cfg(feature = "pg15")]
         return fire!(null_mut());
         #[cfg(any(feature = "pg16", feature = "pg17"))]
@@ -372,9 +364,6 @@ pub(super) unsafe fn after_row_triggers(
     use std::ptr::null_mut;
     // SAFETY: by the contract.
     unsafe {
-        #[cfg(feature = "pg14")]
-        pg_sys::ExecARUpdateTriggers(estate, result, tid, null_mut(), slot, recheck, capture);
-        #[cfg(not(feature = "pg14"))]
         pg_sys::ExecARUpdateTriggers(
             estate,
             result,
@@ -392,29 +381,24 @@ pub(super) unsafe fn after_row_triggers(
 
 /// Calls `request` when the postmaster lets libraries ask for shared memory.
 pub fn when_memory_is_asked_for(request: fn()) {
-    #[cfg(feature = "pg14")]
-    request();
-    #[cfg(not(feature = "pg14"))]
-    {
-        static mut PREVIOUS: pg_sys::shmem_request_hook_type = None;
-        static mut REQUEST: Option<fn()> = None;
-        unsafe extern "C-unwind" fn hook() {
-            // SAFETY: variables of the postmaster, which has one thread.
-            unsafe {
-                if let Some(previous) = PREVIOUS {
-                    previous();
-                }
-                if let Some(request) = REQUEST {
-                    request();
-                }
+    static mut PREVIOUS: pg_sys::shmem_request_hook_type = None;
+    static mut REQUEST: Option<fn()> = None;
+    unsafe extern "C-unwind" fn hook() {
+        // SAFETY: variables of the postmaster, which has one thread.
+        unsafe {
+            if let Some(previous) = PREVIOUS {
+                previous();
+            }
+            if let Some(request) = REQUEST {
+                request();
             }
         }
-        // SAFETY: as above; called from `_PG_init`.
-        unsafe {
-            REQUEST = Some(request);
-            PREVIOUS = pg_sys::shmem_request_hook;
-            pg_sys::shmem_request_hook = Some(hook);
-        }
+    }
+    // SAFETY: as above; called from `_PG_init`.
+    unsafe {
+        REQUEST = Some(request);
+        PREVIOUS = pg_sys::shmem_request_hook;
+        pg_sys::shmem_request_hook = Some(hook);
     }
 }
 

