@@ -35,7 +35,7 @@ status=0
 # TESTDIR up to PostgreSQL 15, the other two from 16 on
 as_server env \
     FIELDCRYPT_TOOL="$work/cluster/fieldcrypt" \
-    PG_REGRESS="$pg_test/regress/pg_regress" PG_CONFIG="$pg_config" \
+    PG_REGRESS="$pg_test/regress/pg_regress" PG_CONFIG="$pg_bin/pg_config" \
     TESTDIR="$work/cluster" TESTDATADIR="$work/cluster/tmp_check" TESTLOGDIR="$work/cluster/tmp_check/log" \
     PG_TEST_TIMEOUT_DEFAULT="${PG_TEST_TIMEOUT_DEFAULT:-180}" \
     bash -c 'cd cluster/tests/cluster && exec prove --timer -I lib -I "$0" "$@"' "$pg_test/perl" \

@@ -16,8 +16,7 @@ max_parallel_workers_per_gather = 3
 max_parallel_workers = 8
 max_worker_processes = 16
 CONF
-my $force = $node->pg_version >= 16 ? 'debug_parallel_query' : 'force_parallel_mode';
-$node->append_conf('postgresql.conf', "$force = on\n");
+$node->append_conf('postgresql.conf', force_parallel() =~ s/SET (.*);/$1/r . "\n");
 $node->reload;
 
 value($node, <<'SQL');

@@ -8,6 +8,8 @@ use FieldcryptTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+needs_library('pg_cron');
+
 my $data = <<'SQL';
 CREATE TABLE t AS SELECT i, fieldcrypt.encrypt_field('of ' || i, tenant => 'tenant ' || i) AS value FROM generate_series(1, 25) AS i;
 CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'disk full' USING ERRCODE = 'disk_full'; END $$;

@@ -68,7 +68,7 @@ SQL
 	foreach my $name (sort keys %statements)
 	{
 		$sessions{$name}->value(q{SELECT fieldcrypt.decrypt_field(value) FROM kept WHERE tenant = 'tenant 1'});
-		$sessions{$name}->value('SET force_parallel_mode = on') if $name =~ /parallel/;
+		$sessions{$name}->value(force_parallel()) if $name =~ /parallel/;
 		(my $text = $statements{$name}) =~ s/'/''/g;
 		$sessions{$name}->send("SELECT paused('$text')");
 	}

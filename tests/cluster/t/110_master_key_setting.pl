@@ -37,6 +37,9 @@ my $read_kept = 'SELECT fieldcrypt.decrypt_field(value) FROM kept';
 my $encrypt = q{SELECT fieldcrypt.decrypt_field(fieldcrypt.encrypt_field('x'))};
 my $unprotected = qr/set without pg_fieldcrypt in shared_preload_libraries: refused, since every role can read it.*HINT:.*treat this master key as disclosed/s;
 
+# By ALTER SYSTEM it is not even put there: no such setting (15), no such name (16 and later).
+like("@{ run_sql($node, qq{$encrypt; ALTER SYSTEM SET $value})->{sqlstates} }", qr/^42704$|^42602$/, 'not by ALTER SYSTEM');
+
 # Where it is put, and how it is taken away again; before a session has loaded the library.
 foreach my $case (
 	[ 'the configuration file', undef ],
@@ -173,7 +176,7 @@ sub configure_key
 
 gives($node, $read_kept, 'kept', 'preloaded: the setting is the key');
 gives($node, 'SELECT DISTINCT source FROM fieldcrypt.master_key_status()', 'fieldcrypt.master_key', 'preloaded: the status names the source');
-gives($node, "SET force_parallel_mode = on; $read_kept", 'kept', 'preloaded: parallel workers have it too', user => 'app');
+gives($node, force_parallel() . "$read_kept", 'kept', 'preloaded: parallel workers have it too', user => 'app');
 
 # Nobody reads it.
 my @looks = (

@@ -75,7 +75,7 @@ my @ways = (
 	[ 'a prepared statement', 'PREPARE use AS SELECT OP; EXECUTE use; EXECUTE use; EXECUTE use; EXECUTE use; EXECUTE use; EXECUTE use', 'EXECUTE use' ],
 	[ 'a prepared statement with a generic plan, in a transaction', 'SET plan_cache_mode = force_generic_plan; PREPARE use AS SELECT OP; BEGIN; EXECUTE use', 'EXECUTE use' ],
 	[ 'a PL/pgSQL function', 'BEGIN; SELECT FN', 'SELECT FN' ],
-	[ 'parallel workers', q{SET force_parallel_mode = on; SELECT OP}, 'SELECT OP' ]);
+	[ 'parallel workers', force_parallel() . q{SELECT OP}, 'SELECT OP' ]);
 
 my %operations = (
 	reading => [ q{fieldcrypt.decrypt_field((SELECT value FROM kept WHERE tenant = 'TENANT' AND id = 1))}, q{read_one('TENANT')} ],

@@ -185,8 +185,8 @@ foreach my $call ([ q{SELECT fieldcrypt.encrypt_field('x')}, 'KF029' ], [ $own, 
 }
 gives($node, q{SET fieldcrypt.require_tenant = locked; SELECT fieldcrypt.key_id(fieldcrypt.encrypt_field('x', '', 'acme')) = fieldcrypt.key_id(v) FROM t WHERE tenant = 'acme'}, 't', 'locked: a tenant that the call names does');
 gives($node, "SET fieldcrypt.require_tenant = locked; BEGIN; SELECT fieldcrypt.lock_tenant('acme'); $own", "\nof acme", 'locked: a lock does');
-gives($node, "SET fieldcrypt.require_tenant = locked; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET force_parallel_mode = on; BEGIN; SELECT fieldcrypt.lock_tenant('acme'); $own", "\nof acme", 'locked: in a parallel worker, too');
-refused($node, "SET fieldcrypt.require_tenant = locked; SET force_parallel_mode = on; SET fieldcrypt.tenant = 'acme'; $own", 'KF029', 'locked: in a parallel worker, a tenant of the session does not count');
+gives($node, force_parallel() . "SET fieldcrypt.require_tenant = locked; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; BEGIN; SELECT fieldcrypt.lock_tenant('acme'); $own", "\nof acme", 'locked: in a parallel worker, too');
+refused($node, force_parallel() . "SET fieldcrypt.require_tenant = locked; SET fieldcrypt.tenant = 'acme'; $own", 'KF029', 'locked: in a parallel worker, a tenant of the session does not count');
 
 # A session that nobody shares has its temporary objects.
 gives($node, "SET fieldcrypt.require_tenant = $_; CREATE TEMP TABLE mine (v text); BEGIN; SELECT fieldcrypt.lock_tenant('acme'); $own", "\nof acme", "$_: temporary tables are no matter") foreach 'on', 'off';

@@ -55,16 +55,16 @@ value($node, <<'SQL');
 CREATE FUNCTION encrypt_in_parallel(tenant text) RETURNS bigint LANGUAGE plpgsql VOLATILE PARALLEL SAFE AS
 $$BEGIN RETURN fieldcrypt.key_id(fieldcrypt.encrypt_field('x', '', $1)); END$$;
 SQL
-refused($node, q{SET force_parallel_mode = on; SELECT encrypt_in_parallel('not made')}, 'KF013', qr/parallel query can't make one/, 'a parallel worker makes none');
-gives($node, q{SET force_parallel_mode = on; SELECT encrypt_in_parallel('one') > 0}, 't', 'but encrypts with an existing one');
+refused($node, force_parallel() . q{SELECT encrypt_in_parallel('not made')}, 'KF013', qr/parallel query can't make one/, 'a parallel worker makes none');
+gives($node, force_parallel() . q{SELECT encrypt_in_parallel('one') > 0}, 't', 'but encrypts with an existing one');
 # A worker that is the first to need the library, since the leader meets it only inside of a function: it
 # has the settings of its session all the same.
 value($node, <<'SQL');
 CREATE FUNCTION decrypt_in_parallel(value fieldcrypt.encrypted) RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS
 $$BEGIN RETURN fieldcrypt.decrypt_field($1); END$$;
 SQL
-gives($node, q{SET force_parallel_mode = on; SELECT decrypt_in_parallel(value) FROM kept WHERE name = 'one'}, 'one', 'a worker that loads the library has the master key');
-refused($node, q{SET fieldcrypt.tenant = 'two'; SET force_parallel_mode = on; SELECT decrypt_in_parallel(value) FROM kept WHERE name = 'one'}, 'KF006', 'and the session\'s tenant');
+gives($node, force_parallel() . q{SELECT decrypt_in_parallel(value) FROM kept WHERE name = 'one'}, 'one', 'a worker that loads the library has the master key');
+refused($node, force_parallel() . q{SET fieldcrypt.tenant = 'two'; SELECT decrypt_in_parallel(value) FROM kept WHERE name = 'one'}, 'KF006', 'and the session\'s tenant');
 gives($node, q{SELECT count(*) FROM fieldcrypt.encryption_keys WHERE tenant IN ('not made', 'third')}, '0', 'none was made');
 
 # Tenants.

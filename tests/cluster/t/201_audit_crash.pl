@@ -133,6 +133,6 @@ foreach my $mode ('immediate', 'fast')
 	accounts("a $mode stop");
 }
 
-my @bad = grep { /PANIC|XX000|unreachable|panicked/ } split /\n/, slurp_file($node->logfile);
+my @bad = grep { /PANIC:  |[A-Z]:  XX000: |unreachable|panicked/ } split /\n/, slurp_file($node->logfile);
 is("@bad", '', 'no internal error');
 done_testing();

@@ -98,7 +98,8 @@ gives($node, q{SELECT count(*) FILTER (WHERE status = 'critical'), count(*) FILT
 value($node, q{CREATE TABLE saved AS SELECT * FROM fieldcrypt.audit_retirements; SET session_replication_role = replica; UPDATE fieldcrypt.audit_retirements SET frontier = set_byte(frontier, 20, get_byte(frontier, 20) # 1)});
 gives($node, q{SELECT count(*) FILTER (WHERE status = 'critical') > 0 FROM fieldcrypt.verify_audit_log()}, 't', 'from another tree than the retired one nothing is proved');
 value($node, q{SET session_replication_role = replica; UPDATE fieldcrypt.audit_retirements AS r SET frontier = s.frontier FROM saved AS s WHERE s.id = r.id});
-$node->restart('immediate');
+$node->stop('immediate');
+$node->start;
 value($node, q{SELECT fieldcrypt.create_key('goes on after a crash')});
 ok(sealed(), 'also after a crash');
 like(run_sql($node, $apply)->{err}, qr/0 partitions retired/, 'nothing is left to be retired');

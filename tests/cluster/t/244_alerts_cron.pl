@@ -8,6 +8,8 @@ use FieldcryptTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+needs_library('pg_cron');
+
 my $node = new_cluster('cron', start => 0);
 $node->append_conf('postgresql.conf', join "\n",
 	q{shared_preload_libraries = 'pg_cron,pg_fieldcrypt'}, q{cron.database_name = 'postgres'}, q{max_worker_processes = 20},

@@ -7,8 +7,7 @@ use FieldcryptTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-chomp(my $libraries = `$ENV{PG_CONFIG} --pkglibdir`);
-plan skip_all => 'pgaudit is not installed' unless -e "$libraries/pgaudit.so";
+needs_library('pgaudit');
 
 my $node = new_cluster('libraries', conf => <<'CONF');
 shared_preload_libraries = 'pgaudit, pg_fieldcrypt'

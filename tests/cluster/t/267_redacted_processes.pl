@@ -93,7 +93,7 @@ foreach my $begin ('', 'BEGIN')
 
 # Processes that help with a plan.
 value($node, 'INSERT INTO plain SELECT i, i FROM generate_series(1, 5000) AS i; ANALYZE plain; INSERT INTO patients (id, age) SELECT i, i FROM generate_series(100, 5000) AS i; ANALYZE patients');
-my $parallel = 'SET force_parallel_mode = on; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;';
+my $parallel = force_parallel() . 'SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;';
 $log->hides(known("$parallel SELECT count(*) FROM patients WHERE ('CANARY' || age)::int > 0"), 'a parallel plan', qr/22P02/);
 $log->hides(known("$parallel CREATE FUNCTION hidden(t text) RETURNS text PARALLEL SAFE LANGUAGE plpgsql AS \$\$ BEGIN EXECUTE 'SELECT field' || 'crypt.ciphertext_info(NULL)'; RETURN t::int; END \$\$;
 	SELECT 1 / 0; SELECT 1; SELECT count(hidden('CANARY' || id)) FROM plain"), 'a parallel plan with a function of which nothing is known', undef);

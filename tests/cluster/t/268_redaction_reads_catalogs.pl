@@ -100,7 +100,7 @@ value($node, "CREATE FUNCTION makes_functions() RETURNS int LANGUAGE plpgsql AS 
 	EXECUTE format('CREATE FUNCTION pg_temp.of_it_%s() RETURNS int LANGUAGE sql AS ''SELECT 1''', i); n := n + i; PERFORM 1 / (2 - i); EXCEPTION WHEN division_by_zero THEN n := n + 100; END; END LOOP; RETURN n; END \$f\$");
 $session->gives('SELECT makes_functions()', '106', 'blocks that catch errors');
 value($node, 'INSERT INTO plain SELECT i, i FROM generate_series(1, 2000) AS i; ANALYZE plain');
-$session->value('SET force_parallel_mode = on; SET max_parallel_workers_per_gather = 2; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0');
+$session->value(force_parallel() . 'SET max_parallel_workers_per_gather = 2; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0');
 value($node, "CREATE FUNCTION the_last() RETURNS int LANGUAGE sql AS 'SELECT 1'");
 $session->gives('SELECT sum(id) FROM plain', '2001000', 'a parallel plan');
 $session->close;

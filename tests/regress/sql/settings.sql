@@ -64,9 +64,9 @@ SELECT fieldcrypt.key_id(for_acme('x')) = fieldcrypt.create_key('acme') AS is_ac
 ALTER ROLE regress_fc_ordinary SET fieldcrypt.tenant = 'theirs';
 SELECT test.outcome('ALTER ROLE regress_fc_ordinary SET fieldcrypt.tenant = ' || quote_literal(repeat('t', 1025))) AS too_long;
 
--- The others are the administrator's.
+-- The others are the administrator's. The words are Postgres's, and other ones from version to version.
 SET ROLE regress_fc_ordinary;
-SELECT statement, e.code, e.message FROM (VALUES
+SELECT statement, e.code FROM (VALUES
     ('SET fieldcrypt.require_tenant = off'), ('SET fieldcrypt.create_keys_on_use = on'), ('SET fieldcrypt.key_cache_size = 10'), ('SET fieldcrypt.master_key_file = ''/tmp/x'''), ('SET fieldcrypt.master_key_command = ''id'''),
     ('SET fieldcrypt.master_key_command_timeout = 1000'), ('SHOW fieldcrypt.master_key_file'), ('SHOW fieldcrypt.master_key_command'),
     ('SELECT current_setting(''fieldcrypt.master_key_file'')'), ('SHOW fieldcrypt.key_cache_size')) AS v (statement),
@@ -75,7 +75,7 @@ SELECT name FROM pg_settings WHERE name LIKE 'fieldcrypt.master_key%' ORDER BY n
 RESET ROLE;
 
 -- Superusers can't set them in a session, a role or a database either, nor a command or key through ALTER SYSTEM.
-SELECT statement, e.code, e.message FROM (VALUES
+SELECT statement, e.code FROM (VALUES
     ('SET fieldcrypt.master_key_file = ''/tmp/x'''), ('SET LOCAL fieldcrypt.master_key_command = ''id'''),
     ('ALTER ROLE regress_fc_ordinary SET fieldcrypt.master_key_file = ''/tmp/x'''),
     ('ALTER DATABASE regression SET fieldcrypt.master_key_command = ''id'''),
@@ -84,14 +84,11 @@ SELECT statement, e.code, e.message FROM (VALUES
     ('SET fieldcrypt.key_cache_size = 0'), ('SET fieldcrypt.key_cache_size = -1'), ('SET fieldcrypt.key_cache_size = 10000001'),
     ('SET fieldcrypt.key_cache_size = ''many'''), ('SET fieldcrypt.key_cache_size = 10000000'), ('SET fieldcrypt.key_cache_size = 1')) AS v (statement),
     test.error(statement) AS e;
+\set VERBOSITY sqlstate
 ALTER SYSTEM SET fieldcrypt.master_key_command = 'id';
-\echo :LAST_ERROR_SQLSTATE
-ALTER SYSTEM SET fieldcrypt.master_key = '0000000000000000000000000000000000000000000000000000000000000000';
-\echo :LAST_ERROR_SQLSTATE
 ALTER SYSTEM SET fieldcrypt.master_key_command_timeout = '1h';
-\echo :LAST_ERROR_SQLSTATE
 ALTER SYSTEM SET fieldcrypt.master_key_command_timeout = '99ms';
-\echo :LAST_ERROR_SQLSTATE
+\set VERBOSITY terse
 
 -- A misspelt setting is an error.
 SET fieldcrypt.tennant = 'acme';
