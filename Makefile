@@ -34,7 +34,7 @@ psql: ## open psql on the demo's cluster
 stop: ## stop the demo's cluster
 	@pgrx-config/cluster.sh stop
 
-test: ## everything: core, fuzzing, SQL, concurrency, real clusters (VERSIONS=15 for one server alone)
+test: ## everything on PostgreSQL 15, and what differs on 16 to 18 (VERSIONS=15: on that alone)
 	@tests/run/all.sh
 
 test-matrix: ## everything on each of PostgreSQL 15 to 18
