@@ -5,8 +5,7 @@ use std::cell::Cell;
 
 use crate::error::Error;
 use crate::pg::callbacks::transaction_serial;
-use crate::pg::report;
-use crate::pg::spi;
+use crate::pg::{encoding, report, spi};
 
 /// The version of this library.
 pub const LIBRARY: &str = env!("CARGO_PKG_VERSION");
@@ -21,11 +20,12 @@ pub fn warn_of_older_catalog() -> Result<(), Error> {
     if WARNED.replace(transaction_serial()) == transaction_serial() {
         return Ok(());
     }
-    let catalog = spi::text(
+    let catalog = spi::first_row(
         "SELECT e.extversion FROM pg_catalog.pg_extension AS e
           WHERE e.extname OPERATOR(pg_catalog.=) 'pg_fieldcrypt'
             AND pg_catalog.to_regprocedure('fieldcrypt_internal.check_extension_version(pg_catalog.jsonb)') IS NULL",
         &[],
+        |row| row.bytes(1).map(encoding::lossy),
     )?;
     if let Some(catalog) = catalog {
         report::warn(&Error::CatalogIsOlder { catalog, library: LIBRARY }.report());

@@ -149,6 +149,7 @@ function check_deactivated_keys(jsonb) v u p
 function check_default_tenant(jsonb) v u p
 function check_encrypted_indexes(jsonb) v u p
 function check_enforced_contexts(jsonb) v u p
+function check_extension_version(jsonb) v u p
 function check_failed_decrypts(jsonb) v u p
 function check_key_age(jsonb) v u p
 function check_key_destruction(jsonb) v u p
@@ -175,6 +176,7 @@ function check_unusual_volume(jsonb) v u p
 function check_values_elsewhere(jsonb) v u p
 function claim_chunk(integer,oid[]) v u d p
 function column_names(oid) s u p
+function complete_privileges() v u p
 function contexts_of(oid) s u d p
 function count_active_tenants() s u d p
 function count_in(oid,bigint[]) v u p
@@ -255,6 +257,7 @@ function left_alone(jsonb) i u p
 function lets_values_out(text,text) i u p
 function list_failures(oid,jsonb) v u p
 function list_of(text[],integer) s u p
+function library_version() s s
 function live_runs() s u d p
 function loaded_master_keys() v r
 function lock_audit_partition(text) v u p
@@ -396,6 +399,7 @@ function verification_step() v u d p
 function verify_batch(oid,bigint,bigint,bigint,bigint,text) v u
 function verify_begin(regclass,text) v u d p
 function verify_step(oid) v u d p
+function version_parts(text) i u p
 function with_descendants(oid) s u p
 function without_figures(text) i u p
 function write_origin(boolean,text) v u p
