@@ -2,6 +2,7 @@
 #
 #   my %catalog = catalog($node, 'postgres');                 # "function fieldcrypt.key_id(…)" => { "owner" => …, … }
 #   my @differences = differences(\%updated, \%fresh);        # texts, empty if they are equal
+#   my @statements = statements(\%updated, \%fresh);          # SQL that makes the first what the second is, as far as it is clear
 package Catalog;
 
 use strict;
@@ -11,7 +12,7 @@ use Exporter 'import';
 use FieldcryptTest;
 use JSON::PP ();
 
-our @EXPORT = qw(catalog differences);
+our @EXPORT = qw(catalog differences statements);
 
 # What is compared: for each object a text that names it, and a JSON object of what it is. No object ids, which differ, and
 # nothing that users set up themselves: rights of other roles than the owner are not the extension's.
@@ -195,6 +196,54 @@ sub differences
 		}
 	}
 	return @differences;
+}
+
+# What would do away with the differences, where that is plain from the catalogs. A person decides: rows may have to follow.
+sub statements
+{
+	my ($got, $expected) = @_;
+	my @statements;
+	my %all = (%$got, %$expected);
+	foreach my $name (sort keys %all)
+	{
+		my ($is, $should) = ($got->{$name}, $expected->{$name});
+		my ($kind, $what) = $name =~ /^(column|constraint|index|trigger|policy|rule|dumped table|function|procedure|view|table|type|sequence|operator|cast|event trigger|member:|[\w ]+?) (.+)$/;
+		my ($part, $table) = $what =~ /^(\S+) of (.+)$/;
+		my ($relation, $column) = $what =~ /^(.*)\.([^.]+)$/;
+		if (!$should)
+		{
+			push @statements,
+			    $kind eq 'column' ? "ALTER TABLE $relation DROP COLUMN $column;"
+			  : $kind eq 'constraint' ? "ALTER TABLE $table DROP CONSTRAINT $part;"
+			  : $kind =~ /^(?:trigger|policy|rule)$/ ? 'DROP ' . uc($kind) . " $part ON $table;"
+			  : $kind eq 'member:' || $kind eq 'dumped table' ? ()
+			  : 'DROP ' . uc($kind) . " $what;";
+		}
+		elsif (!$is)
+		{
+			push @statements,
+			    $kind eq 'column' ? "ALTER TABLE $relation ADD COLUMN $column $should->{type}" . ($should->{'not null'} ? ' NOT NULL' : '') . (defined $should->{default} ? " DEFAULT $should->{default}" : '') . ';'
+			  : $kind eq 'constraint' ? "ALTER TABLE $table ADD CONSTRAINT $part $should->{definition};"
+			  : $kind eq 'dumped table' ? "SELECT pg_catalog.pg_extension_config_dump('$what', '" . ($should->{condition} // '') . q{');}
+			  : $kind eq 'member:' ? ()
+			  : $kind =~ /^(?:index|trigger|rule)$/ ? "$should->{definition};"
+			  : "-- what makes $name in sql/";
+		}
+		elsif (ref $should eq 'HASH')
+		{
+			foreach my $property (grep { ($is->{$_} // '') ne ($should->{$_} // '') && ref($should->{$_}) !~ /^(?:ARRAY|HASH)$/ } sort keys %$should)
+			{
+				push @statements,
+				    $kind eq 'column' && $property eq 'type' ? "ALTER TABLE $relation ALTER COLUMN $column TYPE $should->{type};"
+				  : $kind eq 'column' && $property eq 'default' ? "ALTER TABLE $relation ALTER COLUMN $column " . (defined $should->{default} ? "SET DEFAULT $should->{default};" : 'DROP DEFAULT;')
+				  : $kind eq 'column' && $property eq 'not null' ? "ALTER TABLE $relation ALTER COLUMN $column " . ($should->{'not null'} ? 'SET' : 'DROP') . ' NOT NULL;'
+				  : $kind =~ /^(?:index|trigger|constraint)$/ && $property eq 'definition' ? "-- DROP, then: $should->{definition};"
+				  : $property eq 'comment' ? '-- the COMMENT ON ' . uc($kind) . " $what of sql/"
+				  : ();
+			}
+		}
+	}
+	return @statements;
 }
 
 1;

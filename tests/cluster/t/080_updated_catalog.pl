@@ -103,6 +103,17 @@ foreach my $alteration (@alterations)
 	my ($done, $wanted) = @$alteration;
 	ok(scalar(grep { ref $wanted ? /$wanted/ : $_ eq $wanted } @differences), "the comparison sees it: $done") or diag "wanted: $wanted";
 }
+# And says what would mend it.
+my @statements = statements(\%altered, \%fresh);
+foreach my $statement (
+	'ALTER TABLE fieldcrypt.master_keys DROP COLUMN more;', 'ALTER TABLE fieldcrypt.alerts DROP CONSTRAINT more;',
+	'ALTER TABLE fieldcrypt.audit_verifications ALTER COLUMN detail TYPE text;', 'ALTER TABLE fieldcrypt.rotation_log ALTER COLUMN tenant SET NOT NULL;',
+	'DROP FUNCTION fieldcrypt.something();', 'DROP POLICY more ON fieldcrypt.origins;',
+	'CREATE TRIGGER refuse_change BEFORE DELETE OR UPDATE ON fieldcrypt.column_contexts FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.refuse_change();',
+	q{SELECT pg_catalog.pg_extension_config_dump('fieldcrypt_internal.audit_log_2026', '');})
+{
+	ok(scalar(grep { $_ eq $statement } @statements), "it says: $statement");
+}
 
 no_crash($node);
 $node->stop;
@@ -114,6 +125,7 @@ sub same_catalog
 	my ($name, $how) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my %catalog = catalog($node, $name);
-	is(join("\n", differences(\%catalog, \%fresh)), '', "$how: what a new database has");
+	is(join("\n", differences(\%catalog, \%fresh)), '', "$how: what a new database has")
+	  or diag join "\n", 'perhaps, in sql/updates (see README.md there):', statements(\%catalog, \%fresh);
 	return;
 }
