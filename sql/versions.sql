@@ -23,7 +23,7 @@ DECLARE
     granted record;
 BEGIN
     IF coalesce(current_setting('fieldcrypt_update.noted', true), '') = ''
-       OR NOT pg_has_role(current_user, (SELECT n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'fieldcrypt'), 'USAGE') THEN
+       OR pg_has_role(current_user, (SELECT n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'fieldcrypt'), 'USAGE') IS NOT TRUE THEN
         RETURN;
     END IF;
     noted := current_setting('fieldcrypt_update.noted');
