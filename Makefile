@@ -64,6 +64,10 @@ bench: setup install ## measure against the competitors, write the table and the
 lint: setup ## rustfmt, clippy, floors, table of errors, cargo-deny, shellcheck
 	@tests/run/lint.sh
 
+.PHONY: release
+release: ## keep the SQL scripts of this version for ever, in sql/released
+	@pgrx-config/build.sh release
+
 fmt: ## format the code
 	@cargo fmt --all
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # build.sh build | install | package: the extension for PostgreSQL $PG, always in release mode.
+# build.sh release: keeps the scripts of this version for ever.
 #
 # All that an extension consists of is put together here: the library, which cargo builds; the script, which
-# is the SQL files one after the other; the control file. The tool of pgrx (cargo-pgrx) would do no more,
-# since no function is declared in Rust, and takes longer to compile than all this.
+# is the SQL files one after the other; the scripts that update to it, and those of earlier versions; the control file.
+# The tool of pgrx (cargo-pgrx) would do no more, since no function is declared in Rust, and takes longer to compile than all
+# this.
 source "$(dirname "$0")/lib.sh"
 
 tree=$target/package/pg$pg # the files as they lie on a server: usr/lib/…, usr/share/…
@@ -15,7 +17,8 @@ main() {
         build) build ;;
         install) build && install_tree ;;
         package) build && archive ;;
-        *) die "usage: build.sh build | install | package" ;;
+        release) release ;;
+        *) die "usage: build.sh build | install | package | release" ;;
     esac
 }
 
@@ -39,7 +42,7 @@ build() {
 # Folders count too: their time tells of files removed.
 changed_since_stamp() {
     find Cargo.toml Cargo.lock ./*.control rust-toolchain.toml .cargo src sql crates pgrx-config/build.sh \
-        -name fuzz -prune -o -newer "$stamp" -print -quit 2>/dev/null || true
+        pgrx-config/update_script.pl -name fuzz -prune -o -newer "$stamp" -print -quit 2>/dev/null || true
 }
 
 put_together() {
@@ -51,7 +54,30 @@ put_together() {
     mkdir -p "$extension"
     sed "s/@CARGO_VERSION@/$version/" pg_fieldcrypt.control >"$extension/pg_fieldcrypt.control"
     script >"$extension/pg_fieldcrypt--$version.sql"
-    find sql -maxdepth 1 -name 'pg_fieldcrypt--*--*.sql' -exec install -m 644 -t "$extension" {} +
+    # Earlier versions, and what updates from the last of them: PostgreSQL finds a way through all of these.
+    install -m 644 -t "$extension" sql/released/*.sql
+    update_scripts "$extension"
+}
+
+# What ALTER EXTENSION UPDATE runs, from the last version that was released to this one.
+update_scripts() {
+    local written from
+    for written in sql/updates/*--"$version".sql; do
+        if [[ ! -e $written ]]; then return; fi # released already: the script is kept
+        from=$(basename "${written%%--*}")
+        pgrx-config/update_script.pl "$from" "$version" "sql/released/pg_fieldcrypt--$from.sql" <(script) "$written" \
+            >"$1/pg_fieldcrypt--$from--$version.sql"
+    done
+}
+
+# The written part of the update is in what is kept; the next version begins another.
+release() {
+    [[ ! -e sql/released/pg_fieldcrypt--$version.sql ]] || die "$version was released already"
+    script >"sql/released/pg_fieldcrypt--$version.sql"
+    update_scripts sql/released
+    rm -f sql/updates/*--"$version".sql
+    (cd sql/released && sha256sum -- *.sql >SHA256SUMS)
+    say "Kept the scripts of $version in sql/released. The version in Cargo.toml is to be the next one, with a file sql/updates/$version--NEXT.sql"
 }
 
 seen_by_server() {
@@ -66,7 +92,7 @@ script() {
     local files file
     mapfile -t files < <(grep -v '^#' sql/order.txt)
     diff <(printf '%s\n' "${files[@]}" | sort) \
-        <(find sql -maxdepth 1 -name '*.sql' ! -name 'pg_fieldcrypt--*' -printf '%f\n' | sort) >&2 ||
+        <(find sql -maxdepth 1 -name '*.sql' -printf '%f\n' | sort) >&2 ||
         die "sql/order.txt does not name each file of sql/ once ('<' is the list, '>' the folder)"
     printf '%s\n' '\echo Use "CREATE EXTENSION pg_fieldcrypt" to load this file. \quit'
     for file in "${files[@]}"; do

@@ -52,6 +52,7 @@ AS $$
            ('table_audited', 'had changes of a table recorded from then on', NULL),
            ('table_detached', 'detached a partition, whose changes are recorded no more', NULL),
            ('table_unaudited', 'had changes of a table recorded no more', NULL),
+           ('extension_updated', 'updated the extension', NULL),
            ('access_granted', 'granted access', NULL),
            ('access_revoked', 'revoked access', NULL),
            ('access_snapshot', 'found a change of who may do what', NULL),

@@ -20,6 +20,34 @@ END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.check_preload(jsonb) IS 'check: whether the library is preloaded';
 
+-- A library of 0.1.0 does not say which version it is of: nothing later is without library_version().
+CREATE FUNCTION fieldcrypt_internal.check_extension_version(used jsonb) RETURNS fieldcrypt_internal.health_finding
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    catalog text := (SELECT e.extversion FROM pg_extension AS e WHERE e.extname = 'pg_fieldcrypt');
+    library text;
+    is_older boolean;
+BEGIN
+    BEGIN
+        library := fieldcrypt_internal.library_version();
+    EXCEPTION WHEN undefined_function THEN
+        library := '0.1.0';
+    END;
+    IF library = catalog THEN
+        RETURN fieldcrypt_internal.finding_of('ok', format('this database has version %s of the extension, and the library is of the same', catalog));
+    END IF;
+    is_older := fieldcrypt_internal.version_parts(catalog) < fieldcrypt_internal.version_parts(library);
+    RETURN fieldcrypt_internal.finding_of(
+        CASE WHEN is_older THEN 'warning' ELSE 'critical' END,
+        format('this database has version %s of the extension, and the library is of %s', catalog, library),
+        CASE WHEN is_older THEN 'ALTER EXTENSION pg_fieldcrypt UPDATE. See docs/operations.md.'
+             ELSE 'The library is older than what it is to serve: install that of this version, and restart the server if it preloads it.' END,
+        ARRAY[catalog, library]);
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.check_extension_version(jsonb) IS 'check: whether this database and the library are of one version';
+
 -- A setting is looked for where it holds for the server, in the files too: the session that asks may have
 -- another value by its role. And where it holds for single roles and databases.
 CREATE FUNCTION fieldcrypt_internal.settings_that_hold(names text[]) RETURNS TABLE (name text, value text, holder text)

@@ -23,8 +23,9 @@ fn master_key_source() -> Result<Value, Error> {
     Ok(json!({ "source": source, "weaknesses": weaknesses }))
 }
 
-/// `fieldcrypt.health_hours` as JSON; NULL if it is empty.
+/// `fieldcrypt.health_hours` as JSON; NULL if it is empty. The first that all versions of `health` ask for.
 fn health_hours() -> Result<Option<Value>, Error> {
+    health::version::warn_of_older_catalog()?;
     Ok(health::hours().map(|hours| {
         json!({
             "days": hours.days(), "start": hours.start, "end": hours.end, "zone": hours.zone,

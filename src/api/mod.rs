@@ -34,3 +34,4 @@ mod tenant;
 #[path = "type.rs"]
 mod types;
 mod value_verification;
+mod versions;

@@ -98,6 +98,8 @@ events! {
     AuditFindingsAcknowledged = "audit_findings_acknowledged",
     /// A year of the log was emptied.
     AuditRetired = "audit_retired",
+    /// ALTER EXTENSION UPDATE.
+    ExtensionUpdated = "extension_updated",
     AccessGranted = "access_granted",
     AccessRevoked = "access_revoked",
     /// Which roles a privilege reaches has changed.

@@ -1,8 +1,9 @@
-//! Health: thresholds, and a look at where the master key lies. The checks are SQL, in `sql/health*.sql`.
+//! Health: thresholds, a look at where the master key lies, the library's version. The checks are SQL, in `sql/health*.sql`.
 
 mod hours;
 mod settings;
 mod source;
+pub mod version;
 
 pub use settings::{hours, init};
 pub use source::weaknesses;

@@ -8,6 +8,7 @@ trap 'rm -f "$log"' EXIT
 status=0
 tests/run/floors.pl || status=1
 tests/run/errors.pl || status=1
+tests/run/released.sh || status=1
 cargo test --locked --workspace --exclude pg_fieldcrypt --exclude fieldcrypt-pg --no-fail-fast 2>&1 | tee "$log" || status=$?
 # All orders in which the processes of a server can meet at a queue of events. Built apart: the flag is
 # of every crate.

@@ -129,7 +129,8 @@ for my $folder ('src', sort glob 'crates/*/src') {
         problem("a circle of $size files in $room") if $size > $LARGEST_CIRCLE;
     }
 }
-for my $file (split /\n/, `find src crates/pg/src sql -name '*.rs' -o -name '*.sql' | sort`) {
+# sql/released is put together from files, as it was released.
+for my $file (split /\n/, `find src crates/pg/src sql -path sql/released -prune -o -name '*.rs' -print -o -name '*.sql' -print | sort`) {
     my $lines = () = do { open my $in, '<', $file or die "$file: $!\n"; <$in> };
     problem("$file has $lines lines") if $lines > $LONGEST_FILE;
 }

@@ -24,6 +24,7 @@ for fuzz in crates/*/fuzz/Cargo.toml; do
 done
 check tests/run/floors.pl
 check tests/run/errors.pl
+check tests/run/released.sh
 check cargo clippy --locked --workspace --all-targets --no-default-features --features "pg$pg" -- -D warnings
 
 if ! command -v cargo-deny >/dev/null; then

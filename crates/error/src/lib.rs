@@ -51,6 +51,8 @@ pub enum Error {
     KeyTable(String),
     /// A key is needed and can't be made here.
     CannotCreateKey(KeyCreationRefused),
+    /// What this database has of the extension is of an earlier version than the library: a warning.
+    CatalogIsOlder { catalog: String, library: &'static str },
     /// The keys of this database are made on another node.
     KeysComeFrom(KeysFrom),
     /// ANALYZE, an index build or a materialized view asked for plaintext.
@@ -440,6 +442,11 @@ impl Error {
                     }
                 ),
                 "Make it ahead of time, on the primary: SELECT fieldcrypt.create_key(tenant).",
+            ),
+            Self::CatalogIsOlder { catalog, library } => (
+                b"KF035",
+                format!("this database has pg_fieldcrypt {catalog}, and the library is of {library}"),
+                "ALTER EXTENSION pg_fieldcrypt UPDATE; what is there works until then. See docs/operations.md.",
             ),
             Self::KeysComeFrom(from) => (
                 b"KF034",

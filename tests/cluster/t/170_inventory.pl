@@ -26,8 +26,10 @@ value($node, 'CREATE EXTENSION pg_fieldcrypt');
 
 # volatility, parallel safety, then: s strict, d SECURITY DEFINER, p its search_path is set, l leakproof.
 my %expected;
-# What users see. A function that they do not call by name, or a table that they do not read, belongs below.
+# What users see, by the version that it is there since: what was released stays, by its name and its arguments. A function
+# that they do not call by name, or a table that they do not read, belongs below.
 $expected{fieldcrypt} = <<'EXPECTED';
+since 0.1.0
 function acknowledge_audit_findings(text) v u
 function acknowledge_audit_fork(text) v u
 function audit_export(timestamp with time zone,timestamp with time zone) v u
@@ -113,6 +115,7 @@ table value_verifications
 view audit_trail
 view fieldcrypt_stats
 view reencryption_progress
+since 0.2.0
 EXPECTED
 # What that is made of.
 $expected{fieldcrypt_internal} = <<'EXPECTED';
@@ -149,6 +152,7 @@ function check_deactivated_keys(jsonb) v u p
 function check_default_tenant(jsonb) v u p
 function check_encrypted_indexes(jsonb) v u p
 function check_enforced_contexts(jsonb) v u p
+function check_extension_version(jsonb) v u p
 function check_failed_decrypts(jsonb) v u p
 function check_key_age(jsonb) v u p
 function check_key_destruction(jsonb) v u p
@@ -175,6 +179,7 @@ function check_unusual_volume(jsonb) v u p
 function check_values_elsewhere(jsonb) v u p
 function claim_chunk(integer,oid[]) v u d p
 function column_names(oid) s u p
+function complete_privileges() v u p
 function contexts_of(oid) s u d p
 function count_active_tenants() s u d p
 function count_in(oid,bigint[]) v u p
@@ -255,6 +260,7 @@ function left_alone(jsonb) i u p
 function lets_values_out(text,text) i u p
 function list_failures(oid,jsonb) v u p
 function list_of(text[],integer) s u p
+function library_version() s s
 function live_runs() s u d p
 function loaded_master_keys() v r
 function lock_audit_partition(text) v u p
@@ -396,6 +402,7 @@ function verification_step() v u d p
 function verify_batch(oid,bigint,bigint,bigint,bigint,text) v u
 function verify_begin(regclass,text) v u d p
 function verify_step(oid) v u d p
+function version_parts(text) i u p
 function with_descendants(oid) s u p
 function without_figures(text) i u p
 function write_origin(boolean,text) v u p
@@ -424,10 +431,32 @@ SELECT DISTINCT CASE relkind WHEN 'S' THEN 'sequence ' WHEN 'v' THEN 'view ' WHE
 SQL
 foreach my $schema (sort keys %expected)
 {
-	my @expected = split /\n/, $expected{$schema};
+	my @expected = grep { !/^since / } split /\n/, $expected{$schema};
 	my @got = split /\n/, value($node, $inventory =~ s/SCHEMA/$schema/gr);
 	is_deeply([ sort @got ], [ sort @expected ], "every function, table and sequence of $schema is listed, as it is")
 	  or do { my %e = map { $_ => 1 } @expected; my %g = map { $_ => 1 } @got; diag "not expected:\n" . join("\n", grep { !$e{$_} } sort keys %g) . "\nmissing:\n" . join("\n", grep { !$g{$_} } sort keys %e) };
+}
+
+# What is listed as of a version was in it, and what was in it is listed: nothing that users call goes away.
+foreach my $version (map { m{/pg_fieldcrypt--([0-9.]+)\.sql$} ? $1 : () } glob "$ENV{TESTDIR}/sql/released/*.sql")
+{
+	my ($since, @listed) = ('');
+	foreach my $line (split /\n/, $expected{fieldcrypt})
+	{
+		if ($line =~ /^since (.*)/) { $since = $1 }
+		elsif (older_or_same($since, $version)) { push @listed, $line }
+	}
+	my $db = 'as_' . $version =~ tr/./_/r;
+	value($node, "CREATE DATABASE $db");
+	value($node, "CREATE EXTENSION pg_fieldcrypt VERSION '$version'", db => $db);
+	my $signatures = sub { return [ sort map { s/^((?:function|procedure) [^)]*\)).*/$1/r } @_ ] };
+	is_deeply($signatures->(split /\n/, value($node, $inventory =~ s/SCHEMA/fieldcrypt/gr, db => $db)), $signatures->(@listed), "what users call since $version, or longer");
+}
+
+sub older_or_same
+{
+	my ($one, $other) = map { join '', map { sprintf '%05d', $_ } split /\./ } @_;
+	return $one le $other;
 }
 
 # What the README tells users to type fits on two screens; the tables and views, which say more, on a few.
