@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# all.sh [matrix]: everything that `make test` promises, on PostgreSQL 15; on 16 to 18 the SQL and concurrency tests
-# and the files on real clusters that meet what differs between versions. With `matrix` everything on each of them.
+# all.sh [matrix]: everything that `make test` promises, on PostgreSQL 15; on 18 the SQL and concurrency tests and the
+# files on real clusters that meet what differs between versions, on 16 and 17 a few of those. With `matrix` everything on each of them.
 # VERSIONS="15 18" names others, to be tested whole, PG_CONFIG=/path/to/pg_config one that is there.
 # A failing suite does not keep the others from running.
 source "$(dirname "$0")/../../pgrx-config/lib.sh"
@@ -11,18 +11,22 @@ trap 'rm -f "$FIELDCRYPT_RESULTS"*' EXIT
 
 # Files of tests/cluster that meet code which differs between versions of PostgreSQL, or its replication,
 # dumps, plans, settings and log lines.
+# The first list is that of the newest version, the second that of those between.
 differing="003 006 007 009 030 031 032 033 035 037 110 180 183 185 189 201 205 213 222 240 260 261 262 264 266 274"
+smoke="003 006 009 030 110 180 201 260"
 
 main() {
     whole=(15)
-    partly=(18 17 16)
-    if [[ ${1:-} == matrix ]]; then whole=(15 16 17 18) partly=(); fi
+    partly=(18)
+    briefly=(17 16)
+    if [[ ${1:-} == matrix ]]; then whole=(15 16 17 18) partly=() briefly=(); fi
     # shellcheck disable=SC2206 # words
-    if [[ -n ${PG_CONFIG:-} ]]; then whole=("$pg") partly=(); elif [[ -n ${VERSIONS:-} ]]; then whole=($VERSIONS) partly=(); fi
+    if [[ -n ${PG_CONFIG:-} ]]; then whole=("$pg") partly=() briefly=(); elif [[ -n ${VERSIONS:-} ]]; then whole=($VERSIONS) partly=() briefly=(); fi
 
     suite core tests/run/core.sh
     for pg in "${whole[@]}"; do server "$pg" ""; done
     for pg in "${partly[@]}"; do server "$pg" "$differing"; done
+    for pg in "${briefly[@]}"; do server "$pg" "$smoke"; done
     suite fuzz tests/run/fuzz.sh
     summary
 }
