@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # all.sh [matrix]: everything that `make test` promises, on PostgreSQL 15; on 18 the SQL and concurrency tests and the
-# files on real clusters that meet what differs between versions, on 16 and 17 a few of those. With `matrix` everything on each of them.
+# files on real clusters that meet what differs between versions, on 16 and 17 a few of those. With `matrix` everything on
+# each of them.
 # VERSIONS="15 18" names others, to be tested whole, PG_CONFIG=/path/to/pg_config one that is there.
 # A failing suite does not keep the others from running.
 source "$(dirname "$0")/../../pgrx-config/lib.sh"
@@ -23,6 +24,7 @@ main() {
     # shellcheck disable=SC2206 # words
     if [[ -n ${PG_CONFIG:-} ]]; then whole=("$pg") partly=() briefly=(); elif [[ -n ${VERSIONS:-} ]]; then whole=($VERSIONS) partly=() briefly=(); fi
 
+    pgrx-config/setup.sh
     suite core tests/run/core.sh
     for pg in "${whole[@]}"; do server "$pg" ""; done
     for pg in "${partly[@]}"; do server "$pg" "$differing"; done
