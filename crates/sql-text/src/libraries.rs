@@ -30,9 +30,11 @@ pub fn mask_audit(message: &[u8], running: &[u8], out: &mut Text) -> Result<(), 
         out.push(field)?;
         out.push(b",")?;
     }
-    if !says(statement, running) {
+    let Some(running) =
+        [running, without_end(running)].into_iter().find(|own| says(statement, own))
+    else {
         return out.push(VALUE);
-    }
+    };
     for field in [object_kind, object] {
         out.push(field)?;
         out.push(b",")?;
@@ -71,6 +73,12 @@ pub fn mask_job(message: &[u8], out: &mut Text) -> Result<(), OutOfMemory> {
         out.push(level.get(..length + 2).unwrap_or_default())?;
     }
     out.push(VALUE)
+}
+
+/// A statement without the semicolon that ends it and what is blank around it, as pgaudit for PostgreSQL 18 writes it.
+fn without_end(statement: &[u8]) -> &[u8] {
+    let statement = statement.trim_ascii();
+    statement.strip_suffix(b";").unwrap_or(statement).trim_ascii_end()
 }
 
 /// Whether this is what a field of CSV says.

@@ -53,6 +53,18 @@ fn lines_of_libraries_lose_what_is_not_the_clients() {
         audit("SELECT 5", "AUDIT: OBJECT,1,1,READ,SELECT,,,SELECT 5,<none>"),
         "AUDIT: OBJECT,1,1,READ,SELECT,,,SELECT 0,<none>"
     );
+    // Without what ends it: pgaudit for PostgreSQL 18.
+    for statement in ["SELECT 5;", " SELECT 5 ;\n"] {
+        assert_eq!(
+            audit(statement, "AUDIT: OBJECT,1,1,READ,SELECT,,,SELECT 5,<none>"),
+            "AUDIT: OBJECT,1,1,READ,SELECT,,,SELECT 0,<none>"
+        );
+    }
+    // One of several is not the statement.
+    assert_eq!(
+        audit("SELECT 5; SELECT 6;", "AUDIT: OBJECT,1,1,READ,SELECT,,,SELECT 5,<none>"),
+        "AUDIT: OBJECT,1,1,READ,SELECT,***"
+    );
 
     for (line, expected) in [
         ("cron job 12 starting: SELECT f('x: y', 5)", "cron job 12 starting: SELECT f('***', 0)"),
