@@ -2,8 +2,8 @@
 # PG=18 chooses another PostgreSQL than 15, PG_CONFIG=/path/to/pg_config a server that is there, T=name one test.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install package demo psql stop test test-matrix test-core test-regress \
-	test-isolation test-cluster fuzz miri bench lint fmt clean
+.PHONY: help setup all build install uninstall installcheck package dist demo psql stop test test-matrix test-core \
+	test-regress test-isolation test-cluster fuzz miri bench lint fmt clean
 
 export PG PG_CONFIG T JOBS VERSIONS
 
@@ -17,15 +17,29 @@ build: ## build the extension (release)
 	@pgrx-config/setup.sh build
 	@pgrx-config/build.sh build
 
+# What was built by a user is installed by root, who may have no Rust: `pgxn install`, and `make all && sudo make install`.
 install: ## build, and install into this machine's PostgreSQL
-	@pgrx-config/setup.sh demo
+	@pgrx-config/build.sh is-built || pgrx-config/setup.sh build
 	@pgrx-config/build.sh install
+
+uninstall: ## remove what install has put there
+	@pgrx-config/build.sh uninstall
 
 package: ## build, and pack the files for another server
 	@pgrx-config/setup.sh build
 	@pgrx-config/build.sh package
 
-demo: install ## start a throw-away cluster and walk through the main job
+dist: ## make the archive for PGXN
+	@pgrx-config/dist.sh
+
+# What `pgxn` calls, with PG_CONFIG=…, is `make all`, `make install`, `make installcheck` and `make uninstall`.
+all: build
+installcheck:
+	@tests/run/regress.sh regress
+
+demo: ## start a throw-away cluster and walk through the main job
+	@pgrx-config/setup.sh demo
+	@pgrx-config/build.sh install
 	@tests/demo/demo.sh
 
 psql: ## open psql on the demo's cluster

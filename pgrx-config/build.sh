@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# build.sh build | install | package: the extension for PostgreSQL $PG, always in release mode.
+# build.sh build | is-built | install | uninstall | package: the extension for PostgreSQL $PG, always in release mode.
 # build.sh release: keeps the scripts of this version for ever.
 #
 # All that an extension consists of is put together here: the library, which cargo builds; the script, which
@@ -15,15 +15,17 @@ stamp=$tree.stamp
 main() {
     case ${1:-} in
         build) build ;;
+        is-built) is_built ;;
         install) build && install_tree ;;
+        uninstall) uninstall ;;
         package) build && archive ;;
         release) release ;;
-        *) die "usage: build.sh build | install | package | release" ;;
+        *) die "usage: build.sh build | is-built | install | uninstall | package | release" ;;
     esac
 }
 
 build() {
-    if [[ -e $stamp && -z $(changed_since_stamp) ]]; then
+    if is_built; then
         say "The extension is built and nothing has changed"
         return
     fi
@@ -38,6 +40,8 @@ build() {
     put_together
     mv "$stamp.new" "$stamp"
 }
+
+is_built() { [[ -e $stamp && -z $(changed_since_stamp) ]]; }
 
 # Folders count too: their time tells of files removed.
 changed_since_stamp() {
@@ -116,6 +120,20 @@ install_tree() {
     else
         say "PostgreSQL $pg has this build already"
     fi
+}
+
+# By names, since what was installed may be of another version, or built in another folder. Not what is a package's.
+uninstall() {
+    local library extension file removed=0
+    library=$("$pg_config" --pkglibdir)/pg_fieldcrypt.so
+    extension=$("$pg_config" --sharedir)/extension/pg_fieldcrypt
+    for file in "$library" "$extension".control "$extension"--*.sql "$server_root/usr/local/bin/fieldcrypt"; do
+        if [[ ! -e $file ]]; then continue; fi
+        if dpkg-query --search "$file" >/dev/null 2>&1; then die "$file belongs to a Debian package: remove that"; fi
+        as_root rm -f "$file"
+        removed=$((removed + 1))
+    done
+    say "Removed $removed files from PostgreSQL $pg"
 }
 
 archive() {
