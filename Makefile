@@ -2,8 +2,8 @@
 # PG=18 chooses another PostgreSQL than 15, PG_CONFIG=/path/to/pg_config a server that is there, T=name one test.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup all build install uninstall installcheck package dist demo psql stop test test-matrix test-core \
-	test-regress test-isolation test-cluster fuzz miri bench lint fmt clean
+.PHONY: help setup all build install uninstall installcheck package deb dist demo psql stop test test-matrix test-core \
+	test-regress test-isolation test-cluster test-packages fuzz miri bench lint fmt clean
 
 export PG PG_CONFIG T JOBS VERSIONS
 
@@ -28,6 +28,10 @@ uninstall: ## remove what install has put there
 package: ## build, and pack the files for another server
 	@pgrx-config/setup.sh build
 	@pgrx-config/build.sh package
+
+deb: ## build, and make Debian packages
+	@pgrx-config/setup.sh deb
+	@pgrx-config/deb.sh
 
 dist: ## make the archive for PGXN
 	@pgrx-config/dist.sh
@@ -65,6 +69,9 @@ test-isolation: setup install ## concurrency tests (T=name for one)
 
 test-cluster: setup install ## restarts, crashes, standbys, dumps (T=name for one)
 	@tests/run/cluster.sh
+
+test-packages: ## the Debian packages in a fresh Debian, and the archive for PGXN (as root)
+	@tests/run/packages.sh
 
 fuzz: ## fuzz the parsers (FUZZ_SECONDS=60)
 	@tests/run/fuzz.sh

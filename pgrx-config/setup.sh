@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# setup.sh [build | demo | test]: installs the Debian packages that are missing for building, for running the
-# demo too, or for everything (without an argument). What is there is left alone, so a second run costs
-# next to nothing. A PostgreSQL that PG_CONFIG names is there; one that this machine's Debian does not have is
-# put into a folder by other_server.sh.
+# setup.sh [build | deb | packages | demo | test]: installs the Debian packages that are missing for building, for
+# making packages, for trying those, for running the demo, or for all other tests (without an argument). What is
+# there is left alone, so a second run costs next to nothing. A PostgreSQL that PG_CONFIG names is there; one that
+# this machine's Debian does not have is put into a folder by other_server.sh.
 source "$(dirname "$0")/lib.sh"
 
 packages_build=(
     ca-certificates make gcc libc6-dev
     clang                         # with libclang, by which pgrx generates its bindings
 )
+packages_deb=(dpkg-dev debhelper)
+packages_packages=(debootstrap git unzip)
 packages_demo=()
 packages_test=(
     perl libipc-run-perl locales openssl # tests on real clusters
@@ -33,15 +35,17 @@ main() {
     local packages
     case ${1:-test} in
         build) packages=("${packages_build[@]}") ;;
+        deb) packages=("${packages_build[@]}" "${packages_deb[@]}") ;;
+        packages) packages=("${packages_build[@]}" "${packages_deb[@]}" "${packages_packages[@]}") ;;
         demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
         test) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
-        *) die "usage: setup.sh [build | demo | test]" ;;
+        *) die "usage: setup.sh [build | deb | packages | demo | test]" ;;
     esac
     command -v cargo >/dev/null || die "Rust is missing: install it from https://rustup.rs, then run this again"
     debian_packages "${packages[@]}"
     if [[ -n $server_folder ]]; then pgrx-config/other_server.sh; fi
     if [[ ${1:-test} == test ]]; then test_locale; fi
-    if [[ ${1:-test} != build ]]; then open_work; fi
+    if [[ ${1:-test} == demo || ${1:-test} == test ]]; then open_work; fi
 }
 
 debian_packages() {

@@ -8,14 +8,17 @@ check() {
     "$@" || failed=1
 }
 
-# META.json, which PGXN reads: it parses, the versions are Cargo.toml's, the files that it names are there.
+# META.json, which PGXN reads: it parses, the versions are Cargo.toml's, the files that it names are there. Debian's changelog
+# begins with a revision of that version.
 meta() {
     # shellcheck disable=SC2016,SC2317 # perl's; called by check
     perl -MJSON::PP -0777 -we '
-        my ($version, $meta) = (shift, decode_json(<>));
+        my ($version, $meta, $changelog) = (shift, decode_json(scalar <>), <>);
         my $extension = $meta->{provides}{pg_fieldcrypt};
         $_ eq $version or die "META.json has version $_, Cargo.toml $version\n" foreach $meta->{version}, $extension->{version};
-        -e or die "META.json names $_, which is not there\n" foreach @$extension{qw(file docfile)};' "$version" META.json
+        -e or die "META.json names $_, which is not there\n" foreach @$extension{qw(file docfile)};
+        $changelog =~ /^pg-fieldcrypt \(\Q$version\E-\d+\)/ or die "debian/changelog does not begin with version $version\n";
+        ' "$version" META.json debian/changelog
 }
 
 check cargo fmt --all --check
