@@ -72,7 +72,7 @@ gives($node, $encrypt, 'x', 'without preload: once it is taken away, the file se
 	$session->gives($read_kept, 'kept', 'a session that has loaded the library');
 	$session->refused("SET $value", '42602', qr/invalid configuration parameter name/, 'in it the setting can\'t be made');
 	$session->refused('SET fieldcrypt.no_such_setting = 1', '42602', 'nor can one that does not exist');
-	$session->refused("ALTER SYSTEM SET $value", server_version() < 16 ? '42704' : '42602', 'nor by ALTER SYSTEM');
+	$session->refused("ALTER SYSTEM SET $value", server_version() < 17 ? '42704' : '42602', 'nor by ALTER SYSTEM');
 	$session->close;
 }
 
