@@ -2,6 +2,8 @@
 
 use pgrx::pg_sys;
 
+use super::memory;
+
 /// Reserves the prefix `fieldcrypt.`, so that a misspelt setting is an error.
 pub fn reserve_setting_prefix() {
     // SAFETY: the class name is a static C string.
@@ -152,16 +154,14 @@ pub(super) unsafe fn init_range_table(
     relation: pg_sys::Relation,
     columns: &[i16],
 ) {
-    // SAFETY: by the contract; the entry is a zeroed node as `makeNode` gives. Sets of columns count
+    // SAFETY: by the contract; the entry is a node as `makeNode` gives. Sets of columns count
     // from the lowest system column.
     unsafe {
         let updated = columns.iter().fold(std::ptr::null_mut(), |set, column| {
             let member = i32::from(*column) - pg_sys::FirstLowInvalidHeapAttributeNumber;
             pg_sys::bms_add_member(set, member)
         });
-        let entry =
-            pg_sys::palloc0(size_of::<pg_sys::RangeTblEntry>()).cast::<pg_sys::RangeTblEntry>();
-        (*entry).type_ = pg_sys::NodeTag::T_RangeTblEntry;
+        let entry = memory::node::<pg_sys::RangeTblEntry>(pg_sys::NodeTag::T_RangeTblEntry);
         (*entry).rtekind = pg_sys::RTEKind::RTE_RELATION;
         (*entry).relid = (*relation).rd_id;
         (*entry).relkind = (*(*relation).rd_rel).relkind;
@@ -176,9 +176,8 @@ pub(super) unsafe fn init_range_table(
         {
             // Its rights are those of the table's owner, and checked by nobody: the list has an entry
             // because later versions look for one.
-            let rights = pg_sys::palloc0(size_of::<pg_sys::RTEPermissionInfo>())
-                .cast::<pg_sys::RTEPermissionInfo>();
-            (*rights).type_ = pg_sys::NodeTag::T_RTEPermissionInfo;
+            let rights =
+                memory::node::<pg_sys::RTEPermissionInfo>(pg_sys::NodeTag::T_RTEPermissionInfo);
             (*rights).relid = (*relation).rd_id;
             (*rights).updatedCols = updated;
             (*entry).perminfoindex = 1;
@@ -220,7 +219,7 @@ pub(super) unsafe fn update_tuple(
     estate: *mut pg_sys::EState,
     is_ours: bool,
 ) -> (pg_sys::TM_Result::Type, Option<IndexUpdate>) {
-    let mut failure = pg_sys::TM_FailureData::default();
+    let mut failure = memory::Filled::<pg_sys::TM_FailureData>::new();
     let mut lock = pg_sys::LockTupleMode::LockTupleNoKeyExclusive;
     #[cfg(feature = "pg15")]
     let mut indexes = false;
@@ -238,7 +237,7 @@ pub(super) unsafe fn update_tuple(
                 (*estate).es_snapshot,
                 std::ptr::null_mut(),
                 is_ours,
-                &mut failure,
+                failure.place(),
                 &mut lock,
                 &mut indexes,
             )
