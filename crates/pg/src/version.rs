@@ -12,6 +12,22 @@ pub fn reserve_setting_prefix() {
     }
 }
 
+/// Whether a setting that is defined by nobody yet was given a value by somebody. Reset, it stays known to Postgres, and from
+/// 17 on looks like an empty text.
+pub(super) fn is_set(name: &'static std::ffi::CStr) -> bool {
+    // SAFETY: a look-up by name that makes nothing, and answers NULL if there is none.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return !pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null();
+        #[cfg(not(feature = "pg15"))]
+        {
+            let setting =
+                pg_sys::find_option(name.as_ptr(), false, true, pgrx::PgLogLevel::ERROR as i32);
+            !setting.is_null() && (*setting).source != pg_sys::GucSource::PGC_S_DEFAULT
+        }
+    }
+}
+
 /// Ends the process.
 ///
 /// # Safety
