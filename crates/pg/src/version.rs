@@ -4,6 +4,10 @@ use pgrx::pg_sys;
 
 use super::memory;
 
+mod saved_errors;
+
+pub(super) use saved_errors::{finish_saving, saves_errors, start_saving};
+
 /// Reserves the prefix `fieldcrypt.`, so that a misspelt setting is an error.
 pub fn reserve_setting_prefix() {
     // SAFETY: the class name is a static C string.
