@@ -5,8 +5,10 @@ use pgrx::pg_sys;
 use super::memory;
 
 mod saved_errors;
+mod virtual_columns;
 
 pub(super) use saved_errors::{finish_saving, saves_errors, start_saving};
+pub(super) use virtual_columns::without_virtual_columns;
 
 /// Reserves the prefix `fieldcrypt.`, so that a misspelt setting is an error.
 pub fn reserve_setting_prefix() {
