@@ -284,7 +284,7 @@ foreach my $command (@commands)
 {
 	my $run = sub {
 		my ($canary) = @_;
-		my $wire = Wire->connect($node, startup => { replication => 'true', application_name => $canary, options => '-c log_replication_commands=on' });
+		my $wire = Wire->connect($node, startup => { replication => 'database', application_name => $canary, options => '-c log_replication_commands=on' });
 		$wire->query($command =~ s/CANARY/$canary/gr);
 		# No manifest: the server refuses it.
 		$wire->message('d', "of $canary\n")->message('c', '') if $command eq 'UPLOAD_MANIFEST';
