@@ -63,6 +63,7 @@ test-core: ## the crates that need no PostgreSQL
 
 test-regress: setup install ## SQL tests (T=name for one)
 	@tests/run/regress.sh regress
+	@tests/run/regress.sh preloaded
 
 test-isolation: setup install ## concurrency tests (T=name for one)
 	@tests/run/regress.sh isolation

@@ -7,6 +7,7 @@ use fieldcrypt_sql_text::{Names, OutOfMemory, Place};
 use pgrx::pg_sys::Oid;
 
 use super::own_names;
+use crate::error::Error;
 use crate::pg::dependents::{self, Dependent, Object};
 use crate::pg::log_hook::{self, Relations};
 use crate::pg::{apart, invalidations, report, reserve, schemas};
@@ -73,7 +74,7 @@ thread_local! {
     static NEXT_CLEAN: Cell<usize> = const { Cell::new(0) };
     static CHANGES: Cell<u64> = const { Cell::new(1) };
     static IS_READING: Cell<bool> = const { Cell::new(false) };
-    /// Whether reading came to its end once.
+    /// Whether reading came to its end once, and did not fail since.
     static HAS_READ: Cell<bool> = const { Cell::new(false) };
     /// Whether it failed, and nothing has changed since.
     static HAS_FAILED: Cell<bool> = const { Cell::new(false) };
@@ -240,6 +241,7 @@ fn may_concern(changed: usize, constraints_changed: bool) -> bool {
     let relations = CHANGED_RELATIONS.with(|all| all.try_borrow().map(|all| *all));
     let Ok(relations) = relations else { return true };
     let constraints = constraints_changed.then(dependents::domain_constraints);
+    let Ok(constraints) = constraints.transpose() else { return true };
     KNOWN.with(|known| match known.try_borrow() {
         Ok(known) => {
             !known.objects.is_empty()
@@ -269,27 +271,33 @@ impl Drop for Reading {
         if std::thread::panicking() {
             AGE.set(Age::Stale);
             HAS_FAILED.set(true);
+            // The next time only where an error is caught.
+            HAS_READ.set(false);
         }
     }
 }
 
 /// Follows everything that depends on the extension, or that names it where it is not. Names stay known as long as the session
 /// lives: it may have prepared a statement with one that something no longer has, and goes on after DROP EXTENSION.
-fn read() -> Result<(), OutOfMemory> {
+fn read() -> Result<(), Unreadable> {
     let mut search = Search {
         known: Known::nothing(),
         waiting: Vec::new(),
         schemas: schemas::ALL.map(|name| schemas::oid(name).unwrap_or(Oid::INVALID)),
     };
-    search.known.domain_constraints = dependents::domain_constraints();
+    search.known.domain_constraints = dependents::domain_constraints()?;
     own_names::add_to(&mut search.known.names)?;
     if let Some(extension) = dependents::extension() {
         let mut members = Vec::new();
-        dependents::of(Object::Extension(extension), &mut |dependent| {
-            if members.try_reserve(1).is_ok() {
-                members.push(dependent);
-            }
-        });
+        let mut result = Ok(());
+        dependents::of(
+            Object::Extension(extension),
+            &mut |dependent| match members.try_reserve(1) {
+                Ok(()) => members.push(dependent),
+                Err(_) => result = Err(OutOfMemory),
+            },
+        )?;
+        result?;
         for member in members {
             search.member(member)?;
         }
@@ -297,11 +305,26 @@ fn read() -> Result<(), OutOfMemory> {
     }
     search.read_sources()?;
     KNOWN.with(|place| {
-        let Ok(mut place) = place.try_borrow_mut() else { return Err(OutOfMemory) };
+        let Ok(mut place) = place.try_borrow_mut() else { return Err(Unreadable) };
         search.known.names.add_all(&place.names)?;
         *place = search.known;
         Ok(())
     })
+}
+
+/// What depends on the extension can't be told: memory is short, or a catalog is not as it should be.
+struct Unreadable;
+
+impl From<OutOfMemory> for Unreadable {
+    fn from(OutOfMemory: OutOfMemory) -> Self {
+        Self
+    }
+}
+
+impl From<Error> for Unreadable {
+    fn from(_: Error) -> Self {
+        Self
+    }
 }
 
 struct Search {
@@ -312,7 +335,7 @@ struct Search {
 }
 
 impl Search {
-    fn follow(&mut self) -> Result<(), OutOfMemory> {
+    fn follow(&mut self) -> Result<(), Unreadable> {
         while let Some(object) = self.waiting.pop() {
             let mut result = Ok(());
             let mut found = Vec::new();
@@ -320,9 +343,9 @@ impl Search {
                 Ok(()) => found.push(dependent),
                 Err(_) => result = Err(OutOfMemory),
             };
-            dependents::of(object, &mut find);
+            dependents::of(object, &mut find)?;
             if let Object::Relation(relation) = object {
-                dependents::parents(relation, &mut find);
+                dependents::parents(relation, &mut find)?;
                 // A composite type is a relation that depends on its type, the other way round than a table.
                 if let Some(row) = dependents::row_type(relation) {
                     find(Dependent::Type(row));
@@ -432,7 +455,7 @@ impl Search {
     }
 
     /// Functions whose source names what is known, and what depends on them.
-    fn read_sources(&mut self) -> Result<(), OutOfMemory> {
+    fn read_sources(&mut self) -> Result<(), Unreadable> {
         for _ in 0..PASSES {
             let (names, schemas) = (&self.known.names, self.schemas);
             let mut found = Vec::new();
@@ -451,7 +474,7 @@ impl Search {
                         Err(_) => result = Err(OutOfMemory),
                     }
                 }
-            });
+            })?;
             result?;
             if found.is_empty() {
                 return Ok(());

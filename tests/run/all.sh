@@ -39,6 +39,7 @@ server() {
     suite setup pgrx-config/setup.sh
     suite build pgrx-config/build.sh install
     suite regress on_server tests/run/regress.sh regress
+    suite preloaded on_server tests/run/regress.sh preloaded
     suite isolation on_server tests/run/regress.sh isolation
     T=$2 suite cluster on_server tests/run/cluster.sh
     unset FIELDCRYPT_SUITES_OF

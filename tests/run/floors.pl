@@ -134,5 +134,16 @@ for my $file (split /\n/, `find src crates/pg/src sql -path sql/released -prune 
     my $lines = () = do { open my $in, '<', $file or die "$file: $!\n"; <$in> };
     problem("$file has $lines lines") if $lines > $LONGEST_FILE;
 }
+# What is another number, or longer, on another server than the one whose headers this was built with. Keys of a scan are
+# passed as an array of theirs, and can't be longer.
+for my $file (split /\n/, `find src crates/pg/src -name '*.rs' | sort`) {
+    open my $in, '<', $file or die "$file: $!\n";
+    my $text = join '', map { s{//.*}{}r } <$in>;
+    problem("$file has a number of a catalog: take its name from crates/pg/src/catalogs.rs or pg_sys")
+        if $text =~ /\bOid::from(?:_u32)?\(\s*[0-9]|\b(?:oid|int8|text)_key\(\s*[0-9]/;
+    problem("$file makes a structure of Postgres's as long as the headers have it: see crates/pg/src/memory.rs")
+        if $file ne 'crates/pg/src/memory.rs'
+        && $text =~ /palloc0?\w*\([^;]*?size_of|\bpg_sys::\w+::default\(\)|MaybeUninit::<pg_sys::(?!ScanKeyData\b)/;
+}
 print "floors: no arrow points up\n" if !$problems;
 exit($problems > 0);

@@ -8,7 +8,7 @@ use pgrx::pg_sys::{self, Datum};
 
 use super::json::Jsonb;
 use super::report::{self, Ready};
-use super::{marks, reserve, values};
+use super::{copy_context, marks, reserve, values, version};
 use fieldcrypt_error::{Error, Report};
 
 /// The arguments of a call.
@@ -153,7 +153,19 @@ pub unsafe fn edge(fcinfo: pg_sys::FunctionCallInfo, body: Body) -> Datum {
             unsafe { (*fcinfo).isnull = true };
             Datum::null()
         }
-        Err(error) => error.raise(),
+        // SAFETY: Postgres's own call structure.
+        Err(error) => unsafe {
+            if error.is_refusal() && version::saves_errors(fcinfo) {
+                error.save((*fcinfo).context);
+                // Who saves errors calls input functions only: the first argument is their text.
+                let text = (*fcinfo).args.as_slice((*fcinfo).nargs as usize).first();
+                if let Some(text) = text {
+                    copy_context::hide(text.value.cast_mut_ptr());
+                }
+                return Datum::null();
+            }
+            error.raise()
+        },
     }
 }
 
@@ -209,7 +221,7 @@ fn caught<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Ready> {
     match reserve::with_cushion(|| catch_unwind(AssertUnwindSafe(work))) {
         Ok(Ok(result)) if !reserve::is_short() => Ok(result),
         Ok(Ok(_)) => Err(ready(|| reserve::OUT_OF_MEMORY.report())),
-        Ok(Err(error)) => Err(ready(move || error.report())),
+        Ok(Err(error)) => Err(ready(move || error.report()).as_refusal()),
         Err(panic) => Err(ready(move || of_panic(panic))),
     }
 }

@@ -44,6 +44,24 @@ pub(super) unsafe fn tell(is_only_copy_wanted: bool) {
     }
 }
 
+/// Overwrites the text of a value that was refused without an error, if a COPY FROM is running that goes on: it would tell it
+/// with the line that it skips, or with the last of too many. The text is COPY's own, or a copy of a part of it.
+///
+/// # Safety
+///
+/// A C string that may be written to, or NULL.
+pub(super) unsafe fn hide(text: *mut c_char) {
+    // SAFETY: by the contract; as in `tell`.
+    unsafe {
+        if text.is_null() || !entries(pg_sys::error_context_stack).any(|entry| is_copy(entry)) {
+            return;
+        }
+        let length = CStr::from_ptr(text).count_bytes();
+        std::ptr::write_bytes(text, b'*', length.min(3));
+        *text.add(length.min(3)) = 0;
+    }
+}
+
 type Entry = *mut pg_sys::ErrorContextCallback;
 
 /// # Safety

@@ -5,30 +5,32 @@
 
 use std::ffi::{CStr, c_char, c_int};
 
+use fieldcrypt_error::Error;
 use pgrx::pg_sys::SysCacheIdentifier::{ATTNUM, INDEXRELID, RELOID, TYPEOID};
 use pgrx::pg_sys::{self, Datum, Oid};
 
+use super::catalogs;
 use super::scan::{self, oid_key};
 use super::syscache::{with_form, with_row};
 use super::tuple;
 
-const PG_DEPEND: Oid = Oid::from_u32(2608);
-const PG_DEPEND_BY_DEPENDENT: Oid = Oid::from_u32(2673);
-const PG_DEPEND_BY_REFERENCE: Oid = Oid::from_u32(2674);
-const PG_REWRITE: Oid = Oid::from_u32(2618);
-const PG_ATTRDEF: Oid = Oid::from_u32(2604);
-const PG_TRIGGER: Oid = Oid::from_u32(2620);
-const PG_CONSTRAINT: Oid = Oid::from_u32(2606);
-const PG_CONSTRAINT_BY_OWNER: Oid = Oid::from_u32(2665);
-const PG_POLICY: Oid = Oid::from_u32(3256);
-const PG_STATISTIC_EXT: Oid = Oid::from_u32(3381);
-const PG_CAST: Oid = Oid::from_u32(2605);
-const PG_OPERATOR: Oid = Oid::from_u32(2617);
-const PG_OPCLASS: Oid = Oid::from_u32(2616);
-const PG_OPFAMILY: Oid = Oid::from_u32(2753);
-const PG_AMOP: Oid = Oid::from_u32(2602);
-const PG_AMPROC: Oid = Oid::from_u32(2603);
-const PG_INDEX: Oid = Oid::from_u32(2610);
+const PG_DEPEND: Oid = catalogs::DependRelationId;
+const PG_DEPEND_BY_DEPENDENT: Oid = catalogs::DependDependerIndexId;
+const PG_DEPEND_BY_REFERENCE: Oid = catalogs::DependReferenceIndexId;
+const PG_REWRITE: Oid = catalogs::RewriteRelationId;
+const PG_ATTRDEF: Oid = catalogs::AttrDefaultRelationId;
+const PG_TRIGGER: Oid = catalogs::TriggerRelationId;
+const PG_CONSTRAINT: Oid = catalogs::ConstraintRelationId;
+const PG_CONSTRAINT_BY_OWNER: Oid = catalogs::ConstraintRelidTypidNameIndexId;
+const PG_POLICY: Oid = catalogs::PolicyRelationId;
+const PG_STATISTIC_EXT: Oid = catalogs::StatisticExtRelationId;
+const PG_CAST: Oid = catalogs::CastRelationId;
+const PG_OPERATOR: Oid = catalogs::OperatorRelationId;
+const PG_OPCLASS: Oid = catalogs::OperatorClassRelationId;
+const PG_OPFAMILY: Oid = catalogs::OperatorFamilyRelationId;
+const PG_AMOP: Oid = catalogs::AccessMethodOperatorRelationId;
+const PG_AMPROC: Oid = catalogs::AccessMethodProcedureRelationId;
+const PG_INDEX: Oid = catalogs::IndexRelationId;
 
 /// An object that others may depend on.
 #[derive(Debug, Clone, Copy)]
@@ -108,16 +110,14 @@ const CATALOGS: [Oid; 21] = [
     PG_DEPEND_BY_DEPENDENT,
     PG_DEPEND_BY_REFERENCE,
     PG_CONSTRAINT_BY_OWNER,
-    // Of pg_namespace by name, pg_extension by name, pg_class by number, pg_attribute by relation and number,
-    // pg_type, pg_operator, pg_index, pg_proc by number.
-    Oid::from_u32(2684),
-    Oid::from_u32(3081),
-    Oid::from_u32(2662),
-    Oid::from_u32(2659),
-    Oid::from_u32(2703),
-    Oid::from_u32(2688),
-    Oid::from_u32(2679),
-    Oid::from_u32(2690),
+    catalogs::NamespaceNameIndexId,
+    catalogs::ExtensionNameIndexId,
+    catalogs::ClassOidIndexId,
+    catalogs::AttributeRelidNumIndexId,
+    catalogs::TypeOidIndexId,
+    catalogs::OperatorOidIndexId,
+    catalogs::IndexRelidIndexId,
+    catalogs::ProcedureOidIndexId,
 ];
 
 /// That the catalogs are locked.
@@ -164,19 +164,19 @@ pub fn extension() -> Option<Oid> {
 }
 
 /// Calls `visit` with what depends on an object directly.
-pub fn of(object: Object, visit: &mut dyn FnMut(Dependent)) {
-    const CLASS: i16 = 1;
-    const OBJECT: i16 = 2;
-    const COLUMN: i16 = 3;
-    const REFERENCED_CLASS: i16 = 4;
-    const REFERENCED_OBJECT: i16 = 5;
+pub fn of(object: Object, visit: &mut dyn FnMut(Dependent)) -> Result<(), Error> {
+    use catalogs::{
+        Anum_pg_depend_classid as CLASS, Anum_pg_depend_objid as OBJECT,
+        Anum_pg_depend_objsubid as COLUMN, Anum_pg_depend_refclassid as REFERENCED_CLASS,
+        Anum_pg_depend_refobjid as REFERENCED_OBJECT,
+    };
     let (class, oid) = object.address();
     let mut keys = [oid_key(REFERENCED_CLASS, class), oid_key(REFERENCED_OBJECT, oid)];
     scan(PG_DEPEND, PG_DEPEND_BY_REFERENCE, &mut keys, &mut |row| {
         let (Some(class), Some(oid), Some(column)) =
             (row.oid(CLASS), row.oid(OBJECT), row.datum(COLUMN))
         else {
-            return;
+            return Ok(());
         };
         let column = column.value() as i32 as i16;
         match class {
@@ -187,18 +187,18 @@ pub fn of(object: Object, visit: &mut dyn FnMut(Dependent)) {
             PG_OPERATOR => visit(Dependent::Operator(oid)),
             PG_OPCLASS => {
                 visit(Dependent::OperatorClass(oid));
-                references(class, oid, &[pg_sys::TypeRelationId], true, visit);
+                references(class, oid, &[pg_sys::TypeRelationId], true, visit)?;
             }
             PG_OPFAMILY => visit(Dependent::OperatorFamily(oid)),
             PG_AMOP | PG_AMPROC => {
-                references(class, oid, &[PG_OPCLASS, PG_OPFAMILY], false, visit);
+                references(class, oid, &[PG_OPCLASS, PG_OPFAMILY], false, visit)?;
             }
             PG_CAST => {
                 let mut is_named = false;
                 references(class, oid, &[pg_sys::TypeRelationId], true, &mut |owner| {
                     is_named = true;
                     visit(owner);
-                });
+                })?;
                 if !is_named {
                     visit(Dependent::Anything);
                 }
@@ -208,38 +208,45 @@ pub fn of(object: Object, visit: &mut dyn FnMut(Dependent)) {
             PG_TRIGGER | PG_CONSTRAINT if matches!(object, Object::Relation(_)) => {}
             PG_REWRITE | PG_ATTRDEF | PG_TRIGGER | PG_CONSTRAINT | PG_POLICY | PG_STATISTIC_EXT => {
                 let owners = [pg_sys::RelationRelationId, pg_sys::TypeRelationId];
-                references(class, oid, &owners, false, visit);
+                references(class, oid, &owners, false, visit)?;
             }
             _ => {}
         }
-    });
+        Ok(())
+    })
 }
 
 /// Calls `visit` with the relations that a relation is a partition or child of: statements about them
 /// reach it.
-pub fn parents(relation: Oid, visit: &mut dyn FnMut(Dependent)) {
+pub fn parents(relation: Oid, visit: &mut dyn FnMut(Dependent)) -> Result<(), Error> {
     let class = pg_sys::RelationRelationId;
-    references(class, relation, &[class], true, visit);
+    references(class, relation, &[class], true, visit)
 }
 
 /// What an object itself depends on, of these catalogs: with `all` whatever it refers to, otherwise what
 /// it is a part of and is dropped with. Built-in objects are in no row of `pg_depend`.
-fn references(class: Oid, oid: Oid, of: &[Oid], all: bool, visit: &mut dyn FnMut(Dependent)) {
-    const CLASS: i16 = 1;
-    const OBJECT: i16 = 2;
-    const REFERENCED_CLASS: i16 = 4;
-    const REFERENCED_OBJECT: i16 = 5;
-    const KIND: i16 = 7;
+fn references(
+    class: Oid,
+    oid: Oid,
+    of: &[Oid],
+    all: bool,
+    visit: &mut dyn FnMut(Dependent),
+) -> Result<(), Error> {
+    use catalogs::{
+        Anum_pg_depend_classid as CLASS, Anum_pg_depend_deptype as KIND,
+        Anum_pg_depend_objid as OBJECT, Anum_pg_depend_refclassid as REFERENCED_CLASS,
+        Anum_pg_depend_refobjid as REFERENCED_OBJECT,
+    };
     let mut keys = [oid_key(CLASS, class), oid_key(OBJECT, oid)];
     scan(PG_DEPEND, PG_DEPEND_BY_DEPENDENT, &mut keys, &mut |row| {
         let (Some(class), Some(oid), Some(kind)) =
             (row.oid(REFERENCED_CLASS), row.oid(REFERENCED_OBJECT), row.datum(KIND))
         else {
-            return;
+            return Ok(());
         };
         // AUTO, INTERNAL.
         if !of.contains(&class) || !(all || matches!(kind.value() as u8, b'a' | b'i')) {
-            return;
+            return Ok(());
         }
         match class {
             pg_sys::RelationRelationId => visit(Dependent::Relation(oid)),
@@ -248,46 +255,46 @@ fn references(class: Oid, oid: Oid, of: &[Oid], all: bool, visit: &mut dyn FnMut
             PG_OPFAMILY => visit(Dependent::OperatorFamily(oid)),
             _ => {}
         }
-    });
+        Ok(())
+    })
 }
 
 /// A number that changes when a domain gets a constraint or loses one: of that no relation tells.
-pub fn domain_constraints() -> u64 {
-    #[cfg(not(feature = "pg18"))]
-    const RELATION: i16 = 8;
-    #[cfg(feature = "pg18")]
-    const RELATION: i16 = 9;
+pub fn domain_constraints() -> Result<u64, Error> {
     let mut number = 0;
-    let mut keys = [oid_key(RELATION, pg_sys::InvalidOid)];
+    let mut keys = [oid_key(catalogs::Anum_pg_constraint_conrelid, pg_sys::InvalidOid)];
     scan(PG_CONSTRAINT, PG_CONSTRAINT_BY_OWNER, &mut keys, &mut |row| {
-        if let Some(oid) = row.oid(1) {
+        if let Some(oid) = row.oid(catalogs::Anum_pg_constraint_oid) {
             number += 1 << 32 | u64::from(oid.to_u32());
         }
-    });
-    number
+        Ok(())
+    })?;
+    Ok(number)
 }
 
 /// Calls `visit` with each function that was not made by initdb and is not in C: its id, its schema and
 /// its source.
-pub fn function_sources(visit: &mut dyn FnMut(Oid, Oid, &[u8])) {
+pub fn function_sources(visit: &mut dyn FnMut(Oid, Oid, &[u8])) -> Result<(), Error> {
     const PG_PROC: Oid = pg_sys::ProcedureRelationId;
     const SCHEMA: i16 = pg_sys::Anum_pg_proc_pronamespace as i16;
     const LANGUAGE: i16 = pg_sys::Anum_pg_proc_prolang as i16;
     const SOURCE: i16 = pg_sys::Anum_pg_proc_prosrc as i16;
     scan(PG_PROC, pg_sys::InvalidOid, &mut [], &mut |row| {
         let (Some(oid), Some(schema), Some(language)) =
-            (row.oid(1), row.oid(SCHEMA), row.oid(LANGUAGE))
+            (row.oid(catalogs::Anum_pg_proc_oid), row.oid(SCHEMA), row.oid(LANGUAGE))
         else {
-            return;
+            return Ok(());
         };
-        // "internal" and "c".
-        if oid.to_u32() < pg_sys::FirstNormalObjectId || matches!(language.to_u32(), 12 | 13) {
-            return;
+        if oid.to_u32() < pg_sys::FirstNormalObjectId
+            || matches!(language, catalogs::INTERNALlanguageId | catalogs::ClanguageId)
+        {
+            return Ok(());
         }
-        if let Ok(Some(source)) = row.optional_bytes(SOURCE) {
+        if let Some(source) = row.optional_bytes(SOURCE)? {
             visit(oid, schema, source);
         }
-    });
+        Ok(())
+    })
 }
 
 /// The name of a relation, with its kind and schema.
@@ -428,11 +435,7 @@ fn scan(
     catalog: Oid,
     index: Oid,
     keys: &mut [pg_sys::ScanKeyData],
-    visit: &mut dyn FnMut(&tuple::Row<'_>),
-) {
-    // Any catalog can be scanned, and `visit` refuses nothing.
-    let _ = scan::scan(catalog, index, keys, |row| {
-        visit(row);
-        Ok(true)
-    });
+    visit: &mut dyn FnMut(&tuple::Row<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    scan::scan(catalog, index, keys, |row| visit(row).map(|()| true))
 }

@@ -4,6 +4,7 @@ use fieldcrypt_error::Error;
 use pgrx::pg_sys::{self, Oid};
 
 use super::key_table::{Purpose, tenant_keys};
+use super::memory::Filled;
 use super::relations::Relations;
 use super::scan::scan_with;
 use super::transaction;
@@ -79,11 +80,10 @@ fn transaction_in_flight(
     let relations = Relations::resolve()?;
     let mut scan_keys = tenant_keys(purpose, tenant)?;
     // A dirty snapshot sees rows in flight and says whose they are.
-    let mut dirty = pg_sys::SnapshotData {
-        snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY,
-        ..Default::default()
-    };
-    let snapshot = &raw mut dirty;
+    let mut dirty = Filled::<pg_sys::SnapshotData>::new();
+    let snapshot = dirty.place();
+    // SAFETY: zero is as good for the rest.
+    unsafe { (*snapshot).snapshot_type = pg_sys::SnapshotType::SNAPSHOT_DIRTY };
     let mut found = None;
     scan_with(snapshot, relations.keys, relations.keys_by_version, &mut scan_keys, |_| {
         // SAFETY: the snapshot outlives the scan, which writes these for each row it gives.

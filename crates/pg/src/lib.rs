@@ -9,6 +9,7 @@ pub mod audit_memory;
 pub mod background;
 pub mod call;
 pub mod callbacks;
+mod catalogs;
 pub mod client;
 pub mod clock;
 mod copy_context;

@@ -234,14 +234,16 @@ unsafe fn write_masked(masker: &Masker, record: *mut pg_sys::ErrorData) {
 
 /// Commands of the replication protocol are no SQL, and hold names and positions. What they run says so by CONTEXT.
 fn is_replication_command(running: &[u8]) -> bool {
-    const COMMANDS: [&[u8]; 7] = [
+    const COMMANDS: [&[u8]; 9] = [
         b"START_REPLICATION",
         b"CREATE_REPLICATION_SLOT",
+        b"ALTER_REPLICATION_SLOT",
         b"DROP_REPLICATION_SLOT",
         b"READ_REPLICATION_SLOT",
         b"IDENTIFY_SYSTEM",
         b"TIMELINE_HISTORY",
         b"BASE_BACKUP",
+        b"UPLOAD_MANIFEST",
     ];
     // SAFETY: reads a variable of the process.
     let is_sender = unsafe { pg_sys::am_walsender };

@@ -6,15 +6,14 @@ use fieldcrypt_error::Error;
 use pgrx::pg_sys::SysCacheIdentifier::SEQRELID;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::invalidations;
 use super::relations::Relations;
 use super::scan::scan;
-use super::syscache;
+use super::{catalogs, invalidations, syscache};
 
 /// The first id that this database's own sequence dealt to the audit log: restored rows have lower ones.
 pub fn first_own_log_id() -> Result<i64, Error> {
-    /// `Anum_pg_sequence_seqstart`, a bigint that is never NULL.
-    const SEQSTART: pg_sys::AttrNumber = 3;
+    // A bigint that is never NULL.
+    use catalogs::Anum_pg_sequence_seqstart as SEQSTART;
     let sequence = Relations::resolve()?.log_sequence;
     // SAFETY: a cache of sequences by oid.
     let start = unsafe {

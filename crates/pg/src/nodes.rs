@@ -10,7 +10,7 @@ use pgrx::pg_sys::{self, Oid};
 use super::key_table::Purpose;
 use super::relations::Relations;
 use super::scan::{oid_key, scan};
-use super::{encoding, report, transaction};
+use super::{catalogs, encoding, report, transaction};
 
 /// Where the keys of this purpose come from, if they are not made here. Not for the row path.
 ///
@@ -37,14 +37,12 @@ pub fn refuse_unless_made_here(purpose: Purpose) -> Result<(), Error> {
 /// A subscription that brings a table, by name.
 fn subscription_to(table: Oid) -> Result<Option<String>, Error> {
     // Which subscription brings what is known by database, in a catalog of each.
-    const SUBSCRIPTION: i16 = 1;
-    const TABLE: i16 = 2;
-    let (Some(catalog), Some(index)) = (
-        in_catalog(c"pg_subscription_rel"),
-        in_catalog(c"pg_subscription_rel_srrelid_srsubid_index"),
-    ) else {
-        return Err(Error::Internal("there is no catalog of subscriptions".into()));
+    use catalogs::{
+        Anum_pg_subscription_rel_srrelid as TABLE,
+        Anum_pg_subscription_rel_srsubid as SUBSCRIPTION, SubscriptionRelRelationId,
+        SubscriptionRelSrrelidSrsubidIndexId,
     };
+    let (catalog, index) = (SubscriptionRelRelationId, SubscriptionRelSrrelidSrsubidIndexId);
     let mut found = None;
     scan(catalog, index, &mut [oid_key(TABLE, table)], |row| {
         found = row.oid(SUBSCRIPTION).and_then(name_of_subscription);

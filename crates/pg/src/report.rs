@@ -22,7 +22,13 @@ const FILE: &CStr = c"pg_fieldcrypt";
 /// A report that waits to be raised, at once. Nothing can be converted or freed any more then, so its texts belong to
 /// the process until the next one takes their place.
 #[derive(Clone, Copy)]
-pub struct Ready(());
+pub struct Ready {
+    /// Whether it was made here, and nothing is left half done by an error of Postgres's.
+    is_own: bool,
+}
+
+/// Of a text or message that is no encrypted value.
+const NOT_ENCRYPTED: SqlState = SqlState(*b"KF001");
 
 /// Null if there was no memory for it.
 static RAISED: AtomicPtr<Texts> = AtomicPtr::new(std::ptr::null_mut());
@@ -44,7 +50,37 @@ impl Ready {
             // SAFETY: made by `new`, and nobody's but the place's, from which it was taken. Who raised it has jumped.
             drop(unsafe { Box::from_raw(last) });
         }
-        Self(())
+        Self { is_own: false }
+    }
+
+    /// The same, of what a function of the extension answered.
+    pub fn as_refusal(self) -> Self {
+        Self { is_own: true }
+    }
+
+    /// Whether a value is refused, and nothing else is wrong: with the system, the keys or the library.
+    pub fn is_refusal(self) -> bool {
+        // SAFETY: what is in that place is valid until the next error is made.
+        let texts = unsafe { RAISED.load(Relaxed).as_ref() };
+        self.is_own && texts.is_some_and(|texts| texts.sqlstate == packed(NOT_ENCRYPTED))
+    }
+
+    /// Hands the error to the caller of an input function, who has asked for that, instead of raising it.
+    ///
+    /// # Safety
+    ///
+    /// The node is an `ErrorSaveContext`.
+    pub unsafe fn save(self, context: *mut pg_sys::Node) {
+        // SAFETY: by the contract; the texts are copied. What leaves by `longjmp` is want of memory, and nothing that needs
+        // dropping is alive here or in the caller's frame.
+        unsafe {
+            let Some(texts) = RAISED.load(Relaxed).as_ref() else { return };
+            let parts = texts.parts();
+            if version::start_saving(context) {
+                say(parts);
+                version::finish_saving(context, FILE, parts.sqlstate);
+            }
+        }
     }
 
     /// Raises the error. Control leaves by `longjmp`, and nothing that needs dropping may be alive in the callers'
@@ -235,12 +271,32 @@ mod unguarded {
 ///
 /// The texts are C strings or NULL. An error may leave by `longjmp`.
 unsafe fn start(level: c_int, parts: Parts) -> bool {
-    const FORMAT: &CStr = c"%s";
     // SAFETY: the sequence that the macro expands to, which copies the texts.
     unsafe {
         if !errstart(level, std::ptr::null()) {
             return false;
         }
+        say(parts);
+        if level >= PgLogLevel::ERROR as c_int {
+            copy_context::tell(parts.is_without_context);
+        }
+        if parts.is_without_context {
+            // What handles the error sets it anew, as for any error.
+            pg_sys::error_context_stack = reserve::no_context();
+        }
+    }
+    true
+}
+
+/// What an error is, between its start and its end.
+///
+/// # Safety
+///
+/// The texts are C strings or NULL. An error may leave by `longjmp`.
+unsafe fn say(parts: Parts) {
+    const FORMAT: &CStr = c"%s";
+    // SAFETY: by the contract.
+    unsafe {
         errcode(parts.sqlstate);
         errmsg_internal(FORMAT.as_ptr(), parts.message);
         if !parts.detail.is_null() {
@@ -251,15 +307,7 @@ unsafe fn start(level: c_int, parts: Parts) -> bool {
         }
         errhidestmt(true);
         errhidecontext(true);
-        if level >= PgLogLevel::ERROR as c_int {
-            copy_context::tell(parts.is_without_context);
-        }
-        if parts.is_without_context {
-            // What handles the error sets it anew, as for any error.
-            pg_sys::error_context_stack = reserve::no_context();
-        }
     }
-    true
 }
 
 unsafe fn finish(line: c_int) {

@@ -11,7 +11,7 @@ use std::ffi::c_int;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::heap::{RowId, Scan, Table};
-use super::memory::node;
+use super::memory::{self, Filled, node};
 use super::owners_code::owners_code;
 use super::{expression, version};
 use fieldcrypt_error::Error;
@@ -77,7 +77,7 @@ impl RowUpdate {
             let has_generated = !constraints.is_null() && (*constraints).has_generated_stored;
             keep_always_triggers((*result).ri_TrigDesc, has_generated);
             owners_code(|| pg_sys::ExecOpenIndices(result, false));
-            let epq = pg_sys::palloc0(size_of::<pg_sys::EPQState>()).cast::<pg_sys::EPQState>();
+            let epq = memory::zeroed::<pg_sys::EPQState>();
             version::init_recheck(epq, estate);
             let descriptor = (*relation).rd_att;
             let new_slot =
@@ -211,7 +211,7 @@ impl RowUpdate {
         // SAFETY: called by `update`; the failure data is filled by the call, whose closure holds
         // nothing that needs dropping.
         unsafe {
-            let mut failure = pg_sys::TM_FailureData::default();
+            let mut failure = Filled::<pg_sys::TM_FailureData>::new();
             let Some(lock) = (*(*self.relation).rd_tableam).tuple_lock else {
                 return Err(Error::Internal("a table whose rows can't be locked".into()));
             };
@@ -226,7 +226,7 @@ impl RowUpdate {
                     pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
                     pg_sys::LockWaitPolicy::LockWaitSkip,
                     0,
-                    &mut failure,
+                    failure.place(),
                 )
             });
             pg_sys::ExecClearTuple(lock_slot);

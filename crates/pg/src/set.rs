@@ -48,7 +48,12 @@ impl TextSet {
         let mut is_null = false;
         // SAFETY: the descriptor has the one column that the declaration says, of type text.
         unsafe {
-            pg_sys::tuplestore_putvalues(self.store, self.descriptor, &mut value, &mut is_null);
+            pg_sys::tuplestore_putvalues(
+                self.store,
+                self.descriptor,
+                &raw mut value,
+                &raw mut is_null,
+            );
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use pgrx::guc::{GucContext, GucEnum, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys::{self, GucSource};
 
-use super::{setting_lock, shared_memory};
+use super::{setting_lock, shared_memory, version};
 
 /// Names settings that are numbers once: where Postgres keeps each, with the reason why it exists, its default, its
 /// least and its highest value, its unit and who may set it; its name, one sentence, and what else there is to know.
@@ -313,13 +313,10 @@ pub fn ordinal<T: GucEnum>(setting: &'static GucSetting<T>) -> i32 {
     unsafe { *setting.as_ptr() }
 }
 
-/// Whether somebody has set what the library, which is not preloaded, is about to define.
+/// Whether somebody has set what the library, which is not preloaded, is about to define. What was set and is no more,
+/// as when its line is gone from the configuration file, is not.
 pub fn is_placeholder(name: &'static CStr) -> bool {
-    // SAFETY: a look-up by name whose result is only compared.
-    unsafe {
-        !pg_sys::process_shared_preload_libraries_in_progress
-            && !pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null()
-    }
+    !shared_memory::is_preloading() && version::is_set(name)
 }
 
 /// Who sets what the server is started with: a setting of the postmaster's can be defined by it alone. Without

@@ -1,12 +1,12 @@
 //! The session's temporary schema.
 
 use fieldcrypt_error::Error;
-use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_sys;
 
+use super::catalogs::{
+    Anum_pg_depend_refclassid, Anum_pg_depend_refobjid, DependReferenceIndexId, DependRelationId,
+};
 use super::scan::{self, oid_key};
-
-const PG_DEPEND: Oid = Oid::from_u32(2608);
-const PG_DEPEND_BY_REFERENCE: Oid = Oid::from_u32(2674);
 
 /// Whether anything is in it: a table, a view, a function, a type, ... Sessions that never had a temporary object have
 /// no such schema.
@@ -18,7 +18,10 @@ pub fn has_objects() -> Result<bool, Error> {
         return Ok(false);
     }
     // What is in a schema depends on it.
-    let mut keys = [oid_key(4, pg_sys::NamespaceRelationId), oid_key(5, schema)];
-    let found = scan::first(PG_DEPEND, PG_DEPEND_BY_REFERENCE, &mut keys, |_| Ok(()))?;
+    let mut keys = [
+        oid_key(Anum_pg_depend_refclassid, pg_sys::NamespaceRelationId),
+        oid_key(Anum_pg_depend_refobjid, schema),
+    ];
+    let found = scan::first(DependRelationId, DependReferenceIndexId, &mut keys, |_| Ok(()))?;
     Ok(found.is_some())
 }

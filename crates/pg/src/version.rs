@@ -2,11 +2,35 @@
 
 use pgrx::pg_sys;
 
+use super::memory;
+
+mod saved_errors;
+mod virtual_columns;
+
+pub(super) use saved_errors::{finish_saving, saves_errors, start_saving};
+pub(super) use virtual_columns::without_virtual_columns;
+
 /// Reserves the prefix `fieldcrypt.`, so that a misspelt setting is an error.
 pub fn reserve_setting_prefix() {
     // SAFETY: the class name is a static C string.
     unsafe {
         pg_sys::MarkGUCPrefixReserved(c"fieldcrypt".as_ptr());
+    }
+}
+
+/// Whether a setting that is defined by nobody yet was given a value by somebody. Reset, it stays known to Postgres, and from
+/// 17 on looks like an empty text.
+pub(super) fn is_set(name: &'static std::ffi::CStr) -> bool {
+    // SAFETY: a look-up by name that makes nothing, and answers NULL if there is none.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return !pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null();
+        #[cfg(not(feature = "pg15"))]
+        {
+            let setting =
+                pg_sys::find_option(name.as_ptr(), false, true, pgrx::PgLogLevel::ERROR as i32);
+            !setting.is_null() && (*setting).source != pg_sys::GucSource::PGC_S_DEFAULT
+        }
     }
 }
 
@@ -152,16 +176,14 @@ pub(super) unsafe fn init_range_table(
     relation: pg_sys::Relation,
     columns: &[i16],
 ) {
-    // SAFETY: by the contract; the entry is a zeroed node as `makeNode` gives. Sets of columns count
+    // SAFETY: by the contract; the entry is a node as `makeNode` gives. Sets of columns count
     // from the lowest system column.
     unsafe {
         let updated = columns.iter().fold(std::ptr::null_mut(), |set, column| {
             let member = i32::from(*column) - pg_sys::FirstLowInvalidHeapAttributeNumber;
             pg_sys::bms_add_member(set, member)
         });
-        let entry =
-            pg_sys::palloc0(size_of::<pg_sys::RangeTblEntry>()).cast::<pg_sys::RangeTblEntry>();
-        (*entry).type_ = pg_sys::NodeTag::T_RangeTblEntry;
+        let entry = memory::node::<pg_sys::RangeTblEntry>(pg_sys::NodeTag::T_RangeTblEntry);
         (*entry).rtekind = pg_sys::RTEKind::RTE_RELATION;
         (*entry).relid = (*relation).rd_id;
         (*entry).relkind = (*(*relation).rd_rel).relkind;
@@ -176,9 +198,8 @@ pub(super) unsafe fn init_range_table(
         {
             // Its rights are those of the table's owner, and checked by nobody: the list has an entry
             // because later versions look for one.
-            let rights = pg_sys::palloc0(size_of::<pg_sys::RTEPermissionInfo>())
-                .cast::<pg_sys::RTEPermissionInfo>();
-            (*rights).type_ = pg_sys::NodeTag::T_RTEPermissionInfo;
+            let rights =
+                memory::node::<pg_sys::RTEPermissionInfo>(pg_sys::NodeTag::T_RTEPermissionInfo);
             (*rights).relid = (*relation).rd_id;
             (*rights).updatedCols = updated;
             (*entry).perminfoindex = 1;
@@ -220,7 +241,7 @@ pub(super) unsafe fn update_tuple(
     estate: *mut pg_sys::EState,
     is_ours: bool,
 ) -> (pg_sys::TM_Result::Type, Option<IndexUpdate>) {
-    let mut failure = pg_sys::TM_FailureData::default();
+    let mut failure = memory::Filled::<pg_sys::TM_FailureData>::new();
     let mut lock = pg_sys::LockTupleMode::LockTupleNoKeyExclusive;
     #[cfg(feature = "pg15")]
     let mut indexes = false;
@@ -238,7 +259,7 @@ pub(super) unsafe fn update_tuple(
                 (*estate).es_snapshot,
                 std::ptr::null_mut(),
                 is_ours,
-                &mut failure,
+                failure.place(),
                 &mut lock,
                 &mut indexes,
             )

@@ -132,6 +132,43 @@ foreach my $mode ('none', 'all')
 my $all = slurp_file(log_files($node)->{stderr});
 like($all, qr/LOG:  00000: the names for fieldcrypt\.redact_logs can't be read \(SQLSTATE XX00[12]\): all statements are masked/, 'the log says why');
 
+# An error in a session that has read them before, and reads again where its statement's line is written to the log: that
+# statement fails by it, at the most. The session goes on, hides everything, and fails by it no more, whatever changes.
+create_database($node, 'spoilt');
+value($node, 'CREATE TABLE plain (id int PRIMARY KEY, t text); CREATE TABLE patients (id int, ssn fieldcrypt.encrypted)', db => 'spoilt');
+foreach my $mode ('none', 'all')
+{
+	my $one = session($node, db => 'spoilt', env => { PGOPTIONS => "-c log_statement=$mode" });
+	my $healthy = session($node, db => 'spoilt');
+	$_->value('SELECT 1') foreach $one, $healthy;
+	$one->refused('SELECT 1 / 0', '22012', "an index is missing, log_statement $mode: an error before that");
+	$one->value('SELECT 2');
+	$log->shows(sub { $one->run("SELECT '$_[0]'::int FROM plain") }, "log_statement $mode: nothing is hidden before");
+	value($node, q{SET allow_system_table_mods = on; CREATE TABLE IF NOT EXISTS kept AS SELECT * FROM pg_class WHERE relname = 'pg_depend_reference_index';
+		DELETE FROM pg_class WHERE relname = 'pg_depend_reference_index'}, db => 'spoilt');
+	my $failed = 0;
+	foreach my $round (1 .. 5)
+	{
+		# What makes all sessions look again.
+		$healthy->value("SET allow_system_table_mods = on; UPDATE pg_proc SET procost = $round WHERE proname = 'now'");
+		foreach my $sql ("SELECT $round", "BEGIN; SELECT $round; COMMIT", "BEGIN; ROLLBACK; SELECT $round")
+		{
+			my $result = $one->run($sql);
+			if (@{ $result->{sqlstates} }) { $failed++; $one->run('ROLLBACK') }
+			else { is($result->{out}, $round, "log_statement $mode: $sql") }
+		}
+		$log->hides(sub { $one->run("SELECT '$_[0]'::int FROM plain") }, "log_statement $mode: everything is hidden, $round", qr/22P02/);
+	}
+	cmp_ok($failed, '<=', $mode eq 'all' ? 1 : 0, "log_statement $mode: statements that fail by it");
+	# What is mended is read again.
+	$healthy->value(q{SET allow_system_table_mods = on; INSERT INTO pg_class SELECT * FROM kept});
+	$one->value('SELECT 3') foreach 1 .. 2;
+	value($node, "CREATE OR REPLACE FUNCTION mended() RETURNS int LANGUAGE sql AS 'SELECT 1'", db => 'spoilt');
+	$one->run('SELECT 4') foreach 1 .. 2;
+	$log->shows(sub { $one->run("SELECT '$_[0]'::int FROM plain") }, "log_statement $mode: nothing is hidden after it is mended");
+	$_->close foreach $one, $healthy;
+}
+
 no_crash($node);
 $node->stop;
 done_testing();

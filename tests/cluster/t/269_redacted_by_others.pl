@@ -278,6 +278,21 @@ foreach my $sql (
 }
 my $slot = sub { Wire->connect($node, startup => { replication => 'database' })->query("DROP_REPLICATION_SLOT $_[0]")->answer };
 $log->shows($slot, 'a command of replication stays');
+my @commands = ('READ_REPLICATION_SLOT CANARY', 'CREATE_REPLICATION_SLOT CANARY TEMPORARY PHYSICAL');
+push @commands, 'ALTER_REPLICATION_SLOT CANARY (FAILOVER false)', q{BASE_BACKUP (INCREMENTAL, LABEL 'CANARY')}, 'UPLOAD_MANIFEST' if server_version($node) >= 17;
+foreach my $command (@commands)
+{
+	my $run = sub {
+		my ($canary) = @_;
+		my $wire = Wire->connect($node, startup => { replication => 'database', application_name => $canary, options => '-c log_replication_commands=on' });
+		$wire->query($command =~ s/CANARY/$canary/gr);
+		# No manifest: the server refuses it.
+		$wire->message('d', "of $canary\n")->message('c', '') if $command eq 'UPLOAD_MANIFEST';
+		return $wire->answer;
+	};
+	my $begin = $command =~ s/ CANARY.*|CANARY.*//r;
+	$log->shows($run, "a command of replication stays: $command", qr/received replication command: \Q$begin/);
+}
 
 no_crash($node);
 $node->stop;
