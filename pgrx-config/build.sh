@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# build.sh build | install | package: the extension for PostgreSQL $PG, always in release mode.
+# build.sh build | install | package | into: the extension for PostgreSQL $PG, always in release mode.
 #
 # All that an extension consists of is put together here: the library, which cargo builds; the script, which
 # is the SQL files one after the other; the control file. The tool of pgrx (cargo-pgrx) would do no more,
@@ -15,7 +15,8 @@ main() {
         build) build ;;
         install) build && install_tree ;;
         package) build && archive ;;
-        *) die "usage: build.sh build | install | package" ;;
+        into) build && put_into "$2" "$3" ;;
+        *) die "usage: build.sh build | install | package | into LIBRARIES EXTENSIONS" ;;
     esac
 }
 
@@ -90,6 +91,12 @@ install_tree() {
     else
         say "PostgreSQL $pg has this build already"
     fi
+}
+
+# For a server that stands elsewhere than its pg_config says.
+put_into() {
+    as_root install -D -m 755 -t "$1" "$tree$(seen_by_server --pkglibdir)/pg_fieldcrypt.so"
+    as_root install -D -m 644 -t "$2" "$tree$(seen_by_server --sharedir)/extension/"*
 }
 
 archive() {

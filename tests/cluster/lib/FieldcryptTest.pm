@@ -26,6 +26,7 @@ our @EXPORT = qw(
   past_the_guard rename_tenant new_cluster key_text write_key_file use_key_file create_database
   run_sql value gives refused sqlstates session outcomes bind
   configure files_with hkdf processes
+  server_version force_parallel needs_library
   dump_database restore_database contents same_contents no_crash endings crash eventually postmaster
   tool tool_with_input write_file
 );
@@ -418,8 +419,32 @@ sub no_crash
 	my ($node) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	# A client that is gone is none; Postgres gives that the SQLSTATE of whatever the socket says.
-	my @bad = grep { /PANIC|XX000|was terminated by signal|unreachable|panicked/ && !/could not send data to client/ } split /\n/, slurp_file($node->logfile);
+	# A statement in the log may have these words, too: a line of the server's own has them at its place.
+	my @bad = grep { /PANIC:  |[A-Z]:  XX000: |was terminated by signal|unreachable|panicked/ && !/could not send data to client/ } split /\n/, slurp_file($node->logfile);
 	return is(join("\n", @bad), '', 'no crash and no internal error on ' . $node->name);
+}
+
+# The major version of the server, or of the installed one.
+sub server_version
+{
+	my ($node) = @_;
+	my $number = $node ? int(value($node, 'SHOW server_version_num') / 10_000) : (`pg_config --version` =~ /(\d+)/)[0];
+	return $number;
+}
+
+# Skips the whole file, by name, where the server lacks a library.
+sub needs_library
+{
+	my ($name, $what) = @_;
+	chomp(my $libraries = `pg_config --pkglibdir`);
+	plan(skip_all => ($what // $name) . " is not installed: there is no $libraries/$name.so") unless -e "$libraries/$name.so";
+	return;
+}
+
+# What has plans run in parallel workers: the name of the setting up to PostgreSQL 15, and from 16 on.
+sub force_parallel
+{
+	return 'SET ' . (server_version() < 16 ? 'force_parallel_mode' : 'debug_parallel_query') . ' = on; ';
 }
 
 # The ways in which a session ends early, each as a function that is called with its server process first.
