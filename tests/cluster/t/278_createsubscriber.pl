@@ -27,7 +27,6 @@ $publisher->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($publisher, 'base', has_streaming => 1);
 use_key_file($standby, key_text(1));
-$standby->append_conf('postgresql.conf', "primary_conninfo = '" . $publisher->connstr('postgres') . " application_name=standby'");
 $standby->start;
 value($publisher, q{CALL fieldcrypt.rotate_keys('acme', force => true)});
 $publisher->wait_for_replay_catchup($standby);
