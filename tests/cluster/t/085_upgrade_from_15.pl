@@ -78,8 +78,8 @@ my @kept = qw(alerts audit_checkpoints audit_origins audit_retirements audit_sig
 my $kept = join ' UNION ALL ', map { "SELECT '$_', t::text FROM fieldcrypt.$_ AS t" } @kept;
 my $triggers = q{SELECT t.tgrelid::regclass, t.tgname, t.tgenabled FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid WHERE NOT t.tgisinternal ORDER BY 1, 2};
 my $belongs = q{SELECT pg_describe_object(classid, objid, 0) FROM pg_depend WHERE deptype = 'e' AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_fieldcrypt')
-	   -- The row types of tables belong to those.
-	   AND NOT (classid = 'pg_type'::regclass AND EXISTS (SELECT FROM pg_type AS t JOIN pg_class AS c ON c.oid = t.typrelid WHERE t.oid = objid AND c.relkind <> 'c')) ORDER BY 1};
+	   -- Types of rows and arrays go with what they are of.
+	   AND NOT (classid = 'pg_type'::regclass AND EXISTS (SELECT FROM pg_type AS t LEFT JOIN pg_class AS c ON c.oid = t.typrelid WHERE t.oid = objid AND (c.relkind <> 'c' OR t.typcategory = 'A'))) ORDER BY 1};
 
 sub all_of
 {

@@ -435,7 +435,7 @@ foreach my $schema (sort keys %expected)
 }
 
 # What the README tells users to type fits on two screens; the tables and views, which say more, on a few.
-foreach my $look ([ '\df fieldcrypt.*', 100 ], [ '\dt fieldcrypt.*', 40 ], [ '\dv fieldcrypt.*', 40 ], [ '\d fieldcrypt.*', 680 ])
+foreach my $look ([ '\df fieldcrypt.*', 100 ], [ '\dt fieldcrypt.*', 40 ], [ '\dv fieldcrypt.*', 40 ], [ '\d fieldcrypt.*', 720 ])
 {
 	my ($command, $most) = @$look;
 	my ($out, $err) = run_command([ 'psql', '-X', '-w', '-d', $node->connstr('postgres'), '-c', $command ]);
