@@ -7,7 +7,11 @@
 # database.
 source "$(dirname "$0")/lib.sh"
 
-[[ -n $server_root && -e $server_folder/ready ]] || die "PostgreSQL $pg is not unpacked in a folder of its own: run pgrx-config/setup.sh first"
+if [[ -z $server_root ]]; then
+    say "PostgreSQL $pg is this machine's own: no server of 15 is put beside it"
+    exit
+fi
+[[ -e $server_folder/ready ]] || die "PostgreSQL $pg is not there yet: run pgrx-config/setup.sh first"
 
 release=${debian_with[15]}
 packages=(postgresql-15 postgresql-client-15)

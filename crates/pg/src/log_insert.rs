@@ -328,8 +328,7 @@ fn is_guard(function: Oid) -> bool {
             return false;
         }
         let name = pg_sys::get_func_name(function);
-        !name.is_null()
-            && [c"refuse_restore_over_log", c"keep_own"].contains(&CStr::from_ptr(name))
+        !name.is_null() && [c"refuse_restore_over_log", c"keep_own"].contains(&CStr::from_ptr(name))
     }
 }
 

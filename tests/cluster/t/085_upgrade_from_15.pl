@@ -12,7 +12,7 @@ use Test::More;
 
 my $old_place = '/usr/lib/postgresql/15';
 plan skip_all => 'the server is 15 itself' if server_version() <= 15;
-plan skip_all => "there is no server of PostgreSQL 15 with the extension beside this one (PG=$ENV{PG} pgrx-config/old_server.sh)"
+plan skip_all => "there is no server of PostgreSQL 15 with the extension beside this one (PG=" . server_version() . " pgrx-config/old_server.sh)"
   unless -x "$old_place/bin/postgres" && -x "$old_place/bin/pg_config" && -e "$old_place/lib/pg_fieldcrypt.so";
 
 my $conf = <<'CONF';
