@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# build.sh build | is-built | install | uninstall | package: the extension for PostgreSQL $PG, always in release mode.
+# build.sh build | is-built | install | uninstall | package | into: the extension for PostgreSQL $PG, always in release mode.
 # build.sh release: keeps the scripts of this version for ever.
 #
 # All that an extension consists of is put together here: the library, which cargo builds; the script, which
@@ -19,8 +19,9 @@ main() {
         install) build && install_tree ;;
         uninstall) uninstall ;;
         package) build && archive ;;
+        into) build && put_into "$2" "$3" ;;
         release) release ;;
-        *) die "usage: build.sh build | is-built | install | uninstall | package | release" ;;
+        *) die "usage: build.sh build | is-built | install | uninstall | package | into LIBRARIES EXTENSIONS | release" ;;
     esac
 }
 
@@ -134,6 +135,12 @@ uninstall() {
         removed=$((removed + 1))
     done
     say "Removed $removed files from PostgreSQL $pg"
+}
+
+# For a server that stands elsewhere than its pg_config says.
+put_into() {
+    as_root install -D -m 755 -t "$1" "$tree$(seen_by_server --pkglibdir)/pg_fieldcrypt.so"
+    as_root install -D -m 644 -t "$2" "$tree$(seen_by_server --sharedir)/extension/"*
 }
 
 archive() {

@@ -1,4 +1,5 @@
--- Health of more than one node: subscriptions that bring keys, nodes that lack keys, values that are elsewhere.
+-- Health of more than one node: subscriptions that bring keys, publications that send more than is meant, nodes that lack
+-- keys, values that are elsewhere.
 
 -- A subscription that fails starts anew every few seconds, and is seen between two failures as well as in one. So one
 -- that is at work counts as failing while it began a moment ago and has failed before.
@@ -66,6 +67,32 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.check_key_subscriptions(jsonb) IS 'check: subscriptions that bring keys and are stuck';
+
+CREATE FUNCTION fieldcrypt_internal.check_published_tables(used jsonb) RETURNS fieldcrypt_internal.health_finding
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    names text[];
+    shown text[];
+BEGIN
+    SELECT array_agg(p.name), array_agg(fieldcrypt_internal.quoted_name(p.name))
+      INTO names, shown
+      FROM (SELECT DISTINCT t.pubname::text AS name
+              FROM pg_publication_tables AS t
+             WHERE t.schemaname IN ('fieldcrypt', 'fieldcrypt_internal')
+               AND t.tablename NOT IN ('encryption_keys', 'master_keys', 'rotation_policies', 'column_contexts')
+             ORDER BY name) AS p;
+    IF names IS NULL THEN
+        RETURN fieldcrypt_internal.finding_of('ok', 'no publication sends the audit log, or what else is this database''s own');
+    END IF;
+    RETURN fieldcrypt_internal.finding_of('warning',
+        format('the audit log, approvals and progress of this database are sent to every subscriber, which has its own and takes none of it: %s',
+            fieldcrypt_internal.counted_names(shown, cardinality(shown), 'publication')),
+        'Who may read the publication reads the log. Publish tables of your own and those of keys and policies: docs/more-than-one-node.md has the statement.',
+        fieldcrypt_internal.finding_identity(names, cardinality(names)));
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.check_published_tables(jsonb) IS 'check: publications that send what is one database''s own';
 
 CREATE FUNCTION fieldcrypt_internal.check_missing_keys(used jsonb) RETURNS fieldcrypt_internal.health_finding
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp

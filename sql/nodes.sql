@@ -30,6 +30,35 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.distributed_tables() IS
     'the tables of Citus whose rows are in shards, here and on other nodes; granted to nobody';
 
+CREATE FUNCTION fieldcrypt_internal.is_applying() RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'fieldcrypt_is_applying';
+COMMENT ON FUNCTION fieldcrypt_internal.is_applying() IS
+    'whether this process applies what a subscription brings, or copies its tables';
+
+CREATE FUNCTION fieldcrypt_internal.keep_own() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'fieldcrypt_keep_own';
+COMMENT ON FUNCTION fieldcrypt_internal.keep_own() IS
+    'trigger: what is one database''s own, its log for instance, takes nothing that a subscription brings';
+
+-- Policies and contexts are the publisher's, also where a database had some before it subscribed: two of one tenant or
+-- column would stop the subscription for ever.
+CREATE FUNCTION fieldcrypt_internal.take_over() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT fieldcrypt_internal.is_applying() THEN
+        RETURN NEW;
+    ELSIF TG_RELID = 'fieldcrypt.rotation_policies'::regclass THEN
+        DELETE FROM fieldcrypt.rotation_policies AS p WHERE p.tenant = NEW.tenant;
+    ELSE
+        DELETE FROM fieldcrypt.column_contexts AS c WHERE c.table_name = NEW.table_name AND c.column_name = NEW.column_name;
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.take_over() IS
+    'trigger: a policy or context that a subscription brings replaces that of this database';
+
 -- A table that is named, one of a schema that is, and one of all.
 CREATE FUNCTION fieldcrypt_internal.publications_of_keys() RETURNS text[]
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp

@@ -38,6 +38,7 @@ server() {
     export PG=$1 FIELDCRYPT_SUITES_OF=$1
     suite setup pgrx-config/setup.sh
     suite build pgrx-config/build.sh install
+    if (($1 > 16)); then suite old-server pgrx-config/old_server.sh; fi # pg_upgrade from 15
     suite regress on_server tests/run/regress.sh regress
     suite preloaded on_server tests/run/regress.sh preloaded
     suite isolation on_server tests/run/regress.sh isolation

@@ -298,7 +298,7 @@ unsafe fn fill(slot: *mut pg_sys::TupleTableSlot, values: &Values) {
     }
 }
 
-/// Whether an INSERT would fire none but the extension's guard, which lets its owner pass.
+/// Whether an INSERT would fire none but the extension's guards, which let its owner pass.
 ///
 /// # Safety
 ///
@@ -328,7 +328,7 @@ fn is_guard(function: Oid) -> bool {
             return false;
         }
         let name = pg_sys::get_func_name(function);
-        !name.is_null() && CStr::from_ptr(name) == c"refuse_restore_over_log"
+        !name.is_null() && [c"refuse_restore_over_log", c"keep_own"].contains(&CStr::from_ptr(name))
     }
 }
 

@@ -76,7 +76,15 @@ mod unguarded {
         /// Of `lsyscache.h`, which pgrx has no bindings for, like the next.
         pub fn get_subscription_name(subscription: pg_sys::Oid, missing_ok: bool) -> *mut c_char;
         pub fn get_subscription_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
+        /// Of `logicalworker.h`.
+        pub fn IsLogicalWorker() -> bool;
     }
+}
+
+/// Whether this process applies what a subscription brings, or copies its tables.
+pub fn is_applying() -> bool {
+    // SAFETY: reads a variable of the process.
+    unsafe { unguarded::IsLogicalWorker() }
 }
 
 /// Whether this is a node of Citus other than the coordinator, whose group is 0.

@@ -165,6 +165,7 @@ function check_master_key_rotation(jsonb) v u p
 function check_master_key_source(jsonb) v u p
 function check_missing_keys(jsonb) v u p
 function check_preload(jsonb) v u p
+function check_published_tables(jsonb) v u p
 function check_reencryption(jsonb) v u p
 function check_require_tenant(jsonb) v u p
 function check_restore_order(jsonb) v u p
@@ -240,6 +241,7 @@ function import_contents(json,integer,integer) v u p
 function import_document(text,boolean,boolean) v u
 function insert_approval(bigint,text,text,text,bigint) v u
 function invalidate_keys() v u trigger
+function is_applying() s s
 function is_being_restored() v u p
 function is_changed_to_foreign("any",text,"any",text,text) v u
 function is_foreign("any",text,text) v u
@@ -250,6 +252,7 @@ function is_reencrypting() v u p
 function is_said_to_be_audited(regclass) s u d p
 function is_use_recorded() s u p
 function keep_contexts_of_parent(oid,oid) v u p
+function keep_own() v u trigger
 function key_problem(bigint) v u
 function keys_from(text) v u
 function keys_to_rewrap(bytea) v u d p
@@ -389,6 +392,7 @@ function store_verification(timestamp with time zone,text,bigint,text) v u
 function sum_of_tallies(jsonb,jsonb) i u p
 function table_blocks(oid) v u p
 function tables_said_to_be_audited() s u p
+function take_over() v u p trigger
 function target_master_key() v u
 function tenant_statistics() v r
 function time_ago(timestamp with time zone) v u p
@@ -460,7 +464,7 @@ sub older_or_same
 }
 
 # What the README tells users to type fits on two screens; the tables and views, which say more, on a few.
-foreach my $look ([ '\df fieldcrypt.*', 100 ], [ '\dt fieldcrypt.*', 40 ], [ '\dv fieldcrypt.*', 40 ], [ '\d fieldcrypt.*', 680 ])
+foreach my $look ([ '\df fieldcrypt.*', 100 ], [ '\dt fieldcrypt.*', 40 ], [ '\dv fieldcrypt.*', 40 ], [ '\d fieldcrypt.*', 720 ])
 {
 	my ($command, $most) = @$look;
 	my ($out, $err) = run_command([ 'psql', '-X', '-w', '-d', $node->connstr('postgres'), '-c', $command ]);
