@@ -100,6 +100,17 @@ enter_server_root() {
             PATH="$path:/usr/bin:/bin" "$@"' enter "$server_root" "$work" "$server_user" "$pg_bin" "$@"
 }
 
+# Runs a command in that folder as root. Nothing of it is a service, nothing asks.
+in_server_root() {
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    as_root unshare --mount "$BASH" -euc '
+        root=$1
+        shift
+        mount -t proc proc "$root/proc"
+        mount --rbind /dev "$root/dev"
+        exec chroot "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"' enter "$server_root" "$@"
+}
+
 # Makes the server's user and the work folder. Somebody else's folder of that name is refused:
 # /var/tmp is open to all.
 open_work() {

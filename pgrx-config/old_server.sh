@@ -28,28 +28,33 @@ main() {
 }
 
 unpack() {
-    local mirror folder package file
+    local list=/etc/apt/sources.list.d/old.list folder=/var/cache/pg_fieldcrypt mirror from
     say "Unpacking PostgreSQL 15 of Debian $release into $server_root"
-    mirror=$(sed -nE 's#^(deb )?(.*)#\2#; s#^.*(https?://[^ ]+).*#\1#p' "$server_root"/etc/apt/sources.list | head -n 1)
-    folder=$(mktemp -d)
-    # shellcheck disable=SC2064
-    trap "rm -rf '$folder'" EXIT
-    wget -q -O "$folder/Packages.xz" "${mirror%/}/dists/$release/main/binary-$(dpkg --print-architecture)/Packages.xz" ||
-        die "there are no lists of Debian $release at $mirror"
-    xz -d "$folder/Packages.xz"
-    for package in "${packages[@]}" "${libraries[@]}"; do
-        file=$(awk -v name="$package" '/^Package: / {found = $2 == name} found && /^Filename: / {print $2; exit}' "$folder/Packages")
-        wget -q -O "$folder/$package.deb" "${mirror%/}/$file" || die "can't fetch $package from $mirror"
-        dpkg-deb -x "$folder/$package.deb" "$folder/unpacked"
-    done
+    from=$(head -n 1 "$server_root/etc/apt/sources.list")
+    mirror=$(grep -oE 'https?://[^ ]+' <<<"$from")
+    # By apt, which looks at signatures. The release is asked for once, and nothing is installed from it.
+    as_root tee "$server_root$list" >/dev/null <<<"deb $mirror $release main"
+    as_root mkdir -p "$server_root$folder"
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    in_server_root bash -euc '
+        folder=$1 release=$2 list=$3
+        shift 3
+        trap "rm -f $list; apt-get -q update" EXIT
+        cd "$folder"
+        apt-get -q update
+        apt-get -q download "${@/%//$release}"
+        for package in *.deb; do dpkg-deb -x "$package" unpacked; done' unpack "$folder" "$release" "$list" "${packages[@]}" "${libraries[@]}" \
+        >"$target/old_server.log" 2>&1 || die "PostgreSQL 15 can't be fetched: $target/old_server.log"
+    folder=$server_root$folder
     # Compiled queries would need another LLVM.
-    rm -rf "$folder"/unpacked/usr/lib/postgresql/15/lib/{llvmjit.so,bitcode}
+    as_root rm -rf "$folder"/unpacked/usr/lib/postgresql/15/lib/{llvmjit.so,bitcode}
     for file in usr/lib/postgresql/15 usr/share/postgresql/15; do
         as_root mkdir -p "$server_root/$file"
         as_root cp -r "$folder/unpacked/$file/." "$server_root/$file/"
     done
     # Nothing of the newer release is replaced.
     as_root cp --no-clobber --no-dereference "$folder"/unpacked/usr/lib/*-linux-gnu/lib*.so.* "$server_root$(cd "$folder/unpacked" && echo /usr/lib/*-linux-gnu)/"
+    as_root rm -rf "$folder"
 }
 
 main

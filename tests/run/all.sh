@@ -13,8 +13,9 @@ trap 'rm -f "$FIELDCRYPT_RESULTS"*' EXIT
 # Files of tests/cluster that meet code which differs between versions of PostgreSQL, or its replication,
 # dumps, plans, settings and log lines.
 # The first list is that of the newest version, the second that of those between.
-differing="003 006 007 009 030 031 032 033 035 037 110 180 183 185 189 201 205 213 222 240 260 261 262 264 266 274"
-smoke="003 006 009 030 110 180 201 260"
+differing="003 006 007 009 030 032 033 035 080 085 090 091 092 110 111 180 183 185 189 190 191 201 205 213 222 240 260 261 262
+    264 266 274 277 278"
+smoke="003 009 110 111 180 190"
 
 main() {
     whole=(15)
@@ -42,7 +43,7 @@ server() {
     suite regress on_server tests/run/regress.sh regress
     suite preloaded on_server tests/run/regress.sh preloaded
     suite isolation on_server tests/run/regress.sh isolation
-    T=$2 suite cluster on_server tests/run/cluster.sh
+    T=${2//$'\n'/ } suite cluster on_server tests/run/cluster.sh
     unset FIELDCRYPT_SUITES_OF
 }
 
