@@ -42,6 +42,7 @@ server() {
         suite setup pgrx-config/setup.sh
     elif ! pgrx-config/setup.sh; then
         echo "    PostgreSQL $1: it can't be had on this machine, see above" >>"$FIELDCRYPT_RESULTS.skipped"
+        unset FIELDCRYPT_SUITES_OF
         return
     fi
     suite build pgrx-config/build.sh install
