@@ -34,7 +34,8 @@ else
     pg_config=$pg_bin/pg_config
     declare -A debian_with=([15]=bookworm [17]=trixie [18]=forky)
     debian=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-    if [[ ! -x $pg_config && ${debian_with[$pg]:-} != "$debian" ]] && ! apt-cache show "postgresql-$pg" >/dev/null 2>&1; then
+    if [[ ! -x $pg_config && ${debian_with[$pg]:-} != "$debian" ]] &&
+        { [[ -e $servers/$pg/ready ]] || ! apt-cache show "postgresql-$pg" >/dev/null 2>&1; }; then
         server_folder=$servers/$pg
         if [[ $pg == 16 ]]; then
             pg_bin=$server_folder/server/pgsql/bin

@@ -27,10 +27,10 @@ main() {
 
     pgrx-config/setup.sh
     suite core tests/run/core.sh
+    suite fuzz tests/run/fuzz.sh
     for pg in "${whole[@]}"; do server "$pg" "" required; done
     for pg in "${partly[@]}"; do server "$pg" "$differing"; done
     for pg in "${briefly[@]}"; do server "$pg" "$smoke"; done
-    suite fuzz tests/run/fuzz.sh
     summary
 }
 

@@ -59,5 +59,5 @@ failures() {
         as_server grep -hE -A 2 '^failed: | line [0-9]+\.$' "$work/cluster/tmp_check/log/regress_log_$name" | grep -v '^#' | tail -n 4 || true
     done
 }
-sed -nE 's#^t/([^ ]+)\.pl \.* ?(skipped: .*)#    \1 \2#p' "$log" >>"${FIELDCRYPT_RESULTS:-/dev/null}${FIELDCRYPT_RESULTS:+.skipped}"
+sed -nE "s#^(\[.*\] )?t/([^ ]+)\.pl \.* ?(skipped: .*)#    ${FIELDCRYPT_SUITES_OF:-} \2 \3#p" "$log" >>"${FIELDCRYPT_RESULTS:-/dev/null}${FIELDCRYPT_RESULTS:+.skipped}"
 report cluster "$((passed > 0 ? passed : 0))" "$failed" < <(failures)
