@@ -19,7 +19,7 @@ my $rights = q{SELECT object, who, rights FROM (
     UNION ALL SELECT t.oid::regtype::text, t.typacl FROM pg_type AS t WHERE t.typnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[])
     UNION ALL SELECT n.nspname, n.nspacl FROM pg_namespace AS n WHERE n.nspname ~ '^fieldcrypt'
 ) AS o (object, acl), LATERAL (SELECT a.grantee::regrole::text, string_agg(a.privilege_type, ',') FROM aclexplode(o.acl) AS a WHERE a.grantee <> a.grantor GROUP BY a.grantee) AS r (who, rights) ORDER BY 1, 2};
-my $health = q{SELECT "check", status FROM fieldcrypt.health() WHERE "check" <> 'extension_version' ORDER BY "check"};
+my $health = q{SELECT "check", status FROM fieldcrypt.health() ORDER BY "check"};
 
 foreach my $version (grep { $_ ne $now } released())
 {
@@ -64,7 +64,8 @@ foreach my $version (grep { $_ ne $now } released())
 	}
 
 	gives($node, q{SELECT status, detail FROM fieldcrypt.health() WHERE "check" = 'extension_version'}, "ok|this database has version $now of the extension, and the library is of the same", 'health', db => $db);
-	gives($node, $health, $healthy, 'health is as it was', db => $db);
+	my %before = map { $_ => 1 } $healthy =~ /^(.*?)\|/mg;
+	is(join("\n", grep { /^(.*?)\|/ && $before{$1} } split /\n/, value($node, $health, db => $db)), $healthy, 'what health found before is as it was');
 	is(run_sql($node, 'SELECT count(*) FROM fieldcrypt.health()', db => $db)->{err}, '', 'which says nothing more');
 
 	use_everything($node, $db, 'after the update');
