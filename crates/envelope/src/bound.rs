@@ -16,7 +16,8 @@ use zeroize::Zeroize;
 
 use crate::binding::{Expected, Place, Stamp};
 use crate::ciphertext::{
-    HEADER_LENGTH, Malformed, SUITE_BOUND, SUITE_SEARCHABLE, header_of, suite_and_key_id,
+    FORMAT, HEADER_LENGTH, Malformed, SUITE_SEARCHABLE, SUITE_XAES_256_GCM, header_of,
+    suite_and_key_id,
 };
 use crate::forms::Form;
 use crate::keys::{BoundMessageKey, KeyId, Kind, NotAuthentic, WrongKey};
@@ -62,29 +63,29 @@ impl Header {
     /// many. What follows the header is not looked at.
     pub fn parse(start: &[u8]) -> Result<Self, Malformed> {
         match start.first() {
-            Some(&crate::ciphertext::FORMAT) => {}
+            Some(&FORMAT) => {}
             Some(_) => return Err(Malformed::Format),
             None => return Err(Malformed::TooShort),
         }
         let (header, rest) = start.split_first_chunk().ok_or(Malformed::TooShort)?;
         let (suite, key_id) = suite_and_key_id(header)?;
+        if suite == SUITE_XAES_256_GCM {
+            return Err(Malformed::Suite(suite));
+        }
         let (nonce, rest) = rest.split_first_chunk().ok_or(Malformed::TooShort)?;
         let (&[form_byte], rest) = rest.split_first_chunk().ok_or(Malformed::TooShort)?;
         let (place, rest) = rest.split_first_chunk().ok_or(Malformed::TooShort)?;
         let (is_loose, number) = (form_byte & LOOSE != 0, form_byte & !LOOSE);
         let form = Form::of_number(number).ok_or(Malformed::Form(number))?;
-        let binding = match (suite, is_loose) {
-            (SUITE_BOUND, true) => Binding::Loose(Stamp::from_bytes(place)),
-            (SUITE_BOUND, false) => Binding::Bound(Place::from_bytes(place)),
-            (SUITE_SEARCHABLE, true) => return Err(Malformed::LooseTag),
-            (SUITE_SEARCHABLE, false) if !form.is_searchable() => {
-                return Err(Malformed::TagOfForm(number));
-            }
-            (SUITE_SEARCHABLE, false) => {
+        let binding = match (suite == SUITE_SEARCHABLE, is_loose) {
+            (false, true) => Binding::Loose(Stamp::from_bytes(place)),
+            (false, false) => Binding::Bound(Place::from_bytes(place)),
+            (true, true) => return Err(Malformed::LooseTag),
+            (true, false) if !form.is_searchable() => return Err(Malformed::TagOfForm(number)),
+            (true, false) => {
                 let tag = rest.first_chunk().ok_or(Malformed::TooShort)?;
                 Binding::Searchable(Place::from_bytes(place), SearchTag::parse(tag)?)
             }
-            _ => return Err(Malformed::Suite(suite)),
         };
         Ok(Self { key_id, nonce: Nonce::from_bytes(*nonce), form, binding })
     }
@@ -228,8 +229,11 @@ impl<'a> BoundCiphertext<'a> {
     ) -> Result<(), OpenError> {
         let header = self.header.under(new_key.key_id(), nonce);
         new_key.of(header.kind(), header.key_id, &header.nonce)?;
-        let body = header.length()..header.length() + self.body.len();
-        let buffer = out.get_mut(body.clone()).ok_or(NotAuthentic)?;
+        let (_, buffer) = out.split_at_mut_checked(header.length()).ok_or(NotAuthentic)?;
+        let (buffer, _) = buffer.split_last_chunk_mut::<TAG_LENGTH>().ok_or(NotAuthentic)?;
+        if buffer.len() != self.body.len() {
+            return Err(OpenError::NotAuthentic);
+        }
         buffer.copy_from_slice(self.body);
         self.open_in_place(key, Expected::Any, buffer)?;
         seal_in_place(new_key, &header, out).map_err(|_| {

@@ -16,7 +16,7 @@ pub fn lower(text: &str) -> Zeroizing<Vec<u8>> {
         match character {
             '\u{130}' => out.extend_from_slice("i\u{307}".as_bytes()),
             '\u{3C2}' => push(&mut out, '\u{3C3}'),
-            character if character.is_ascii() => out.push(character.to_ascii_lowercase() as u8),
+            character if character.is_ascii() => push(&mut out, character.to_ascii_lowercase()),
             character => push(&mut out, mapped(character)),
         }
     }
@@ -45,7 +45,7 @@ fn digit(character: char) -> Option<u8> {
     let before = ZEROS.partition_point(|zero| *zero <= character);
     let zero = ZEROS.get(before.checked_sub(1)?)?;
     let value = u8::try_from(u32::from(character) - u32::from(*zero)).ok()?;
-    (value < 10).then_some(b'0' + value)
+    (value < 10).then(|| b'0' + value)
 }
 
 fn push(out: &mut Vec<u8>, character: char) {
