@@ -401,17 +401,19 @@ fn re_encryption_keeps_all_but_key_and_nonce() {
         let other_kind = if kind == Kind::Bound { Kind::Searchable } else { Kind::Bound };
         let other = header(other_kind).under(key_id(77), nonce([3; 16]));
         let other = message_key(&key_for(other_kind), &other).unwrap();
-        for (value, old, new, length) in [
-            (&changed, &old, &new, bytes.len()),
-            (&parsed, &stranger.unwrap(), &new, bytes.len()),
-            (&parsed, &new, &new, bytes.len()),
-            (&parsed, &old, &other, bytes.len()),
-            (&parsed, &old, &new, bytes.len() - 1),
-            (&parsed, &old, &new, bytes.len() + 1),
-            (&parsed, &old, &new, 0),
+        let (tampered, wrong_key) = (OpenError::NotAuthentic, OpenError::WrongKey);
+        for (value, old, new, length, expected) in [
+            (&changed, &old, &new, bytes.len(), tampered),
+            (&parsed, &stranger.unwrap(), &new, bytes.len(), tampered),
+            (&parsed, &new, &new, bytes.len(), wrong_key),
+            (&parsed, &old, &other, bytes.len(), wrong_key),
+            (&parsed, &old, &new, bytes.len() - 1, tampered),
+            (&parsed, &old, &new, bytes.len() + 1, tampered),
+            (&parsed, &old, &new, 0, tampered),
         ] {
             let mut out = vec![0; length];
-            assert!(value.reencrypt_into(old, new, fresh.nonce, &mut out).is_err());
+            let moved = value.reencrypt_into(old, new, fresh.nonce, &mut out);
+            assert_eq!(moved, Err(expected), "{kind:?}");
             assert!(!out.windows(4).any(|it| PLAINTEXT.windows(4).any(|text| text == it)));
         }
     }
@@ -444,7 +446,7 @@ fn a_buffer_without_room_or_a_tag_of_a_form_that_has_none_is_not_sealed() {
         }
         for form in Form::ALL {
             let header = Header { form, ..header };
-            let sealed = seal_in_place(&key, &header, &mut vec![0; 200]);
+            let sealed = seal_in_place(&key, &header, &mut [0; 200]);
             let is_sealed = kind != Kind::Searchable || form.is_searchable();
             assert_eq!(sealed.is_ok(), is_sealed, "{kind:?}, {form:?}");
         }

@@ -75,7 +75,10 @@ impl Room {
         for (id, tenant, purpose) in
             [(LOOSE, "loose values", Purpose::Loose), (SEARCH, "acme", Purpose::Search)]
         {
-            let at = list.iter().position(|key| key["key_id"] == DEFAULT_2.to_string()).unwrap();
+            let at = list
+                .iter()
+                .position(|key| key["key_id"].as_str() == Some("9223372036854775807"))
+                .unwrap();
             let mut key = list[at].clone();
             let key_id = KeyId::new(id).unwrap();
             let data_key = DataKey::generate().unwrap();
@@ -175,7 +178,8 @@ impl Drop for Room {
 
 fn nonce() -> Nonce {
     let scope = BlockScope { process: 1, transaction: 1, statement: 1 };
-    NonceBlock::ENDED.next(scope, 0, &mut SystemEntropy::NEW).unwrap()
+    let (mut block, mut entropy) = (NonceBlock::ENDED, SystemEntropy::NEW);
+    block.next(scope, 0, &mut entropy).unwrap()
 }
 
 fn hex(bytes: &[u8]) -> String {
