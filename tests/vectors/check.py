@@ -12,7 +12,10 @@ import hashlib
 import hmac
 import json
 import pathlib
+import re
 import sys
+import unicodedata
+import uuid
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -20,6 +23,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 HERE = pathlib.Path(__file__).parent
+FOLDING_TABLES = HERE / "../../crates/envelope/src/folding/unicode_17.rs"
+FORMS = ("text", "lower-17.0", "digits-17.0", "integer", "numeric", "date", "timestamptz", "uuid", "boolean", "jsonb")
+LOOSE = 0x80
 
 
 def hkdf(key, info, length=32):
@@ -31,14 +37,18 @@ def aes(key, block):
     return encryptor.update(block) + encryptor.finalize()
 
 
-def xaes_256_gcm(key, nonce, plaintext, aad):
+def xaes_message_key(key, nonce):
     first = int.from_bytes(aes(key, bytes(16)), "big")
     k1 = (first << 1) ^ (0x87 | 1 << 128 if first >> 127 else 0)
     derived = b""
     for counter in 1, 2:
         block = bytes([0, counter]) + b"X\0" + nonce[:12]
         derived += aes(key, (int.from_bytes(block, "big") ^ k1).to_bytes(16, "big"))
-    return AESGCM(derived).encrypt(nonce[12:], plaintext, aad)
+    return AESGCM(derived)
+
+
+def xaes_256_gcm(key, nonce, plaintext, aad):
+    return xaes_message_key(key, nonce).encrypt(nonce[12:], plaintext, aad)
 
 
 def canonical(parts):
@@ -59,6 +69,114 @@ def field(vector):
     value = header + nonce + sealed
     text = "fc1:" + base64.urlsafe_b64encode(value).decode().rstrip("=")
     return {"suite_key": suite_key.hex(), "value": value.hex(), "text": text}
+
+
+def bound_place(vector):
+    if "stamp" in vector:
+        stamp = vector["stamp"]
+        sizes = (stamp["database"], 4), (stamp["process"], 4), (int(stamp["sealed_at"]), 8)
+        return b"".join(number.to_bytes(size, "big", signed=number < 0) for number, size in sizes)
+    salt = bytes.fromhex(vector["salt"])
+    return salt + hashlib.sha256(salt + vector["context"].encode()).digest()[:12]
+
+
+def bound_field(vector):
+    key_id, nonce = int(vector["key_id"]).to_bytes(8, "big"), bytes.fromhex(vector["nonce"])
+    plaintext = bytes.fromhex(vector["plaintext"])
+    form = FORMS.index(vector["form"]) + 1
+    suite = bytes([3 if "search" in vector else 2])
+    suite_key = hkdf(bytes.fromhex(vector["dek"]), b"suite" + suite + key_id)
+    place = bound_place(vector)
+    header = b"\xf9" + suite + key_id + nonce + bytes([form | (LOOSE if "stamp" in vector else 0)]) + place
+    expected = {"place": place.hex(), "suite_key": suite_key.hex()}
+    if "search" in vector:
+        search = vector["search"]
+        search_key_id = int(search["key_id"]).to_bytes(8, "big")
+        domain_id = hashlib.sha256(search["domain"].encode() + bytes([form])).digest()[:8]
+        tag_key = hkdf(bytes.fromhex(search["dek"]), b"search" + search_key_id + domain_id)
+        tag = hmac.digest(tag_key, bytes([form]) + folded(vector["form"], plaintext), "sha256")[:16]
+        expected |= {"domain_id": domain_id.hex(), "tag_key": tag_key.hex(), "search_tag": tag.hex()}
+        header += search_key_id + domain_id + tag
+    value = header + xaes_256_gcm(suite_key, nonce[:12] + bytes(8) + nonce[12:], plaintext, header)
+    text = "fc1:" + base64.urlsafe_b64encode(value).decode().rstrip("=")
+    if "value" in vector and open_bound(bytes.fromhex(vector["dek"]), vector["text"]) != (vector["form"], plaintext):
+        expected["plaintext"] = "what the value opens to"
+    return expected | {"value": value.hex(), "text": text}
+
+
+def open_bound(dek, text):
+    """What a bound value holds, by nothing but its own text and the data key: form and plaintext."""
+    encoded = text.removeprefix("fc1:")
+    value = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+    key_id, nonce = value[2:10], value[10:26]
+    start = {2: 43, 3: 75}[value[1]]
+    message_key = xaes_message_key(hkdf(dek, b"suite" + value[1:2] + key_id), nonce)
+    plaintext = message_key.decrypt(bytes(8) + nonce[12:], value[start:], value[:start])
+    return FORMS[(value[26] & ~LOOSE) - 1], plaintext
+
+
+def plaintext_form(vector):
+    form, value = vector["form"], vector["value"]
+    if form in ("integer", "timestamptz"):
+        plaintext = int(value).to_bytes(8, "big", signed=True)
+    elif form == "date":
+        plaintext = int(value).to_bytes(4, "big", signed=True)
+    elif form == "uuid":
+        plaintext = uuid.UUID(value).bytes
+    elif form == "boolean":
+        plaintext = b"\x01" if value == "true" else b"\x00"
+    else:
+        plaintext = value.encode()
+    fold = folded(form, plaintext)
+    return {"plaintext": plaintext.hex(), "folded": None if fold is None else fold.hex()}
+
+
+def folded(form, plaintext):
+    """What of a plaintext is compared; None of forms that are not searchable."""
+    if form in ("timestamptz", "boolean", "jsonb"):
+        return None
+    if form == "lower-17.0":
+        return "".join(map(lower_case, plaintext.decode())).encode()
+    if form == "digits-17.0":
+        return "".join(map(digit, plaintext.decode())).encode() or plaintext
+    if form == "numeric" and b"." in plaintext:
+        return plaintext.rstrip(b"0").rstrip(b".")
+    return plaintext
+
+
+def lower_case(character):
+    return {"\u0130": "i\u0307", "\u03c2": "\u03c3"}.get(character) or LOWER.get(character, character)
+
+
+def digit(character):
+    before = [zero for zero in ZEROS if zero <= character]
+    value = ord(character) - ord(before[-1]) if before else 10
+    return str(value) if value < 10 else ""
+
+
+def folding_tables():
+    """The frozen tables, read from the core's source."""
+    zeros, lower = FOLDING_TABLES.read_text().split("pub static LOWER")
+    characters = lambda text: [
+        chr(int(found[1], 16)) if found[1] else found[2] for found in re.finditer(r"'(?:\\u\{(\w+)\}|(.))'", text)
+    ]
+    pairs = characters(lower)
+    return dict(zip(pairs[::2], pairs[1::2])), characters(zeros)
+
+
+LOWER, ZEROS = folding_tables()
+
+
+def wrong_in_the_tables():
+    """Characters that Python's own data, of an older Unicode version, has otherwise."""
+    for character in map(chr, range(0x110000)):
+        if unicodedata.category(character) in ("Cn", "Cs") or character in "\u0130\u03c2":
+            continue
+        decimal_digit = unicodedata.decimal(character, None)
+        if digit(character) != ("" if decimal_digit is None else str(decimal_digit)):
+            yield character
+        elif lower_case(character) != character.lower():
+            yield character
 
 
 def master_key(vector):
@@ -234,12 +352,17 @@ def context(vector):
 
 def main():
     differing = 0
+    for character in wrong_in_the_tables():
+        differing += 1
+        print(f"folding tables: {character!r} is otherwise in Unicode {unicodedata.unidata_version}", file=sys.stderr)
     for name, formula in (
         ("master-keys.json", master_key),
         ("wrapped-keys.json", wrapped_key),
         ("fields.json", field),
         ("key-exports.json", key_export),
         ("contexts.json", context),
+        ("plaintexts.json", plaintext_form),
+        ("bound-fields.json", bound_field),
         ("audit-rows.json", audit_row),
     ):
         vectors = json.loads((HERE / name).read_text())

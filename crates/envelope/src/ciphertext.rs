@@ -1,4 +1,5 @@
-//! The format of an encrypted value. This file alone knows byte offsets.
+//! The format of an encrypted value of suite 0x01. This file and [`bound`](crate::bound), which has suites 0x02 and
+//! 0x03, alone know byte offsets. The first 10 bytes are the same in all suites.
 //!
 //! ```text
 //! 0    1   format   0xF9   (a byte that never occurs in UTF-8)
@@ -21,6 +22,10 @@ use crate::nonce::Nonce;
 pub const FORMAT: u8 = 0xF9;
 /// Suite byte of XAES-256-GCM.
 pub const SUITE_XAES_256_GCM: u8 = 0x01;
+/// Suite byte of a bound or loose value: the same cipher, another header.
+pub const SUITE_BOUND: u8 = 0x02;
+/// Suite byte of a bound value with a search tag.
+pub const SUITE_SEARCHABLE: u8 = 0x03;
 /// A value is this much longer than its plaintext.
 pub const OVERHEAD: usize = PLAINTEXT_OFFSET + TAG_LENGTH;
 /// Where the plaintext is put before [`seal_in_place`].
@@ -48,14 +53,20 @@ pub struct Ciphertext<'a> {
 /// Why bytes or a text are not an encrypted value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
-    /// Shorter than the 42 bytes that an empty plaintext takes.
+    /// Shorter than the bytes that an empty plaintext takes: 42, 59 or 91, by suite.
     TooShort,
     /// The first byte is not [`FORMAT`].
     Format,
     /// A suite that this version doesn't know.
     Suite(u8),
-    /// The key id is zero or negative.
+    /// The key id, or that of the search key, is zero or negative.
     KeyId,
+    /// A plaintext form that this version doesn't know, or 0, which is none.
+    Form(u8),
+    /// A loose value with a search tag, which there is not.
+    LooseTag,
+    /// A search tag over a form that is not searchable.
+    TagOfForm(u8),
     /// The text does not start with `fc1:`.
     TextPrefix,
     /// What follows `fc1:` is not base64url without padding.
@@ -120,14 +131,24 @@ impl<'a> Ciphertext<'a> {
 /// at many values and needs few of them whole.
 #[inline]
 pub fn key_id_in_header(header: &[u8; HEADER_LENGTH]) -> Result<KeyId, Malformed> {
+    match suite_and_key_id(header)? {
+        (SUITE_XAES_256_GCM, key_id) => Ok(key_id),
+        (suite, _) => Err(Malformed::Suite(suite)),
+    }
+}
+
+/// The same of a value of any suite that this version knows, and which suite it is.
+#[inline]
+pub fn suite_and_key_id(header: &[u8; HEADER_LENGTH]) -> Result<(u8, KeyId), Malformed> {
     let [format, suite, key_id @ ..] = *header;
     if format != FORMAT {
         return Err(Malformed::Format);
     }
-    if suite != SUITE_XAES_256_GCM {
+    if !matches!(suite, SUITE_XAES_256_GCM | SUITE_BOUND | SUITE_SEARCHABLE) {
         return Err(Malformed::Suite(suite));
     }
-    KeyId::new(i64::from_be_bytes(key_id)).ok_or(Malformed::KeyId)
+    let key_id = KeyId::new(i64::from_be_bytes(key_id)).ok_or(Malformed::KeyId)?;
+    Ok((suite, key_id))
 }
 
 /// Seals a value in place: `buffer` holds the plaintext at [`PLAINTEXT_OFFSET`] with
@@ -146,7 +167,7 @@ pub fn seal_in_place(
     let (header, rest) = buffer.split_first_chunk_mut().ok_or(SealError)?;
     let (stored_nonce, rest) = rest.split_first_chunk_mut().ok_or(SealError)?;
     let (body, tag) = rest.split_last_chunk_mut().ok_or(SealError)?;
-    *header = header_of(key_id);
+    *header = header_of(SUITE_XAES_256_GCM, key_id);
     *stored_nonce = *nonce.as_bytes();
     *tag = context.associated_data(header, |aad| key.seal(nonce, aad, body)).ok_or(SealError)?;
     Ok(())
@@ -156,8 +177,8 @@ pub fn seal_in_place(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SealError;
 
-fn header_of(key_id: KeyId) -> [u8; HEADER_LENGTH] {
-    let mut header = [FORMAT, SUITE_XAES_256_GCM, 0, 0, 0, 0, 0, 0, 0, 0];
+pub(crate) fn header_of(suite: u8, key_id: KeyId) -> [u8; HEADER_LENGTH] {
+    let mut header = [FORMAT, suite, 0, 0, 0, 0, 0, 0, 0, 0];
     header[2..].copy_from_slice(&key_id.to_be_bytes());
     header
 }
@@ -197,9 +218,12 @@ pub fn length_from_text(text: &[u8]) -> Result<usize, Malformed> {
 
 /// Parses the text form into `out`, of [`length_from_text`] bytes: for a caller with memory of its own.
 pub fn parse_text(text: &[u8], out: &mut [u8]) -> Result<(), Malformed> {
-    let bytes =
-        Base64UrlUnpadded::decode(encoded_part(text)?, out).map_err(|_| Malformed::Base64)?;
-    Ciphertext::parse(bytes).map(|_| ())
+    Ciphertext::parse(decode_text(text, out)?).map(|_| ())
+}
+
+/// The bytes of a text form, which need not be those of a value.
+pub(crate) fn decode_text<'o>(text: &[u8], out: &'o mut [u8]) -> Result<&'o [u8], Malformed> {
+    Base64UrlUnpadded::decode(encoded_part(text)?, out).map_err(|_| Malformed::Base64)
 }
 
 fn encoded_part(text: &[u8]) -> Result<&[u8], Malformed> {

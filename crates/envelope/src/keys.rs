@@ -2,6 +2,10 @@
 //!
 //! Secrets are newtypes: zeroized on drop, no `Debug`, no `Clone`.
 
+mod bound;
+mod purpose;
+mod search;
+
 use std::fmt;
 use std::num::NonZeroU64;
 
@@ -14,6 +18,10 @@ use crate::primitives::{
     Aes256Gcm, HmacSha256, RandomnessUnavailable, cmac_subkey, gcm_open, gcm_seal, hkdf, random,
     xaes_derive,
 };
+
+pub use bound::{BoundKey, BoundMessageKey, Kind};
+pub use purpose::{Purpose, WrongKey};
+pub use search::TagKey;
 
 /// The id of a data key: a random positive 63-bit integer, so that databases that were branched,
 /// sharded or merged practically never give one id to two keys.
@@ -120,7 +128,7 @@ impl MasterKey {
         metadata: &KeyMetadata<'_>,
         nonce: [u8; 24],
     ) -> Option<WrappedKey> {
-        let mut sealed = Zeroizing::new(key.0);
+        let mut sealed = Zeroizing::new(key.key);
         let (cipher, gcm_nonce) = self.wrapping_cipher(&nonce)?;
         let aad = metadata.associated_data(self.fingerprint, &key.check(metadata.key_id));
         let tag = gcm_seal(&cipher, &gcm_nonce, &aad, sealed.as_mut_slice())?;
@@ -150,7 +158,8 @@ impl MasterKey {
         let opened = target
             .unwrap_key(&rewrapped, metadata, check)
             .map_err(|_| RewrapError::Verification)?;
-        if !same_bytes(&opened.0, &key.0) || !same_bytes(&opened.check(metadata.key_id), check) {
+        if !same_bytes(&opened.key, &key.key) || !same_bytes(&opened.check(metadata.key_id), check)
+        {
             return Err(RewrapError::Verification);
         }
         Ok(rewrapped)
@@ -173,8 +182,8 @@ impl MasterKey {
         }
         let (cipher, gcm_nonce) = self.wrapping_cipher(nonce).ok_or(UnwrapError::Malformed)?;
         let aad = metadata.associated_data(self.fingerprint, check);
-        let mut key = DataKey(*sealed);
-        if gcm_open(&cipher, &gcm_nonce, &aad, &mut key.0, tag) {
+        let mut key = DataKey { key: *sealed, purpose: Purpose::parse(metadata.purpose) };
+        if gcm_open(&cipher, &gcm_nonce, &aad, &mut key.key, tag) {
             Ok(key)
         } else {
             Err(UnwrapError::NotAuthentic)
@@ -229,7 +238,7 @@ pub struct KeyMetadata<'a> {
     pub key_id: KeyId,
     /// Its version: 1 for the tenant's first.
     pub version: u32,
-    /// What the key is for: `field`.
+    /// What the key is for: the name of a [`Purpose`].
     pub purpose: &'a str,
     /// The suite's name: `XAES-256-GCM`.
     pub algorithm: &'a str,
@@ -286,34 +295,43 @@ impl KeyState {
     }
 }
 
-/// A data encryption key (DEK), 256 random bits.
+/// A data encryption key (DEK), 256 random bits, and what it is for.
 #[derive(ZeroizeOnDrop)]
-pub struct DataKey([u8; 32]);
+pub struct DataKey {
+    key: [u8; 32],
+    /// As its wrapping authenticates it; none of a key that was not stored yet, or whose purpose this version doesn't know.
+    #[zeroize(skip)]
+    purpose: Option<Purpose>,
+}
 
 impl DataKey {
     /// A new one, from the operating system's random source.
     pub fn generate() -> Result<Self, RandomnessUnavailable> {
-        let mut key = Self([0; 32]);
-        random(&mut key.0)?;
+        let mut key = Self { key: [0; 32], purpose: None };
+        random(&mut key.key)?;
         Ok(key)
     }
 
-    /// The key under which fields are sealed with XAES-256-GCM.
+    /// The key under which fields of suite 0x01 are sealed with XAES-256-GCM.
     pub fn suite_key(&self, key_id: KeyId) -> SuiteKey {
-        let suite = [SUITE_XAES_256_GCM];
-        let key = hkdf(&self.0, &[b"suite", &suite, &key_id.to_be_bytes()]);
+        self.key_of_suite(SUITE_XAES_256_GCM, key_id)
+    }
+
+    /// `HKDF(DEK, "suite" ‖ suite byte ‖ key id)`, 32 bytes: no two suites share a key.
+    fn key_of_suite(&self, suite: u8, key_id: KeyId) -> SuiteKey {
+        let key = hkdf(&self.key, &[b"suite", &[suite], &key_id.to_be_bytes()]);
         SuiteKey { k1: *cmac_subkey(&key), key: *key }
     }
 
     /// The key that authenticates rows of the audit log, for a data key of purpose `audit`.
     pub fn audit_key(&self, key_id: KeyId) -> AuditKey {
-        AuditKey(*hkdf(&self.0, &[b"audit", &key_id.to_be_bytes()]))
+        AuditKey(*hkdf(&self.key, &[b"audit", &key_id.to_be_bytes()]))
     }
 
     /// 16 public bytes by which a key is recognised without opening anything: stored, compared on
     /// import, authenticated by the wrapping.
     pub fn check(&self, key_id: KeyId) -> [u8; 16] {
-        *hkdf(&self.0, &[b"dek-check", &key_id.to_be_bytes()])
+        *hkdf(&self.key, &[b"dek-check", &key_id.to_be_bytes()])
     }
 }
 

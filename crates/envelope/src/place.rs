@@ -103,7 +103,7 @@ fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
 }
 
 /// `1.50` as `1.5`, `2.00` as `2`; what has no point (`100`, `NaN`, `Infinity`) as it is.
-fn without_trailing_zeros(digits: &[u8]) -> &[u8] {
+pub(crate) fn without_trailing_zeros(digits: &[u8]) -> &[u8] {
     if !digits.contains(&b'.') {
         return digits;
     }

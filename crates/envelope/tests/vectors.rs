@@ -7,10 +7,18 @@
 mod support;
 
 use fieldcrypt_envelope::ciphertext::{from_text, to_text};
-use fieldcrypt_envelope::{Ciphertext, Context, KeyMetadata, MasterKey, Part, place};
+use fieldcrypt_envelope::{
+    AnyCiphertext, Binding, BoundCiphertext, Ciphertext, Context, Domain, Expected, Form, Header,
+    KeyMetadata, MasterKey, Part, Place, Session, Stamp, forms, from_any_text, place,
+};
 use serde_json::Value;
-use support::{data_key, key_id, nonce, seal, suite_key_by_hand};
+use support::{
+    data_key, data_key_for, hkdf_by_hand, key_id, message_key, nonce, open_bound_by_hand, seal,
+    seal_bound, suite_key_by_hand,
+};
 
+const BOUND_FIELDS: &str = include_str!("../../../tests/vectors/bound-fields.json");
+const PLAINTEXTS: &str = include_str!("../../../tests/vectors/plaintexts.json");
 const FIELDS: &str = include_str!("../../../tests/vectors/fields.json");
 const CONTEXTS: &str = include_str!("../../../tests/vectors/contexts.json");
 const MASTER_KEYS: &str = include_str!("../../../tests/vectors/master-keys.json");
@@ -60,6 +68,115 @@ fn fields_are_sealed_to_the_same_bytes_and_text() {
         let parsed = Ciphertext::parse(&read).ok().unwrap();
         let message_key = key.suite_key(parsed.key_id()).message_key(parsed.nonce());
         assert_eq!(parsed.open(&message_key, &context), Ok(plaintext), "{}", vector["name"]);
+    }
+}
+
+#[test]
+fn bound_fields_are_sealed_to_the_same_bytes_and_text_and_open() {
+    for vector in vectors(BOUND_FIELDS, 24) {
+        let name = text(&vector, "name");
+        let form = Form::of_name(text(&vector, "form")).unwrap();
+        let (dek, plaintext) = (array(&vector, "dek"), bytes(&vector, "plaintext"));
+        let is_loose = vector["stamp"].is_object();
+        let binding = if is_loose {
+            Binding::Loose(stamp(&vector["stamp"]))
+        } else {
+            let place = Place::new(array(&vector, "salt"), text(&vector, "context"));
+            match vector["search"].as_object() {
+                None => Binding::Bound(place),
+                Some(search) => {
+                    let search = &Value::Object(search.clone());
+                    let domain = Domain::named(text(search, "domain"), form).unwrap();
+                    assert_eq!(*domain.id(), array(&vector, "domain_id"), "{name}");
+                    let search_dek = array(search, "dek");
+                    let info: &[&[u8]] =
+                        &[b"search", &id(search).as_i64().to_be_bytes(), domain.id()];
+                    assert_eq!(hkdf_by_hand(&search_dek, info), array(&vector, "tag_key"));
+                    let search_key = data_key_for("search", search_dek);
+                    let tag_key = search_key.tag_key(id(search), domain).unwrap();
+                    let tag = tag_key.tag_of(&plaintext).unwrap();
+                    assert_eq!(tag.tag, array(&vector, "search_tag"), "{name}");
+                    Binding::Searchable(place, tag)
+                }
+            }
+        };
+        let header =
+            Header { key_id: id(&vector), nonce: nonce(array(&vector, "nonce")), form, binding };
+        let key = data_key_for(if is_loose { "loose" } else { "field" }, dek);
+        let value = seal_bound(&key, &header, &plaintext);
+        assert_eq!(value, bytes(&vector, "value"), "{name}");
+        assert_eq!(value[27..43], bytes(&vector, "place"), "{name}");
+        assert_eq!(to_text(&value), text(&vector, "text"), "{name}");
+        let suite_key = hkdf_by_hand(&dek, &[b"suite", &value[1..2], &value[2..10]]);
+        assert_eq!(suite_key, array(&vector, "suite_key"), "{name}");
+        assert_eq!(open_bound_by_hand(&dek, &value).as_ref(), Some(&plaintext), "{name}");
+
+        let read = from_any_text(text(&vector, "text").as_bytes()).unwrap();
+        let Ok(AnyCiphertext::Bound(parsed)) = AnyCiphertext::parse(&read) else {
+            panic!("{name}")
+        };
+        assert_eq!(*parsed.header(), header, "{name}");
+        let Stamp { database, process, sealed_at } = match header.binding {
+            Binding::Loose(stamp) => stamp,
+            _ => Stamp { database: 1, process: 1, sealed_at: 1 },
+        };
+        let session = Session { database, process, started_at: sealed_at };
+        let expected = if is_loose {
+            Expected::Session(&session)
+        } else {
+            Expected::Place(text(&vector, "context"))
+        };
+        for expected in [expected, Expected::Any] {
+            assert_eq!(open(&parsed, &key, expected), plaintext, "{name}");
+        }
+    }
+}
+
+fn stamp(stamp: &Value) -> Stamp {
+    let number = |name: &str| stamp[name].as_u64().unwrap().try_into().unwrap();
+    Stamp {
+        database: number("database"),
+        process: number("process"),
+        sealed_at: text(stamp, "sealed_at").parse().unwrap(),
+    }
+}
+
+fn open(
+    value: &BoundCiphertext<'_>,
+    key: &fieldcrypt_envelope::DataKey,
+    expected: Expected<'_>,
+) -> Vec<u8> {
+    let mut out = value.body().to_vec();
+    let message_key = message_key(key, value.header()).unwrap();
+    value.open_in_place(&message_key, expected, &mut out).unwrap();
+    out
+}
+
+#[test]
+fn plaintexts_have_the_same_bytes_and_fold_to_the_same_bytes() {
+    for vector in vectors(PLAINTEXTS, 41) {
+        let (name, value) = (text(&vector, "name"), text(&vector, "value"));
+        let form = Form::of_name(text(&vector, "form")).unwrap();
+        let value = match form {
+            Form::Text | Form::Lower | Form::Digits => forms::Value::Text(value),
+            Form::Integer => forms::Value::Integer(value.parse().unwrap()),
+            Form::Numeric => forms::Value::Numeric(value),
+            Form::Date => forms::Value::Date(value.parse().unwrap()),
+            Form::Timestamptz => forms::Value::Timestamptz(value.parse().unwrap()),
+            Form::Uuid => {
+                let digits = value.replace('-', "");
+                let bytes = base16ct::lower::decode_vec(digits).unwrap();
+                forms::Value::Uuid(bytes.try_into().unwrap())
+            }
+            Form::Boolean => forms::Value::Boolean(value == "true"),
+            Form::Jsonb => forms::Value::Jsonb(value),
+        };
+        let plaintext = form.encode(&value).ok().unwrap();
+        assert_eq!(plaintext.as_bytes(), bytes(&vector, "plaintext"), "{name}");
+        assert!(form.decode(plaintext.as_bytes()).is_ok_and(|read| read == value), "{name}");
+        let folded = form.fold(plaintext.as_bytes()).ok();
+        let expected = vector["folded"].as_str().map(|_| bytes(&vector, "folded"));
+        assert_eq!(folded.map(|it| it.as_bytes().to_vec()), expected, "{name}");
     }
 }
 

@@ -322,7 +322,13 @@ impl Error {
     fn malformed(&self) -> Report {
         let why = match self {
             Self::Malformed(Malformed::Suite(suite)) => {
-                &format!("cipher suite {suite} is unknown to this version")
+                return Report::new(
+                    b"KF001",
+                    format!(
+                        "not an encrypted value: cipher suite {suite} is unknown to this version"
+                    ),
+                    "It was made by a later version of pg_fieldcrypt, if it was not damaged: update the extension here.",
+                );
             }
             Self::Malformed(Malformed::TextPrefix) => "it does not start with \"fc1:\"",
             Self::Malformed(Malformed::Base64) => "invalid base64url",

@@ -53,7 +53,7 @@ pub fn open(
             let replaced = match context {
                 Some(context) => tokens::replace_in(field, |token| {
                     opener
-                        .open(token, &context)
+                        .open(token, Some(&context))
                         .map(|plaintext| opener::escaped(&plaintext, Escape::None))
                 })?,
                 None => {

@@ -6,14 +6,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use fieldcrypt_envelope::key_export::{Contents, KeyEntry, MAX_LENGTH, SealedExport};
-use fieldcrypt_envelope::{AuditKey, DataKey, Fingerprint, KeyId, KeyState, MasterKey};
+use fieldcrypt_envelope::{AuditKey, DataKey, Fingerprint, KeyId, KeyState, MasterKey, Purpose};
 
 use crate::failure::Failure;
 use crate::master_key;
-
-/// The purposes of the keys that this program opens, and their algorithms.
-const FIELD: (&str, &str) = ("field", "XAES-256-GCM");
-const AUDIT: (&str, &str) = ("audit", "HMAC-SHA256");
 
 /// An authentic export, with the master keys that are there.
 pub struct Keys {
@@ -75,11 +71,11 @@ impl Keys {
         &self.vouching
     }
 
-    /// Opens the key with this id, under which values are encrypted.
-    pub fn open_by_id(&self, key_id: KeyId) -> Result<DataKey, KeyProblem> {
+    /// Opens the key with this id, which must be for this purpose.
+    pub fn open_by_id(&self, key_id: KeyId, purpose: Purpose) -> Result<DataKey, KeyProblem> {
         let index = *self.by_id.get(&key_id).ok_or(KeyProblem::Unknown)?;
         let key = &self.contents.keys()[index];
-        if key.purpose != FIELD.0 {
+        if key.purpose != purpose.name() {
             return Err(KeyProblem::UnknownAlgorithm);
         }
         self.open(key)
@@ -87,8 +83,7 @@ impl Keys {
 
     /// Opens the key with this id, under which rows of the audit log are authenticated.
     pub fn audit_key(&self, key_id: KeyId) -> Option<AuditKey> {
-        let key = &self.contents.keys()[*self.by_id.get(&key_id)?];
-        (key.purpose == AUDIT.0).then(|| self.open(key).ok())?.map(|key| key.audit_key(key_id))
+        self.open_by_id(key_id, Purpose::Audit).ok().map(|key| key.audit_key(key_id))
     }
 
     /// Opens a key, and compares it with its check value.
@@ -98,7 +93,8 @@ impl Keys {
             (None, KeyState::Destroyed) => return Err(KeyProblem::Destroyed),
             (None, _) => return Err(KeyProblem::NotAuthentic),
         };
-        if ![FIELD, AUDIT].contains(&(&key.purpose, &key.algorithm)) {
+        let purpose = Purpose::parse(&key.purpose);
+        if purpose.is_none_or(|purpose| purpose.algorithm() != key.algorithm) {
             return Err(KeyProblem::UnknownAlgorithm);
         }
         let master_key = self

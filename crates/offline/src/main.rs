@@ -75,7 +75,8 @@ struct Open {
     #[arg(long, value_name = "PATH", required = true)]
     master_key: Vec<PathBuf>,
     /// The context of values whose column has none of its own. A plain dump has those that were set with
-    /// set_column_context, and no other opens the values of such a column
+    /// set_column_context, and no other opens the values of such a column. Values of encrypted_text open without one; if
+    /// it is given, only those of that place do
     #[arg(long, value_name = "TEXT")]
     context: Option<String>,
     /// The input is CSV with a header line
@@ -182,7 +183,7 @@ fn open_text(
     }
     if path.is_some() && !dump.is_one() {
         tokens::replace(reader(input), output, name, |token| {
-            opener.open(token, context).map(|plaintext| opener::escaped(&plaintext, escape))
+            opener.open(token, Some(context)).map(|plaintext| opener::escaped(&plaintext, escape))
         })?;
         return Ok(true);
     }

@@ -3,8 +3,12 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use fieldcrypt_envelope::ciphertext::from_text;
-use fieldcrypt_envelope::{Ciphertext, Context, KeyId, MessageKey, SuiteKey};
+use fieldcrypt_envelope::bound::OpenError;
+use fieldcrypt_envelope::forms::{Form, Value};
+use fieldcrypt_envelope::{
+    AnyCiphertext, BoundCiphertext, BoundKey, Ciphertext, Context, Expected, KeyId, Kind,
+    MAX_CONTEXT_BYTES, Malformed, MessageKey, Part, Purpose, SuiteKey, from_any_text, place,
+};
 use zeroize::Zeroizing;
 
 use crate::Escape;
@@ -14,9 +18,14 @@ use crate::keys::{KeyProblem, Keys};
 pub struct Opener<'k> {
     keys: &'k Keys,
     suite_keys: HashMap<KeyId, Result<SuiteKey, KeyProblem>>,
+    bound_keys: HashMap<(KeyId, Kind), Result<BoundKey, KeyProblem>>,
     /// Values that were written together share the start of their nonce, and with it this key.
     last: Option<(KeyId, [u8; 12], MessageKey)>,
     opened: u64,
+    /// Of the opened ones: bound to a place that nobody named.
+    unchecked: u64,
+    /// Of the opened ones: not bound to a place yet.
+    loose: u64,
     left: [u64; Left::NAMES.len()],
 }
 
@@ -24,7 +33,10 @@ pub struct Opener<'k> {
 #[derive(Clone, Copy)]
 enum Left {
     Malformed,
+    Unknown,
     NotAuthentic,
+    Misplaced,
+    NotOfForm,
     NoContext,
     UnknownKey,
     DestroyedKey,
@@ -33,15 +45,27 @@ enum Left {
 }
 
 impl Left {
-    const NAMES: [&'static str; 7] = [
+    const NAMES: [&'static str; 10] = [
         "malformed",
+        "of a later version (a suite or form that this program does not know)",
         "not authentic or of another context",
+        "bound to another place, or to none yet",
+        "authentic, but not of the form that they name",
         "of a context that is not known",
         "of a key that the export does not hold",
         "of a destroyed key",
         "of a key whose master key is not given",
         "of a key that does not open",
     ];
+}
+
+impl From<Malformed> for Left {
+    fn from(malformed: Malformed) -> Self {
+        match malformed {
+            Malformed::Suite(1..) | Malformed::Form(1..) => Self::Unknown,
+            _ => Self::Malformed,
+        }
+    }
 }
 
 impl From<KeyProblem> for Left {
@@ -60,14 +84,18 @@ impl<'k> Opener<'k> {
         Self {
             keys,
             suite_keys: HashMap::new(),
+            bound_keys: HashMap::new(),
             last: None,
             opened: 0,
+            unchecked: 0,
+            loose: 0,
             left: [0; Left::NAMES.len()],
         }
     }
 
-    /// What a value in its text form holds; `None`, and counted, if it does not open.
-    pub fn open(&mut self, token: &[u8], context: &str) -> Option<Zeroizing<Vec<u8>>> {
+    /// What a value in its text form holds; `None`, and counted, if it does not open. The context is '' if it has none,
+    /// and nothing if it is not known: values that carry their place open all the same, unchecked.
+    pub fn open(&mut self, token: &[u8], context: Option<&str>) -> Option<Zeroizing<Vec<u8>>> {
         match self.attempt(token, context) {
             Ok(plaintext) => {
                 self.opened += 1;
@@ -80,14 +108,19 @@ impl<'k> Opener<'k> {
         }
     }
 
-    /// Counts a value that is left, since it is not known what it is bound to.
-    pub fn leave(&mut self) {
-        self.left[Left::NoContext as usize] += 1;
+    fn attempt(&mut self, token: &[u8], context: Option<&str>) -> Result<Zeroizing<Vec<u8>>, Left> {
+        let bytes = from_any_text(token)?;
+        match AnyCiphertext::parse(&bytes)? {
+            AnyCiphertext::Field(value) => self.open_field(&value, context.ok_or(Left::NoContext)?),
+            AnyCiphertext::Bound(value) => self.open_bound(&value, context.unwrap_or_default()),
+        }
     }
 
-    fn attempt(&mut self, token: &[u8], context: &str) -> Result<Zeroizing<Vec<u8>>, Left> {
-        let bytes = from_text(token).map_err(|_| Left::Malformed)?;
-        let value = Ciphertext::parse(&bytes).map_err(|_| Left::Malformed)?;
+    fn open_field(
+        &mut self,
+        value: &Ciphertext<'_>,
+        context: &str,
+    ) -> Result<Zeroizing<Vec<u8>>, Left> {
         let parts = [context];
         let context = if context.is_empty() {
             Context::NONE
@@ -95,9 +128,43 @@ impl<'k> Opener<'k> {
             Context::new(&parts).ok_or(Left::NotAuthentic)?
         };
         let mut plaintext = Zeroizing::new(value.body().to_vec());
-        let key = self.message_key(&value)?;
+        let key = self.message_key(value)?;
         value.open_in_place(key, &context, &mut plaintext).map_err(|_| Left::NotAuthentic)?;
         Ok(plaintext)
+    }
+
+    fn open_bound(
+        &mut self,
+        value: &BoundCiphertext<'_>,
+        context: &str,
+    ) -> Result<Zeroizing<Vec<u8>>, Left> {
+        let header = value.header();
+        let (key_id, kind) = (header.key_id, header.kind());
+        let keys = self.keys;
+        let key = self
+            .bound_keys
+            .entry((key_id, kind))
+            .or_insert_with(|| {
+                let key = keys.open_by_id(key_id, kind.purpose())?;
+                key.bound_key(key_id, kind).map_err(|_| KeyProblem::UnknownAlgorithm)
+            })
+            .as_ref()
+            .map_err(|problem| Left::from(*problem))?;
+        let key = key.message_key(kind, key_id, &header.nonce).map_err(|_| Left::KeyDoesNotOpen)?;
+        let expected = if context.is_empty() { Expected::Any } else { Expected::Place(context) };
+        let mut plaintext = Zeroizing::new(value.body().to_vec());
+        value.open_in_place(&key, expected, &mut plaintext).map_err(|error| match error {
+            OpenError::WrongKey => Left::KeyDoesNotOpen,
+            OpenError::Misplaced => Left::Misplaced,
+            OpenError::NotAuthentic => Left::NotAuthentic,
+        })?;
+        let text = text_of(header.form, &plaintext)?;
+        if kind == Kind::Loose {
+            self.loose += 1;
+        } else if context.is_empty() {
+            self.unchecked += 1;
+        }
+        Ok(text)
     }
 
     fn message_key(&mut self, value: &Ciphertext<'_>) -> Result<&MessageKey, Left> {
@@ -111,7 +178,9 @@ impl<'k> Opener<'k> {
             let suite_key = self
                 .suite_keys
                 .entry(key_id)
-                .or_insert_with(|| keys.open_by_id(key_id).map(|key| key.suite_key(key_id)))
+                .or_insert_with(|| {
+                    keys.open_by_id(key_id, Purpose::Field).map(|key| key.suite_key(key_id))
+                })
                 .as_ref()
                 .map_err(|problem| Left::from(*problem))?;
             self.last = Some((key_id, prefix, suite_key.message_key(value.nonce())));
@@ -126,6 +195,12 @@ impl<'k> Opener<'k> {
     /// How many opened, and why the others did not.
     pub fn summary(&self) -> String {
         let mut text = format!("{} values opened", self.opened);
+        if self.unchecked > 0 {
+            let _ = write!(text, ", {} of them without a check of their place", self.unchecked);
+        }
+        if self.loose > 0 {
+            let _ = write!(text, ", {} of them loose (in no row yet)", self.loose);
+        }
         let left: u64 = self.left.iter().sum();
         if left > 0 {
             let _ = write!(text, ", {left} left as they are");
@@ -138,6 +213,21 @@ impl<'k> Opener<'k> {
         }
         text
     }
+}
+
+/// A plaintext of a form as text: as it is, or as `fieldcrypt.context` writes it.
+fn text_of(form: Form, plaintext: &[u8]) -> Result<Zeroizing<Vec<u8>>, Left> {
+    let text = match form.decode(plaintext).map_err(|_| Left::NotOfForm)? {
+        Value::Text(text) | Value::Numeric(text) | Value::Jsonb(text) => {
+            Some(text.as_bytes().to_vec())
+        }
+        Value::Integer(number) => place(&[Part::Integer(number)], MAX_CONTEXT_BYTES),
+        Value::Date(days) => place(&[Part::Date(days)], MAX_CONTEXT_BYTES),
+        Value::Timestamptz(time) => place(&[Part::Timestamptz(time)], MAX_CONTEXT_BYTES),
+        Value::Uuid(bytes) => place(&[Part::Uuid(&bytes)], MAX_CONTEXT_BYTES),
+        Value::Boolean(value) => place(&[Part::Boolean(value)], MAX_CONTEXT_BYTES),
+    };
+    text.map(Zeroizing::new).ok_or(Left::NotOfForm)
 }
 
 /// An opened value as text. Bytes that are no text are shown as Postgres shows bytea, `\x` and hex.

@@ -9,9 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use fieldcrypt_envelope::bound::{self, overhead};
 use fieldcrypt_envelope::ciphertext::{OVERHEAD, PLAINTEXT_OFFSET, seal_in_place, to_text};
-use fieldcrypt_envelope::key_export::SealedExport;
-use fieldcrypt_envelope::{BlockScope, Context, MasterKey, NonceBlock, SystemEntropy};
+use fieldcrypt_envelope::key_export::{Contents, SealedExport};
+use fieldcrypt_envelope::{
+    Binding, BlockScope, Context, DataKey, Domain, Form, Header, KeyId, KeyMetadata, MasterKey,
+    Nonce, NonceBlock, Place, Purpose, Stamp, SystemEntropy,
+};
 use serde_json::Value;
 
 const EXPORTS: &str = include_str!("../../../tests/vectors/key-exports.json");
@@ -20,6 +24,9 @@ const DEFAULT_2: i64 = i64::MAX;
 const PRAXIS: i64 = 3;
 const ACME: i64 = 4;
 const DESTROYED: i64 = 5;
+/// Added to it: keys of other purposes.
+const LOOSE: i64 = 6;
+const SEARCH: i64 = 7;
 
 /// A folder with an export of the frozen vectors and its master keys.
 struct Room {
@@ -59,14 +66,58 @@ impl Room {
         self.path(name)
     }
 
-    /// A value in its text form.
-    fn value(&self, key_id: i64, context: &str, plaintext: &[u8]) -> String {
+    /// A room whose export also has a key for loose values and one for search tags.
+    fn with_keys_of_all_purposes() -> Self {
+        let mut room = Self::new();
+        let master_keys = room.loaded();
+        let mut document = room.vector["document"].clone();
+        let list = document["keys"].as_array_mut().unwrap();
+        for (id, tenant, purpose) in
+            [(LOOSE, "loose values", Purpose::Loose), (SEARCH, "acme", Purpose::Search)]
+        {
+            let at = list
+                .iter()
+                .position(|key| key["key_id"].as_str() == Some("9223372036854775807"))
+                .unwrap();
+            let mut key = list[at].clone();
+            let key_id = KeyId::new(id).unwrap();
+            let data_key = DataKey::generate().unwrap();
+            let metadata = KeyMetadata {
+                tenant,
+                key_id,
+                version: 1,
+                purpose: purpose.name(),
+                algorithm: purpose.algorithm(),
+            };
+            let fingerprint = key["master_key_fingerprint"].as_str().unwrap();
+            let master_key =
+                master_keys.iter().find(|one| one.fingerprint().to_hex() == fingerprint).unwrap();
+            key["key_id"] = id.to_string().into();
+            key["tenant"] = tenant.into();
+            key["version"] = 1.into();
+            key["purpose"] = purpose.name().into();
+            key["algorithm"] = purpose.algorithm().into();
+            key["wrapped_key"] = hex(&master_key.wrap_key(&data_key, &metadata).unwrap()).into();
+            key["key_check"] = hex(&data_key.check(key_id)).into();
+            list.insert(at, key);
+        }
+        document.as_object_mut().unwrap().remove("authentication");
+        let contents = Contents::parse(&document.to_string()).unwrap();
+        let codes = master_keys.iter().map(|key| contents.authenticate(key)).collect();
+        let sealed = contents.seal(codes).unwrap();
+        room.vector["document"] = serde_json::from_str(&sealed).unwrap();
+        room.write("export.json", sealed);
+        room
+    }
+
+    fn loaded(&self) -> Vec<MasterKey> {
+        let keys = self.master_keys();
+        keys.iter().map(|hex| MasterKey::derive(&bytes(hex).try_into().unwrap())).collect()
+    }
+
+    fn data_key(&self, key_id: i64) -> (KeyId, DataKey) {
         let mut sealed = SealedExport::parse(&self.vector["document"].to_string()).unwrap();
-        let master_keys: Vec<MasterKey> = self
-            .master_keys()
-            .iter()
-            .map(|hex| MasterKey::derive(&bytes(hex).try_into().unwrap()))
-            .collect();
+        let master_keys = self.loaded();
         master_keys.iter().for_each(|key| sealed.check(key).unwrap());
         let (contents, _) = sealed.open().unwrap();
         let key = contents.keys().iter().find(|key| key.key_id.as_i64() == key_id).unwrap();
@@ -74,10 +125,25 @@ impl Room {
             master_keys.iter().find(|one| one.fingerprint() == key.master_key).unwrap();
         let wrapped = key.wrapped_key.unwrap();
         let data_key = master_key.unwrap_key(&wrapped, &key.metadata(), &key.check).ok().unwrap();
-        let scope = BlockScope { process: 1, transaction: 1, statement: 1 };
-        let mut block = NonceBlock::ENDED;
-        let mut entropy = SystemEntropy::NEW;
-        let nonce = block.next(scope, plaintext.len() as u64, &mut entropy).unwrap();
+        (key.key_id, data_key)
+    }
+
+    /// A value of suite 0x02 or 0x03 in its text form.
+    fn bound(&self, key_id: i64, form: Form, binding: Binding, plaintext: &[u8]) -> String {
+        let (key_id, data_key) = self.data_key(key_id);
+        let header = Header { key_id, nonce: nonce(), form, binding };
+        let key = data_key.bound_key(key_id, header.kind()).unwrap();
+        let key = key.message_key(header.kind(), key_id, &header.nonce).unwrap();
+        let mut buffer = vec![0; plaintext.len() + overhead(header.kind())];
+        buffer[header.length()..][..plaintext.len()].copy_from_slice(plaintext);
+        bound::seal_in_place(&key, &header, &mut buffer).unwrap();
+        to_text(&buffer)
+    }
+
+    /// A value of suite 0x01 in its text form.
+    fn value(&self, key_id: i64, context: &str, plaintext: &[u8]) -> String {
+        let (key_id, data_key) = self.data_key(key_id);
+        let nonce = nonce();
         let mut buffer = vec![0; plaintext.len() + OVERHEAD];
         buffer[PLAINTEXT_OFFSET..][..plaintext.len()].copy_from_slice(plaintext);
         let parts = [context];
@@ -85,8 +151,8 @@ impl Room {
             "" => Context::NONE,
             _ => Context::new(&parts).unwrap(),
         };
-        let message_key = data_key.suite_key(key.key_id).message_key(&nonce);
-        seal_in_place(&message_key, key.key_id, &nonce, &context, &mut buffer).unwrap();
+        let message_key = data_key.suite_key(key_id).message_key(&nonce);
+        seal_in_place(&message_key, key_id, &nonce, &context, &mut buffer).unwrap();
         to_text(&buffer)
     }
 
@@ -98,10 +164,26 @@ impl Room {
     }
 }
 
+impl Room {
+    fn check(&self) -> Output {
+        run(&["check", &self.path("export.json"), "--master-key", &self.path("master.key")], b"")
+    }
+}
+
 impl Drop for Room {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+fn nonce() -> Nonce {
+    let scope = BlockScope { process: 1, transaction: 1, statement: 1 };
+    let (mut block, mut entropy) = (NonceBlock::ENDED, SystemEntropy::NEW);
+    block.next(scope, 0, &mut entropy).unwrap()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn bytes(hex: &str) -> Vec<u8> {
@@ -347,6 +429,111 @@ fn what_does_not_open_is_left_counted_and_never_shown() {
     gives(&room.open(&["--context", "patients.ssn/1"], &bound), 0, "bound", "1 values opened");
     gives(&room.open(&["--context", "patients.ssn/2"], &bound), 1, &bound, "0 values opened");
     gives(&room.open(&["--context", "x"], &good), 1, &good, "not authentic");
+}
+
+fn place(context: &str) -> Place {
+    Place::new(*b"salt", context)
+}
+
+const STAMP: Stamp = Stamp { database: 5, process: 4711, sealed_at: 0 };
+
+#[test]
+fn values_that_carry_their_place_open_without_any_context() {
+    let room = Room::with_keys_of_all_purposes();
+    let checked = room.check();
+    assert_eq!(checked.status.code(), Some(0), "{}", out(&checked));
+    assert!(out(&checked).contains("GOOD: 7 keys, 6 open, 1 destroyed, 0 do not open"));
+    let (search, key) = room.data_key(SEARCH);
+    let domain = Domain::named("public.t.ssn", Form::Digits).unwrap();
+    let tag = key.tag_key(search, domain).unwrap().tag_of(b"123-45-6789").unwrap();
+    let at = |context| Binding::Bound(place(context));
+    let values = [
+        room.bound(ACME, Form::Text, at("public.t.note/1"), "Grüße".as_bytes()),
+        room.bound(ACME, Form::Digits, Binding::Searchable(place("t.ssn/1"), tag), b"123-45-6789"),
+        room.bound(PRAXIS, Form::Integer, at("t.n/1"), &(-17i64).to_be_bytes()),
+        room.bound(ACME, Form::Numeric, at("t.n/1"), b"1.50"),
+        room.bound(ACME, Form::Date, at("t.n/1"), &428i32.to_be_bytes()),
+        room.bound(ACME, Form::Timestamptz, at("t.n/1"), &37_083_967_500_000i64.to_be_bytes()),
+        room.bound(ACME, Form::Uuid, at("t.n/1"), &[0xA0; 16]),
+        room.bound(ACME, Form::Boolean, at("t.n/1"), &[1]),
+        room.bound(ACME, Form::Jsonb, at("t.n/1"), b"{\"a\": 1.0}"),
+        room.bound(LOOSE, Form::Text, Binding::Loose(STAMP), b"on its way"),
+    ];
+    let plain = "Grüße|123-45-6789|-17|1.50|2001-03-04|2001-03-05T05:06:07.500000Z|\
+                 a0a0a0a0-a0a0-a0a0-a0a0-a0a0a0a0a0a0|true|{\"a\": 1.0}|on its way";
+    let summary = "10 values opened, 9 of them without a check of their place, 1 of them loose (in no row yet)\n";
+    gives(&room.open(&[], values.join("|")), 0, plain, summary);
+    gives(&room.open(&["--context", ""], values.join("|")), 0, plain, summary);
+}
+
+#[test]
+fn a_place_is_checked_where_a_context_is_given() {
+    let room = Room::with_keys_of_all_purposes();
+    let one = room.bound(ACME, Form::Text, Binding::Bound(place("t.ssn/1")), b"one");
+    let two = room.bound(ACME, Form::Text, Binding::Bound(place("t.ssn/2")), b"two");
+    let loose = room.bound(LOOSE, Form::Text, Binding::Loose(STAMP), b"loose");
+    let opened = room.open(&["--context", "t.ssn/1"], format!("{one}|{two}|{loose}"));
+    let left = "1 values opened, 2 left as they are: 2 bound to another place, or to none yet\n";
+    gives(&opened, 1, &format!("one|{two}|{loose}"), left);
+
+    let csv = format!("id,ssn\n1,{one}\n1,{two}\n2,{two}\n");
+    let arguments = ["--csv", "--column-context", "ssn=t.ssn/{id}"];
+    let opened = room.open(&arguments, &csv);
+    gives(&opened, 1, &format!("id,ssn\n1,one\n1,{two}\n2,two\n"), "2 values opened, 1 left");
+}
+
+#[test]
+fn a_dump_opens_whose_columns_have_no_context_but_that_in_their_values() {
+    let room = Room::with_keys_of_all_purposes();
+    let ssn = room.value(PRAXIS, "t.ssn/1", b"by context");
+    let note = room.bound(ACME, Form::Text, Binding::Bound(place("public.t.note/1")), b"by itself");
+    let data = format!(
+        "COPY public.t (id, ssn, note) FROM stdin;\n1\t{ssn}\t{note}\n\\.\n-- outside: {note}\n"
+    );
+    let path = dump(&room, "dump.sql", &data);
+    let opened = room.open(&["--escape", "copy", &path], "");
+    assert_eq!(opened.status.code(), Some(0), "{}", err(&opened));
+    assert!(out(&opened).contains("1\tby context\tby itself\n"), "{}", out(&opened));
+    assert!(out(&opened).contains("-- outside: by itself\n"), "{}", out(&opened));
+    assert!(err(&opened).contains("3 values opened, 2 of them without a check of their place"));
+    let given = ["--escape", "copy", "--column-context", "public.t.note=public.t.note/{id}", &path];
+    assert!(err(&room.open(&given, "")).contains("3 values opened, 1 of them without a check"));
+}
+
+#[test]
+fn bound_values_that_are_not_what_they_say_are_left_and_named() {
+    let room = Room::with_keys_of_all_purposes();
+    let changed = |text: &str, at: usize, byte: u8| {
+        let mut value = fieldcrypt_envelope::from_any_text(text.as_bytes()).unwrap();
+        value[at] = byte;
+        to_text(&value)
+    };
+    let relabelled = |text: &str, key_id: i64| {
+        let mut value = fieldcrypt_envelope::from_any_text(text.as_bytes()).unwrap();
+        value[2..10].copy_from_slice(&key_id.to_be_bytes());
+        to_text(&value)
+    };
+    let bound = room.bound(ACME, Form::Text, Binding::Bound(place("t.ssn/1")), b"a plaintext");
+    let loose = room.bound(LOOSE, Form::Text, Binding::Loose(STAMP), b"a plaintext");
+    let number = room.bound(ACME, Form::Integer, Binding::Bound(place("t.ssn/1")), b"17");
+    for (value, why) in [
+        (changed(&bound, 27, 0), "1 not authentic"),
+        (changed(&bound, 50, 0), "1 not authentic"),
+        (changed(&bound, 26, 2), "1 not authentic"),
+        (changed(&bound, 1, 4), "1 of a later version"),
+        (changed(&bound, 26, 11), "1 of a later version"),
+        (changed(&bound, 26, 0), "1 malformed"),
+        (changed(&bound, 26, 0x81), "1 of a key that does not open"),
+        (changed(&loose, 26, 0x01), "1 of a key that does not open"),
+        (relabelled(&bound, SEARCH), "1 of a key that does not open"),
+        (relabelled(&bound, LOOSE), "1 of a key that does not open"),
+        (relabelled(&loose, ACME), "1 of a key that does not open"),
+        (relabelled(&bound, DESTROYED), "1 of a destroyed key"),
+        (relabelled(&bound, 4711), "1 of a key that the export does not hold"),
+        (number, "1 authentic, but not of the form"),
+    ] {
+        gives(&room.open(&[], &value), 1, &value, why);
+    }
 }
 
 /// The bytes of a value, to forge some.

@@ -10,6 +10,10 @@ fn vectors(file: &str) -> Vec<Value> {
     vectors
 }
 
+fn data_key(key: [u8; 32]) -> DataKey {
+    DataKey { key, purpose: None }
+}
+
 fn bytes<const N: usize>(vector: &Value, name: &str) -> [u8; N] {
     let hex = vector[name].as_str().unwrap();
     base16ct::lower::decode_vec(hex).unwrap().try_into().unwrap()
@@ -27,14 +31,14 @@ fn keys_are_wrapped_to_the_same_bytes() {
             purpose: text("purpose"),
             algorithm: text("algorithm"),
         };
-        let key = DataKey(bytes(&vector, "dek"));
+        let key = data_key(bytes(&vector, "dek"));
         let check = bytes(&vector, "dek_check");
         assert_eq!(key.check(key_id), check, "{}", vector["name"]);
         let master_key = MasterKey::derive(&bytes(&vector, "mek"));
         let wrapped = master_key.wrap_with_nonce(&key, &metadata, bytes(&vector, "nonce"));
         assert_eq!(wrapped, Some(bytes(&vector, "wrapped")), "{}", vector["name"]);
         let opened = master_key.unwrap_key(&bytes::<73>(&vector, "wrapped"), &metadata, &check);
-        assert_eq!(opened.ok().unwrap().0, key.0, "{}", vector["name"]);
+        assert_eq!(opened.ok().unwrap().key, key.key, "{}", vector["name"]);
     }
 }
 
@@ -42,7 +46,7 @@ fn keys_are_wrapped_to_the_same_bytes() {
 fn suite_keys_and_wrapping_keys_are_derived_to_the_same_bytes() {
     for vector in vectors(include_str!("../../../../tests/vectors/fields.json")) {
         let key_id = KeyId::new(vector["key_id"].as_str().unwrap().parse().unwrap()).unwrap();
-        let suite_key = DataKey(bytes(&vector, "dek")).suite_key(key_id);
+        let suite_key = data_key(bytes(&vector, "dek")).suite_key(key_id);
         assert_eq!(suite_key.key, bytes(&vector, "suite_key"), "{}", vector["name"]);
         assert_eq!(suite_key.k1, *cmac_subkey(&suite_key.key));
     }
@@ -55,8 +59,8 @@ fn suite_keys_and_wrapping_keys_are_derived_to_the_same_bytes() {
 #[test]
 fn generated_keys_are_never_zero_and_differ() {
     let (one, two) = (DataKey::generate().ok().unwrap(), DataKey::generate().ok().unwrap());
-    assert!(one.0 != two.0);
-    assert!(one.0 != [0; 32] && two.0 != [0; 32]);
+    assert!(one.key != two.key);
+    assert!(one.key != [0; 32] && two.key != [0; 32]);
 }
 
 #[test]
@@ -66,4 +70,7 @@ fn secrets_are_wiped_on_drop() {
     wiped_on_drop::<DataKey>();
     wiped_on_drop::<SuiteKey>();
     wiped_on_drop::<MessageKey>();
+    wiped_on_drop::<BoundKey>();
+    wiped_on_drop::<BoundMessageKey>();
+    wiped_on_drop::<TagKey>();
 }

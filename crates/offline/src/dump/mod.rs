@@ -426,7 +426,7 @@ struct Counts {
     left: u64,
 }
 
-/// A text with its values opened, and how many were. Without a context all are left.
+/// A text with its values opened, and how many were. Without a context all are left but those that carry their place.
 fn opened(
     text: &[u8],
     context: Option<&str>,
@@ -436,13 +436,7 @@ fn opened(
     let escape = opening.escape;
     let opener = &mut *opening.opener;
     let written = tokens::replace_in(text, |token| {
-        let plaintext = match context {
-            Some(context) => opener.open(token, context),
-            None => {
-                opener.leave();
-                None
-            }
-        };
+        let plaintext = opener.open(token, context);
         *if plaintext.is_some() { &mut counts.opened } else { &mut counts.left } += 1;
         plaintext.map(|plaintext| opener::escaped(&plaintext, escape))
     });
