@@ -25,7 +25,7 @@ cargo build --quiet --locked -p fieldcrypt-offline
 as_server dd of="$work/cluster/fieldcrypt" status=none <"$target/debug/fieldcrypt"
 as_server chmod 755 "$work/cluster/fieldcrypt"
 
-options=(--jobs "${JOBS:-4}") # most of the time they wait
+options=(--jobs "${JOBS:-6}") # most of the time they wait
 if ((${#tests[@]} == 1)); then options=(--verbose); fi
 say "prove: ${tests[*]}"
 log=$(mktemp)
