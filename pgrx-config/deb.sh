@@ -43,6 +43,4 @@ for_postgresql() {
     if [[ -n ${PG_CONFIG:-}$server_folder ]]; then unchecked=(-d); fi
 }
 
-last_line() { tail -n 1 "$1" | cut -c 1-70; }
-
 main "$@"

@@ -212,6 +212,21 @@ compiled() {
         watched "$log" cargo_how_far cargo build --locked --release "$@"
 }
 
+# How far a command is that ends what it says with that.
+last_line() { tail -n 1 "$1" | cut -c 1-70; }
+
+# fresh_debian RELEASE FOLDER MIRROR [options]: debootstrap's smallest system. No service starts in there, and nobody waits
+# for the disk.
+fresh_debian() {
+    local release=$1 folder=$2 mirror=$3 script=/usr/share/debootstrap/scripts/$1
+    # A release that is newer than debootstrap is made as `sid` is.
+    [[ -e $script ]] || script=/usr/share/debootstrap/scripts/sid
+    as_root debootstrap --variant=minbase "${@:4}" "$release" "$folder" "$mirror" "$script" || return
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$folder/usr/sbin/policy-rc.d" >/dev/null
+    as_root chmod 755 "$folder/usr/sbin/policy-rc.d"
+    as_root tee "$folder/etc/dpkg/dpkg.cfg.d/unsafe-io" >/dev/null <<<force-unsafe-io
+}
+
 # From the last bar: "    Building [====>     ] 120/245: pgrx, syn"
 cargo_how_far() {
     tail -c 2000 "$1" | tr '\r' '\n' | sed -nE 's#^ *([A-Z][a-z]+) \[.*\] ([0-9]+)/([0-9]+)(.*)#\1: \2 of \3\4#p' |

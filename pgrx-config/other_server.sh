@@ -33,7 +33,8 @@ from_debian() {
     local mirror
     say "Unpacking Debian $release with PostgreSQL $pg into $server_folder (once, some minutes)"
     mirror=$(archive)
-    watched "$target/other_server.log" steps_done bootstrap "$mirror"
+    # As a script of its own, which ends at its first error.
+    watched "$target/other_server.log" steps_done "$BASH" pgrx-config/other_server.sh bootstrap "$mirror"
 }
 
 # What `ready` has to say: other packages, other folder.
@@ -55,18 +56,12 @@ archive() {
 }
 
 bootstrap() {
-    local root=$server_root package loader script=/usr/share/debootstrap/scripts/$release
+    local root=$server_root package loader
     echo "step: Debian $release"
-    # A release that is newer than debootstrap is made as `sid` is.
-    [[ -e $script ]] || script=/usr/share/debootstrap/scripts/sid
-    as_root debootstrap --variant=minbase --include=ca-certificates "$release" "$root" "$1" "$script"
-    # No service starts in there, no cluster is made, nobody waits for the disk; and the lists of a release that is not
-    # out yet expire within a week.
-    printf '#!/bin/sh\nexit 101\n' | as_root tee "$root/usr/sbin/policy-rc.d" >/dev/null
-    as_root chmod 755 "$root/usr/sbin/policy-rc.d"
+    fresh_debian "$release" "$root" "$1" --include=ca-certificates
+    # No cluster is made; and the lists of a release that is not out yet expire within a week.
     as_root mkdir -p "$root/etc/postgresql-common/createcluster.d"
     as_root tee "$root/etc/postgresql-common/createcluster.d/tests.conf" >/dev/null <<<'create_main_cluster = false'
-    as_root tee "$root/etc/dpkg/dpkg.cfg.d/unsafe-io" >/dev/null <<<force-unsafe-io
     as_root tee "$root/etc/apt/apt.conf.d/lists" >/dev/null <<<'Acquire::Check-Valid-Until "false";'
     echo "step: packages"
     in_server_root apt-get -q update
@@ -123,4 +118,8 @@ steps_done() {
         END {printf "%s%s\n", step, ready ? sprintf(", %d set up", ready) : ""}' "$1"
 }
 
-main "$@"
+case ${1:-} in
+    '') main ;;
+    bootstrap) bootstrap "$2" ;;
+    *) die "usage: other_server.sh" ;;
+esac

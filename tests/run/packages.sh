@@ -83,10 +83,7 @@ make_base() {
     mkdir -p "$cache"
     chmod 700 "$cache"
     rm -rf "$base"
-    watched "$target/packages/debootstrap.log" last_line debootstrap --variant=minbase "$suite" "$base" "$archive"
-    printf '#!/bin/sh\nexit 101\n' >"$base/usr/sbin/policy-rc.d"
-    chmod 755 "$base/usr/sbin/policy-rc.d"
-    echo force-unsafe-io >"$base/etc/dpkg/dpkg.cfg.d/unsafe-io"
+    watched "$target/packages/debootstrap.log" last_line fresh_debian "$suite" "$base" "$archive"
     sources >"$base/etc/apt/sources.list"
     apt-config dump | grep -iE '^Acquire::(http|https)::Proxy' >"$base/etc/apt/apt.conf.d/proxy" || true
     cp /etc/resolv.conf "$base/etc/resolv.conf"
@@ -98,7 +95,5 @@ make_base() {
         apt-get -q -y --download-only install postgresql-$pg"
     touch "$base.ready"
 }
-
-last_line() { tail -n 1 "$1" | cut -c 1-70; }
 
 main "$@"
