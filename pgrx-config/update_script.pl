@@ -3,8 +3,9 @@
 # whose script is NEW. WRITTEN is the part that is written by hand (sql/updates/README.md says what belongs there).
 #
 # A statement that both scripts have is left alone. What can be repeated is: functions and views (OR REPLACE), comments,
-# and what has no name to be known by (ALTER, SELECT, GRANT). An object that OLD does not make is made. All else, a table
-# with another column, an object that is gone, a DO block, is for WRITTEN; tests/cluster/t/080 compares what comes of it
+# and what has no name to be known by (ALTER, SELECT, GRANT). An object that OLD does not make is made, and a DO block that it
+# does not have, by the tag of its quotes, is run. All else, a table with another column, an object that is gone, a DO block
+# that is another, is for WRITTEN; tests/cluster/t/080 compares what comes of it
 # with a new installation, and names whatever is missing.
 use strict;
 use warnings;
@@ -19,7 +20,7 @@ my (@carried, @rights);
 foreach my $statement (grep { !$had{$_} } statements(text($new)))
 {
 	my $object = made($statement);
-	if ($statement =~ /^(?:DO|REVOKE)\b/) { next }
+	if ($statement =~ /^REVOKE\b|^DO \$\$/) { next }
 	elsif ($statement =~ /^GRANT\b/) { push @rights, $statement }
 	elsif ($statement =~ s/^CREATE (?=FUNCTION|PROCEDURE|VIEW)/CREATE OR REPLACE /) { push @carried, $statement }
 	elsif (!$object || !$made{$object}) { push @carried, $statement }
@@ -42,10 +43,12 @@ sub section
 	return;
 }
 
-# What a statement makes, by the name that it cannot have twice; undef for functions and all that makes nothing.
+# What a statement makes, by the name that it cannot have twice, or the name of a DO block; undef for functions and all that
+# makes nothing.
 sub made
 {
 	my ($statement) = @_;
+	return $1 if $statement =~ /^(DO \$\w+\$)/;
 	my $kinds = 'TABLE|TYPE|DOMAIN|SEQUENCE|SCHEMA|AGGREGATE|EVENT TRIGGER|(?:UNIQUE )?INDEX|OPERATOR(?: CLASS| FAMILY)?|CAST|(?:CONSTRAINT )?TRIGGER|COLLATION|STATISTICS|POLICY';
 	my ($kind, $rest) = $statement =~ /^CREATE ($kinds) (.*)/s or return;
 	# An operator is known by its arguments as well, a trigger by its table.
