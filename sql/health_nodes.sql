@@ -80,7 +80,9 @@ BEGIN
       FROM (SELECT DISTINCT t.pubname::text AS name
               FROM pg_publication_tables AS t
              WHERE t.schemaname IN ('fieldcrypt', 'fieldcrypt_internal')
-               AND t.tablename NOT IN ('encryption_keys', 'master_keys', 'rotation_policies', 'column_contexts')
+               -- What keeps its own where replication applies.
+               AND EXISTS (SELECT FROM pg_trigger AS g
+                            WHERE g.tgrelid = to_regclass(format('%I.%I', t.schemaname, t.tablename)) AND g.tgname = 'keep_own_truncate')
              ORDER BY name) AS p;
     IF names IS NULL THEN
         RETURN fieldcrypt_internal.finding_of('ok', 'no publication sends the audit log, or what else is this database''s own');
