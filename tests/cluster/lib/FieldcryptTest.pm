@@ -26,7 +26,7 @@ our @EXPORT = qw(
   past_the_guard rename_tenant new_cluster key_text write_key_file use_key_file create_database
   run_sql value gives refused sqlstates session outcomes bind
   configure files_with hkdf processes
-  server_version force_parallel needs_library
+  server_version force_parallel needs_library is_kept
   dump_database restore_database contents same_contents no_crash endings crash eventually postmaster
   tool tool_with_input write_file
 );
@@ -424,12 +424,25 @@ sub no_crash
 	return is(join("\n", @bad), '', 'no crash and no internal error on ' . $node->name);
 }
 
+# A test: all values of a table (20, unless another number is given) open with the contexts that are remembered, and move to a
+# new key.
+sub is_kept
+{
+	my ($node, $table, $name, $rows) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	value($node, 'CALL fieldcrypt.rotate_keys(force => true)');
+	my $result = run_sql($node, "CALL fieldcrypt.reencrypt('$table', rows_per_second => 0)");
+	unlike($result->{err}, qr/WARNING|ERROR/, "$name: re-encrypted without a warning");
+	gives($node, "SELECT state, rows_moved, rows_failed FROM fieldcrypt.reencryption_progress WHERE table_name = '$table'",
+		'done|' . ($rows // 20) . '|0', '  every value of it');
+	return;
+}
+
 # The major version of the server, or of the installed one.
 sub server_version
 {
 	my ($node) = @_;
-	my $number = $node ? int(value($node, 'SHOW server_version_num') / 10_000) : (`pg_config --version` =~ /(\d+)/)[0];
-	return $number;
+	return $node ? int(value($node, 'SHOW server_version_num') / 10_000) : (`pg_config --version` =~ /(\d+)/)[0];
 }
 
 # Skips the whole file, by name, where the server lacks a library.

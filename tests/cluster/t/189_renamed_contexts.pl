@@ -16,19 +16,6 @@ sub contexts
 	return $node->safe_psql($database // 'postgres', q{SELECT table_name, column_name, coalesce(expression, constant), table_owner FROM fieldcrypt.column_contexts ORDER BY 1, 2});
 }
 
-# A test: all values of a table open with what is remembered, and move to a new key.
-sub is_kept
-{
-	my ($table, $name, $rows) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	value($node, 'CALL fieldcrypt.rotate_keys(force => true)');
-	my $result = run_sql($node, "CALL fieldcrypt.reencrypt('$table', rows_per_second => 0)");
-	unlike($result->{err}, qr/WARNING|ERROR/, "$name: re-encrypted without a warning");
-	gives($node, "SELECT state, rows_moved, rows_failed FROM fieldcrypt.reencryption_progress WHERE table_name = '$table'",
-		'done|' . ($rows // 20) . '|0', '  every value of it');
-	return;
-}
-
 value($node, <<'SQL');
 CREATE ROLE clerk LOGIN; CREATE ROLE other;
 GRANT CREATE, USAGE ON SCHEMA public TO clerk;
@@ -42,29 +29,29 @@ SELECT fieldcrypt.grant_access('clerk', 'type');
 SELECT fieldcrypt.set_column_context('ward.patients', 'ssn', expression => $$fieldcrypt.context('patients.ssn', patients.kind, id)$$);
 SELECT fieldcrypt.set_column_context('ward.patients', 'plain', 'plain');
 SQL
-is_kept('ward.patients', 'before any rename');
+is_kept($node, 'ward.patients', 'before any rename');
 
 # Each thing that may be called otherwise, by who owns it and not by a superuser.
 my $told = $node->psql('postgres', 'ALTER TABLE ward.patients RENAME COLUMN ssn TO number', connstr => $node->connstr('postgres') . ' user=clerk', stderr => \my $stderr);
 is($told, 0, 'the owner renames the column');
 like($stderr, qr/NOTICE: .*remembered for ward\.patients\.ssn is that of ward\.patients\.number now/, '  and is told what follows');
-is_kept('ward.patients', 'the column');
+is_kept($node, 'ward.patients', 'the column');
 value($node, 'ALTER TABLE ward.patients RENAME COLUMN id TO "Id of, it"');
-is_kept('ward.patients', 'a column of the expression');
+is_kept($node, 'ward.patients', 'a column of the expression');
 value($node, 'BEGIN; ALTER TABLE ward.patients RENAME COLUMN kind TO was; ALTER TABLE ward.patients RENAME COLUMN "Id of, it" TO kind; ALTER TABLE ward.patients RENAME COLUMN was TO id; COMMIT');
-is_kept('ward.patients', 'two columns of the expression that change names');
+is_kept($node, 'ward.patients', 'two columns of the expression that change names');
 value($node, 'ALTER TABLE ward.patients RENAME TO "Sick"');
-is_kept('ward."Sick"', 'the table');
+is_kept($node, 'ward."Sick"', 'the table');
 value($node, 'ALTER SCHEMA ward RENAME TO wing');
-is_kept('wing."Sick"', 'its schema');
+is_kept($node, 'wing."Sick"', 'its schema');
 value($node, 'ALTER TABLE wing."Sick" SET SCHEMA public');
-is_kept('public."Sick"', 'another schema');
+is_kept($node, 'public."Sick"', 'another schema');
 value($node, 'ALTER TABLE "Sick" ADD COLUMN was int, ALTER COLUMN kind TYPE bigint; ALTER TABLE "Sick" RENAME was TO more');
-is_kept('public."Sick"', 'columns that are of no concern');
+is_kept($node, 'public."Sick"', 'columns that are of no concern');
 value($node, 'ALTER ROLE clerk RENAME TO scribe');
-is_kept('public."Sick"', 'the owner');
+is_kept($node, 'public."Sick"', 'the owner');
 value($node, 'BEGIN; ALTER TABLE "Sick" RENAME TO forgotten; ROLLBACK');
-is_kept('public."Sick"', 'a rename that was rolled back');
+is_kept($node, 'public."Sick"', 'a rename that was rolled back');
 value($node, 'ALTER TABLE "Sick" RENAME TO ill');
 is(contexts($node), "public.ill|number|fieldcrypt.context('patients.ssn', id, kind)|scribe\npublic.ill|plain|plain|scribe",
 	'what is remembered in the end');
@@ -92,8 +79,8 @@ SELECT fieldcrypt.set_column_context('a', 'v', expression => $$'of a/' || id$$);
 SELECT fieldcrypt.set_column_context('b', 'v', expression => $$'of b/' || id$$);
 BEGIN; ALTER TABLE a RENAME TO c; ALTER TABLE b RENAME TO a; ALTER TABLE c RENAME TO b; COMMIT;
 SQL
-is_kept('public.a', 'tables that changed places');
-is_kept('public.b', '  and the other');
+is_kept($node, 'public.a', 'tables that changed places');
+is_kept($node, 'public.b', '  and the other');
 
 # Partitions have their parent's.
 value($node, <<'SQL');
@@ -106,7 +93,7 @@ ALTER TABLE split RENAME COLUMN id TO number;
 ALTER TABLE split RENAME COLUMN v TO w;
 ALTER TABLE parted_1 RENAME TO split_1;
 SQL
-is_kept('public.split_1', 'a partition');
+is_kept($node, 'public.split_1', 'a partition');
 
 # Enforced, too: what the triggers refuse and what health says.
 value($node, <<'SQL');
@@ -119,7 +106,7 @@ INSERT INTO strictly VALUES (1, fieldcrypt.encrypt_field('v', fieldcrypt.context
 SQL
 refused($node, q{INSERT INTO strictly VALUES (2, fieldcrypt.encrypt_field('v', fieldcrypt.context('strict.v', 1)))}, 'KF031', 'an enforced context is enforced still');
 gives($node, q{SELECT status FROM fieldcrypt.health() WHERE "check" = 'enforced_contexts'}, 'ok', '  and health knows');
-is_kept('public.strictly', '  and it is kept', 1);
+is_kept($node, 'public.strictly', '  and it is kept', 1);
 
 # A name that another table has now brings no context back; a column that is dropped takes its own along.
 value($node, <<'SQL');
@@ -146,7 +133,7 @@ INSERT INTO q SELECT i + 1000, fieldcrypt.encrypt_field('v', fieldcrypt.context(
 SELECT fieldcrypt.set_column_context('q', 'v', expression => \$\$fieldcrypt.context('q.v', q.id)\$\$, enforce => true);
 $begin ALTER TABLE q RENAME id TO old_id; ALTER TABLE q ADD id bigint GENERATED ALWAYS AS IDENTITY; COMMIT;
 SQL
-	is_kept('public.q', "$name: another column is called id now");
+	is_kept($node, 'public.q', "$name: another column is called id now");
 	like(contexts($node), qr/^public\.q\|v\|fieldcrypt\.context\('q\.v'(?:::text)?, old_id\)/m, '  the expression names the old one');
 	unlike(run_sql($node, q{CALL fieldcrypt.verify_values('q')})->{err}, qr/WARNING|ERROR/, '  and all values open');
 	refused($node, q{INSERT INTO q (old_id, v) VALUES (7, fieldcrypt.encrypt_field('v', fieldcrypt.context('q.v', 21)))}, 'KF031', '  what is enforced is the same');
@@ -160,7 +147,7 @@ SQL
 	is(value($node, q{SELECT string_agg(table_name || ' ' || column_name, ',') FROM fieldcrypt.column_contexts WHERE table_name ~ 'public\.q'}), 'public.q_old old_v', '  nor after the next ALTER');
 	refused($node, q{CALL fieldcrypt.verify_values('q')}, '22023', qr/no context/, '  there is nothing to verify it by');
 	value($node, q{INSERT INTO q VALUES (1, fieldcrypt.encrypt_field('any', 'any'))});
-	is_kept('public.q_old', '  and the old one keeps its own');
+	is_kept($node, 'public.q_old', '  and the old one keeps its own');
 }
 
 # The same in a copy: dumped before the renames, and after them.

@@ -9,9 +9,7 @@ use OtherNodes;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $library = `$ENV{PG_CONFIG} --pkglibdir`;
-chomp $library;
-plan skip_all => "Citus is not installed: there is no $library/citus.so" unless -e "$library/citus.so";
+needs_library('citus', 'Citus');
 
 my $conf = <<'CONF';
 shared_preload_libraries = 'citus,pg_fieldcrypt'
