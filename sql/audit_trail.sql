@@ -37,6 +37,8 @@ AS $$
            ('reencryption_finished', 'finished a re-encryption', 'rows'),
            ('reencryption_incomplete', 'ended a re-encryption with something left', 'rows'),
            ('column_context_set', 'set what the values of a column are bound to', NULL),
+           ('column_protected', 'had plaintext of a column bound to its row', NULL),
+           ('column_unprotected', 'took the protection of a column away', NULL),
            ('keys_exported', 'exported the keys', 'keys'),
            ('keys_imported', 'imported keys', 'keys'),
            ('key_states_confirmed', 'confirmed that the states of the keys are the newest', NULL),

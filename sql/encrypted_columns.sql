@@ -7,7 +7,7 @@ CREATE FUNCTION fieldcrypt_internal.encrypted_columns()
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET jit = off
 AS $$
     WITH RECURSIVE holding (type, holds) AS (
-        SELECT 'fieldcrypt.encrypted'::regtype::oid, 'value'
+        SELECT t.type::oid, 'value' FROM unnest('{fieldcrypt.encrypted,fieldcrypt.encrypted_text}'::regtype[]) AS t(type)
         UNION
         SELECT t.oid, CASE t.typtype WHEN 'd' THEN h.holds WHEN 'c' THEN 'composite' ELSE 'array' END
           FROM holding AS h, pg_type AS t

@@ -1,7 +1,7 @@
 -- Rights: nothing for PUBLIC; the rest by name.
 
 REVOKE ALL ON SCHEMA fieldcrypt, fieldcrypt_internal FROM PUBLIC;
-REVOKE ALL ON TYPE fieldcrypt.encrypted, fieldcrypt_internal.any_encrypted, fieldcrypt_internal.health_finding FROM PUBLIC;
+REVOKE ALL ON TYPE fieldcrypt.encrypted, fieldcrypt.encrypted_text, fieldcrypt_internal.any_encrypted, fieldcrypt_internal.health_finding FROM PUBLIC;
 
 CREATE FUNCTION fieldcrypt_internal.privilege_objects(privilege text)
     RETURNS TABLE (rights text, object text)
@@ -14,6 +14,10 @@ AS $$
         ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.encrypt_field_as(anyelement, text, text)'),
         -- It asks for decrypt, too.
         ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.rebind_field(fieldcrypt.encrypted, text, text)'),
+        ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.loosen(fieldcrypt.encrypted, text)'),
+        -- Both are for the owner of the table.
+        ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.protect_column(regclass, name, text[], name, text, text)'),
+        ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.unprotect_column(regclass, name)'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field(fieldcrypt.encrypted, text)'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field_bytea(fieldcrypt.encrypted, text)'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field_jsonb(fieldcrypt.encrypted, text)'),
@@ -22,6 +26,9 @@ AS $$
         ('{reencrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.reencrypt_field(fieldcrypt.encrypted, text)'),
         ('{encrypt,decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.lock_tenant(text)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt.create_key(text)'),
+        ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt.create_loose_key()'),
+        -- As for refuse_foreign: protect_column makes the trigger, and who restores a dump makes it again.
+        ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.bind_values()'),
         ('{manage}', 'EXECUTE', 'PROCEDURE fieldcrypt.rotate_keys(text, text, boolean)'),
         -- Rotation of keys and of the master key, and their schedule.
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.rotate_step(text, text, boolean, bigint)'),
@@ -160,6 +167,8 @@ AS $$
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt.fieldcrypt_stats_reset()'),
         -- What every use of a value needs: the type, its casts and its comparison.
         ('{value,type}', 'USAGE', 'TYPE fieldcrypt.encrypted'),
+        ('{value,type}', 'USAGE', 'TYPE fieldcrypt.encrypted_text'),
+        ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_text_from("any")'),
         ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_from_bytea(bytea)'),
         ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_same(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
         ('{value}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.encrypted_not_same(fieldcrypt.encrypted, fieldcrypt.encrypted)'),
@@ -336,7 +345,7 @@ BEGIN
             UNION ALL
             SELECT 'TYPE ' || t.oid::regtype, t.typacl, t.typowner
               FROM pg_catalog.pg_type AS t
-             WHERE t.typnamespace = ANY (schemas) AND t.typname IN ('encrypted', 'any_encrypted', 'health_finding')
+             WHERE t.typnamespace = ANY (schemas) AND t.typname IN ('encrypted', 'encrypted_text', 'any_encrypted', 'health_finding')
           ) AS o (object, acl, owner), pg_catalog.aclexplode(o.acl) AS a
          WHERE a.grantee <> o.owner AND a.grantee <> 0
     LOOP
@@ -347,6 +356,7 @@ $default_privileges$;
 
 -- What reads no key and shows nothing, and runs in constraints and triggers for whoever writes a row.
 GRANT EXECUTE ON FUNCTION fieldcrypt.context("any") TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fieldcrypt.is_protected(fieldcrypt.encrypted_text, text, text, text, text, "any") TO PUBLIC;
 -- Conditions of triggers are computed with the rights of who writes the row. Nobody calls these by name without
 -- USAGE on their schema. They answer authentic or not, for a value that the caller holds already.
 GRANT EXECUTE ON FUNCTION fieldcrypt_internal.is_foreign("any", text, text) TO PUBLIC;

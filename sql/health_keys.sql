@@ -16,7 +16,7 @@ BEGIN
       FROM (SELECT a.tenant, a.created_at
               FROM fieldcrypt.encryption_keys AS a
               LEFT JOIN fieldcrypt.rotation_policies AS p ON p.tenant = a.tenant
-             WHERE a.purpose = 'field' AND a.state = 'active'
+             WHERE a.purpose IN ('field', 'loose') AND a.state = 'active'
                AND a.created_at <= latest - shortest
                AND a.created_at <= latest - coalesce(p.rotate_every, default_every)
              ORDER BY a.created_at
@@ -193,7 +193,7 @@ AS $$
                    SELECT max(l.at) FROM fieldcrypt.audit_log AS l WHERE l.event = 'key_suspended' AND l.key_id = k.key_id),
                    'infinity') AS since
           FROM fieldcrypt.encryption_keys AS k
-         WHERE k.state IN ('compromised', 'suspended') AND k.state = $1 AND k.purpose = 'field'
+         WHERE k.state IN ('compromised', 'suspended') AND k.state = $1 AND k.purpose IN ('field', 'loose')
          ORDER BY k.tenant, k.version
          LIMIT 101
     ), judged AS (
@@ -301,7 +301,7 @@ BEGIN
       FROM (SELECT l.table_name, l.is_in_progress, k.deactivated_at AS since
               FROM (SELECT a.deactivated_at
                       FROM fieldcrypt.encryption_keys AS a
-                     WHERE a.state = 'deactivated' AND a.purpose = 'field' AND a.deactivated_at <= latest
+                     WHERE a.state = 'deactivated' AND a.purpose IN ('field', 'loose') AND a.deactivated_at <= latest
                      ORDER BY a.deactivated_at DESC LIMIT 1) AS k
              CROSS JOIN LATERAL fieldcrypt_internal.lagging_tables(k.deactivated_at, 0) AS l
              UNION ALL
@@ -318,7 +318,7 @@ BEGIN
         RETURN fieldcrypt_internal.finding_of(NULL, 'values are being moved to the active keys');
     END IF;
     SELECT count(*) AS total INTO oldest
-      FROM (SELECT FROM fieldcrypt.encryption_keys AS k WHERE k.state = 'deactivated' AND k.purpose = 'field' AND k.deactivated_at > latest LIMIT 10001) AS recent;
+      FROM (SELECT FROM fieldcrypt.encryption_keys AS k WHERE k.state = 'deactivated' AND k.purpose IN ('field', 'loose') AND k.deactivated_at > latest LIMIT 10001) AS recent;
     RETURN fieldcrypt_internal.finding_of('ok', CASE WHEN oldest.total = 0 THEN 'no values are left on deactivated keys: all tables were re-encrypted since'
         ELSE format('%s key(s) were deactivated in the last %s; until the next re-encryption values may be on them',
             least(oldest.total, 10000), fieldcrypt_internal.health_threshold('reencryption_delay')) END);

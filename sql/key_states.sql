@@ -246,7 +246,7 @@ BEGIN
         SELECT k.key_id
           FROM (SELECT a.*, row_number() OVER (PARTITION BY a.tenant ORDER BY a.version DESC) AS place
                   FROM fieldcrypt.encryption_keys AS a
-                 WHERE a.purpose = 'field' AND a.state <> 'destroyed' AND (tenant IS NULL OR a.tenant = tenant)) AS k
+                 WHERE a.purpose IN ('field', 'loose') AND a.state <> 'destroyed' AND (tenant IS NULL OR a.tenant = tenant)) AS k
          WHERE k.place > keep_versions AND k.state <> 'active' AND k.destroy_after IS NULL
          ORDER BY k.tenant, k.version);
     IF keys <> '{}' THEN

@@ -175,7 +175,7 @@ BEGIN
     RETURN QUERY
         SELECT coalesce(k.key_id, u.key_id::bigint), k.tenant::text, k.version, k.state::text,
                u."table", u."column", coalesce(u."values", 0), coalesce(u.is_exact, exact)
-          FROM (SELECT * FROM fieldcrypt.encryption_keys AS f WHERE f.purpose = 'field') AS k
+          FROM (SELECT * FROM fieldcrypt.encryption_keys AS f WHERE f.purpose IN ('field', 'loose')) AS k
           FULL JOIN jsonb_to_recordset(counted)
                AS u(key_id text, "table" text, "column" text, "values" bigint, is_exact boolean)
             ON u.key_id = k.key_id::text

@@ -11,7 +11,7 @@ CREATE UNIQUE INDEX master_keys_current ON fieldcrypt.master_keys (is_current) W
 CREATE TABLE fieldcrypt.encryption_keys (
     key_id bigint PRIMARY KEY CHECK (key_id OPERATOR(pg_catalog.>) 0),
     tenant text COLLATE "C" NOT NULL CHECK (pg_catalog.octet_length(tenant) BETWEEN 1 AND 1024),
-    purpose text COLLATE "C" NOT NULL CHECK (purpose IN ('field', 'audit')),
+    purpose text COLLATE "C" NOT NULL CHECK (purpose IN ('field', 'loose', 'search', 'audit')),
     version integer NOT NULL CHECK (version OPERATOR(pg_catalog.>) 0),
     state text COLLATE "C" NOT NULL
         CHECK (state IN ('active', 'deactivated', 'suspended', 'compromised', 'destroyed')),
@@ -71,8 +71,8 @@ COMMENT ON COLUMN fieldcrypt.encryption_keys.destroy_horizon IS 'prepared transa
 COMMENT ON COLUMN fieldcrypt.master_keys.is_current IS 'new encryption keys are wrapped by this one';
 COMMENT ON TABLE fieldcrypt.encryption_keys IS 'the encryption keys, wrapped by a master key: a version for each tenant and rotation; written by the extension only';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.key_id IS 'random id that every value carries of its key';
-COMMENT ON COLUMN fieldcrypt.encryption_keys.tenant IS 'whose key: any text; ''audit log'' for the keys of purpose audit, which belong to no tenant';
-COMMENT ON COLUMN fieldcrypt.encryption_keys.purpose IS 'what the key is for: field (encrypts values) or audit (authenticates rows of the audit log)';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.tenant IS 'whose key: any text; ''audit log'' for the keys of purpose audit and ''loose values'' for those of purpose loose, which belong to no tenant';
+COMMENT ON COLUMN fieldcrypt.encryption_keys.purpose IS 'what the key is for: field (encrypts values), loose (encrypts plaintext on its way into a row), search (makes search tags) or audit (authenticates rows of the audit log)';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.version IS '1 for the tenant''s first key';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.state IS 'NIST SP 800-57: active (encrypts and decrypts), deactivated (decrypts), suspended (neither), compromised (decrypts, to be re-encrypted), destroyed (erased)';
 COMMENT ON COLUMN fieldcrypt.encryption_keys.wrapped_key IS 'the key, encrypted by the master key; NULL once destroyed';

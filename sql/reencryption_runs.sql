@@ -42,7 +42,7 @@ CREATE FUNCTION fieldcrypt_internal.reencrypt_begin(relation regclass, OUT run i
 AS $$
 DECLARE
     compromised text := (SELECT string_agg(k.key_id::text, ' ' ORDER BY k.key_id)
-                           FROM fieldcrypt.encryption_keys AS k WHERE k.purpose = 'field' AND k.state = 'compromised');
+                           FROM fieldcrypt.encryption_keys AS k WHERE k.purpose IN ('field', 'loose') AND k.state = 'compromised');
     item record;
     note text;
     blocks bigint;

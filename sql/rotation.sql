@@ -130,7 +130,7 @@ BEGIN
     SELECT k.tenant, k.key_id
       INTO tenant, key_id
       FROM fieldcrypt.encryption_keys AS k
-     WHERE k.purpose = 'field'
+     WHERE k.purpose IN ('field', 'loose')
        AND k.state = 'active'
        AND k.tenant > coalesce(after_tenant, '')
        AND k.created_at <= run_started_at - CASE WHEN force THEN interval '0' ELSE coalesce(
@@ -158,9 +158,9 @@ COMMENT ON FUNCTION fieldcrypt_internal.due_audit_key(boolean, timestamptz) IS
 CREATE FUNCTION fieldcrypt_internal.count_active_tenants() RETURNS bigint
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT count(*) FROM fieldcrypt.encryption_keys AS k WHERE k.purpose = 'field' AND k.state = 'active'
+    SELECT count(*) FROM fieldcrypt.encryption_keys AS k WHERE k.purpose IN ('field', 'loose') AND k.state = 'active'
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.count_active_tenants() IS 'how many tenants have an active key';
+COMMENT ON FUNCTION fieldcrypt_internal.count_active_tenants() IS 'how many tenants have an active key, and loose values';
 
 CREATE FUNCTION fieldcrypt_internal.rotate_step(
         tenant text, reason text, force boolean, expected_key_id bigint,

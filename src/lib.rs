@@ -8,6 +8,7 @@
 
 mod api;
 mod audit;
+mod columns;
 mod events;
 mod fields;
 mod health;

@@ -21,17 +21,17 @@ fn is_foreign(value: AnyValue, context: Option<&[u8]>, column: &[u8]) -> Result<
         return Ok(false);
     }
     let context = context.ok_or(Error::ContextIsNull)?;
-    fields::with_context(context, |context| {
-        value.visit_encrypted(&mut |bytes| {
-            fields::verify(bytes, context).map_err(|error| {
-                let error = match error {
-                    Error::NotAuthentic { key, .. } => {
-                        Error::NotOfItsRow { key, column: encoding::lossy(column) }
-                    }
-                    other => other,
-                };
-                usage::decrypt_failed(bytes, error)
-            })
+    value.visit_encrypted(&mut |bytes| {
+        fields::verify_in_context(bytes, context).map_err(|error| {
+            let error = match error {
+                Error::NotAuthentic { key, .. }
+                | Error::NotOfThisPlace { key, .. }
+                | Error::NotInPlace(key) => {
+                    Error::NotOfItsRow { key, column: encoding::lossy(column) }
+                }
+                other => other,
+            };
+            usage::decrypt_failed(bytes, error)
         })
     })?;
     Ok(false)

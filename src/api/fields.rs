@@ -3,7 +3,10 @@
 use std::borrow::Cow;
 
 use fieldcrypt_envelope::ciphertext::{self, OVERHEAD, PLAINTEXT_OFFSET};
-use fieldcrypt_envelope::{Ciphertext, Context, KeyId};
+use fieldcrypt_envelope::parse_any_text;
+use fieldcrypt_envelope::{
+    AnyCiphertext, BoundCiphertext, Ciphertext, Context, Expected, Form, KeyId, Kind,
+};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::error::Error;
@@ -13,7 +16,7 @@ use crate::pg::sql::Record;
 use crate::pg::text_forms::AnyValue;
 use crate::pg::text_input;
 use crate::pg::values::Varlena;
-use crate::pg::{encoding, security};
+use crate::pg::{encoding, plaintexts, security, session};
 use crate::{fields, pg, usage};
 
 pg::sql_functions! {
@@ -68,7 +71,7 @@ fn refuse_ciphertext(text: &[u8]) -> Result<(), Error> {
 fn is_ciphertext(text: &[u8]) -> Result<bool, Error> {
     let Ok(length) = ciphertext::length_from_text(text) else { return Ok(false) };
     let mut value = Varlena::zeroed(length)?;
-    let result = ciphertext::parse_text(text, value.bytes_mut()).is_ok();
+    let result = parse_any_text(text, value.bytes_mut()).is_ok();
     value.discard();
     Ok(result)
 }
@@ -111,7 +114,17 @@ fn decrypt_field(value: Bytes, context: Bytes) -> Result<Option<Varlena>, Error>
 }
 
 fn decrypt_field_bytea(value: Bytes, context: Bytes) -> Result<Option<Varlena>, Error> {
-    recorded(value, |value| decrypt(value, context))
+    recorded(value, |value| {
+        let Some((form, mut plaintext)) = decrypt(value, context)? else { return Ok(None) };
+        match form {
+            None => Ok(Some(plaintext)),
+            // What is no text in itself is given as one, as decrypt_field gives it.
+            Some(form) => {
+                let text = plaintexts::as_text(form, plaintext.bytes_mut())?;
+                Varlena::of(&encoding::to_utf8(&text)?).map(Some)
+            }
+        }
+    })
 }
 
 fn decrypt_field_jsonb(value: Bytes, context: Bytes) -> Result<Option<Datum>, Error> {
@@ -129,7 +142,7 @@ fn try_decrypt_field(value: Bytes, context: Bytes) -> Result<Option<Varlena>, Er
     let Some(bytes) = value else { return Ok(None) };
     match as_text(bytes, context) {
         Err(error) if error.is_damage() => {
-            let value = Ciphertext::parse(bytes).ok();
+            let value = AnyCiphertext::parse(bytes).ok();
             usage::note_null(&error, value.map(|value| value.key_id()))?;
             Ok(None)
         }
@@ -139,6 +152,16 @@ fn try_decrypt_field(value: Bytes, context: Bytes) -> Result<Option<Varlena>, Er
 
 fn reencrypt_field(value: Bytes, context: Bytes) -> Result<Option<Varlena>, Error> {
     recorded(value, |value| {
+        if let AnyCiphertext::Bound(_) = AnyCiphertext::parse(value)? {
+            return match given(context, "context")? {
+                b"" => fields::reencrypt_bound(value, Expected::Any),
+                place => {
+                    let place = encoding::to_string(place)?;
+                    fields::reencrypt_bound(value, Expected::Place(&place))
+                }
+            }
+            .map(Some);
+        }
         with_context(context, |context| fields::reencrypt(value, context).map(Some))
     })
 }
@@ -146,14 +169,11 @@ fn reencrypt_field(value: Bytes, context: Bytes) -> Result<Option<Varlena>, Erro
 /// For who may do both: it would be decrypting and encrypting, and shows nothing.
 fn rebind_field(value: Bytes, context: Bytes, new: Bytes) -> Result<Option<Varlena>, Error> {
     recorded(value, |value| {
-        security::refuse_unless_executable(
-            c"fieldcrypt.decrypt_field(fieldcrypt.encrypted,pg_catalog.text)",
-            "decrypt",
-        )?;
-        security::refuse_unless_executable(
-            c"fieldcrypt.encrypt_field(pg_catalog.text,pg_catalog.text,pg_catalog.text)",
-            "encrypt",
-        )?;
+        security::refuse_unless_executable(fields::DECRYPT, "decrypt")?;
+        security::refuse_unless_executable(fields::ENCRYPT, "encrypt")?;
+        if let AnyCiphertext::Bound(_) = AnyCiphertext::parse(value)? {
+            return Err(Error::NotRebindable);
+        }
         with_context(context, |context| {
             fields::with_context(given(new, "new_context")?, |new| {
                 fields::rebind(value, context, new).map(Some)
@@ -163,17 +183,21 @@ fn rebind_field(value: Bytes, context: Bytes, new: Bytes) -> Result<Option<Varle
 }
 
 fn key_id(value: &[u8]) -> Result<KeyId, Error> {
-    Ok(Ciphertext::parse(value)?.key_id())
+    Ok(AnyCiphertext::parse(value)?.key_id())
 }
 
 fn ciphertext_info(value: &[u8]) -> Result<Record, Error> {
-    let value = Ciphertext::parse(value)?;
+    let value = AnyCiphertext::parse(value)?;
+    let nonce = match &value {
+        AnyCiphertext::Field(value) => *value.nonce(),
+        AnyCiphertext::Bound(value) => value.header().nonce,
+    };
     Ok(Record::of([
         Varlena::of(b"fc1")?.into_datum(),
         Varlena::of(ALGORITHM)?.into_datum(),
         Datum::from(value.key_id().as_i64()),
-        Varlena::of(value.nonce().as_bytes())?.into_datum(),
-        Datum::from(value.plaintext_length() as i32),
+        Varlena::of(nonce.as_bytes())?.into_datum(),
+        Datum::from(value.body().len() as i32),
     ]))
 }
 
@@ -189,29 +213,68 @@ fn recorded<R>(
 
 #[inline]
 fn as_text(value: &[u8], context: Bytes) -> Result<Option<Varlena>, Error> {
-    let Some(mut plaintext) = decrypt(value, context)? else { return Ok(None) };
-    match encoding::from_utf8(plaintext.bytes_mut())? {
+    let Some((form, mut plaintext)) = decrypt(value, context)? else { return Ok(None) };
+    let text = match form {
+        None => encoding::from_utf8(plaintext.bytes_mut())?,
+        Some(form) if plaintexts::type_of(form) == pg_sys::TEXTOID => {
+            encoding::from_utf8(plaintext.bytes_mut())?
+        }
+        Some(form) => {
+            return Varlena::of(&plaintexts::as_text(form, plaintext.bytes_mut())?).map(Some);
+        }
+    };
+    match text {
         Cow::Owned(converted) => Varlena::of(&converted).map(Some),
         Cow::Borrowed(_) => Ok(Some(plaintext)),
     }
 }
 
 fn into_type(value: &[u8], context: Bytes, type_oid: Oid) -> Result<Option<Datum>, Error> {
-    let Some(mut plaintext) = decrypt(value, context)? else { return Ok(None) };
+    let Some((form, mut plaintext)) = decrypt(value, context)? else { return Ok(None) };
+    if let Some(form) = form {
+        return plaintexts::in_type(form, plaintext.bytes_mut(), type_oid).map(Some);
+    }
     let text = encoding::from_utf8(plaintext.bytes_mut())?;
     text_input::text_in_type(&text, type_oid).map(Some)
 }
 
 #[inline]
-fn decrypt(bytes: &[u8], context: Bytes) -> Result<Option<Varlena>, Error> {
+fn decrypt(bytes: &[u8], context: Bytes) -> Result<Option<(Option<Form>, Varlena)>, Error> {
     security::refuse_if_security_restricted()?;
     let named = given(context, "context")?;
+    if bytes.get(1).is_some_and(|suite| *suite != ciphertext::SUITE_XAES_256_GCM) {
+        return decrypt_bound(&BoundCiphertext::parse(bytes)?, named).map(Some);
+    }
     fields::with_context(named, |context| {
         let value = Ciphertext::parse(bytes)?;
         let mut plaintext = Varlena::of(value.body())?;
         fields::open(&value, context, named, plaintext.bytes_mut())?;
-        Ok(Some(plaintext))
+        Ok(Some((None, plaintext)))
     })
+}
+
+/// A value that is bound to its row, whose place is named; or a loose one, which has none, of this session or for who may
+/// encrypt and decrypt.
+fn decrypt_bound(
+    value: &BoundCiphertext<'_>,
+    named: &[u8],
+) -> Result<(Option<Form>, Varlena), Error> {
+    let mut plaintext = Varlena::of(value.body())?;
+    let header = value.header();
+    let place = encoding::to_string(named)?;
+    let session = session::of_loose_values();
+    let expected = match header.kind() {
+        _ if !named.is_empty() => Expected::Place(&place),
+        Kind::Loose
+            if !header.is_expected(Expected::Session(&session))
+                && security::may(fields::ENCRYPT) =>
+        {
+            Expected::Any
+        }
+        Kind::Loose | Kind::Bound | Kind::Searchable => Expected::Session(&session),
+    };
+    fields::open_bound(value, expected, named, plaintext.bytes_mut())?;
+    Ok((Some(header.form), plaintext))
 }
 
 fn with_context<R>(

@@ -40,5 +40,5 @@ fn is_applying() -> Result<bool, Error> {
 }
 
 fn known(purpose: &[u8]) -> Result<Purpose, Error> {
-    Purpose::parse(purpose).ok_or(Error::UnknownPurpose)
+    str::from_utf8(purpose).ok().and_then(Purpose::parse).ok_or(Error::UnknownPurpose)
 }

@@ -4,8 +4,7 @@
 
 use std::convert::Infallible;
 
-use fieldcrypt_envelope::Ciphertext;
-use fieldcrypt_envelope::ciphertext;
+use fieldcrypt_envelope::{AnyCiphertext, ciphertext, parse_any_text};
 use pgrx::pg_sys::Oid;
 
 use crate::error::{Error, Misuse};
@@ -21,9 +20,7 @@ crate::pg::sql_functions! {
 }
 
 fn encrypted_in(text: &[u8]) -> Result<Option<Varlena>, Error> {
-    let mut value = Varlena::zeroed(ciphertext::length_from_text(text)?)?;
-    ciphertext::parse_text(text, value.bytes_mut())?;
-    Ok(Some(value))
+    parsed_text(text).map(Some)
 }
 
 fn encrypted_out(value: &[u8]) -> Result<Option<CText>, Error> {
@@ -43,6 +40,13 @@ fn refuse_index(_: Option<Oid>) -> Result<Infallible, Error> {
 }
 
 fn parsed(value: &[u8]) -> Result<Option<Varlena>, Error> {
-    Ciphertext::parse(value)?;
+    AnyCiphertext::parse(value)?;
     Varlena::of(value).map(Some)
+}
+
+/// The value whose text form this is.
+pub(super) fn parsed_text(text: &[u8]) -> Result<Varlena, Error> {
+    let mut value = Varlena::zeroed(ciphertext::length_from_text(text)?)?;
+    parse_any_text(text, value.bytes_mut())?;
+    Ok(value)
 }

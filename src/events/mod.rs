@@ -105,6 +105,9 @@ events! {
     /// Which roles a privilege reaches has changed.
     AccessSnapshot = "access_snapshot",
     ColumnContextSet = "column_context_set",
+    /// Plaintext that is written to a column is bound to its row from now on.
+    ColumnProtected = "column_protected",
+    ColumnUnprotected = "column_unprotected",
     KeysExported = "keys_exported",
     KeysImported = "keys_imported",
     /// Somebody confirmed that the states of the keys are the newest.

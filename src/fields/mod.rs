@@ -1,11 +1,16 @@
 //! Values: sealed, opened, and moved to the active key. They follow the keys, and change none.
 
+mod bound;
 mod context;
 mod open;
 mod reencrypt;
 mod seal;
 
+pub use bound::{
+    DECRYPT, ENCRYPT, REENCRYPT, open_bound, reencrypt_bound, seal_bound, seal_loose, take_out,
+    take_out_loose, tenant_of,
+};
 pub use context::{MAX_CONTEXT_BYTES, with_context};
 pub use open::open;
-pub use reencrypt::{Standing, rebind, reencrypt, standing, verify};
+pub use reencrypt::{Standing, rebind, reencrypt, standing, verify, verify_in_context};
 pub use seal::{seal, tenant_of_call, tenant_of_key};

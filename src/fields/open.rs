@@ -56,7 +56,7 @@ pub(super) fn open_with(
     })
 }
 
-fn refuse_other_tenant(key: KeyId, tenant: &[u8]) -> Result<(), Error> {
+pub(super) fn refuse_other_tenant(key: KeyId, tenant: &[u8]) -> Result<(), Error> {
     match settings::tenant() {
         Some(session_tenant) if session_tenant != tenant => Err(Error::OtherTenant(key)),
         _ => Ok(()),

@@ -3,12 +3,15 @@
 use std::rc::Rc;
 
 use fieldcrypt_envelope::ciphertext::PLAINTEXT_OFFSET;
-use fieldcrypt_envelope::{Ciphertext, Context, KeyId, KeyState};
+use fieldcrypt_envelope::{AnyCiphertext, Ciphertext, Context, Expected, KeyId, KeyState};
 
+use super::bound::verify_bound;
+use super::context::with_context;
 use super::open::open_with;
 use super::seal::seal_and_count;
 use crate::error::Error;
 use crate::keyring::{self, Cache, Slot, Tally};
+use crate::pg::encoding;
 use crate::pg::values::Varlena;
 use crate::settings;
 
@@ -64,6 +67,16 @@ pub fn verify(bytes: &[u8], context: &Context<'_>) -> Result<(), Error> {
     result
 }
 
+/// Whether a value of any suite is authentic for the row whose context this is, in the database's encoding.
+pub fn verify_in_context(bytes: &[u8], context: &[u8]) -> Result<(), Error> {
+    match AnyCiphertext::parse(bytes)? {
+        AnyCiphertext::Field(_) => with_context(context, |context| verify(bytes, context)),
+        AnyCiphertext::Bound(value) => {
+            verify_bound(&value, Expected::Place(&encoding::to_string(context)?))
+        }
+    }
+}
+
 /// How a key stands that may decrypt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -80,7 +93,7 @@ pub fn standing(key_id: KeyId) -> Result<Standing, Error> {
     keyring::with_key(key_id, |cache, slot| Ok(standing_of(cache, slot)))
 }
 
-fn standing_of(cache: &Cache, slot: Slot) -> Standing {
+pub(super) fn standing_of(cache: &Cache, slot: Slot) -> Standing {
     match cache.facts(slot).state {
         KeyState::Active => Standing::Active,
         KeyState::Compromised => Standing::Compromised,

@@ -11,11 +11,15 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 use fieldcrypt_envelope::{
-    BlockScope, KeyId, KeyState, MessageKey, Nonce, NonceBlock, SuiteKey, SystemEntropy,
+    BlockScope, BoundMessageKey, KeyId, KeyState, Kind, MessageKey, Nonce, NonceBlock, Purpose,
+    SystemEntropy, WrongKey,
 };
-use fieldcrypt_locked_memory::{LockedSlab, SHALLOW, with_scrubbed_stack};
+use fieldcrypt_locked_memory::LockedSlab;
 use pgrx::pg_sys::SubTransactionId;
 
+use super::message_keys::MessageKeys;
+use super::salts::Salts;
+use super::secret_keys::SecretKeys;
 use super::tally::{Stopwatch, Tally};
 use crate::error::Error;
 
@@ -28,6 +32,8 @@ pub struct Facts {
     pub key_id: KeyId,
     /// Its tenant, in the database's encoding.
     pub tenant: Rc<[u8]>,
+    /// What it is for: a tenant's values, or loose ones. Keys of other purposes are not cached here.
+    pub purpose: Purpose,
     /// Its state: active, deactivated or compromised. Others are not cached.
     pub state: KeyState,
     /// Its check value, by which a row is known to hold the same key.
@@ -48,12 +54,15 @@ pub struct Cache {
     entries: Vec<Option<Entry>>,
     by_id: HashMap<KeyId, Slot, BuildHasherDefault<RandomIdHasher>>,
     active: HashMap<Rc<[u8]>, Slot>,
+    active_loose: Option<Slot>,
     last_active: Slot,
     last_key: Slot,
     clock_hand: usize,
     uncommitted: usize,
-    messages: MessageKeys,
+    messages: MessageKeys<MessageKey>,
+    bound_messages: MessageKeys<BoundMessageKey>,
     entropy: LockedSlab<SystemEntropy>,
+    salts: Salts,
     used: Vec<Slot>,
     gone: Vec<Gone>,
     until_timed: u32,
@@ -68,7 +77,7 @@ struct Gone {
 }
 
 struct Secret {
-    key: SuiteKey,
+    keys: SecretKeys,
     block: NonceBlock,
 }
 
@@ -86,12 +95,15 @@ impl Cache {
             entries: Vec::new(),
             by_id: HashMap::default(),
             active: HashMap::new(),
+            active_loose: None,
             last_active: Slot(0),
             last_key: Slot(0),
             clock_hand: 0,
             uncommitted: 0,
             messages: MessageKeys::new(),
+            bound_messages: MessageKeys::new(),
             entropy: LockedSlab::new(),
+            salts: Salts::NONE,
             used: Vec::new(),
             gone: Vec::new(),
             until_timed: Stopwatch::first(std::process::id()),
@@ -103,8 +115,10 @@ impl Cache {
     /// unwrapped in another epoch of the master keys. Says whether it did.
     #[inline]
     pub fn wake(&mut self, forget: bool, epoch: u64) -> bool {
-        let wiped =
-            self.secrets.was_wiped() || self.entropy.was_wiped() || self.messages.was_wiped();
+        let wiped = self.secrets.was_wiped()
+            || self.entropy.was_wiped()
+            || self.messages.was_wiped()
+            || self.bound_messages.was_wiped();
         let is_old = wiped || forget || self.epoch != epoch;
         if is_old {
             self.forget_everything();
@@ -117,7 +131,10 @@ impl Cache {
     #[inline]
     pub fn active(&mut self, tenant: &[u8], as_of: u64) -> Option<Slot> {
         let good = |facts: &Facts| {
-            facts.state == KeyState::Active && facts.generation == as_of && *facts.tenant == *tenant
+            facts.state == KeyState::Active
+                && facts.generation == as_of
+                && facts.purpose == Purpose::Field
+                && *facts.tenant == *tenant
         };
         if let Some(entry) = self.entry_mut(self.last_active)
             && good(&entry.facts)
@@ -130,6 +147,15 @@ impl Cache {
         }
         self.last_active = slot;
         self.found(slot)
+    }
+
+    /// The active key of loose values as of a generation.
+    #[inline]
+    pub fn active_loose(&mut self, as_of: u64) -> Option<Slot> {
+        let slot = self.active_loose?;
+        let facts = &self.entry_mut(slot)?.facts;
+        let is_good = facts.state == KeyState::Active && facts.generation == as_of;
+        if is_good { self.found(slot) } else { None }
     }
 
     /// A key as of a generation.
@@ -237,10 +263,37 @@ impl Cache {
     #[inline]
     pub fn message_key(&mut self, slot: Slot, nonce: &Nonce) -> Result<&MessageKey, Error> {
         let key_id = self.facts(slot).key_id;
-        match self.secrets.get_mut(slot.0) {
-            Some(secret) => self.messages.get(key_id, nonce, &secret.key),
+        match self.secrets.get_mut(slot.0).map(|secret| secret.keys.plain()) {
+            Some(Some(key)) => {
+                self.messages.get(key_id, Kind::Bound, nonce, || Ok(key.message_key(nonce)))
+            }
+            Some(None) => Err(not_for_it(key_id)),
             None => Err(Error::OutOfMemory { what: "encryption keys" }),
         }
+    }
+
+    /// The AES-GCM key for a nonce of a bound or loose value under the key in a slot.
+    #[inline]
+    pub fn bound_message_key(
+        &mut self,
+        slot: Slot,
+        kind: Kind,
+        nonce: &Nonce,
+    ) -> Result<&BoundMessageKey, Error> {
+        let key_id = self.facts(slot).key_id;
+        match self.secrets.get_mut(slot.0).map(|secret| secret.keys.of_kind(kind)) {
+            Some(Some(key)) => self.bound_messages.get(key_id, kind, nonce, || {
+                key.message_key(kind, key_id, nonce).map_err(|WrongKey| not_for_it(key_id))
+            }),
+            Some(None) => Err(not_for_it(key_id)),
+            None => Err(Error::OutOfMemory { what: "encryption keys" }),
+        }
+    }
+
+    /// Random bytes for the place of a value.
+    #[inline]
+    pub fn next_salt(&mut self) -> Result<[u8; 4], Error> {
+        self.salts.next()
     }
 
     /// If the key of a freshly read row is cached, updates what is known of it; otherwise gives the
@@ -255,9 +308,9 @@ impl Cache {
         let tenant = Rc::clone(&known.tenant);
         self.count_uncommitted(slot, facts.uncommitted.is_some());
         if facts.state == KeyState::Active {
-            self.active.insert(Rc::clone(&tenant), slot);
-        } else if self.active.get(&tenant) == Some(&slot) {
-            self.active.remove(&tenant);
+            self.note_active(&facts, slot);
+        } else {
+            self.forget_active(&tenant, slot);
         }
         if let Some(entry) = self.entry_mut(slot) {
             entry.facts = Facts { tenant, ..facts };
@@ -266,12 +319,12 @@ impl Cache {
     }
 
     /// Caches a key, after evicting what exceeds the limit.
-    pub fn insert(&mut self, facts: Facts, key: SuiteKey, limit: usize) -> Result<(), Error> {
+    pub fn insert(&mut self, facts: Facts, keys: SecretKeys, limit: usize) -> Result<(), Error> {
         self.forget(facts.key_id);
         while self.secrets.len() >= limit.max(1) {
             self.evict_one();
         }
-        let secret = Secret { key, block: NonceBlock::ENDED };
+        let secret = Secret { keys, block: NonceBlock::ENDED };
         let slot = Slot(
             self.secrets
                 .insert(secret)
@@ -283,7 +336,7 @@ impl Cache {
         }
         self.by_id.insert(facts.key_id, slot);
         if facts.state == KeyState::Active {
-            self.active.insert(Rc::clone(&facts.tenant), slot);
+            self.note_active(&facts, slot);
         }
         self.uncommitted += usize::from(facts.uncommitted.is_some());
         self.entries[index] = Some(Entry { facts, recently_used: true, tally: Tally::default() });
@@ -366,11 +419,25 @@ impl Cache {
         }
         self.uncommitted -= usize::from(entry.facts.uncommitted.is_some());
         self.by_id.remove(&entry.facts.key_id);
-        if self.active.get(&entry.facts.tenant) == Some(&slot) {
-            self.active.remove(&entry.facts.tenant);
-        }
+        self.forget_active(&entry.facts.tenant, slot);
         self.messages.forget(entry.facts.key_id);
+        self.bound_messages.forget(entry.facts.key_id);
         self.secrets.remove(slot.0);
+    }
+
+    fn note_active(&mut self, facts: &Facts, slot: Slot) {
+        match facts.purpose {
+            Purpose::Loose => self.active_loose = Some(slot),
+            _ => drop(self.active.insert(Rc::clone(&facts.tenant), slot)),
+        }
+    }
+
+    fn forget_active(&mut self, tenant: &[u8], slot: Slot) {
+        if self.active_loose == Some(slot) {
+            self.active_loose = None;
+        } else if self.active.get(tenant) == Some(&slot) {
+            self.active.remove(tenant);
+        }
     }
 
     fn count_uncommitted(&mut self, slot: Slot, now: bool) {
@@ -391,64 +458,10 @@ enum Fate {
     Drop,
 }
 
-/// A small cache of AES-GCM keys, by key id and nonce prefix: the rows of a bulk statement share one.
-struct MessageKeys {
-    keys: LockedSlab<MessageKey>,
-    places: [Option<Place>; MessageKeys::PLACES],
-}
-
-#[derive(Clone, Copy)]
-struct Place {
-    key_id: KeyId,
-    prefix: [u8; 12],
-    index: u32,
-}
-
-impl MessageKeys {
-    const PLACES: usize = 64;
-
-    fn new() -> Self {
-        Self { keys: LockedSlab::new(), places: [None; Self::PLACES] }
-    }
-
-    fn was_wiped(&self) -> bool {
-        self.keys.was_wiped()
-    }
-
-    #[inline]
-    fn get(&mut self, key_id: KeyId, nonce: &Nonce, key: &SuiteKey) -> Result<&MessageKey, Error> {
-        let prefix = nonce.prefix();
-        // Prefixes are random, so any byte of them spreads evenly.
-        let place = &mut self.places[usize::from(prefix[0]) % Self::PLACES];
-        let index = match place {
-            Some(known) if known.key_id == key_id && known.prefix == *prefix => known.index,
-            _ => {
-                if let Some(old) = place.take() {
-                    self.keys.remove(old.index);
-                }
-                let keys = &mut self.keys;
-                let index =
-                    with_scrubbed_stack::<SHALLOW, _>(|| keys.insert(key.message_key(nonce)))
-                        .map_err(|_| Error::OutOfMemory { what: "encryption keys" })?;
-                *place = Some(Place { key_id, prefix: *prefix, index });
-                index
-            }
-        };
-        match self.keys.get_mut(index) {
-            Some(key) => Ok(key),
-            None => Err(Error::OutOfMemory { what: "encryption keys" }),
-        }
-    }
-
-    fn forget(&mut self, key_id: KeyId) {
-        for place in &mut self.places {
-            if place.is_some_and(|known| known.key_id == key_id)
-                && let Some(known) = place.take()
-            {
-                self.keys.remove(known.index);
-            }
-        }
-    }
+/// The row of a key says that it is for something else than what it is asked for.
+#[cold]
+fn not_for_it(key: KeyId) -> Error {
+    Error::NotAuthentic { key, has_context: None }
 }
 
 /// Key ids are random already: one multiplication spreads them over the table.

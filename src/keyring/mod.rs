@@ -7,6 +7,9 @@ mod audit_keys;
 mod cache;
 pub mod guard;
 mod make;
+mod message_keys;
+mod salts;
+mod secret_keys;
 mod tally;
 
 use std::cell::{Cell, RefCell};
@@ -30,6 +33,7 @@ use crate::pg::key_table::{self, KeyRow, Purpose};
 use crate::pg::{encoding, invalidations, nodes, transaction};
 use crate::settings;
 use cache::{Facts, TakeUse};
+use secret_keys::SecretKeys;
 use tally::nanoseconds_since;
 
 /// The tenant where neither the call nor the session names one.
@@ -37,6 +41,8 @@ pub const DEFAULT_TENANT: &[u8] = b"default";
 /// Column `tenant` of the keys that authenticate the audit log. Their purpose tells them from those of a
 /// tenant of the same name.
 pub const AUDIT_TENANT: &[u8] = fieldcrypt_envelope::tenant_name::AUDIT_LOG.as_bytes();
+/// Column `tenant` of the keys of loose values, which belong to the database.
+pub const LOOSE_TENANT: &[u8] = fieldcrypt_envelope::tenant_name::LOOSE_VALUES.as_bytes();
 /// The suite that fields are encrypted with.
 pub const ALGORITHM: &[u8] = b"XAES-256-GCM";
 
@@ -96,6 +102,21 @@ pub fn with_active_key<R>(
                 None => first_key(tenant)?,
             };
             adopt(row, generation)
+        },
+        use_it,
+    )
+}
+
+/// Uses the active key of loose values. It is never made here: input functions run where nothing may be written.
+#[inline]
+pub fn with_loose_key<R>(
+    use_it: impl FnOnce(&mut Cache, Slot) -> Result<R, Error>,
+) -> Result<R, Error> {
+    with_slot(
+        |cache, generation| cache.active_loose(generation),
+        |generation| {
+            let row = key_table::active_key(Purpose::Loose, LOOSE_TENANT)?;
+            adopt(row.ok_or(Error::NoLooseKey)?, generation)
         },
         use_it,
     )
@@ -161,8 +182,9 @@ fn with_slot<R>(
 /// Takes a row of the table into the cache, unless its state forbids any use. No value was ever encrypted
 /// under a key of another purpose.
 fn adopt(row: KeyRow, generation: u64) -> Result<(), Error> {
+    let purpose = row.known_purpose().unwrap_or(Purpose::Field);
     let refused = match row.state {
-        _ if Purpose::parse(&row.purpose) == Some(Purpose::Audit) => {
+        _ if matches!(purpose, Purpose::Audit | Purpose::Search) => {
             Some(Error::NotAuthentic { key: row.key_id, has_context: None })
         }
         KeyState::Active | KeyState::Deactivated | KeyState::Compromised => None,
@@ -172,6 +194,7 @@ fn adopt(row: KeyRow, generation: u64) -> Result<(), Error> {
     let facts = Facts {
         key_id: row.key_id,
         tenant: row.tenant.as_slice().into(),
+        purpose,
         state: row.state,
         check: row.check,
         generation,
@@ -191,8 +214,9 @@ fn adopt(row: KeyRow, generation: u64) -> Result<(), Error> {
         Some(facts) => facts,
     };
     with_scrubbed_stack::<DEEP, _>(|| {
-        let suite_key = unwrap_key(&row)?.suite_key(row.key_id);
-        CACHE.with_borrow_mut(|cache| cache.insert(facts, suite_key, settings::key_cache_size()))
+        let keys = SecretKeys::derive(&unwrap_key(&row)?, row.key_id, purpose)
+            .map_err(|_| Error::WrappedKeyNotAuthentic(row.key_id))?;
+        CACHE.with_borrow_mut(|cache| cache.insert(facts, keys, settings::key_cache_size()))
     })
 }
 

@@ -67,6 +67,24 @@ pub fn ensure_active(tenant: &[u8]) -> Result<KeyId, Error> {
     }
 }
 
+/// The active key of loose values, made if there never was one.
+pub fn ensure_loose() -> Result<KeyId, Error> {
+    let (purpose, tenant) = (Purpose::Loose, keyring::LOOSE_TENANT);
+    if let Some(row) = key_table::active_key(purpose, tenant)? {
+        return Ok(row.key_id);
+    }
+    transaction::refuse_unless_writable()?;
+    key_locks::alone_with_tenant(purpose, tenant, || {
+        if let Some(row) = key_table::active_key(purpose, tenant)? {
+            return Ok(row.key_id);
+        }
+        if key_table::newest_version(purpose, tenant)?.is_some() {
+            return Err(no_active_key(tenant));
+        }
+        insert(purpose, tenant, 1, None, Event::KeyCreated)
+    })
+}
+
 /// What a rotation did.
 pub struct Rotation {
     /// The key that was active.

@@ -175,7 +175,7 @@ fn refuse_unless_loaded(
 fn refuse_unless_it_opens(key: &KeyEntry) -> Result<(), Error> {
     let Some(wrapped) = &key.wrapped_key else { return Ok(()) };
     let problem = |what: &str| Error::KeyExport { problem: format!("key {} {what}", key.key_id) };
-    let purpose = Purpose::parse(key.purpose.as_bytes());
+    let purpose = Purpose::parse(&key.purpose);
     if purpose.is_none_or(|purpose| purpose.algorithm() != key.algorithm) {
         return Err(problem("has an algorithm or purpose that this version does not know"));
     }

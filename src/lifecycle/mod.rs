@@ -9,5 +9,6 @@ pub mod states;
 pub use drops::init;
 
 pub use create::{
-    Rotation, ensure_active, first_key_on_use, refuse_unknown_tenant, rotate, rotate_if_active,
+    Rotation, ensure_active, ensure_loose, first_key_on_use, refuse_unknown_tenant, rotate,
+    rotate_if_active,
 };

@@ -7,7 +7,7 @@ use crate::pg::expression::{Expression, Nature};
 use crate::pg::heap::{Access, Table};
 use crate::pg::setting::TemporarySettings;
 use crate::pg::spi::{self, Parameter};
-use crate::pg::{encoding, roles, security};
+use crate::pg::{roles, security};
 
 /// Sets it. The rights of the moment count, which those of the session may exceed.
 pub fn set_context(
@@ -18,7 +18,7 @@ pub fn set_context(
     enforce: bool,
 ) -> Result<(), Error> {
     security::refuse_for_planted_code()?;
-    refuse_unless_owner(relation)?;
+    roles::refuse_unless_owner(relation)?;
     let nature = match expression {
         b"" => None,
         expression => Some(check_context(relation, expression, enforce)?),
@@ -61,19 +61,6 @@ pub fn renamed_expression(
     table.close();
     guard.end();
     Ok(renamed)
-}
-
-/// Refuses whoever has not the rights of a relation's owner.
-fn refuse_unless_owner(relation: Oid) -> Result<(), Error> {
-    let Some(table) = Table::open(relation, Access::Read) else {
-        return Err(Error::NotScannable { problem: "gone" });
-    };
-    let (owner, name) = (table.owner(), table.name());
-    table.close();
-    if roles::has_rights_of(owner) {
-        return Ok(());
-    }
-    Err(Error::NotTableOwner { table: encoding::lossy(&name) })
 }
 
 /// Compiles an expression as a batch will, and throws it away. It must give one row one text for ever: what changes

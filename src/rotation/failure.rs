@@ -57,5 +57,5 @@ impl RowKey {
 /// The key of a value, as far as its header tells.
 pub fn key_id_of(value: &[u8]) -> Option<KeyId> {
     let header = value.first_chunk::<{ ciphertext::HEADER_LENGTH }>()?;
-    ciphertext::key_id_in_header(header).ok()
+    ciphertext::suite_and_key_id(header).ok().map(|(_, key_id)| key_id)
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use fieldcrypt_envelope::{Ciphertext, KeyId, ciphertext};
+use fieldcrypt_envelope::{AnyCiphertext, KeyId, ciphertext};
 use pgrx::pg_sys::Oid;
 use serde_json::{Value, json};
 
@@ -39,7 +39,9 @@ pub fn count(relation: Oid) -> Result<Value, Error> {
         loop {
             let stop = scan.next(ROWS_AT_ONCE, |index, glimpse| {
                 let key_id = match glimpse {
-                    Glimpse::Header(header) => ciphertext::key_id_in_header(header).ok(),
+                    Glimpse::Header(header) => {
+                        ciphertext::suite_and_key_id(header).ok().map(|(_, key_id)| key_id)
+                    }
                     Glimpse::Malformed => None,
                     Glimpse::Nested => return ControlFlow::Break(()),
                 };
@@ -60,7 +62,8 @@ pub fn count(relation: Oid) -> Result<Value, Error> {
                             continue;
                         }
                         holder.shape.visit(datum, &mut |bytes| {
-                            let key_id = Ciphertext::parse(bytes).map(|value| value.key_id()).ok();
+                            let key_id =
+                                AnyCiphertext::parse(bytes).map(|value| value.key_id()).ok();
                             *counts.entry(key_id).or_default() += 1;
                             Ok(())
                         })?;

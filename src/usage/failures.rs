@@ -1,6 +1,6 @@
 //! Failed decryptions, recorded although they roll back.
 
-use fieldcrypt_envelope::Ciphertext;
+use fieldcrypt_envelope::AnyCiphertext;
 
 use crate::error::Error;
 use crate::events::{self, Event, Surviving};
@@ -13,7 +13,7 @@ pub fn decrypt_failed(value: &[u8], error: Error) -> Error {
         // Recorded as a refused call.
         return error;
     }
-    let key_id = Ciphertext::parse(value).ok().map(|value| value.key_id());
+    let key_id = AnyCiphertext::parse(value).ok().map(|value| value.key_id());
     let tenant = key_id.and_then(keyring::tenant_of_key);
     let ids: Vec<i64> = key_id.iter().map(|id| id.as_i64()).collect();
     super::note_failure(tenant.as_deref());

@@ -9,8 +9,9 @@ use warnings;
 
 # From the roof down. A room may name those behind it, the crates, and itself.
 my %MAY_NAME = (
-    lib => [qw(api audit events fields health keyring lifecycle master_key redaction rotation settings usage)],
-    api => [qw(rotation fields lifecycle audit usage keyring health redaction master_key events settings)],
+    lib => [qw(api audit columns events fields health keyring lifecycle master_key redaction rotation settings usage)],
+    api => [qw(rotation columns fields lifecycle audit usage keyring health redaction master_key events settings)],
+    columns => [qw(fields lifecycle usage keyring events settings)],
     rotation => [qw(fields lifecycle audit keyring events)],
     fields => [qw(lifecycle usage keyring events settings)],
     lifecycle => [qw(usage audit keyring master_key events settings)],

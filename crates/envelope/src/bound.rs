@@ -157,7 +157,7 @@ impl Header {
 }
 
 /// Bytes before the ciphertext of a value of this kind.
-pub fn header_length(kind: Kind) -> usize {
+pub const fn header_length(kind: Kind) -> usize {
     match kind {
         Kind::Loose | Kind::Bound => BOUND_LENGTH,
         Kind::Searchable => Header::MAX_LENGTH,
@@ -165,7 +165,7 @@ pub fn header_length(kind: Kind) -> usize {
 }
 
 /// A value of this kind is this much longer than its plaintext: 59 or 91 bytes.
-pub fn overhead(kind: Kind) -> usize {
+pub const fn overhead(kind: Kind) -> usize {
     header_length(kind) + TAG_LENGTH
 }
 

@@ -6,6 +6,8 @@
 
 /// The name of the keys that authenticate the audit log, which are no tenant's.
 pub const AUDIT_LOG: &str = "audit log";
+/// The name of the keys of loose values, which are the database's.
+pub const LOOSE_VALUES: &str = "loose values";
 
 /// Why a name is none of a tenant's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +20,7 @@ pub enum TenantNameProblem {
     Edge,
     /// It has characters that control a terminal, break a line or turn the direction of writing.
     Control,
-    /// It is [`AUDIT_LOG`].
+    /// It is [`AUDIT_LOG`] or [`LOOSE_VALUES`].
     Reserved,
 }
 
@@ -33,7 +35,7 @@ pub fn check(name: &str) -> Result<(), TenantNameProblem> {
     if name.starts_with(is_unseen) || name.ends_with(is_unseen) {
         return Err(TenantNameProblem::Edge);
     }
-    if name == AUDIT_LOG {
+    if matches!(name, AUDIT_LOG | LOOSE_VALUES) {
         return Err(TenantNameProblem::Reserved);
     }
     Ok(())

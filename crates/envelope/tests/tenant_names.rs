@@ -91,6 +91,7 @@ fn a_control_character_anywhere_is_refused() {
 #[test]
 fn the_name_of_the_logs_own_key_and_no_name_are_refused() {
     assert_eq!(check(tenant_name::AUDIT_LOG), Err(TenantNameProblem::Reserved));
+    assert_eq!(check(tenant_name::LOOSE_VALUES), Err(TenantNameProblem::Reserved));
     assert_eq!(check(""), Err(TenantNameProblem::Empty));
 }
 

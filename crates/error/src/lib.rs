@@ -39,6 +39,26 @@ pub enum Error {
     NoActiveKey { tenant: String },
     /// The tenant never had a key, and none is made here.
     NoKeyYet { tenant: String, is_made_on_use: bool },
+    /// The database has no key for loose values, so plaintext can't be taken in.
+    NoLooseKey,
+    /// A value is bound to another place than where it is written or looked for.
+    NotOfThisPlace { key: KeyId, column: Option<String> },
+    /// A value that is bound to its row is opened without its place.
+    PlaceNotNamed(KeyId),
+    /// A value that is in no row yet is looked for in a place.
+    NotInPlace(KeyId),
+    /// A loose value is not this session's, and its user may not both encrypt and decrypt.
+    LooseOfOther(KeyId),
+    /// A value that knows its place is to be moved by naming contexts.
+    NotRebindable,
+    /// A plaintext is no value of the form that its column has.
+    NotOfForm { form: &'static str, column: Option<String> },
+    /// A value of this type is no plaintext of a column.
+    NotAPlaintext { type_name: String },
+    /// A value that is bound to no row stands where one of its row has to.
+    NotBound { key: KeyId, column: String },
+    /// A column can't be protected so.
+    Declaration { problem: String, hint: &'static str },
     /// No source of a master key is configured.
     NoMasterKey,
     /// The configured source gives no master key.
@@ -291,6 +311,7 @@ impl Error {
                 | Self::NotTableOwner { .. }
                 | Self::LacksRight { .. }
                 | Self::ForOtherTenant
+                | Self::LooseOfOther(_)
                 | Self::TenantLocked
                 | Self::LeftBehind
                 | Self::Guarded { .. }
@@ -314,6 +335,10 @@ impl Error {
                     | Self::KeysComeFrom(_)
                     | Self::WrappedKeyNotAuthentic(_)
                     | Self::ContextIsNull
+                    | Self::NotOfThisPlace { .. }
+                    | Self::PlaceNotNamed(_)
+                    | Self::NotInPlace(_)
+                    | Self::NotBound { .. }
                     | Self::TooLong { .. }
                     | Self::NotUtf8
             )
@@ -412,6 +437,60 @@ impl Error {
                 format!("tenant \"{tenant}\" has no encryption key"),
                 "fieldcrypt.create_keys_on_use is off. If the name is right, who has the privilege manage makes the first key: SELECT fieldcrypt.create_key(tenant).",
             ),
+            Self::NoLooseKey => (
+                b"KF036",
+                "this database has no key yet to take plaintext in with".into(),
+                "fieldcrypt.protect_column makes it. Where columns are declared and keys are not there, as after a restore of the schema alone: SELECT fieldcrypt.create_loose_key().",
+            ),
+            Self::NotOfThisPlace { column: Some(column), .. } => (
+                b"KF037",
+                format!("the value that is written to column {column} belongs to another row"),
+                "Each value is bound to its column and row. Write the plaintext, or take a copy along: fieldcrypt.loosen(value, place), with the place that it is bound to.",
+            ),
+            Self::NotOfThisPlace { column: None, .. } => (
+                b"KF037",
+                "the value belongs to another row".into(),
+                "It is bound to another place than the one that was named: fieldcrypt.context(name, key) as the column's CHECK constraint says it, for the row that it is read from.",
+            ),
+            Self::PlaceNotNamed(_) => (
+                b"KF037",
+                "the value is bound to its row, and no place was named".into(),
+                "Read it by the view of fieldcrypt.create_decrypted_view, or name its place: decrypt_field(value, fieldcrypt.context(name, key)), as the column's CHECK constraint says it.",
+            ),
+            Self::NotInPlace(_) => (
+                b"KF037",
+                "the value is bound to no row yet, and a place was named".into(),
+                "Plaintext that stands in a column without a declaration stays so: fieldcrypt.protect_column binds it. To read it, name no context.",
+            ),
+            Self::NotBound { column, .. } => (
+                b"KF037",
+                format!("the value that is written to column {column} is bound to no row"),
+                "It was made by encrypt_field. Write the plaintext, or take a copy along: fieldcrypt.loosen(value, context), with the context that it was encrypted with.",
+            ),
+            Self::LooseOfOther(_) => (
+                b"KF038",
+                "the plaintext was taken in by another session, and is in no row yet".into(),
+                "A literal is sealed when it is read: in a DEFAULT or a view write ('...'::text), which is sealed when it is used. Who may encrypt and decrypt may use it all the same.",
+            ),
+            Self::NotRebindable => (
+                b"22023",
+                "this value is bound to a row, not to a context".into(),
+                "fieldcrypt.loosen(value, place) gives a copy that the row to which it is written binds to itself.",
+            ),
+            Self::NotOfForm { form, column } => (
+                b"22P02",
+                match column {
+                    Some(column) => format!("the value that is written to column {column} is not valid for plaintext {form}"),
+                    None => format!("the value is not valid for plaintext {form}"),
+                },
+                "The column was declared with that form: see its CHECK constraint.",
+            ),
+            Self::NotAPlaintext { type_name } => (
+                b"42804",
+                format!("a value of type {type_name} is not taken as a plaintext"),
+                "Plaintexts are texts, whole numbers, numeric, date, timestamptz, uuid, boolean and jsonb. Cast it to one of these, or to text.",
+            ),
+            Self::Declaration { problem, hint } => (b"42P17", problem.clone(), hint),
             Self::NoMasterKey => (
                 b"KF008",
                 "no master key is configured".into(),
@@ -536,7 +615,7 @@ impl Error {
             Self::UnknownPurpose => (
                 b"22023",
                 "there is no such purpose of keys".into(),
-                "Purposes are: field, audit.",
+                "Purposes are: field, loose, search, audit.",
             ),
             Self::UnknownEvent => (
                 b"22023",
@@ -746,9 +825,13 @@ impl Error {
                     None => ".",
                 }
             )),
-            Self::OtherTenant(key) | Self::NotOfItsRow { key, .. } => {
-                Some(format!("The value is of encryption key {key}."))
-            }
+            Self::OtherTenant(key)
+            | Self::NotOfItsRow { key, .. }
+            | Self::NotOfThisPlace { key, .. }
+            | Self::PlaceNotNamed(key)
+            | Self::NotInPlace(key)
+            | Self::LooseOfOther(key)
+            | Self::NotBound { key, .. } => Some(format!("The value is of encryption key {key}.")),
             _ => None,
         }
     }

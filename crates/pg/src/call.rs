@@ -75,6 +75,55 @@ impl Call {
         })
     }
 
+    /// The same, a text in the client's encoding, brought to the database's.
+    ///
+    /// # Safety
+    ///
+    /// As for [`message_rest`](Self::message_rest).
+    pub(super) unsafe fn message_text(&self, index: usize) -> Option<&[u8]> {
+        // SAFETY: by the contract; what is given back is as long as it says.
+        self.datum(index).map(|datum| unsafe {
+            let message = &mut *datum.cast_mut_ptr::<pg_sys::StringInfoData>();
+            let mut length = 0;
+            let rest = message.len - message.cursor;
+            let text = pg_sys::pq_getmsgtext(message, rest, &mut length);
+            std::slice::from_raw_parts(text.cast::<u8>(), length.unsigned_abs() as usize)
+        })
+    }
+
+    /// The first bytes of a varlena argument, so many if it has them.
+    ///
+    /// # Safety
+    ///
+    /// The argument is a varlena.
+    pub(super) unsafe fn beginning(&self, index: usize, length: usize) -> Option<&[u8]> {
+        // SAFETY: by the contract.
+        self.datum(index).map(|datum| unsafe { values::beginning(datum, length) })
+    }
+
+    /// The type of the value that Postgres itself turns into text for an input function, where it casts by the two; `None`
+    /// where there is a text in the first place.
+    pub fn cast_from(&self) -> Option<pg_sys::Oid> {
+        // SAFETY: the look-up belongs to the call, or is null; its expression is null or a node.
+        unsafe {
+            let info = (*self.0).flinfo;
+            if info.is_null() || (*info).fn_expr.is_null() {
+                return None;
+            }
+            let node = (*info).fn_expr.cast::<pg_sys::Node>();
+            ((*node).type_ == pg_sys::NodeTag::T_CoerceViaIO)
+                .then(|| pg_sys::exprType((*node.cast::<pg_sys::CoerceViaIO>()).arg.cast()))
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The argument is a `text[]`.
+    pub(super) unsafe fn texts(&self, index: usize) -> Option<Vec<&[u8]>> {
+        // SAFETY: by the contract.
+        self.datum(index).map(|datum| unsafe { super::arrays::texts(datum) })
+    }
+
     /// # Safety
     ///
     /// The argument is a `jsonb`.

@@ -4,6 +4,7 @@
 //! that a REPEATABLE READ transaction and a parallel worker see the newest committed key too, and a
 //! look-up costs a few microseconds, not an SPI call.
 
+pub use fieldcrypt_envelope::Purpose;
 use fieldcrypt_envelope::{Fingerprint, KeyId, KeyState};
 use fieldcrypt_error::Error;
 use pgrx::pg_sys;
@@ -11,38 +12,6 @@ use pgrx::pg_sys;
 use super::relations::{self, Relations};
 use super::scan::{first, has_rows, int8_key, scan, text_key};
 use super::tuple;
-
-/// What a data key is for. No key serves two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// Encrypts the fields of a tenant.
-    Field,
-    /// Authenticates the rows of the audit log.
-    Audit,
-}
-
-impl Purpose {
-    /// As column `purpose` says it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Field => "field",
-            Self::Audit => "audit",
-        }
-    }
-
-    /// Column `algorithm` of the keys that this version makes and uses.
-    pub fn algorithm(self) -> &'static str {
-        match self {
-            Self::Field => "XAES-256-GCM",
-            Self::Audit => "HMAC-SHA256",
-        }
-    }
-
-    /// The purpose of that name.
-    pub fn parse(name: &[u8]) -> Option<Self> {
-        [Self::Field, Self::Audit].into_iter().find(|purpose| purpose.name().as_bytes() == name)
-    }
-}
 
 /// A row of `fieldcrypt.encryption_keys`. Texts are in the database's encoding.
 pub struct KeyRow {
@@ -83,9 +52,14 @@ pub struct MasterKeyRow {
 }
 
 impl KeyRow {
+    /// What the key is for, if this version knows it, whatever its algorithm.
+    pub fn known_purpose(&self) -> Option<Purpose> {
+        str::from_utf8(&self.purpose).ok().and_then(Purpose::parse)
+    }
+
     /// What the key is for, if this version knows it and the algorithm.
     pub fn purpose(&self) -> Result<Purpose, Error> {
-        Purpose::parse(&self.purpose)
+        self.known_purpose()
             .filter(|purpose| purpose.algorithm().as_bytes() == self.algorithm)
             .ok_or_else(|| {
                 Error::KeyTable(format!(

@@ -7,7 +7,8 @@ use fieldcrypt_error::Error;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::call::Call;
-use super::{encoding, values};
+use super::text_forms::type_name;
+use super::values;
 
 /// The arguments of a call, one part each.
 pub struct KeyValues<'c> {
@@ -18,6 +19,21 @@ pub struct KeyValues<'c> {
 impl<'c> KeyValues<'c> {
     pub(super) fn of(call: &'c Call, first: usize) -> Self {
         Self { call, first }
+    }
+
+    /// The parts behind a name that stands before them; `None` where one is NULL.
+    ///
+    /// # Errors
+    ///
+    /// As of [`parts`](Self::parts).
+    pub fn behind(&self, name: Part<'c>) -> Result<Option<Vec<Part<'c>>>, Error> {
+        let is_null = |index| self.call.datum(index).is_none();
+        if !self.call.is_variadic_array() && (self.first..self.call.count()).any(is_null) {
+            return Ok(None);
+        }
+        let mut parts = self.parts()?;
+        parts.insert(0, name);
+        Ok(Some(parts))
     }
 
     /// The parts. The first is a name.
@@ -114,12 +130,23 @@ fn reader<'c>(type_oid: Oid) -> Option<fn(Datum) -> Part<'c>> {
     Some(read)
 }
 
+/// How values of the type of a column are read, looked up once.
+#[derive(Clone, Copy)]
+pub(super) struct PartReader(fn(Datum) -> Part<'static>);
+
+impl PartReader {
+    /// A value as a part, which must not outlive it.
+    pub(super) fn part<'d>(&self, datum: Datum) -> Part<'d> {
+        (self.0)(datum)
+    }
+}
+
+/// How values of a type are read; `None` for types that are refused.
+pub(super) fn part_reader(type_oid: Oid) -> Option<PartReader> {
+    reader(type_oid).map(PartReader)
+}
+
 fn without_blanks(text: &[u8]) -> &[u8] {
     let end = text.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
     &text[..end]
-}
-
-fn type_name(type_oid: Oid) -> String {
-    // SAFETY: a catalog look-up, which gives a palloc'd string; of no type it says so.
-    encoding::lossy(unsafe { CStr::from_ptr(pg_sys::format_type_be(type_oid)) }.to_bytes())
 }

@@ -23,7 +23,7 @@ pub fn keys_from(purpose: Purpose) -> Result<Option<KeysFrom>, Error> {
             return Ok(Some(KeysFrom::Publisher { subscription }));
         }
     }
-    Ok((purpose == Purpose::Field && is_citus_worker()?).then_some(KeysFrom::Coordinator))
+    Ok((purpose != Purpose::Audit && is_citus_worker()?).then_some(KeysFrom::Coordinator))
 }
 
 /// Refuses to make a key where it comes from another node.

@@ -34,6 +34,13 @@ pub fn encrypted_type() -> Result<Oid, Error> {
     Ok(Relations::resolve()?.encrypted_type)
 }
 
+/// The types of which all values are ciphertext: that, and `fieldcrypt.encrypted_text`, which a database that was not
+/// updated yet does not have.
+pub fn value_types() -> Result<[Oid; 2], Error> {
+    let relations = Relations::resolve()?;
+    Ok([relations.encrypted_type, relations.encrypted_text_type])
+}
+
 /// A type in the schema that users know, if it is there.
 pub(super) fn type_named(name: &'static CStr) -> Option<Oid> {
     let schema = schemas::oid(schemas::USERS)?;
@@ -69,6 +76,8 @@ pub(super) struct Relations {
     pub(super) keys_by_version: Oid,
     pub(super) master_keys: Oid,
     pub(super) encrypted_type: Oid,
+    /// The other one, if there is none of it.
+    pub(super) encrypted_text_type: Oid,
     pub(super) log: Oid,
     pub(super) log_sequence: Oid,
     pub(super) runs: Oid,
@@ -101,13 +110,15 @@ impl Relations {
             valid(unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) }).ok_or(name)
         };
         let relation = |name| relation_in(schema, name);
+        let encrypted_type = type_named(c"encrypted").ok_or(c"encrypted")?;
         Ok(Self {
             keys: relation(c"encryption_keys")?,
             keys_by_id: relation(c"encryption_keys_pkey")?,
             active_keys: relation(c"encryption_keys_active")?,
             keys_by_version: relation(c"encryption_keys_version")?,
             master_keys: relation(c"master_keys")?,
-            encrypted_type: type_named(c"encrypted").ok_or(c"encrypted")?,
+            encrypted_type,
+            encrypted_text_type: type_named(c"encrypted_text").unwrap_or(encrypted_type),
             log: relation(c"audit_log")?,
             log_sequence: relation_in(internals, c"audit_log_id_seq")?,
             runs: relation_in(internals, c"reencryption_chunks")?,

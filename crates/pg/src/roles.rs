@@ -5,6 +5,8 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::encoding;
+use super::heap::{Access, Table};
+use fieldcrypt_error::Error;
 
 /// session_user: the role that logged in, or what a superuser's SET SESSION AUTHORIZATION made of it.
 pub fn session_user() -> Vec<u8> {
@@ -48,6 +50,19 @@ pub(super) fn session_oids() -> (pg_sys::Oid, pg_sys::Oid) {
 pub fn login_role() -> Vec<u8> {
     // SAFETY: reads a variable of the backend.
     role_name(unsafe { pg_sys::GetAuthenticatedUserId() })
+}
+
+/// Refuses whoever has not the rights of a relation's owner.
+pub fn refuse_unless_owner(relation: pg_sys::Oid) -> Result<(), Error> {
+    let Some(table) = Table::open(relation, Access::Read) else {
+        return Err(Error::NotScannable { problem: "gone" });
+    };
+    let (owner, name) = (table.owner(), table.name());
+    table.close();
+    if has_rights_of(owner) {
+        return Ok(());
+    }
+    Err(Error::NotTableOwner { table: encoding::lossy(&name) })
 }
 
 /// Whether the role whose rights count now has those of another.

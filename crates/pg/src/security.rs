@@ -14,6 +14,7 @@ use super::relations;
 mod unguarded {
     unsafe extern "C" {
         pub fn InSecurityRestrictedOperation() -> bool;
+        pub fn GetUserId() -> pgrx::pg_sys::Oid;
     }
 }
 
@@ -49,15 +50,26 @@ pub fn refuse_for_planted_code() -> Result<(), Error> {
 
 /// Refuses whoever has no right to call a function, by its qualified name and types, too.
 pub fn refuse_unless_executable(function: &CStr, right: &'static str) -> Result<(), Error> {
+    if may(function) { Ok(()) } else { Err(Error::LacksRight { right }) }
+}
+
+/// Whether the user of the moment may call a function, by its qualified name and types.
+pub fn may(function: &CStr) -> bool {
     // SAFETY: the input function of `regprocedure` reads a C string and gives an oid; then a look-up of rights.
-    let allowed = unsafe {
+    unsafe {
         let oid = pgrx::direct_function_call::<pg_sys::Oid>(
             pg_sys::regprocedurein,
             &[Some(pg_sys::Datum::from(function.as_ptr()))],
         );
         oid.is_some_and(super::version::may_execute)
-    };
-    if allowed { Ok(()) } else { Err(Error::LacksRight { right }) }
+    }
+}
+
+/// The user whose rights count now, by number.
+#[inline]
+pub fn user() -> u32 {
+    // SAFETY: reads a variable of the backend.
+    unsafe { unguarded::GetUserId() }.to_u32()
 }
 
 #[inline]

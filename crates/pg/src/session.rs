@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 
+use fieldcrypt_envelope::Session;
 use pgrx::pg_sys;
 
 /// This process.
@@ -9,6 +10,20 @@ use pgrx::pg_sys;
 pub fn process() -> i32 {
     // SAFETY: reads a variable of the process.
     unsafe { pg_sys::MyProcPid }
+}
+
+/// The session, by which loose values are known as its own: in a process that works for another one, that.
+pub fn of_loose_values() -> Session {
+    // SAFETY: reads variables of the process; its entry among those of the server stays, and so does its leader's.
+    unsafe {
+        let leader = (*pg_sys::MyProc).lockGroupLeader;
+        let process = if leader.is_null() { pg_sys::MyProcPid } else { (*leader).pid };
+        Session {
+            database: database(),
+            process: process.unsigned_abs(),
+            started_at: pg_sys::MyStartTimestamp,
+        }
+    }
 }
 
 /// The oid of the session's database.

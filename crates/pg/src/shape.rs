@@ -41,11 +41,11 @@ const MAX_DEPTH: usize = 16;
 impl Shape {
     /// How a type holds encrypted values; `None` if it does not.
     pub fn of(type_oid: Oid) -> Result<Option<Self>, Error> {
-        Self::at_depth(type_oid, relations::encrypted_type()?, 0)
+        Self::at_depth(type_oid, relations::value_types()?, 0)
     }
 
-    fn at_depth(type_oid: Oid, encrypted: Oid, depth: usize) -> Result<Option<Self>, Error> {
-        if type_oid == encrypted {
+    fn at_depth(type_oid: Oid, encrypted: [Oid; 2], depth: usize) -> Result<Option<Self>, Error> {
+        if encrypted.contains(&type_oid) {
             return Ok(Some(Self { kind: Kind::Value, domain: None }));
         }
         if depth > MAX_DEPTH {
@@ -54,7 +54,7 @@ impl Shape {
         // SAFETY: catalog look-ups by type; the descriptor is released after its last use.
         let kind = unsafe {
             let base = pg_sys::getBaseType(type_oid);
-            if base == encrypted {
+            if encrypted.contains(&base) {
                 Some(Kind::Value)
             } else if let element_type @ 1.. = pg_sys::get_element_type(base).to_u32() {
                 let element_type = Oid::from(element_type);

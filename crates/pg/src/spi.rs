@@ -76,6 +76,12 @@ pub fn execute(statement: &'static str, parameters: &[Parameter<'_>]) -> Result<
     run(statement, parameters, |table| Ok(table.len() as u64))
 }
 
+/// Runs a statement that is not run again.
+pub fn execute_once(statement: &str) -> Result<u64, Error> {
+    Spi::connect_mut(|client| client.update(statement, None, &[]).map(|table| table.len() as u64))
+        .map_err(internal)
+}
+
 /// Runs a statement and returns the text in the first column of its first row, in UTF-8 databases only
 /// if it is UTF-8.
 pub fn text(

@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 
-use fieldcrypt_envelope::KeyId;
+use fieldcrypt_envelope::{Header, KeyId};
 use fieldcrypt_error::Error;
 use pgrx::pg_sys::{self, Datum, Oid};
 use serde_json::Value;
@@ -69,6 +69,12 @@ arguments! {
     encrypted: &'c [u8] = Call::bytes;
     /// The same, of the domain that the right sides of operators have.
     any_encrypted: &'c [u8] = Call::bytes;
+    /// A value of type `fieldcrypt.encrypted_text`.
+    encrypted_text: &'c [u8] = Call::bytes;
+    /// A binary message that is a text, the argument of a receive function.
+    internal_text: &'c [u8] = Call::message_text;
+    /// Texts, none of them NULL.
+    texts: Vec<&'c [u8]> = Call::texts;
     /// A name, without its padding.
     name: &'c [u8] = Call::name;
     /// A C string without its end.
@@ -89,6 +95,35 @@ arguments! {
     regclass: Oid = Call::oid;
     /// An object.
     oid: Oid = Call::oid;
+}
+
+/// A value of type `fieldcrypt.encrypted_text`, of which its header is read alone.
+pub enum encrypted_header {}
+
+impl Argument for encrypted_header {
+    type Value<'c> = &'c [u8];
+
+    #[inline]
+    fn of<'c>(call: &'c Call, index: usize, _: &'static str) -> Result<Option<&'c [u8]>, Error> {
+        // SAFETY: a function that is declared with this type is called with it.
+        Ok(unsafe { call.beginning(index, Header::MAX_LENGTH) })
+    }
+}
+
+/// The argument of an input function, and the type of what it was made of.
+pub enum input_text {}
+
+impl Argument for input_text {
+    type Value<'c> = (&'c [u8], Option<Oid>);
+
+    #[inline]
+    fn of<'c>(
+        call: &'c Call,
+        index: usize,
+        name: &'static str,
+    ) -> Result<Option<(&'c [u8], Option<Oid>)>, Error> {
+        Ok(cstring::of(call, index, name)?.map(|text| (text, call.cast_from())))
+    }
 }
 
 /// An `internal` of which nothing is read: what the planner asks of a function's support function.
@@ -233,6 +268,7 @@ fn number(value: impl Into<Datum>) -> Result<Option<Datum>, Error> {
 
 answers! {
     encrypted: Option<Varlena> => varlena;
+    encrypted_text: Option<Varlena> => varlena;
     text: Option<Varlena> => varlena;
     text: Vec<u8> => bytes;
     text: &'static str => bytes;

@@ -11,7 +11,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use super::setting::TemporarySettings;
 use super::shape::Shape;
 use super::triggers::same_bytes;
-use super::{relations, values};
+use super::{encoding, relations, values};
 use fieldcrypt_error::Error;
 
 /// A value of any type.
@@ -20,6 +20,12 @@ pub struct AnyValue {
     pub type_oid: Oid,
     /// The value; `None` is NULL.
     pub(super) datum: Option<Datum>,
+}
+
+/// A type's name, for messages.
+pub(super) fn type_name(type_oid: Oid) -> String {
+    // SAFETY: a catalog look-up, which gives a palloc'd string; of no type it says so.
+    encoding::lossy(unsafe { CStr::from_ptr(pg_sys::format_type_be(type_oid)) }.to_bytes())
 }
 
 impl AnyValue {
@@ -35,7 +41,7 @@ impl AnyValue {
         visit: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let Some(datum) = self.datum else { return Ok(()) };
-        if self.type_oid == relations::encrypted_type()? {
+        if relations::value_types()?.contains(&self.type_oid) {
             // SAFETY: a value of the type is a varlena.
             return visit(unsafe { values::detoasted(datum) });
         }
@@ -287,13 +293,21 @@ fn with_settings<R>(settings: &[(&'static CStr, &'static CStr)], work: impl FnOn
 /// The datum is a non-null value of the type.
 pub(super) unsafe fn output<'a>(datum: Datum, type_oid: Oid) -> &'a [u8] {
     let variables = || Variables::fixed(pg_sys::DATEORDER_YMD, pg_sys::INTSTYLE_POSTGRES);
-    fixed(type_oid, variables, OUTPUT, || {
-        // SAFETY: by the contract; output functions give a C string in the current memory context.
-        unsafe {
-            let mut function = pg_sys::InvalidOid;
-            let mut is_varlena = false;
-            pg_sys::getTypeOutputInfo(type_oid, &mut function, &mut is_varlena);
-            CStr::from_ptr(pg_sys::OidOutputFunctionCall(function, datum)).to_bytes()
-        }
-    })
+    // SAFETY: by the contract.
+    fixed(type_oid, variables, OUTPUT, || unsafe { output_here(datum, type_oid) })
+}
+
+/// The same under the session's own settings.
+///
+/// # Safety
+///
+/// The datum is a non-null value of the type.
+pub(super) unsafe fn output_here<'a>(datum: Datum, type_oid: Oid) -> &'a [u8] {
+    // SAFETY: by the contract; output functions give a C string in the current memory context.
+    unsafe {
+        let mut function = pg_sys::InvalidOid;
+        let mut is_varlena = false;
+        pg_sys::getTypeOutputInfo(type_oid, &mut function, &mut is_varlena);
+        CStr::from_ptr(pg_sys::OidOutputFunctionCall(function, datum)).to_bytes()
+    }
 }

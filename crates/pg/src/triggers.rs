@@ -13,6 +13,7 @@ use fieldcrypt_error::Error;
 /// A call by the trigger manager.
 pub struct TriggerCall {
     data: *mut pg_sys::TriggerData,
+    call: pg_sys::FunctionCallInfo,
 }
 
 /// What fired a trigger.
@@ -35,7 +36,7 @@ impl TriggerCall {
         unsafe {
             let context = (*call.raw()).context;
             (!context.is_null() && (*context).type_ == pg_sys::NodeTag::T_TriggerData)
-                .then_some(Self { data: context.cast() })
+                .then_some(Self { data: context.cast(), call: call.raw() })
                 .ok_or(Error::NotATrigger)
         }
     }
@@ -99,6 +100,104 @@ impl TriggerCall {
             }
         };
         (!tuple.is_null()).then(|| Datum::from(tuple))
+    }
+
+    /// A column of the row before; `None` if it is NULL, or if there is no such row.
+    pub fn before(&self, column: i16) -> Option<Datum> {
+        // SAFETY: valid trigger data.
+        unsafe {
+            match self.operation() {
+                Operation::Update | Operation::Delete => {
+                    self.column_of((*self.data).tg_trigtuple, column)
+                }
+                _ => None,
+            }
+        }
+    }
+
+    /// A column of the row after; `None` if it is NULL, or if there is no such row.
+    pub fn after(&self, column: i16) -> Option<Datum> {
+        // SAFETY: valid trigger data.
+        unsafe {
+            match self.operation() {
+                Operation::Insert => self.column_of((*self.data).tg_trigtuple, column),
+                Operation::Update => self.column_of((*self.data).tg_newtuple, column),
+                _ => None,
+            }
+        }
+    }
+
+    /// The first bytes of a varlena column of the row after, so many if it has them.
+    pub fn beginning_after(&self, column: i16, length: usize) -> Option<&[u8]> {
+        // SAFETY: the trigger is on columns of type `encrypted_text`, or of domains over it, which are varlenas.
+        self.after(column).map(|datum| unsafe { values::beginning(datum, length) })
+    }
+
+    /// A varlena column of the row after.
+    pub fn bytes_after(&self, column: i16) -> Option<&[u8]> {
+        // SAFETY: as above.
+        self.after(column).map(|datum| unsafe { values::detoasted(datum) })
+    }
+
+    /// A varlena column of the row before.
+    pub fn bytes_before(&self, column: i16) -> Option<&[u8]> {
+        // SAFETY: as above.
+        self.before(column).map(|datum| unsafe { values::detoasted(datum) })
+    }
+
+    /// # Safety
+    ///
+    /// The tuple is one of the call's.
+    unsafe fn column_of(&self, tuple: pg_sys::HeapTuple, column: i16) -> Option<Datum> {
+        let column = std::num::NonZeroUsize::new(usize::try_from(column).ok()?)?;
+        // SAFETY: described by the relation, which has the column.
+        unsafe { pgrx::htup::heap_getattr_raw(tuple, column, (*(*self.data).tg_relation).rd_att) }
+    }
+
+    /// The row after with other values in some columns: what a BEFORE trigger returns then.
+    pub fn row_with(&self, changes: &[(i16, Datum)]) -> Option<Datum> {
+        let row = self.row_datum()?;
+        let mut columns: Vec<c_int> = changes.iter().map(|(column, _)| (*column).into()).collect();
+        let mut values: Vec<Datum> = changes.iter().map(|(_, value)| *value).collect();
+        let mut nulls = vec![false; changes.len()];
+        // SAFETY: the tuple is described by the relation, which has the columns; the three lists are as long.
+        let changed = unsafe {
+            pg_sys::heap_modify_tuple_by_cols(
+                row.cast_mut_ptr(),
+                (*(*self.data).tg_relation).rd_att,
+                changes.len() as c_int,
+                columns.as_mut_ptr(),
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            )
+        };
+        Some(Datum::from(changed))
+    }
+
+    /// Bytes that are this trigger's for as long as the statement runs, all zero when it first asks for them.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "they are Postgres's, one trigger has them, and a call runs once"
+    )]
+    pub fn kept(&self, length: usize) -> &mut [u8] {
+        // SAFETY: `fn_extra` is for the function, and lives in `fn_mcxt` as long as its look-up does. No other function of
+        // the library's is called by this look-up, so it is null or what was made here, of a length that begins it.
+        unsafe {
+            let info = (*self.call).flinfo;
+            let header = size_of::<usize>();
+            if (*info).fn_extra.is_null() || *(*info).fn_extra.cast::<usize>() < length {
+                let memory = pg_sys::MemoryContextAllocZero((*info).fn_mcxt, header + length);
+                *memory.cast::<usize>() = length;
+                (*info).fn_extra = memory;
+            }
+            std::slice::from_raw_parts_mut((*info).fn_extra.cast::<u8>().add(header), length)
+        }
+    }
+
+    /// Its relation, which is open while the trigger runs.
+    pub(super) fn open_relation(&self) -> pg_sys::Relation {
+        // SAFETY: valid trigger data.
+        unsafe { (*self.data).tg_relation }
     }
 
     /// The row before and the row after; NULL where there is none.
@@ -199,13 +298,13 @@ unsafe fn is_not_null(relation: pg_sys::Relation, column: i16) -> bool {
 
 /// Whether a type is `encrypted`, a domain over it, or an array of either.
 pub fn is_encrypted(type_oid: Oid) -> Result<bool, Error> {
-    let encrypted = relations::encrypted_type()?;
+    let encrypted = relations::value_types()?;
     // SAFETY: catalog look-ups; for a type that is no array the element type is InvalidOid.
     unsafe {
         let base = pg_sys::getBaseType(type_oid);
         let element = pg_sys::get_element_type(base);
-        Ok(base == encrypted
-            || element != pg_sys::InvalidOid && pg_sys::getBaseType(element) == encrypted)
+        Ok(encrypted.contains(&base)
+            || element != pg_sys::InvalidOid && encrypted.contains(&pg_sys::getBaseType(element)))
     }
 }
 

@@ -33,6 +33,28 @@ pub unsafe fn detoasted<'a>(datum: Datum) -> &'a [u8] {
     }
 }
 
+/// The first bytes of a varlena datum, so many if it has them. Of what is stored out of line no more is fetched.
+///
+/// # Safety
+///
+/// As for [`detoasted`].
+#[inline]
+pub unsafe fn beginning<'a>(datum: Datum, length: usize) -> &'a [u8] {
+    let stored = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: by the contract; a slice is a plain varlena in the current memory context.
+    unsafe {
+        let is_plain = varlena::varatt_is_1b(stored) && !varlena::varatt_is_1b_e(stored)
+            || varlena::varatt_is_4b_u(stored);
+        let plain = if is_plain {
+            stored
+        } else {
+            pg_sys::pg_detoast_datum_slice(stored, 0, length as i32)
+        };
+        let bytes = varlena::vardata_any(plain).cast::<u8>();
+        std::slice::from_raw_parts(bytes, varlena::varsize_any_exhdr(plain).min(length))
+    }
+}
+
 /// A varlena under construction in the current memory context.
 pub struct Varlena {
     memory: *mut pg_sys::varlena,
@@ -84,6 +106,14 @@ impl Varlena {
         // SAFETY: `around` initialised `length` bytes behind the header.
         unsafe {
             std::slice::from_raw_parts_mut(self.memory.cast::<u8>().add(Self::HEADER), self.length)
+        }
+    }
+
+    /// The same, to be read.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: as above.
+        unsafe {
+            std::slice::from_raw_parts(self.memory.cast::<u8>().add(Self::HEADER), self.length)
         }
     }
 

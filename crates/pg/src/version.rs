@@ -86,6 +86,22 @@ pub(super) fn may_execute(function: pg_sys::Oid) -> bool {
     }
 }
 
+/// Whether all rows of a relation are known to meet one of its CHECK constraints, and those of its children.
+///
+/// # Safety
+///
+/// The constraint is one that the relation's cache has.
+pub(super) unsafe fn is_believed(check: *const pg_sys::ConstrCheck) -> bool {
+    // SAFETY: by the contract.
+    unsafe {
+        #[cfg(feature = "pg18")]
+        if !(*check).ccenforced {
+            return false;
+        }
+        (*check).ccvalid && !(*check).ccnoinherit
+    }
+}
+
 /// An attribute of a row type.
 ///
 /// # Safety
