@@ -18,6 +18,9 @@ AS $$
         -- Both are for the owner of the table.
         ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.protect_column(regclass, name, text[], name, text, text)'),
         ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.unprotect_column(regclass, name)'),
+        ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.create_decrypted_view(regclass, text, text[])'),
+        -- It has no right that its caller has not.
+        ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.write_decrypted_view()'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field(fieldcrypt.encrypted, text)'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field_bytea(fieldcrypt.encrypted, text)'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field_jsonb(fieldcrypt.encrypted, text)'),

@@ -11,6 +11,7 @@ mod audit_verification;
 mod column_contexts;
 mod context;
 mod context_renames;
+mod decrypted_views;
 mod drops;
 mod encrypted_text;
 mod enforced_contexts;

@@ -3,7 +3,11 @@
 mod bind;
 mod declare;
 mod loosen;
+mod views;
+mod write_view;
 
 pub use bind::bind;
 pub use declare::{Wanted, create_loose_key, declarations, protect, unprotect};
 pub use loosen::loosen;
+pub use views::create_view;
+pub use write_view::write_view;

@@ -57,6 +57,8 @@ pub enum Error {
     NotAPlaintext { type_name: String },
     /// A value that is bound to no row stands where one of its row has to.
     NotBound { key: KeyId, column: String },
+    /// A row of a view was changed by others while a statement was at it.
+    ChangedMeanwhile,
     /// A column can't be protected so.
     Declaration { problem: String, hint: &'static str },
     /// No source of a master key is configured.
@@ -489,6 +491,11 @@ impl Error {
                 b"42804",
                 format!("a value of type {type_name} is not taken as a plaintext"),
                 "Plaintexts are texts, whole numbers, numeric, date, timestamptz, uuid, boolean and jsonb. Cast it to one of these, or to text.",
+            ),
+            Self::ChangedMeanwhile => (
+                b"40001",
+                "another transaction has changed the row since this statement began".into(),
+                "Try again. An UPDATE of the table itself would have waited, and been computed anew.",
             ),
             Self::Declaration { problem, hint } => (b"42P17", problem.clone(), hint),
             Self::NoMasterKey => (

@@ -80,6 +80,10 @@ pub struct Column {
     pub type_oid: Oid,
     /// Whether it is computed from others.
     pub is_generated: bool,
+    /// Whether its values are numbers that the database makes.
+    pub is_identity: bool,
+    /// Whether it has a DEFAULT.
+    pub has_default: bool,
 }
 
 /// An open relation with storage of its own. After an error the transaction's resource owner closes it.
@@ -153,6 +157,12 @@ impl Table {
         }
     }
 
+    /// Its name with its schema, as SQL, in the database's encoding.
+    pub fn qualified_name(&self) -> Vec<u8> {
+        // SAFETY: an open relation.
+        super::triggers::qualified_name(unsafe { (*self.relation).rd_id })
+    }
+
     /// Its owner.
     pub fn owner(&self) -> Oid {
         // SAFETY: an open relation.
@@ -180,6 +190,8 @@ impl Table {
                     name: CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes().to_vec(),
                     type_oid: attribute.atttypid,
                     is_generated: attribute.attgenerated != 0,
+                    is_identity: attribute.attidentity != 0,
+                    has_default: attribute.atthasdef,
                 })
                 .collect()
         }

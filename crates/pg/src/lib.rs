@@ -70,6 +70,7 @@ pub mod triggers;
 pub mod tuple;
 pub mod values;
 pub mod version;
+pub mod views;
 
 /// Registers with Postgres. After all rooms have registered here: the last settings are defined, and all of
 /// shared memory was asked for.

@@ -6,7 +6,23 @@ use std::ffi::{CStr, c_int};
 use fieldcrypt_error::Error;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::{invalidations, schemas};
+use super::{encoding, invalidations, schemas};
+
+/// Whether who is at it may read a table, all of it.
+pub fn may_read(relation: Oid) -> bool {
+    // SAFETY: a look-up of rights.
+    unsafe {
+        pg_sys::pg_class_aclcheck(relation, pg_sys::GetUserId(), pg_sys::ACL_SELECT.into())
+            == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
+/// A name as SQL.
+pub fn quoted(name: &[u8]) -> String {
+    let Ok(name) = std::ffi::CString::new(name) else { return String::new() };
+    // SAFETY: a C string; what is given back is it, or a palloc'd one.
+    encoding::lossy(unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_bytes())
+}
 
 /// The role that owns the key table, and with it the extension.
 pub fn owner_of_keys() -> Result<Oid, Error> {

@@ -1,6 +1,7 @@
 //! SQL that the extension runs itself: to write keys, and to write and read the audit log; never per value.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::{self, BuiltinOid, Datum, PgOid};
@@ -74,6 +75,59 @@ thread_local! {
 /// Runs a statement that writes, planned once a session; returns the rows it touched.
 pub fn execute(statement: &'static str, parameters: &[Parameter<'_>]) -> Result<u64, Error> {
     run(statement, parameters, |table| Ok(table.len() as u64))
+}
+
+/// A statement that was planned, for as long as the session.
+#[derive(Clone, Copy)]
+pub struct Prepared(&'static OwnedPreparedStatement);
+
+/// Plans a statement, once for each text.
+pub fn prepared_once(statement: &str, types: &[pg_sys::Oid]) -> Result<Prepared, Error> {
+    thread_local! {
+        static KNOWN: RefCell<HashMap<(String, Vec<pg_sys::Oid>), Prepared>> = RefCell::default();
+    }
+    let key = (statement.to_string(), types.to_vec());
+    if let Some(prepared) = KNOWN.with_borrow(|known| known.get(&key).copied()) {
+        return Ok(prepared);
+    }
+    let oids: Vec<PgOid> = types.iter().map(|oid| PgOid::from(*oid)).collect();
+    let prepared =
+        Spi::connect_mut(|client| client.prepare_mut(statement, &oids).map(|it| it.keep()))
+            .map_err(internal)?;
+    // Leaked: see below.
+    let prepared = Prepared(Box::leak(Box::new(prepared)));
+    KNOWN.with_borrow_mut(|known| known.insert(key, prepared));
+    Ok(prepared)
+}
+
+/// Runs it with values of the types that it was planned for. Gives the number of its rows, and of the first that it returns
+/// what `make` makes of it, a tuple, in the caller's memory.
+pub fn run_for_row(
+    prepared: Prepared,
+    arguments: &[(pg_sys::Oid, Option<Datum>)],
+    make: impl FnOnce(&Row<'_>) -> Option<Datum>,
+) -> Result<(u64, Option<Datum>), Error> {
+    let arguments: Vec<DatumWithOid<'_>> = arguments
+        .iter()
+        .map(|(oid, datum)| match datum {
+            // SAFETY: a value of the type, by the contract of who has it from a row.
+            Some(datum) => unsafe { DatumWithOid::new(*datum, *oid) },
+            None => DatumWithOid::null_oid(*oid),
+        })
+        .collect();
+    Spi::connect_mut(|client| {
+        client.update(prepared.0, None, &arguments).map_err(internal)?;
+        // SAFETY: what the statement has just set: its rows are described by the table, which lives until the end of the
+        // connection; what is made is copied to where the caller's memory is.
+        unsafe {
+            let (rows, table) = (pg_sys::SPI_processed, pg_sys::SPI_tuptable);
+            if table.is_null() || rows == 0 || (*(*table).tupdesc).natts == 0 {
+                return Ok((rows, None));
+            }
+            let made = make(&Row::deform(*(*table).vals, (*table).tupdesc));
+            Ok((rows, made.map(|tuple| pg_sys::SPI_copytuple(tuple.cast_mut_ptr()).into())))
+        }
+    })
 }
 
 /// Runs a statement that is not run again.

@@ -156,10 +156,18 @@ impl TriggerCall {
 
     /// The row after with other values in some columns: what a BEFORE trigger returns then.
     pub fn row_with(&self, changes: &[(i16, Datum)]) -> Option<Datum> {
+        let changes: Vec<_> =
+            changes.iter().map(|(column, value)| (*column, Some(*value))).collect();
+        self.row_with_any(&changes)
+    }
+
+    /// The same; `None` is NULL.
+    pub fn row_with_any(&self, changes: &[(i16, Option<Datum>)]) -> Option<Datum> {
         let row = self.row_datum()?;
         let mut columns: Vec<c_int> = changes.iter().map(|(column, _)| (*column).into()).collect();
-        let mut values: Vec<Datum> = changes.iter().map(|(_, value)| *value).collect();
-        let mut nulls = vec![false; changes.len()];
+        let mut values: Vec<Datum> =
+            changes.iter().map(|(_, value)| value.unwrap_or(Datum::null())).collect();
+        let mut nulls: Vec<bool> = changes.iter().map(|(_, value)| value.is_none()).collect();
         // SAFETY: the tuple is described by the relation, which has the columns; the three lists are as long.
         let changed = unsafe {
             pg_sys::heap_modify_tuple_by_cols(
@@ -326,7 +334,7 @@ pub fn same_bytes(a: Option<Datum>, b: Option<Datum>) -> bool {
     }
 }
 
-fn qualified_name(relation: Oid) -> Vec<u8> {
+pub(super) fn qualified_name(relation: Oid) -> Vec<u8> {
     // SAFETY: catalog look-ups that answer NULL if there is none; the strings are copied.
     unsafe {
         let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation));
