@@ -14,7 +14,7 @@ packages_deb=(dpkg-dev debhelper)
 packages_packages=(debootstrap git unzip)
 packages_demo=()
 # Node is not among these: Prisma wants a newer one than some releases of Debian have.
-packages_drivers=(python3-venv ruby-activerecord ruby-pg libpostgresql-jdbc-java)
+packages_drivers=(python3-venv ruby-activerecord ruby-pg libpostgresql-jdbc-java libeclipselink-java)
 command -v javac >/dev/null || packages_drivers+=(default-jdk-headless)
 packages_test=(
     perl libipc-run-perl locales openssl # tests on real clusters

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # drivers.sh: example applications, one for each framework or driver, written as for a table of plain columns; all have to
 # print the same. And programs that send a parameter of every type into one column.
-# T=django runs what is of that name, T="knex prisma" several, T=parameters those programs.
+# T=django runs what is of that name, T="knex prisma" several, T=parameters those programs, T=docs compares
+# docs/frameworks.md with the applications.
 # FIELDCRYPT_DRIVERS_PLAIN=1 does it without the extension, on plain columns.
 # What they need goes into the work folder, once. What can't be had is named and skipped.
 source "$(dirname "$0")/../../pgrx-config/lib.sh"
@@ -9,8 +10,9 @@ source "$(dirname "$0")/../../pgrx-config/lib.sh"
 here=$work/drivers
 data=$here/data
 cache=$work/drivers-cache # stays from run to run
-apps=(psycopg3 psycopg2 asyncpg sqlalchemy django node-pg knex drizzle prisma jdbc activerecord)
+apps=(psycopg3 psycopg2 asyncpg sqlalchemy django node-pg knex drizzle prisma jdbc jpa activerecord)
 parameters=(psycopg3 psycopg2 asyncpg node-pg jdbc)
+jars_jpa=(eclipselink eclipselink-jpa-2.1-spec geronimo-jta-1.2-spec javax.json)
 schema=schema.sql column=fieldcrypt.encrypted_text libraries=pg_fieldcrypt
 if [[ -n ${FIELDCRYPT_DRIVERS_PLAIN:-} ]]; then schema=plain_schema.sql column=text libraries=''; fi
 port='' password='' results=''
@@ -23,11 +25,12 @@ main() {
     as_server mkdir -p "$cache"
     as_server ln -s "$cache/node/node_modules" "$here/tests/node_modules"
     results=$(mktemp)
-    trap 'stop; rm -f "$results"' EXIT
+    trap 'stop; rm -f "$results"*' EXIT
     start
     for name in "${apps[@]}"; do if wanted "$name"; then application "$name"; fi; done
     for name in "${parameters[@]}"; do if wanted "$name" parameters; then sent_by "$name"; fi; done
-    if wanted hibernate; then skip "hibernate: its libraries are in Maven's registry alone, docs/frameworks.md has it from documentation"; fi
+    if wanted docs; then snippets; fi
+    if wanted hibernate; then skip "hibernate: its releases are in Maven's registry alone, docs/frameworks.md has it from documentation"; fi
     if wanted postgrest; then skip "postgrest: no registry that is used here has it, docs/frameworks.md has it from documentation"; fi
     [[ -s $results ]] || die "there is nothing named $T in tests/drivers"
 
@@ -55,30 +58,55 @@ skip() {
 }
 
 application() {
-    local jar=/usr/share/java/postgresql.jar program
+    local program
     if ! can "$1"; then return; fi
     case $1 in
         node-pg | knex | drizzle | prisma) program=(node "$1/app.mjs") ;;
-        jdbc) program=(java -cp "$jar" jdbc/App.java) ;;
+        jdbc) program=(java -cp "$(jars postgresql)" jdbc/App.java) ;;
+        jpa) program=(java -cp "jpa:$(jars postgresql "${jars_jpa[@]}")" App) ;;
         activerecord) program=(ruby activerecord/app.rb) ;;
         *) program=(python "$1/app.py") ;;
     esac
     new_database
     super --file "$here/tests/$schema" clinic
+    if [[ $1 == jpa ]]; then as_client javac -cp "$(jars "${jars_jpa[@]}")" jpa/App.java; fi
     if [[ $1 == prisma ]]; then
         # Told to download its engine for migrations, it would; the client has no need of it.
         as_client env PRISMA_SCHEMA_ENGINE_BINARY=/bin/true CHECKPOINT_DISABLE=1 \
-            prisma generate --schema prisma/schema.prisma >/dev/null 2>"$results.errors" || cat "$results.errors"
+            prisma generate --schema prisma/schema.prisma >"$results.prisma" 2>&1 || cat "$results.prisma"
     fi
     compare "$1" "$here/tests/expected.out" "${program[@]}"
 }
 
+# Every line of code that docs/frameworks.md shows below the name of an application is a line of that application.
+snippets() {
+    # shellcheck disable=SC2016 # perl's
+    if perl -CSD -Mutf8 -we '
+        my ($code, $inside, $missing) = ("", 0, 0);
+        while (<>) {
+            if (!$inside && /^#/) { $code = "" }
+            elsif (!$inside && /^`tests\//) {
+                for my $path (/`(tests\/[^`]+)`/g) { open my $file, "<:utf8", $path or die "$path: $!\n"; $code .= join "", <$file> }
+            }
+            elsif (/^```/) { $inside = !$inside }
+            elsif ($inside && $code ne "") {
+                s/^\s+|\s+$//g;
+                if (index($code, $_) < 0) { print "$ARGV:$.: in no application: $_\n"; $missing = 1 }
+            }
+        }
+        exit $missing;' docs/frameworks.md; then
+        echo "ok docs" | tee -a "$results"
+    else
+        echo "not ok docs: docs/frameworks.md shows what no application has" | tee -a "$results"
+    fi
+}
+
 sent_by() {
-    local jar=/usr/share/java/postgresql.jar program
+    local program
     if ! can "$1"; then return; fi
     case $1 in
         node-pg) program=(node parameters/with_pg.mjs) ;;
-        jdbc) program=(java -cp "$jar" parameters/WithJdbc.java) ;;
+        jdbc) program=(java -cp "$(jars postgresql)" parameters/WithJdbc.java) ;;
         *) program=(python "parameters/with_$1.py") ;;
     esac
     new_database
@@ -94,7 +122,7 @@ sent_by() {
 compare() {
     local name=$1 expected=$2 output=$here/$1.out status=0
     shift 2
-    as_client "$@" 2>&1 </dev/null | as_server tee "$output" >/dev/null || status=$?
+    as_client timeout 120 "$@" 2>&1 </dev/null | as_server tee "$output" >/dev/null || status=$?
     if as_server diff -u "$expected" "$output" && ((status == 0)); then
         echo "ok $name" | tee -a "$results"
     else
@@ -123,7 +151,8 @@ new_database() {
 start() {
     port=$((20000 + RANDOM % 10000))
     while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
-    password=$(od -An -vtx1 -N16 /dev/urandom | tr -d ' \n')
+    # Hexadecimal alone, EclipseLink would take it for one that it has encrypted.
+    password=word-$(od -An -vtx1 -N16 /dev/urandom | tr -d ' \n')
     as_server initdb --pgdata "$data" --username postgres --auth-local trust --auth-host scram-sha-256 --encoding UTF8 \
         --locale C.UTF-8 --no-sync >/dev/null
     new_master_key "$here/master.key"
@@ -153,7 +182,8 @@ can() {
     local reason
     case $1 in
         node-pg | knex | drizzle | prisma) reason=$(no_node) ;;
-        jdbc) reason=$(no_java) ;;
+        jdbc) reason=$(no_java postgresql) ;;
+        jpa) reason=$(no_java postgresql "${jars_jpa[@]}") ;;
         activerecord) reason=$(no_ruby) ;;
         *) reason=$(no_python) ;;
     esac
@@ -161,11 +191,21 @@ can() {
 }
 
 no_java() {
+    local name
     if ! command -v javac >/dev/null; then
         echo "no Java compiler is installed (default-jdk-headless)"
-    elif [[ ! -e /usr/share/java/postgresql.jar ]]; then
-        echo "libpostgresql-jdbc-java is not installed"
+    else
+        for name in "$@"; do
+            if [[ ! -e $(jars "$name") ]]; then echo "there is no $(jars "$name") (libpostgresql-jdbc-java, libeclipselink-java)" && return; fi
+        done
     fi
+}
+
+# A class path of Debian's.
+jars() {
+    local all
+    all=$(printf ':/usr/share/java/%s.jar' "$@")
+    echo "${all#:}"
 }
 
 no_ruby() {
@@ -196,14 +236,16 @@ no_node() {
 # that can't be done.
 installed() {
     if as_client cmp -s "$2" "$cache/$1.ready"; then return; fi
-    say "Installing what $2 names" >&2
-    as_client rm -rf "$cache/$1" "$cache/$1.ready"
-    if as_client bash -c "$3" install "$cache/$1" >"$results.log" 2>&1 </dev/null; then
-        as_client cp "$2" "$cache/$1.ready"
-    else
-        tail -n 5 "$results.log" >&2
-        echo "what $2 names can't be installed"
+    if [[ ! -e $results.$1 ]]; then
+        say "Installing what $2 names" >&2
+        as_client rm -rf "$cache/$1" "$cache/$1.ready"
+        if as_client timeout 900 bash -c "$3" install "$cache/$1" >"$results.$1" 2>&1 </dev/null; then
+            as_client cp "$2" "$cache/$1.ready"
+            return
+        fi
+        tail -n 5 "$results.$1" >&2
     fi
+    echo "what $2 names can't be installed" # and is not tried again in this run
 }
 
 main "$@"
