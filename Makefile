@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help setup all build install uninstall installcheck package deb dist demo psql stop test test-matrix test-core \
-	test-regress test-isolation test-cluster test-packages fuzz miri bench lint fmt clean
+	test-regress test-isolation test-cluster test-packages test-drivers fuzz miri bench lint fmt clean
 
 export PG PG_CONFIG T JOBS VERSIONS
 
@@ -73,6 +73,10 @@ test-cluster: setup install ## restarts, crashes, standbys, dumps (T=name for on
 
 test-packages: ## the Debian packages in a fresh Debian, and the archive for PGXN (as root)
 	@tests/run/packages.sh
+
+test-drivers: install ## example applications of frameworks and drivers (T=name for one)
+	@pgrx-config/setup.sh drivers
+	@tests/run/drivers.sh
 
 fuzz: ## fuzz the parsers (FUZZ_SECONDS=60)
 	@tests/run/fuzz.sh

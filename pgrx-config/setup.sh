@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# setup.sh [build | deb | packages | demo | test]: installs the Debian packages that are missing for building, for
-# making packages, for trying those, for running the demo, or for all other tests (without an argument). What is
+# setup.sh [build | deb | packages | demo | drivers | test]: installs the Debian packages that are missing for building,
+# for making packages, for trying those, for running the demo, for the example applications, or for all other tests
+# (without an argument). What is
 # there is left alone, so a second run costs next to nothing. A PostgreSQL that PG_CONFIG names is there; one that
 # this machine's Debian does not have is put into a folder by other_server.sh.
 source "$(dirname "$0")/lib.sh"
@@ -12,6 +13,9 @@ packages_build=(
 packages_deb=(dpkg-dev debhelper)
 packages_packages=(debootstrap git unzip)
 packages_demo=()
+# Node is not among these: Prisma wants a newer one than some releases of Debian have.
+packages_drivers=(python3-venv ruby-activerecord ruby-pg libpostgresql-jdbc-java libeclipselink-java)
+command -v javac >/dev/null || packages_drivers+=(default-jdk-headless)
 packages_test=(
     perl libipc-run-perl locales openssl # tests on real clusters
     pgbouncer                     # tenants behind a pooler
@@ -38,8 +42,9 @@ main() {
         deb) packages=("${packages_build[@]}" "${packages_deb[@]}") ;;
         packages) packages=("${packages_build[@]}" "${packages_deb[@]}" "${packages_packages[@]}") ;;
         demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
+        drivers) packages=("${packages_demo[@]}" "${packages_drivers[@]}") ;;
         test) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
-        *) die "usage: setup.sh [build | deb | packages | demo | test]" ;;
+        *) die "usage: setup.sh [build | deb | packages | demo | drivers | test]" ;;
     esac
     command -v cargo >/dev/null || die "Rust is missing: install it from https://rustup.rs, then run this again"
     debian_packages "${packages[@]}"
