@@ -1,5 +1,7 @@
 -- The tables of the example applications, encrypted. The applications connect as clinic, which owns nothing.
 CREATE EXTENSION pg_fieldcrypt;
+-- The first value of a tenant makes its key, which takes a number of the log: lastval() would be that one.
+SELECT fieldcrypt.create_key('default');
 
 CREATE TABLE patients (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -110,7 +110,7 @@ sent_by() {
         *) program=(python "parameters/with_$1.py") ;;
     esac
     new_database
-    if [[ $libraries ]]; then super --command "CREATE EXTENSION pg_fieldcrypt" clinic; fi
+    if [[ $libraries ]]; then super --command "CREATE EXTENSION pg_fieldcrypt" --command "SELECT fieldcrypt.create_loose_key()" clinic; fi
     super --set column="$column" --file "$here/tests/parameters/schema.sql" clinic
     if [[ $libraries ]]; then super --command "SELECT fieldcrypt.grant_access('clinic', 'encrypt', 'decrypt')" clinic; fi
     # What is expected of all drivers is in one file.
