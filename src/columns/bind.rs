@@ -48,13 +48,6 @@ impl<'t> Column<'t, '_> {
             self.arrived.forget();
         }
         let number = self.declaration.column;
-        if !is_insert && self.is_untouched() {
-            return Ok(None);
-        }
-        // A key that is NULL is refused by the column of the key; and no constraint takes a value without one.
-        let Some(place) = self.declaration.place_of(|number| self.trigger.after(number))? else {
-            return Ok(None);
-        };
         let Some(header) = self.trigger.beginning_after(number, Header::MAX_LENGTH) else {
             return Ok(None);
         };
@@ -62,7 +55,15 @@ impl<'t> Column<'t, '_> {
             Ok(header) => header,
             Err(_) => return self.not_bound().map(Some),
         };
-        if header.kind() == Kind::Loose {
+        let is_loose = header.kind() == Kind::Loose;
+        if !is_loose && !is_insert && self.is_untouched() {
+            return Ok(None);
+        }
+        // A key that is NULL is refused by the column of the key; and no constraint takes a value without one.
+        let Some(place) = self.declaration.place_of(|number| self.trigger.after(number))? else {
+            return Ok(None);
+        };
+        if is_loose {
             return self.bind_loose(&place, is_insert);
         }
         if header.is_expected(Expected::Place(&place)) && header.form == self.declaration.form {

@@ -129,6 +129,11 @@ value($node, 'GRANT SELECT (id, name) ON folk TO stranger; REVOKE SELECT ON folk
 value($node, 'REVOKE ALL ON folk FROM stranger; GRANT SELECT (id, name) ON folk TO stranger', @app);
 gives($node, q{SELECT name FROM few WHERE name = 'N'}, 'N', 'for who may read those columns', user => 'stranger');
 
+# What came in before the column was declared is bound by the declaration, for who may decrypt.
+value($node, q{CREATE TABLE early (id integer PRIMARY KEY, v fieldcrypt.encrypted_text); INSERT INTO early SELECT n, 'early ' || n FROM generate_series(1, 300) AS n}, @app);
+value($node, q{SELECT fieldcrypt.protect_column('early', 'v'), fieldcrypt.create_decrypted_view('early')}, @app);
+gives($node, q{SELECT count(*) FROM decrypted_early WHERE v = 'early ' || id}, '300', 'loose values are bound when their column is declared', @app);
+
 # Refused.
 refused($node, q{SELECT fieldcrypt.create_decrypted_view('folk', 'folk')}, '42P17', qr/was not made by create_decrypted_view/, 'over a table', @app);
 refused($node, q{SELECT fieldcrypt.create_decrypted_view('folk', 'a.b.c')}, '42P17', 'a name that is none', @app);
