@@ -144,6 +144,7 @@ function before_alter(text,oid) v u p
 function begin_master_key_rotation(bytea) v u d p
 function believe_protection(oid,text) v u p
 function bind_values() v u trigger
+function bindings_of(oid) v u p
 function by_own_hand() v u
 function change_access(regrole,text[],boolean) v u p
 function check_audit_anchor(jsonb) v u p
@@ -172,6 +173,7 @@ function check_master_key_rotation(jsonb) v u p
 function check_master_key_source(jsonb) v u p
 function check_missing_keys(jsonb) v u p
 function check_preload(jsonb) v u p
+function check_protected_columns(jsonb) v u p
 function check_published_tables(jsonb) v u p
 function check_reencryption(jsonb) v u p
 function check_require_tenant(jsonb) v u p
@@ -312,6 +314,7 @@ function plan_order(internal) i s s
 function plan_text(internal) i s s
 function privilege_objects(text) s u p
 function problems_of_audited_table(regclass) s u d p
+function problems_of_protected_columns() v u p
 function protected_columns() v u p
 function publications_of_keys() s u p
 function quiet_step(bigint) v u d p
