@@ -40,6 +40,17 @@ AS $$
      -- Bits of a trigger: for each row, before, INSERT or UPDATE.
      WHERE t.tgfoid <> 'fieldcrypt_internal.bind_values()'::regprocedure AND t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0 AND t.tgenabled <> 'D'
        AND t.tgname::text COLLATE "C" > b.tgname::text COLLATE "C"
+    UNION ALL
+    SELECT DISTINCT 6, 'shown by a decrypted view with other DEFAULTs than the table''s', format('%s.%I', g.tgrelid::regclass, d.column_name)
+      FROM pg_trigger AS g
+      JOIN pg_rewrite AS w ON w.ev_class = g.tgrelid
+      JOIN pg_depend AS r ON r.classid = 'pg_rewrite'::regclass AND r.objid = w.oid AND r.refclassid = 'pg_class'::regclass AND r.refobjid <> g.tgrelid
+     CROSS JOIN LATERAL fieldcrypt_internal.defaults_of_view(r.refobjid, ARRAY(
+               SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = g.tgrelid AND a.attnum > 0)) AS d
+      JOIN pg_attribute AS v ON v.attrelid = g.tgrelid AND v.attname = d.column_name
+      LEFT JOIN pg_attrdef AS f ON f.adrelid = v.attrelid AND f.adnum = v.attnum
+     WHERE g.tgfoid = 'fieldcrypt.write_decrypted_view()'::regprocedure
+       AND pg_get_expr(f.adbin, f.adrelid) IS DISTINCT FROM d.expression
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.problems_of_protected_columns() IS 'columns that take plaintext, and what keeps them from binding it to its row; granted to nobody';
 
@@ -72,7 +83,7 @@ BEGIN
             ELSE format('what is written to %s columns is bound to its row', protected) END);
     END IF;
     RETURN fieldcrypt_internal.finding_of('warning', problems,
-        'SELECT fieldcrypt.protect_column(relation, column) declares, validates and makes the trigger that is missing; ALTER TABLE ... ENABLE TRIGGER; give a trigger of yours a name that sorts before ~ (ALTER TRIGGER ... RENAME TO).',
+        'SELECT fieldcrypt.protect_column(relation, column) declares, validates and makes the trigger that is missing; ALTER TABLE ... ENABLE TRIGGER; give a trigger of yours a name that sorts before ~ (ALTER TRIGGER ... RENAME TO); SELECT fieldcrypt.create_decrypted_view(relation) brings a view up to date.',
         fieldcrypt_internal.finding_identity(columns, cardinality(columns)));
 END
 $$;

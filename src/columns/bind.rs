@@ -88,9 +88,10 @@ impl<'t> Column<'t, '_> {
         Err(self.foreign(&header))
     }
 
-    /// Whether an UPDATE leaves the value and the place as they are. What was there before is the constraint's to judge.
+    /// Whether an UPDATE leaves the value and the place as they are, of a row that is known to meet the declaration.
     fn is_untouched(&self) -> bool {
-        self.trigger.is_kept(self.declaration.column)
+        self.declaration.is_believed
+            && self.trigger.is_kept(self.declaration.column)
             && self.declaration.place_columns().all(|number| !self.trigger.is_changed(number))
     }
 

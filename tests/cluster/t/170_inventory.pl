@@ -116,11 +116,13 @@ view audit_trail
 view fieldcrypt_stats
 view reencryption_progress
 since 0.2.0
+function create_decrypted_view(regclass,text,text[]) v u
 function create_loose_key() v u
 function is_protected(encrypted_text,text,text,text,text,"any") i s
 function loosen(encrypted,text) v u
 function protect_column(regclass,name,text[],name,text,text) v u
 function unprotect_column(regclass,name) v u
+function write_decrypted_view() v u trigger
 EXPECTED
 # What that is made of.
 $expected{fieldcrypt_internal} = <<'EXPECTED';
@@ -202,7 +204,9 @@ function declarations(oid) v u
 function declare_protection(oid,text,jsonb,text,text,text) v u p
 function decrypted_by(text,text,timestamp with time zone,timestamp with time zone,interval,integer) v u p
 function decrypted_from(inet,timestamp with time zone,timestamp with time zone,integer) v u p
+function decrypted_view(oid,text,jsonb) v u p
 function decrypting_addresses(timestamp with time zone) v u p
+function defaults_of_view(oid,text[]) s u p
 function decrypting_roles(timestamp with time zone) v u p
 function destroy_step(bigint[],boolean) v u d p
 function distributed_tables() s u p
@@ -404,6 +408,7 @@ function set_destroy_horizon(bigint,text) v u
 function set_key_state(bigint,text,text) v u
 function settings_that_hold(text[]) v u p
 function short_fingerprint(bytea) i u p
+function shown_column(jsonb,text) i u p
 function shown_text(text,integer) s u p
 function shred_step(text,text) v u d p
 function spend_approval(text,text) v u p
