@@ -201,4 +201,7 @@ refused($node, q{INSERT INTO rooms VALUES ('hotel 1', 100, 'new')}, 'KF007', '  
 gives($node, q{UPDATE rooms SET hotel = hotel WHERE hotel = 'hotel 1'; DELETE FROM rooms WHERE hotel = 'hotel 1' RETURNING 1}, "1\n1\n1\n1\n1\n1\n1\n1\n1\n1", '  its rows are written and deleted');
 refused($node, q{UPDATE rooms SET hotel = 'hotel 1' WHERE number = 2}, 'KF007', '  and no row moves to it');
 no_crash($node);
+# What knows its place is given no context.
+refused($node, q{SELECT fieldcrypt.set_column_context('people', 'ssn', constant => 'x')}, '42P17', qr/takes plaintext/, 'no context for a protected column');
+
 done_testing();
