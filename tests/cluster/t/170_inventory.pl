@@ -350,7 +350,7 @@ function refuse_unless_committable() v u
 function refuse_unless_made_here(text) v u
 function refuse_unless_own_hand() v u
 function refuse_unless_own_run(integer) v u p
-function refuse_unless_protectable(oid,text,text,text) v u p
+function refuse_unless_protectable(oid,text,text,text,boolean) v u p
 function refuse_unless_recordable(text) s u p
 function refuse_unless_writable() v u
 function refuse_without_cron(jsonb) v u p
