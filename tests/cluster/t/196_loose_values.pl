@@ -123,6 +123,9 @@ my $two = 'SELECT count(DISTINCT v::bytea), bool_and(fieldcrypt.decrypt_field(v)
 value($node, q{CREATE TABLE many AS SELECT 'pin-' || i AS t FROM generate_series(1, 1000) AS i; ANALYZE many; GRANT SELECT ON many TO PUBLIC});
 my $in_workers = force_parallel() . 'SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET max_parallel_workers_per_gather = 2;';
 gives($node, "$in_workers $two", '1000|t', 'sealed and opened in parallel workers');
+gives($node, "$in_workers SELECT count(*) FROM many WHERE fieldcrypt.decrypt_field('pin-7'::fieldcrypt.encrypted_text) = t", '1', 'sealed by the leader, opened in workers by who may decrypt', user => 'reader');
+gives($node, "$in_workers PREPARE p AS SELECT count(*) FROM many WHERE fieldcrypt.decrypt_field('pin-7'::fieldcrypt.encrypted_text) = t; SET plan_cache_mode = force_generic_plan; EXECUTE p; SELECT pg_sleep(0.1); EXECUTE p",
+	"1\n\n1", '  also by an old plan', user => 'reader');
 gives($node, "$in_workers CREATE TEMP TABLE kept AS SELECT row_number() OVER () AS id, t::fieldcrypt.encrypted_text AS v FROM many; SELECT count(*) FROM kept WHERE fieldcrypt.decrypt_field(v) LIKE 'pin-%'", '1000', 'sealed in workers, opened by the leader');
 gives($node, "$in_workers INSERT INTO accounts SELECT 1000 + row_number() OVER (), t::fieldcrypt.encrypted_text FROM many; SELECT count(*) FROM accounts WHERE id > 1000", '1000', 'sealed in workers, bound by the leader');
 gives($node, q{BEGIN READ ONLY; SELECT fieldcrypt.decrypt_field('pin-1'::fieldcrypt.encrypted_text); COMMIT}, 'pin-1', 'in a READ ONLY transaction');
