@@ -64,7 +64,7 @@ COMMENT ON COLUMN fieldcrypt.value_failures.error IS 'the message, without value
 COMMENT ON COLUMN fieldcrypt.value_failures.at IS 'when it was tried';
 
 CREATE FUNCTION fieldcrypt_internal.verify_batch(
-        relation oid, block bigint, row_offset bigint, end_block bigint, max_values bigint, bindings text) RETURNS text
+        relation oid, block bigint, row_offset bigint, end_block bigint, max_values bigint, contexts text) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_verify_batch';
 COMMENT ON FUNCTION fieldcrypt_internal.verify_batch(oid, bigint, bigint, bigint, bigint, text) IS
     'opens the values of a stretch of a table as the table''s owner and tells what does not open, as JSON; granted to nobody';

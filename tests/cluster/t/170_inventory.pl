@@ -283,6 +283,7 @@ function lets_values_out(text,text) i u p
 function list_failures(oid,jsonb) v u p
 function list_of(text[],integer) s u p
 function library_version() s s
+function literals() v u p
 function live_runs() s u d p
 function loaded_master_keys() v r
 function lock_audit_partition(text) v u p
