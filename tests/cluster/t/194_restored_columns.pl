@@ -99,8 +99,9 @@ foreach my $db (@restored)
 		user => 'teller');
 	gives($other, q{INSERT INTO app.people (name) VALUES ('default') RETURNING fieldcrypt.decrypt_field(ssn, fieldcrypt.context('app.people.ssn', id))},
 		'literal', "$db: which who may both can use", db => $db);
-	gives($other, q{SELECT status, detail FROM fieldcrypt.health() WHERE "check" = 'protected_columns'},
-		'warning|column "zoo.loose.note": not protected, so that what is written there is bound to no row', "$db: health knows what it knew", db => $db);
+	gives($other, q{SELECT detail FROM fieldcrypt.health() WHERE "check" = 'protected_columns'},
+		qr/^column "zoo\.loose\.note": not protected, .*; expression "default value for column ssn of table (?:app\.)?people": with a literal/,
+			"$db: health knows what it knew", db => $db);
 	gives($other, q{INSERT INTO app.days VALUES (99, '2020-05-05', 'x'), (98, '2030-05-05', 'y');
 		UPDATE app.days SET day = '2031-05-05' WHERE id = 99 RETURNING fieldcrypt.decrypt_field(what,
 		fieldcrypt.context('app.days.what', id, day))}, 'x', "$db: partitions, too", db => $db);

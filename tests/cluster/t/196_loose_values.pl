@@ -103,7 +103,7 @@ SKIP:
 {
 	skip 'there are too many process numbers here', 2 if slurp_file('/proc/sys/kernel/pid_max') > 65_536;
 	my ($again, $value, $process);
-	for my $try (1 .. 5)
+	for my $try (1 .. 2)
 	{
 		($process, $value) = split /\|/, value($node, q{SELECT pg_backend_pid(), 'pin-4711'::fieldcrypt.encrypted_text}, user => 'teller');
 		my $child = 0;

@@ -290,5 +290,29 @@ gives($node, q{UPDATE owners SET id = 3 WHERE id = 1; SELECT fieldcrypt.decrypt_
 	SELECT fieldcrypt.decrypt_field(v, 'public.owners.v/3') FROM owners WHERE id = 3},
 	"p1\nt|n1\no1", 'keys that cascade take values along, SET NULL leaves them');
 gives($node, q{DELETE FROM owners WHERE id = 3; SELECT count(*) FROM pets; } . opened('notes', 'public.notes.v', 'id'), "1\nn1 n2", 'deletes cascade');
+
+# What else hangs on a column: generated columns, rules, the log of an audited table, plans of before, a type that is changed in place.
+value($node, q{CREATE TABLE hung (id int PRIMARY KEY, v fieldcrypt.encrypted_text, g text GENERATED ALWAYS AS (fieldcrypt.ciphertext_text(v)) STORED);
+	SELECT fieldcrypt.protect_column('hung', 'v'); SELECT fieldcrypt.audit_table('hung'); INSERT INTO hung VALUES (1, 'one')});
+gives($node, q{INSERT INTO hung VALUES (1, 'uno') ON CONFLICT (id) DO UPDATE SET v = excluded.v
+	RETURNING g = fieldcrypt.ciphertext_text(v), fieldcrypt.decrypt_field(v, 'public.hung.v/1')},
+	't|uno', 'a generated column follows what is stored');
+gives($node, q{SELECT count(*) FROM fieldcrypt.audit_log WHERE table_name LIKE '%hung' AND event IN ('row_inserted', 'row_updated')}, '2', 'an audited table');
+gives($node, q{SELECT count(*) FROM fieldcrypt.audit_log AS a WHERE a.table_name LIKE '%hung' AND a::text ~ 'one|uno'}, '0', '  whose log has no plaintext');
+refused($node, 'CREATE RULE r AS ON DELETE TO hung DO ALSO INSERT INTO hung VALUES (old.id + 1, old.v); DELETE FROM hung', 'KF037', 'a rule that copies a row');
+my $plans = session($node);
+$plans->value(q{CREATE TABLE planned (id int PRIMARY KEY, v fieldcrypt.encrypted_text); PREPARE p AS INSERT INTO planned VALUES ($1, 'text'); EXECUTE p (1)});
+$plans->value(q{SELECT fieldcrypt.protect_column('planned', 'v'); EXECUTE p (2)});
+$plans->gives(opened('planned', 'public.planned.v', 'id'), 'text text', 'a plan of before the declaration');
+$plans->gives(q{SELECT fieldcrypt.unprotect_column('planned', 'v'); EXECUTE p (3); SELECT fieldcrypt_internal.is_loose(v) FROM planned ORDER BY id},
+	"\nf\nf\nt", '  and after it was taken back');
+$plans->close;
+gives($node, q{CREATE TABLE texts (id int PRIMARY KEY, v text); INSERT INTO texts VALUES (1, 'plain'), (2, NULL);
+	ALTER TABLE texts ALTER v TYPE fieldcrypt.encrypted_text;
+	SELECT fieldcrypt.protect_column('texts', 'v'); } . opened('texts', 'public.texts.v', 'id'), "\nplain", 'a text column that is changed in place');
+refused($node, 'ALTER TABLE texts ALTER v TYPE text', '0A000', '  and does not become ciphertext as a text');
+gives($node, q{ALTER TABLE texts ADD more fieldcrypt.encrypted_text DEFAULT ('same'::text); SELECT fieldcrypt.protect_column('texts', 'more');
+	SELECT count(DISTINCT more::bytea), min(fieldcrypt.decrypt_field(more, fieldcrypt.context('public.texts.more', id))) FROM texts}, "\n2|same",
+		'a new column with a DEFAULT: each row has its own');
 no_crash($node);
 done_testing();
