@@ -41,7 +41,9 @@ AS $$
      WHERE t.tgfoid <> 'fieldcrypt_internal.bind_values()'::regprocedure AND t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0 AND t.tgenabled <> 'D'
        AND t.tgname::text COLLATE "C" > b.tgname::text COLLATE "C"
     UNION ALL
-    SELECT DISTINCT 6, 'shown by a decrypted view with other DEFAULTs than the table''s', format('%s.%I', g.tgrelid::regclass, d.column_name)
+    SELECT DISTINCT 5, 'with a literal that other sessions can''t use', l.place FROM fieldcrypt_internal.literals() AS l
+    UNION ALL
+    SELECT DISTINCT 7, 'shown by a decrypted view with other DEFAULTs than the table''s', format('%s.%I', g.tgrelid::regclass, d.column_name)
       FROM pg_trigger AS g
       JOIN pg_rewrite AS w ON w.ev_class = g.tgrelid
       JOIN pg_depend AS r ON r.classid = 'pg_rewrite'::regclass AND r.objid = w.oid AND r.refclassid = 'pg_class'::regclass AND r.refobjid <> g.tgrelid
@@ -66,15 +68,15 @@ BEGIN
     WITH found AS MATERIALIZED (
         SELECT p.rank, p.problem, p.place FROM fieldcrypt_internal.problems_of_protected_columns() AS p
         UNION
-        SELECT 5, 'with values that are bound to no row', format('%s.%I', u."table", u."column")
+        SELECT 6, 'with values that are bound to no row', format('%s.%I', u."table", u."column")
           FROM fieldcrypt.encryption_keys AS k,
                jsonb_to_recordset(coalesce(used -> k.key_id::text, '[]')) AS u ("table" text, "column" text, "values" bigint)
-         WHERE k.purpose = 'loose' AND u."values" > 0
+         WHERE k.purpose = 'loose' AND u."values" > 0 AND u."column" IS NOT NULL
     ), counted AS (
         SELECT f.rank, f.problem, count(*) AS total, array_agg(f.place ORDER BY f.place COLLATE "C") AS places FROM found AS f GROUP BY f.rank, f.problem
     )
     SELECT string_agg(format('%s: %s', fieldcrypt_internal.counted_names(
-                   (SELECT array_agg(fieldcrypt_internal.quoted_name(p)) FROM unnest(c.places[1:3]) AS p), c.total, 'column'), c.problem), '; ' ORDER BY c.rank),
+                   (SELECT array_agg(fieldcrypt_internal.quoted_name(p)) FROM unnest(c.places[1:3]) AS p), c.total, CASE c.rank WHEN 5 THEN 'expression' ELSE 'column' END), c.problem), '; ' ORDER BY c.rank),
            (SELECT array_agg(format('%s %s', f.rank, f.place) ORDER BY f.rank, f.place COLLATE "C") FROM found AS f)
       INTO problems, columns FROM counted AS c;
     IF problems IS NULL THEN
@@ -83,7 +85,7 @@ BEGIN
             ELSE format('what is written to %s columns is bound to its row', protected) END);
     END IF;
     RETURN fieldcrypt_internal.finding_of('warning', problems,
-        'SELECT fieldcrypt.protect_column(relation, column) declares, validates and makes the trigger that is missing; ALTER TABLE ... ENABLE TRIGGER; give a trigger of yours a name that sorts before ~ (ALTER TRIGGER ... RENAME TO); SELECT fieldcrypt.create_decrypted_view(relation) brings a view up to date.',
+        'SELECT fieldcrypt.protect_column(relation, column) declares, validates and makes the trigger that is missing; ALTER TABLE ... ENABLE TRIGGER; give a trigger of yours a name that sorts before ~ (ALTER TRIGGER ... RENAME TO); write a literal as (''...''::text), which is sealed when it is used; SELECT fieldcrypt.create_decrypted_view(relation) brings a view up to date.',
         fieldcrypt_internal.finding_identity(columns, cardinality(columns)));
 END
 $$;

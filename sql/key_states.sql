@@ -314,7 +314,7 @@ DECLARE
     horizon bigint;
     blockers text;
 BEGIN
-    SELECT k.destroy_scheduled_at + interval '1 hour' AS since, k.destroy_horizon INTO key
+    SELECT k.destroy_scheduled_at + interval '1 hour' AS since, k.destroy_horizon, k.purpose INTO key
       FROM fieldcrypt.encryption_keys AS k
      WHERE k.key_id = key_id AND k.destroy_after IS NOT NULL AND k.state <> 'destroyed';
     IF key.since IS NULL THEN
@@ -334,10 +334,12 @@ BEGIN
          WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
            AND a.backend_type <> 'autovacuum worker'
            AND (a.xact_start < key.since
+                -- Statements that are prepared, and functions, keep the literals that were sealed when they were first read.
+                OR key.purpose = 'loose' AND (a.backend_start < key.since OR a.backend_start IS NULL)
                 -- With track_activities off nothing is known of its transaction.
                 OR a.state = 'disabled' AND (a.backend_start < key.since OR a.backend_start IS NULL));
         IF blockers IS NOT NULL THEN
-            RETURN format('transactions from before its schedule are running: %s', blockers);
+            RETURN format('%s from before its schedule are running: %s', CASE key.purpose WHEN 'loose' THEN 'sessions' ELSE 'transactions' END, blockers);
         END IF;
         -- Taken after that look: whatever it missed because it was prepared has a lower id.
         horizon := pg_snapshot_xmax(pg_current_snapshot())::text::bigint;

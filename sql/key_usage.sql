@@ -75,6 +75,31 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.count_in(oid, bigint[]) IS
     'how many values of some keys (NULL: of all) a relation has, as JSON; granted to nobody';
 
+-- A literal of type encrypted_text in a DEFAULT, a view, a function, a constraint, a policy or a trigger was sealed when it was
+-- written there. Postgres remembers that such an expression needs the type.
+CREATE FUNCTION fieldcrypt_internal.literals() RETURNS TABLE (key_id bigint, place text)
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
+AS $$
+    WITH needing AS (
+        SELECT DISTINCT d.classid, d.objid FROM pg_depend AS d
+         WHERE d.refclassid = 'pg_type'::regclass AND d.refobjid = 'fieldcrypt.encrypted_text'::regtype
+    )
+    SELECT fieldcrypt.key_id(m.found[1]::fieldcrypt.encrypted), pg_describe_object(n.classid, n.objid, 0)
+      FROM needing AS n,
+           LATERAL (SELECT CASE n.classid
+               WHEN 'pg_attrdef'::regclass THEN (SELECT pg_get_expr(a.adbin, a.adrelid) FROM pg_attrdef AS a WHERE a.oid = n.objid)
+               WHEN 'pg_rewrite'::regclass THEN pg_get_ruledef(n.objid)
+               WHEN 'pg_proc'::regclass THEN (SELECT pg_get_function_sqlbody(f.oid) FROM pg_proc AS f WHERE f.oid = n.objid)
+               WHEN 'pg_constraint'::regclass THEN pg_get_constraintdef(n.objid)
+               WHEN 'pg_trigger'::regclass THEN pg_get_triggerdef(n.objid)
+               WHEN 'pg_policy'::regclass THEN (SELECT concat_ws(' ', pg_get_expr(y.polqual, y.polrelid), pg_get_expr(y.polwithcheck, y.polrelid))
+                                                  FROM pg_policy AS y WHERE y.oid = n.objid)
+               END) AS t (definition),
+           -- A quote in a text is two: what a text quotes has one more before it.
+           regexp_matches(t.definition, '(?<!'')''(fc1:[A-Za-z0-9_-]+)''::fieldcrypt\.encrypted_text', 'g') AS m (found)
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.literals() IS 'the literals of type encrypted_text in expressions of this database: on which key, and where; granted to nobody';
+
 -- In both directions: a value that is moved from a table not yet read to one already read is found on the
 -- way back. The list is made anew for that: a table may have been made meanwhile.
 CREATE FUNCTION fieldcrypt_internal.count_use(keys bigint[]) RETURNS jsonb
@@ -91,6 +116,10 @@ BEGIN
     FOR place IN REVERSE cardinality(relations) .. 1 LOOP
         counted := counted || fieldcrypt_internal.count_in(relations[place], keys);
     END LOOP;
+    counted := counted || coalesce((
+        SELECT jsonb_agg(jsonb_build_object('key_id', l.key_id::text, 'values', l.total, 'table', l.place))
+          FROM (SELECT i.key_id, i.place, count(*) AS total FROM fieldcrypt_internal.literals() AS i GROUP BY i.key_id, i.place) AS l
+         WHERE keys IS NULL OR l.key_id = ANY (keys)), '[]');
     -- By key, since it is asked key by key.
     RETURN coalesce((
         SELECT jsonb_object_agg(of_key.key_id, of_key.places)
@@ -103,7 +132,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.count_use(bigint[]) IS 'where some keys 
 CREATE FUNCTION fieldcrypt_internal.use_of_key(used jsonb, key_id bigint) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT string_agg(format('%s value(s) in %s.%I', u.total, u."table", u."column"), ', ' ORDER BY u."table", u."column")
+    SELECT string_agg(format('%s value(s) in %s', u.total, concat_ws('.', u."table", quote_ident(u."column"))), ', ' ORDER BY u."table", u."column")
       FROM (SELECT c."table", c."column", max(c."values") AS total
               FROM jsonb_to_recordset(coalesce($1 -> $2::text, '[]')) AS c("table" text, "column" text, "values" bigint)
              GROUP BY c."table", c."column") AS u
@@ -172,6 +201,9 @@ BEGIN
               INTO counted USING counted, item.relation::regclass::text, item.column_name, percent;
         END IF;
     END LOOP;
+    counted := counted || coalesce((
+        SELECT jsonb_agg(jsonb_build_object('key_id', l.key_id::text, 'values', l.total, 'table', l.place, 'is_exact', true))
+          FROM (SELECT i.key_id, i.place, count(*) AS total FROM fieldcrypt_internal.literals() AS i GROUP BY i.key_id, i.place) AS l), '[]');
     RETURN QUERY
         SELECT coalesce(k.key_id, u.key_id::bigint), k.tenant::text, k.version, k.state::text,
                u."table", u."column", coalesce(u."values", 0), coalesce(u.is_exact, exact)

@@ -106,7 +106,8 @@ END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.key_of_places(oid, jsonb) IS 'the columns of the key by which values are bound to rows; an error if there is none; granted to nobody';
 
-CREATE FUNCTION fieldcrypt_internal.refuse_unless_protectable(relation oid, column_name text, tenant text, place text) RETURNS void
+-- place: the name that its values are to be bound to; NULL if it is declared already. is_default: nobody has said it.
+CREATE FUNCTION fieldcrypt_internal.refuse_unless_protectable(relation oid, column_name text, tenant text, place text, is_default boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off
 AS $$
 DECLARE
@@ -143,9 +144,16 @@ BEGIN
         problem := format('column "%s" of table %s is in a foreign key that changes it', $2, $1::regclass);
         hint := 'ON UPDATE CASCADE, SET NULL and SET DEFAULT would write another row''s value there. NO ACTION and RESTRICT do not.';
     ELSE
-        SELECT format('the name %s is that of column %s of table %s, which is another owner''s', $4, p.column_name, p.relation::regclass) INTO problem
+        -- Two columns of one name are one place to their values: that of another owner's, or of this table's, is nobody's to
+        -- take, and that of another table only where it is asked for.
+        SELECT format('the name %s is that of column %s of table %s%s', $4, p.column_name, p.relation::regclass,
+                   CASE WHEN c.relowner <> found.relowner THEN ', which is another owner''s' ELSE '' END) INTO problem
           FROM fieldcrypt_internal.protected_columns() AS p JOIN pg_class AS c ON c.oid = p.relation
-         WHERE p.place_name = $4 AND c.relowner <> found.relowner
+         WHERE p.place_name = $4
+           AND CASE WHEN p.relation = $1 THEN p.column_name <> $2
+                    ELSE (c.relowner <> found.relowner OR is_default)
+                         AND p.relation NOT IN (SELECT t.relation FROM fieldcrypt_internal.with_descendants($1) AS t)
+                         AND $1 NOT IN (SELECT t.relation FROM fieldcrypt_internal.with_descendants(p.relation) AS t) END
          LIMIT 1;
         hint := 'Each column has a name of its own: name => ''...''.';
     END IF;
@@ -154,7 +162,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.refuse_unless_protectable(oid, text, text, text) IS 'an error that says why a column can''t be protected; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.refuse_unless_protectable(oid, text, text, text, boolean) IS 'an error that says why a column can''t be protected; granted to nobody';
 
 -- Gives the statement that binds what the column has already; NULL if it has nothing.
 CREATE FUNCTION fieldcrypt_internal.declare_protection(
@@ -173,14 +181,14 @@ BEGIN
     IF place = '' OR octet_length(place) > 1024 THEN
         PERFORM fieldcrypt_internal.refuse_declaration('the name of a column''s places has 1 to 1024 bytes', 'Leave it out for schema.table.column as they are called now.');
     END IF;
-    PERFORM fieldcrypt_internal.refuse_unless_protectable($1, $2, tenant, place);
+    SELECT p.place_name, p.plaintext, p.tenant, p.key, p.is_believed INTO known
+      FROM fieldcrypt_internal.protected_columns() AS p WHERE p.relation = $1 AND p.column_name = $2;
+    PERFORM fieldcrypt_internal.refuse_unless_protectable($1, $2, tenant, CASE WHEN known.place_name IS NULL THEN place END, wanted IS NULL);
     columns := fieldcrypt_internal.key_of_places($1, key);
     IF $2 = ANY (columns || tenant) THEN
         PERFORM fieldcrypt_internal.refuse_declaration(format('column "%s" can''t be part of its own key', $2), 'Name other columns: key => ''{...}''.');
     END IF;
-    SELECT p.place_name, p.plaintext, p.tenant, p.key, p.is_believed INTO known
-      FROM fieldcrypt_internal.protected_columns() AS p WHERE p.relation = $1 AND p.column_name = $2;
-    IF FOUND THEN
+    IF known.place_name IS NOT NULL THEN
         IF (known.plaintext, known.tenant, known.key) IS DISTINCT FROM ($6, $4, columns)
            OR known.place_name <> wanted THEN
             PERFORM fieldcrypt_internal.refuse_declaration(

@@ -5,9 +5,11 @@ use pgrx::pg_sys;
 use super::memory;
 
 mod saved_errors;
+mod session_start;
 mod virtual_columns;
 
 pub(super) use saved_errors::{finish_saving, saves_errors, start_saving};
+pub(super) use session_start::session_start;
 pub(super) use virtual_columns::without_virtual_columns;
 
 /// Reserves the prefix `fieldcrypt.`, so that a misspelt setting is an error.

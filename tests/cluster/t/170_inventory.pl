@@ -287,6 +287,7 @@ function lets_values_out(text,text) i u p
 function list_failures(oid,jsonb) v u p
 function list_of(text[],integer) s u p
 function library_version() s s
+function literals() v u p
 function live_runs() s u d p
 function loaded_master_keys() v r
 function lock_audit_partition(text) v u p
@@ -354,7 +355,7 @@ function refuse_unless_committable() v u
 function refuse_unless_made_here(text) v u
 function refuse_unless_own_hand() v u
 function refuse_unless_own_run(integer) v u p
-function refuse_unless_protectable(oid,text,text,text) v u p
+function refuse_unless_protectable(oid,text,text,text,boolean) v u p
 function refuse_unless_recordable(text) s u p
 function refuse_unless_writable() v u
 function refuse_without_cron(jsonb) v u p

@@ -29,15 +29,22 @@ sub row { my ($id) = @_; return "SELECT $opened FROM people WHERE id = $id" }
 my $all = join ", ", map { "$_ = excluded.$_" } @columns;
 my $values = sub { my ($id, $word) = @_; return "($id, " . join(', ', map { "'$word-$_'" } @columns) . ')' };
 my $wide = join " || ' ' || ", map { "fieldcrypt.decrypt_field($_, fieldcrypt.context('public.wide.$_', id))" } @columns;
-gives($node, "INSERT INTO wide VALUES @{[ $values->(1, 'a') ]}, @{[ $values->(2, 'b') ]}; INSERT INTO wide VALUES @{[ $values->(1, 'x') ]}, @{[ $values->(3, 'y') ]}, @{[ $values->(2, 'z') ]}
+gives($node, "INSERT INTO wide VALUES @{[ $values->(1, 'a') ]}, @{[ $values->(2, 'b') ]};
+	INSERT INTO wide VALUES @{[ $values->(1, 'x') ]}, @{[ $values->(3, 'y') ]}, @{[ $values->(2, 'z') ]}
 	ON CONFLICT (id) DO UPDATE SET $all; SELECT id, $wide FROM wide ORDER BY id",
-	join("\n", map { my $word = $_->[1]; "$_->[0]|" . join ' ', map { "$word-$_" } @columns } [ 1, 'x' ], [ 2, 'z' ], [ 3, 'y' ]), 'nine protected columns in one upsert of three rows');
-gives($node, "INSERT INTO wide VALUES @{[ $values->(1, 'q') ]} ON CONFLICT (id) DO UPDATE SET c1 = excluded.c1, c2 = NULL, c3 = 'own' RETURNING fieldcrypt.decrypt_field(c1, 'public.wide.c1/1'), c2 IS NULL, fieldcrypt.decrypt_field(c3, 'public.wide.c3/1'), fieldcrypt.decrypt_field(c4, 'public.wide.c4/1')",
+	join("\n", map { my $word = $_->[1]; "$_->[0]|" . join ' ', map { "$word-$_" } @columns } [ 1, 'x' ], [ 2, 'z' ], [ 3, 'y' ]),
+		'nine protected columns in one upsert of three rows');
+gives($node, "INSERT INTO wide VALUES @{[ $values->(1, 'q') ]} ON CONFLICT (id) DO UPDATE SET c1 = excluded.c1, c2 = NULL, c3 = 'own'
+	RETURNING fieldcrypt.decrypt_field(c1, 'public.wide.c1/1'), c2 IS NULL, fieldcrypt.decrypt_field(c3, 'public.wide.c3/1'),
+	fieldcrypt.decrypt_field(c4, 'public.wide.c4/1')",
 	'q-c1|t|own|x-c4', 'some of them, NULL and a plaintext', user => 'app');
-gives($node, "INSERT INTO people VALUES (1, 'n', 'changed') ON CONFLICT (id) DO UPDATE SET ssn = excluded.ssn, id = people.id + 100 RETURNING id, $opened", '101|changed', 'an upsert that moves the row it finds');
+gives($node, "INSERT INTO people VALUES (1, 'n', 'changed') ON CONFLICT (id) DO UPDATE SET ssn = excluded.ssn, id = people.id + 100 RETURNING id, $opened",
+	'101|changed', 'an upsert that moves the row it finds');
 gives($node, "INSERT INTO people VALUES (2, 'n', 'not taken') ON CONFLICT DO NOTHING; @{[ row(2) ]}", 'ssn-2', 'DO NOTHING');
-gives($node, "INSERT INTO people VALUES (2, 'n', 'x') ON CONFLICT (id) DO UPDATE SET name = excluded.name; @{[ row(2) ]}", 'ssn-2', 'an upsert of another column');
-is(bind($node, 'INSERT INTO people VALUES (:id, :name, :ssn) ON CONFLICT (id) DO UPDATE SET ssn = EXCLUDED.ssn', { id => 2, name => 'n', ssn => 'by parameter' }, protocol => $_, user => 'writer', transactions => 7)->{code}, 0, "an upsert by parameters, $_")
+gives($node, "INSERT INTO people VALUES (2, 'n', 'x') ON CONFLICT (id) DO UPDATE SET name = excluded.name; @{[ row(2) ]}", 'ssn-2',
+	'an upsert of another column');
+is(bind($node, 'INSERT INTO people VALUES (:id, :name, :ssn) ON CONFLICT (id) DO UPDATE SET ssn = EXCLUDED.ssn', { id => 2, name => 'n',
+	ssn => 'by parameter' }, protocol => $_, user => 'writer', transactions => 7)->{code}, 0, "an upsert by parameters, $_")
   foreach qw(extended prepared);
 gives($node, row(2), 'by parameter', '  opens');
 value($node, q{UPDATE people SET ssn = 'ssn-2' WHERE id = 2; INSERT INTO people VALUES (1, 'n', 'ssn-1')});
@@ -46,7 +53,8 @@ value($node, q{UPDATE people SET ssn = 'ssn-2' WHERE id = 2; INSERT INTO people 
 	my $session = session($node, user => 'writer');
 	$session->value("INSERT INTO people SELECT i, 'n', 'many-' || i FROM generate_series(1000, 100999) AS i");
 	my $before = $session->value($memory);
-	$session->gives("WITH u AS (INSERT INTO people SELECT i, 'n', 'again-' || i FROM generate_series(1000, 100999) AS i ON CONFLICT (id) DO UPDATE SET ssn = excluded.ssn RETURNING 1) SELECT count(*) FROM u", '100000', '100000 conflicts in one statement');
+	$session->gives("WITH u AS (INSERT INTO people SELECT i, 'n', 'again-' || i FROM generate_series(1000, 100999) AS i
+		ON CONFLICT (id) DO UPDATE SET ssn = excluded.ssn RETURNING 1) SELECT count(*) FROM u", '100000', '100000 conflicts in one statement');
 	cmp_ok($session->value($memory) - $before, '<', 10_000_000, '  and nothing of it is kept');
 	$session->close;
 	gives($node, "SELECT count(*) FROM people WHERE id >= 1000 AND $opened = 'again-' || id", '100000', '  each is its row\'s');
@@ -64,10 +72,12 @@ BEGIN
 END $$;
 CREATE TRIGGER spread BEFORE INSERT OR UPDATE ON people FOR EACH ROW EXECUTE FUNCTION spread();
 SQL
-my $spread = "SELECT count(*) FILTER (WHERE $opened = 'spread-' || id - 2000) FROM people WHERE id > 2000; SELECT count(*) FILTER (WHERE fieldcrypt.decrypt_field(c1, fieldcrypt.context('public.wide.c1', id)) = 'spread-' || id - 1000) FROM wide WHERE id > 1000";
+my $spread = "SELECT count(*) FILTER (WHERE $opened = 'spread-' || id - 2000) FROM people WHERE id > 2000;
+	SELECT count(*) FILTER (WHERE fieldcrypt.decrypt_field(c1, fieldcrypt.context('public.wide.c1', id)) = 'spread-' || id - 1000) FROM wide WHERE id > 1000";
 foreach my $statement (
 	"INSERT INTO people VALUES (20, 'n', 'outer')", "INSERT INTO people VALUES (20, 'n', 'outer') ON CONFLICT (id) DO UPDATE SET ssn = excluded.ssn",
-	"INSERT INTO people VALUES (21, 'n', 'outer'), (20, 'n', 'outer') ON CONFLICT (id) DO UPDATE SET ssn = excluded.ssn", "UPDATE people SET ssn = 'outer' WHERE id IN (20, 21)")
+	"INSERT INTO people VALUES (21, 'n', 'outer'), (20, 'n', 'outer') ON CONFLICT (id) DO UPDATE SET ssn = excluded.ssn",
+		"UPDATE people SET ssn = 'outer' WHERE id IN (20, 21)")
 {
 	gives($node, "$statement; @{[ row(20) ]}; $spread", "outer\n10\n10", "a trigger that writes ten rows elsewhere and ten here: $statement");
 }
@@ -114,11 +124,14 @@ foreach my $case (
 	$session->value(q{ROLLBACK TO b; EXECUTE u (31, 'three'); ROLLBACK TO a; EXECUTE u (32, 'four'); COMMIT});
 	$session->close;
 	gives($node, row(31) . '; ' . row(32), "one\nfour", 'savepoints and ROLLBACK TO');
-	value($node, q{BEGIN; DECLARE c CURSOR FOR SELECT * FROM people WHERE id IN (31, 32) ORDER BY id FOR UPDATE; FETCH c; UPDATE people SET ssn = 'here' WHERE CURRENT OF c; FETCH c;
+	value($node, q{BEGIN; DECLARE c CURSOR FOR SELECT * FROM people WHERE id IN (31, 32) ORDER BY id FOR UPDATE; FETCH c;
+		UPDATE people SET ssn = 'here' WHERE CURRENT OF c; FETCH c;
 		UPDATE people SET ssn = 'there', id = 33 WHERE CURRENT OF c; COMMIT});
 	gives($node, row(31) . '; ' . row(33), "here\nthere", 'UPDATE ... WHERE CURRENT OF');
-	gives($node, q{DO $$ BEGIN BEGIN UPDATE people SET ssn = (SELECT ssn FROM people WHERE id = 4) WHERE id = 31; EXCEPTION WHEN SQLSTATE 'KF037' THEN UPDATE people SET ssn = 'caught' WHERE id = 31; END; END $$; } . row(31), 'caught', 'a refusal that is caught');
-	gives($node, q{WITH m AS (UPDATE people SET id = 34, ssn = 'moved' WHERE id = 33 RETURNING id, ssn) SELECT fieldcrypt.decrypt_field(ssn, fieldcrypt.context('public.people.ssn', id)) FROM m}, 'moved', 'a new key and a new value at once');
+	gives($node, q{DO $$ BEGIN BEGIN UPDATE people SET ssn = (SELECT ssn FROM people WHERE id = 4) WHERE id = 31;
+		EXCEPTION WHEN SQLSTATE 'KF037' THEN UPDATE people SET ssn = 'caught' WHERE id = 31; END; END $$; } . row(31), 'caught', 'a refusal that is caught');
+	gives($node, q{WITH m AS (UPDATE people SET id = 34, ssn = 'moved' WHERE id = 33
+		RETURNING id, ssn) SELECT fieldcrypt.decrypt_field(ssn, fieldcrypt.context('public.people.ssn', id)) FROM m}, 'moved', 'a new key and a new value at once');
 	gives($node, q{UPDATE people SET id = id + 1000 WHERE id > 30; SELECT count(*) FROM people WHERE } . "$opened IS NULL", '0', 'many keys at once');
 	value($node, 'DELETE FROM people WHERE id > 10');
 }
@@ -137,10 +150,13 @@ foreach my $user ('app', 'writer')
 	value($node, "UPDATE people SET ssn = 'ssn-5' WHERE id = 4; UPDATE people SET ssn = 'ssn-4' WHERE id = 4", user => $user);
 	isnt(value($node, $bytes), $before, '  another one in between');
 }
-value($node, q{CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.ssn::bytea IS DISTINCT FROM OLD.ssn::bytea THEN RAISE NOTICE 'changed %', NEW.id; END IF; RETURN NULL; END $$;
+value($node, q{CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.ssn::bytea IS DISTINCT
+	FROM OLD.ssn::bytea THEN RAISE NOTICE 'changed %', NEW.id; END IF; RETURN NULL; END $$;
 CREATE TRIGGER note AFTER UPDATE ON people FOR EACH ROW EXECUTE FUNCTION note()});
-unlike(run_sql($node, "UPDATE people SET ssn = 'ssn-' || id, name = 'all of an ORM'", user => 'app')->{err}, qr/changed/, 'change detection of bytes sees no change in it');
-like(run_sql($node, "UPDATE people SET ssn = 'ssn-' || id + 1 WHERE id = 5; UPDATE people SET ssn = 'ssn-5' WHERE id = 5", user => 'app')->{err}, qr/changed 5.*changed 5/s, 'and sees one');
+unlike(run_sql($node, "UPDATE people SET ssn = 'ssn-' || id, name = 'all of an ORM'", user => 'app')->{err}, qr/changed/,
+	'change detection of bytes sees no change in it');
+like(run_sql($node, "UPDATE people SET ssn = 'ssn-' || id + 1 WHERE id = 5; UPDATE people SET ssn = 'ssn-5' WHERE id = 5", user => 'app')->{err},
+	qr/changed 5.*changed 5/s, 'and sees one');
 
 # COPY: text, csv and binary, of ciphertext and of plaintext; files that are half of each.
 my $files = $node->basedir;
@@ -151,16 +167,20 @@ foreach my $format ('text', 'csv', 'bin')
 {
 	my $with = $format eq 'bin' ? '(FORMAT binary)' : "(FORMAT $format)";
 	my $before = value($node, 'SELECT md5(string_agg(ssn::bytea::text, $$$$ ORDER BY id)) FROM people');
-	gives($node, "TRUNCATE people; COPY people FROM '$files/rows.$format' $with; SELECT md5(string_agg(ssn::bytea::text, '' ORDER BY id)) FROM people; SELECT count(*) FROM people WHERE $opened = 'ssn-' || id",
+	gives($node, "TRUNCATE people; COPY people FROM '$files/rows.$format' $with; SELECT md5(string_agg(ssn::bytea::text, '' ORDER BY id)) FROM people;
+		SELECT count(*) FROM people WHERE $opened = 'ssn-' || id",
 		"$before\n10", "COPY $format: what was copied comes back byte for byte");
 	value($node, "CREATE TABLE other (LIKE people INCLUDING INDEXES); SELECT fieldcrypt.protect_column('other', 'ssn')");
 	refused($node, "COPY other FROM '$files/rows.$format' $with", 'KF037', '  into another table it is refused');
 	value($node, 'DROP TABLE other');
 }
 my $in = sub { my ($what, $with) = @_; return "COPY people FROM '$files/$what' (FORMAT $with)" };
-gives($node, $in->('plain.text', 'text') . "; SELECT id, coalesce($opened, 'NULL') FROM people WHERE id BETWEEN 11 AND 14 ORDER BY id", "11|plain-11\n12|NULL\n13|fc1\n14|", 'COPY of plaintext, text');
-gives($node, $in->('plain.csv', 'csv') . "; SELECT id, coalesce(quote_literal($opened), 'NULL') FROM people WHERE id BETWEEN 15 AND 18 ORDER BY id", "15|'plain-15'\n16|'a \"b\", c\nd'\n17|'fc'\n18|NULL", 'COPY of plaintext, csv');
-write_copy("$files/plain.bin", "PGCOPY\n\xff\r\n\0" . pack('N2', 0, 0) . pack('n', 3) . pack('Nq>', 8, 19) . pack('N', 1) . 'n' . pack('N', 8) . 'plain-19' . pack('n', 0xffff));
+gives($node, $in->('plain.text', 'text') . "; SELECT id, coalesce($opened, 'NULL') FROM people WHERE id BETWEEN 11 AND 14 ORDER BY id",
+	"11|plain-11\n12|NULL\n13|fc1\n14|", 'COPY of plaintext, text');
+gives($node, $in->('plain.csv', 'csv') . "; SELECT id, coalesce(quote_literal($opened), 'NULL') FROM people WHERE id BETWEEN 15 AND 18 ORDER BY id",
+	"15|'plain-15'\n16|'a \"b\", c\nd'\n17|'fc'\n18|NULL", 'COPY of plaintext, csv');
+write_copy("$files/plain.bin", "PGCOPY\n\xff\r\n\0" . pack('N2', 0, 0) . pack('n', 3) . pack('Nq>', 8, 19) . pack('N', 1) . 'n' . pack('N',
+	8) . 'plain-19' . pack('n', 0xffff));
 gives($node, $in->('plain.bin', 'binary') . '; ' . row(19), 'plain-19', 'COPY of plaintext, binary');
 foreach my $bad ("21\tn\tfc1:broken\n", "21\tn\tfc1:\n", "21\tn\tfc1:" . 'A' x 100 . "\n")
 {
@@ -177,11 +197,13 @@ foreach my $case ([ 'nobody', '42501' ], [ 'nobody', '42501', 'CREATE TEMP TABLE
 	unlike($result->{err}, qr/secret-2/, '  and its CONTEXT tells no plaintext') or diag $result->{err};
 }
 # Errors of Postgres's own quote the line to the client that has sent it. The server log, masked, has none of it (see below).
-refused($node, "ALTER TABLE people DISABLE TRIGGER USER; COPY people FROM '$files/secret.text'", '23514', qr/DETAIL:  Failing row contains \(22, n, fc1:/, 'COPY past the trigger: ciphertext in the row');
+refused($node, "ALTER TABLE people DISABLE TRIGGER USER; COPY people FROM '$files/secret.text'", '23514', qr/DETAIL:  Failing row contains \(22, n, fc1:/,
+	'COPY past the trigger: ciphertext in the row');
 value($node, 'ALTER TABLE people ENABLE TRIGGER USER; DROP TRIGGER note ON people');
 write_copy("$files/twice.text", "22\tn\tsecret-22\n22\tn\tsecret-23\n");
 refused($node, "COPY people FROM '$files/twice.text'", '23505', 'COPY of a duplicate key');
-value($node, "CREATE TABLE numbers (id int PRIMARY KEY, n fieldcrypt.encrypted_text); SELECT fieldcrypt.protect_column('numbers', 'n', plaintext => 'integer')");
+value($node, "CREATE TABLE numbers (id int PRIMARY KEY, n fieldcrypt.encrypted_text);
+	SELECT fieldcrypt.protect_column('numbers', 'n', plaintext => 'integer')");
 write_copy("$files/number.text", "1\tsecret-2\n");
 my $number = run_sql($node, "COPY numbers FROM '$files/number.text'");
 isnt("@{ $number->{sqlstates} }", '', 'nor that of a plaintext which is of no such form');
