@@ -66,6 +66,9 @@ CREATE FUNCTION fieldcrypt.loosen(value fieldcrypt.encrypted, place text DEFAULT
     LANGUAGE c VOLATILE PARALLEL UNSAFE COST 10 AS 'MODULE_PATHNAME', 'fieldcrypt_loosen';
 CREATE FUNCTION fieldcrypt_internal.is_loose(value fieldcrypt.encrypted_text) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'fieldcrypt_is_loose';
+CREATE FUNCTION fieldcrypt_internal.key_of_text(value text) RETURNS bigint
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'fieldcrypt_key_of_text';
+COMMENT ON FUNCTION fieldcrypt_internal.key_of_text(text) IS 'the key of a ciphertext in its text form; NULL for what is none';
 CREATE FUNCTION fieldcrypt.create_loose_key() RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_create_loose_key';
 

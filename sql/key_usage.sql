@@ -84,7 +84,8 @@ AS $$
         SELECT DISTINCT d.classid, d.objid FROM pg_depend AS d
          WHERE d.refclassid = 'pg_type'::regclass AND d.refobjid = 'fieldcrypt.encrypted_text'::regtype
     )
-    SELECT fieldcrypt.key_id(m.found[1]::fieldcrypt.encrypted), pg_describe_object(n.classid, n.objid, 0)
+    -- What only looks like one, as a name may, is none.
+    SELECT k.key_id, pg_describe_object(n.classid, n.objid, 0)
       FROM needing AS n,
            LATERAL (SELECT CASE n.classid
                WHEN 'pg_attrdef'::regclass THEN (SELECT pg_get_expr(a.adbin, a.adrelid) FROM pg_attrdef AS a WHERE a.oid = n.objid)
@@ -96,7 +97,9 @@ AS $$
                                                   FROM pg_policy AS y WHERE y.oid = n.objid)
                END) AS t (definition),
            -- A quote in a text is two: what a text quotes has one more before it.
-           regexp_matches(t.definition, '(?<!'')''(fc1:[A-Za-z0-9_-]+)''::fieldcrypt\.encrypted_text', 'g') AS m (found)
+           regexp_matches(t.definition, '(?<!'')''(fc1:[A-Za-z0-9_-]+)''::fieldcrypt\.encrypted_text', 'g') AS m (found),
+           fieldcrypt_internal.key_of_text(m.found[1]) AS k (key_id)
+     WHERE k.key_id IS NOT NULL
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.literals() IS 'the literals of type encrypted_text in expressions of this database: on which key, and where; granted to nobody';
 

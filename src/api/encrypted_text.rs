@@ -1,7 +1,7 @@
 //! Type `fieldcrypt.encrypted_text`: plaintext may come in, and nothing but ciphertext is ever of the type.
 
 use fieldcrypt_envelope::ciphertext::{TEXT_PREFIX, text_length, write_text};
-use fieldcrypt_envelope::{Binding, Form, Header};
+use fieldcrypt_envelope::{AnyCiphertext, Binding, Form, Header, KeyId};
 use pgrx::pg_sys::Oid;
 
 use super::types::parsed_text;
@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::pg::text_forms::AnyValue;
 use crate::pg::values::{CText, Varlena};
 use crate::pg::{encoding, plaintexts};
-use crate::{columns, fields};
+use crate::{columns, fields, usage};
 
 crate::pg::sql_functions! {
     encrypted_text_in(value: input_text!) -> encrypted_text;
@@ -19,6 +19,7 @@ crate::pg::sql_functions! {
     encrypted_text_from(value: anything!) -> encrypted_text;
     loosen(value: encrypted!, place: text) -> encrypted_text;
     is_loose(value: encrypted_header!) -> boolean;
+    key_of_text(value: text!) -> bigint;
     create_loose_key() -> bigint = columns::create_loose_key;
 }
 
@@ -60,7 +61,15 @@ fn encrypted_text_from(value: AnyValue) -> Result<Option<Varlena>, Error> {
 }
 
 fn loosen(value: &[u8], place: Option<&[u8]>) -> Result<Option<Varlena>, Error> {
-    columns::loosen(value, place.ok_or(Error::NullArgument("place"))?).map(Some)
+    columns::loosen(value, place.ok_or(Error::NullArgument("place"))?)
+        .map(Some)
+        .map_err(|error| usage::decrypt_failed(value, error))
+}
+
+/// The key of a ciphertext in its text form; NULL for what is none.
+fn key_of_text(text: &[u8]) -> Result<Option<KeyId>, Error> {
+    let Ok(mut value) = parsed_text(text) else { return Ok(None) };
+    Ok(AnyCiphertext::parse(value.bytes_mut()).ok().map(|value| value.key_id()))
 }
 
 fn is_loose(header: &[u8]) -> Result<bool, Error> {

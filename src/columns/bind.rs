@@ -14,6 +14,9 @@ use crate::usage;
 
 /// BEFORE INSERT and UPDATE, for each row. Where nothing is to do, headers are all that is read.
 pub fn bind(trigger: &TriggerCall) -> Result<Option<Datum>, Error> {
+    if !trigger.is_before() || !trigger.is_for_each_row() {
+        return Err(Error::WrongTrigger { made_by: "protect_column" });
+    }
     let declarations = trigger.declarations()?;
     let kept = trigger.kept(RIGHTS + declarations.len() * Arrived::LENGTH);
     let (rights, arrived) = kept.split_at_mut(RIGHTS);
@@ -154,7 +157,17 @@ impl<'t> Column<'t, '_> {
     /// A row's key, or its tenant, is changed by this statement, and the value goes along. With the right to change keys
     /// alone three statements would give two people's values to each other.
     fn move_along(&mut self, old_place: &str, place: &str) -> Result<Varlena, Error> {
-        if !self.rights.has(REENCRYPT) {
+        // A foreign key's ON UPDATE runs with the rights of the table's owner. Who has changed the key that it follows is the
+        // user outside.
+        if security::is_by_foreign_key() {
+            if !security::outer_user_may(fields::REENCRYPT) {
+                for (function, right) in [(fields::DECRYPT, "decrypt"), (fields::ENCRYPT, "encrypt")] {
+                    if !security::outer_user_may(function) {
+                        return Err(Error::LacksRight { right });
+                    }
+                }
+            }
+        } else if !self.rights.has(REENCRYPT) {
             self.rights.refuse_unless(DECRYPT)?;
             self.rights.refuse_unless(ENCRYPT)?;
         }

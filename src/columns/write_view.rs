@@ -14,6 +14,9 @@ use crate::pg::{encoding, invalidations, relations};
 
 /// INSTEAD OF INSERT, UPDATE and DELETE, for each row.
 pub fn write_view(trigger: &TriggerCall) -> Result<Option<Datum>, Error> {
+    if !trigger.is_instead() || !trigger.is_for_each_row() {
+        return Err(Error::WrongTrigger { made_by: "create_decrypted_view" });
+    }
     let view = Known::of(trigger)?;
     match trigger.operation() {
         Operation::Insert => view.insert(trigger),

@@ -161,6 +161,8 @@ pub enum Error {
     UnknownEvent,
     /// A trigger function was called as an ordinary one.
     NotATrigger,
+    /// The trigger is none that the extension makes.
+    WrongTrigger { made_by: &'static str },
     /// The trigger that records changes fires before them.
     NotAnAfterTrigger,
     /// Nobody says which type is asked for.
@@ -785,6 +787,11 @@ impl Error {
                 b"39P01",
                 "this function is called by triggers only".into(),
                 "For audit triggers: SELECT fieldcrypt.audit_table('a_table').",
+            ),
+            Self::WrongTrigger { made_by } => (
+                b"39P01",
+                format!("this function is called by the triggers that {made_by} makes only"),
+                "SELECT fieldcrypt.protect_column(relation, column), fieldcrypt.create_decrypted_view(relation).",
             ),
             Self::NotAnAfterTrigger => (
                 b"39P01",

@@ -72,10 +72,12 @@ impl AnyValue {
         work: impl FnOnce(Form, &[u8]) -> Result<R, Error>,
     ) -> Result<Option<R>, Error> {
         let Some(datum) = self.datum else { return Ok(None) };
-        let form = form_of(self.type_oid).ok_or_else(|| not_one(self.type_oid))?;
+        // SAFETY: a catalog look-up by type. A domain is its base type.
+        let base = unsafe { pg_sys::getBaseType(self.type_oid) };
+        let form = form_of(base).ok_or_else(|| not_one(self.type_oid))?;
         // SAFETY: a value of the type, which is brought to the one that the form is of.
         let datum = unsafe {
-            match self.type_oid {
+            match base {
                 pg_sys::INT2OID => Datum::from(i64::from(datum.value() as i16)),
                 pg_sys::INT4OID => Datum::from(i64::from(datum.value() as i32)),
                 pg_sys::BPCHAROID => {

@@ -55,14 +55,34 @@ pub fn refuse_unless_executable(function: &CStr, right: &'static str) -> Result<
 
 /// Whether the user of the moment may call a function, by its qualified name and types.
 pub fn may(function: &CStr) -> bool {
+    // SAFETY: reads a variable of the backend.
+    role_may(function, unsafe { pg_sys::GetUserId() })
+}
+
+/// The same of the user that the session has chosen, whosever functions and foreign keys are running.
+pub fn outer_user_may(function: &CStr) -> bool {
+    // SAFETY: reads a variable of the backend.
+    role_may(function, unsafe { pg_sys::GetOuterUserId() })
+}
+
+fn role_may(function: &CStr, role: pg_sys::Oid) -> bool {
     // SAFETY: the input function of `regprocedure` reads a C string and gives an oid; then a look-up of rights.
     unsafe {
         let oid = pgrx::direct_function_call::<pg_sys::Oid>(
             pg_sys::regprocedurein,
             &[Some(pg_sys::Datum::from(function.as_ptr()))],
         );
-        oid.is_some_and(super::version::may_execute)
+        oid.is_some_and(|oid| super::version::may_execute(oid, role))
     }
+}
+
+/// Whether a foreign key's action is running, which Postgres does with the rights of the table's owner.
+pub fn is_by_foreign_key() -> bool {
+    let mut user = pg_sys::InvalidOid;
+    let mut context: c_int = 0;
+    // SAFETY: reads variables of the backend.
+    unsafe { pg_sys::GetUserIdAndSecContext(&mut user, &mut context) };
+    context as u32 & pg_sys::SECURITY_NOFORCE_RLS != 0
 }
 
 /// The user whose rights count now, by number.

@@ -54,9 +54,22 @@ impl TriggerCall {
 
     /// Whether it fires after what it tells of.
     pub fn is_after(&self) -> bool {
+        self.timing() == pg_sys::TRIGGER_EVENT_AFTER
+    }
+
+    /// Whether it fires before what it tells of.
+    pub fn is_before(&self) -> bool {
+        self.timing() == pg_sys::TRIGGER_EVENT_BEFORE
+    }
+
+    /// Whether it fires instead of what it tells of, as triggers of views do, and of nothing else.
+    pub fn is_instead(&self) -> bool {
+        self.timing() == pg_sys::TRIGGER_EVENT_INSTEAD
+    }
+
+    fn timing(&self) -> u32 {
         // SAFETY: valid trigger data.
-        let event = unsafe { (*self.data).tg_event };
-        event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER
+        unsafe { (*self.data).tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK }
     }
 
     /// Whether it fires for each row.
@@ -150,6 +163,9 @@ impl TriggerCall {
     /// The tuple is one of the call's.
     unsafe fn column_of(&self, tuple: pg_sys::HeapTuple, column: i16) -> Option<Datum> {
         let column = std::num::NonZeroUsize::new(usize::try_from(column).ok()?)?;
+        if tuple.is_null() {
+            return None;
+        }
         // SAFETY: described by the relation, which has the column.
         unsafe { pgrx::htup::heap_getattr_raw(tuple, column, (*(*self.data).tg_relation).rd_att) }
     }

@@ -70,18 +70,18 @@ pub fn owns_database(database: pg_sys::Oid) -> bool {
     }
 }
 
-/// Whether the role whose rights count may call a function. In a transaction.
-pub(super) fn may_execute(function: pg_sys::Oid) -> bool {
+/// Whether a role may call a function. In a transaction.
+pub(super) fn may_execute(function: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     // SAFETY: reads catalogs.
     unsafe {
         let execute = pg_sys::ACL_EXECUTE as pg_sys::AclMode;
         #[cfg(feature = "pg15")]
-        let result = pg_sys::pg_proc_aclcheck(function, pg_sys::GetUserId(), execute);
+        let result = pg_sys::pg_proc_aclcheck(function, role, execute);
         #[cfg(not(feature = "pg15"))]
         let result = pg_sys::object_aclcheck(
             pg_sys::ProcedureRelationId,
             function,
-            pg_sys::GetUserId(),
+            role,
             execute,
         );
         result == pg_sys::AclResult::ACLCHECK_OK
