@@ -218,4 +218,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt.key_usage(boolean) IS
-    'every key version, and where and how often it is used; exact: counted in all tables, otherwise the smaller tables, half a gigabyte in all, are counted, and larger ones estimated from a sample: is_exact says which. A key without a tenant is not of this database';
+    'every key version, and where and how often it is used; exact: counted in all tables, otherwise the smaller tables, half a gigabyte in all, are counted, and larger ones estimated from a sample: is_exact says which. Literals of type encrypted_text in a DEFAULT, a view or a function have no column. A key without a tenant is not of this database';

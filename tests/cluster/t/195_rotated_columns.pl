@@ -235,6 +235,16 @@ all_open('without old literals');
 like(destroyed($compromised), qr/1 destroyed/, 'an old key of bound values, too');
 all_open('both destroyed');
 
+# retire_keys schedules what is unused of both kinds, and nothing that is used.
+value($node, "CALL fieldcrypt.rotate_keys('loose values')");
+gives($node, q{SELECT outcome, detail FROM fieldcrypt.retire_keys(1, 'loose values') WHERE outcome <> 'scheduled'},
+	qr/^kept\|.*in public\.fields\.value.*in public\.undeclared\.note/,
+	'retire_keys keeps the key of loose values that is used');
+value($node, 'CALL fieldcrypt.reencrypt(rows_per_second => 0)');
+gives($node, q{SELECT count(*) FILTER (WHERE outcome = 'scheduled') > 0, count(*) FILTER (WHERE outcome = 'kept') FROM fieldcrypt.retire_keys(1)}, 't|0',
+	'  until it is not');
+all_open('retired');
+
 # Keys elsewhere: an export has those of loose values, and what they are for.
 my $document = value($node, 'SELECT fieldcrypt.export_keys()');
 create_database($node, 'elsewhere');
