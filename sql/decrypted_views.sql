@@ -32,7 +32,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.shown_column(jsonb, text) IS 'what a dec
 
 -- DEFAULTs are those of who inserts, for a view too. What the database makes by itself, numbers of identity columns, is left to
 -- it by the trigger. A literal that is sealed already can't be shown.
-CREATE FUNCTION fieldcrypt_internal.defaults_of_view(relation oid, columns text[])
+CREATE FUNCTION fieldcrypt_internal.defaults_of_view(relation oid, columns text[], declared jsonb)
     RETURNS TABLE (column_name text, expression text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off
 AS $$
@@ -40,12 +40,15 @@ AS $$
       FROM pg_attribute AS a
       LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated = ''
        AND NOT (a.atttypid = 'fieldcrypt.encrypted_text'::regtype AND pg_get_expr(d.adbin, d.adrelid) LIKE '%::fieldcrypt.encrypted_text%')
+       -- Of a text that is to be a date, say, only the table makes one.
+       AND NOT (pg_get_expr(d.adbin, d.adrelid) LIKE '%::text%'
+                AND coalesce($3 -> a.attname::text ->> 'plaintext', 'text') NOT IN ('text', 'lower-17.0', 'digits-17.0'))
      WHERE a.attrelid = $1 AND a.attname = ANY ($2)
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.defaults_of_view(oid, text[]) IS 'the DEFAULTs of a table''s columns that a decrypted view has, too; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.defaults_of_view(oid, text[], jsonb) IS 'the DEFAULTs of a table''s columns that a decrypted view has, too; granted to nobody';
 
 CREATE FUNCTION fieldcrypt_internal.decrypted_view(relation oid, view_name text, columns jsonb) RETURNS text[]
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off SET standard_conforming_strings = on
 AS $$
 DECLARE
     of_table record;
@@ -58,7 +61,7 @@ DECLARE
     statements text[];
     grants text[];
 BEGIN
-    SELECT n.nspname, c.relname, c.relkind INTO of_table
+    SELECT n.nspname, c.relname, c.relkind, c.relowner INTO of_table
       FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1;
     IF of_table.relkind NOT IN ('r', 'p') THEN
         PERFORM fieldcrypt_internal.refuse_declaration(format('%s is no table', $1::regclass), 'Name a table with protected columns.');
@@ -89,8 +92,10 @@ BEGIN
       FROM pg_attribute AS a
      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND (columns IS NULL OR columns ? a.attname::text);
     there := to_regclass(target);
+    -- One of another owner's is his: he could make it show what he reads by it to anybody.
     IF there IS NOT NULL AND NOT EXISTS (
-        SELECT FROM pg_trigger AS g WHERE g.tgrelid = there AND g.tgfoid = 'fieldcrypt.write_decrypted_view()'::regprocedure) THEN
+        SELECT FROM pg_trigger AS g JOIN pg_class AS v ON v.oid = g.tgrelid
+         WHERE g.tgrelid = there AND g.tgfoid = 'fieldcrypt.write_decrypted_view()'::regprocedure AND v.relowner = of_table.relowner) THEN
         PERFORM fieldcrypt_internal.refuse_declaration(
             format('%s is there already, and was not made by create_decrypted_view', there::regclass), 'Name another: view_name => ''...''.');
     END IF;
@@ -108,6 +113,11 @@ BEGIN
         SELECT array_agg(format('GRANT %s ON %s TO %s%s', e.privilege_type, target,
                    CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE e.grantee::regrole::text END, CASE WHEN e.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END))
           INTO grants FROM pg_class AS c, aclexplode(c.relacl) AS e WHERE c.oid = there AND e.grantee <> c.relowner;
+        grants := coalesce(grants, '{}') || ARRAY(
+            SELECT format('GRANT %s (%I) ON %s TO %s%s', e.privilege_type, v.attname, target,
+                   CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE e.grantee::regrole::text END, CASE WHEN e.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+              FROM pg_attribute AS v, aclexplode(v.attacl) AS e
+             WHERE v.attrelid = there AND v.attname = ANY (names));
         statements := ARRAY[format('DROP VIEW %s', target)];
     END IF;
     statements := statements || format('CREATE OR REPLACE VIEW %s WITH (security_invoker = true) AS SELECT %s FROM %s AS t',
@@ -115,12 +125,17 @@ BEGIN
     statements := statements || ARRAY(
         SELECT CASE WHEN d.expression IS NULL THEN format('ALTER VIEW %s ALTER COLUMN %I DROP DEFAULT', target, d.column_name)
                     ELSE format('ALTER VIEW %s ALTER COLUMN %I SET DEFAULT %s', target, d.column_name, d.expression) END
-          FROM fieldcrypt_internal.defaults_of_view($1, names) AS d);
+          FROM fieldcrypt_internal.defaults_of_view($1, names, declared) AS d);
     statements := statements || format('CREATE OR REPLACE TRIGGER fieldcrypt_write INSTEAD OF INSERT OR UPDATE OR DELETE ON %s
         FOR EACH ROW EXECUTE FUNCTION fieldcrypt.write_decrypted_view()', target);
     statements := statements || format('COMMENT ON VIEW %s IS %L', target,
         format('%s with %s decrypted; made by fieldcrypt.create_decrypted_view', $1::regclass,
             (SELECT string_agg(n.name, ', ') FROM unnest(names) AS n (name) WHERE declared ? n.name)));
+    IF there IS NULL OR grants IS NOT NULL THEN
+        statements := statements || format('ALTER VIEW %s OWNER TO %s', target, of_table.relowner::regrole);
+    END IF;
+    RAISE NOTICE 'create_decrypted_view: % shows % with % decrypted', target, $1::regclass,
+        (SELECT string_agg(n.name, ', ') FROM unnest(names) AS n (name) WHERE declared ? n.name);
     RETURN statements || coalesce(grants, '{}');
 END
 $$;

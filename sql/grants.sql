@@ -43,6 +43,7 @@ AS $$
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt.rotate_key(text, text)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.next_tenant(text, boolean, timestamptz)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.due_audit_key(boolean, timestamptz)'),
+        ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.due_loose_key(boolean, timestamptz)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.count_active_tenants()'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt.set_rotation_policy(text, interval)'),
         ('{manage}', 'EXECUTE', 'PROCEDURE fieldcrypt.rotate_master_key(integer, interval)'),

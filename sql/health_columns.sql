@@ -48,10 +48,11 @@ AS $$
       JOIN pg_rewrite AS w ON w.ev_class = g.tgrelid
       JOIN pg_depend AS r ON r.classid = 'pg_rewrite'::regclass AND r.objid = w.oid AND r.refclassid = 'pg_class'::regclass AND r.refobjid <> g.tgrelid
      CROSS JOIN LATERAL fieldcrypt_internal.defaults_of_view(r.refobjid, ARRAY(
-               SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = g.tgrelid AND a.attnum > 0)) AS d
+               SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = g.tgrelid AND a.attnum > 0), '{}') AS d
       JOIN pg_attribute AS v ON v.attrelid = g.tgrelid AND v.attname = d.column_name
       LEFT JOIN pg_attrdef AS f ON f.adrelid = v.attrelid AND f.adnum = v.attnum
      WHERE g.tgfoid = 'fieldcrypt.write_decrypted_view()'::regprocedure
+       AND NOT EXISTS (SELECT FROM protected AS p WHERE p.relation = r.refobjid AND p.column_name = d.column_name)
        AND pg_get_expr(f.adbin, f.adrelid) IS DISTINCT FROM d.expression
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.problems_of_protected_columns() IS 'columns that take plaintext, and what keeps them from binding it to its row; granted to nobody';

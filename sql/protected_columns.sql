@@ -45,6 +45,7 @@ BEGIN
         SELECT c.oid::regclass
           FROM fieldcrypt_internal.with_descendants($1) AS t JOIN pg_class AS c ON c.oid = t.relation
          WHERE c.relkind IN ('r', 'p') AND (c.oid = $1 OR NOT c.relispartition)
+           AND c.relowner = (SELECT o.relowner FROM pg_class AS o WHERE o.oid = $1)
            AND NOT EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = c.oid AND g.tgfoid = 'fieldcrypt_internal.bind_values()'::regprocedure)
     LOOP
         EXECUTE format('CREATE TRIGGER "~fieldcrypt_bind_values" BEFORE INSERT OR UPDATE ON %s
@@ -125,6 +126,12 @@ BEGIN
     ELSIF found.atttypid <> 'fieldcrypt.encrypted_text'::regtype THEN
         problem := format('column "%s" of table %s is of type %s, not fieldcrypt.encrypted_text', $2, $1::regclass, format_type(found.atttypid, NULL));
         hint := 'A new column: ALTER TABLE ... ADD COLUMN ... fieldcrypt.encrypted_text. One that has values: CALL fieldcrypt.encrypt_column(...).';
+    ELSIF EXISTS (
+        SELECT FROM fieldcrypt_internal.with_descendants($1) AS t JOIN pg_class AS c ON c.oid = t.relation WHERE c.relowner <> found.relowner) THEN
+        problem := format('a partition or child of table %s is another owner''s: %s', $1::regclass, (
+            SELECT string_agg(c.oid::regclass::text, ', ' ORDER BY c.oid)
+              FROM fieldcrypt_internal.with_descendants($1) AS t JOIN pg_class AS c ON c.oid = t.relation WHERE c.relowner <> found.relowner));
+        hint := 'What is declared is declared for all of them: ALTER TABLE ... OWNER TO.';
     ELSIF found.attgenerated <> '' THEN
         problem := format('column "%s" of table %s is generated', $2, $1::regclass);
     ELSIF tenant IS NOT NULL AND NOT EXISTS (
@@ -167,7 +174,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.refuse_unless_protectable(oid, text, tex
 -- Gives the statement that binds what the column has already; NULL if it has nothing.
 CREATE FUNCTION fieldcrypt_internal.declare_protection(
         relation oid, column_name text, key jsonb, tenant text, wanted text, plaintext text) RETURNS text
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off SET standard_conforming_strings = on
 AS $$
 DECLARE
     place text := coalesce(wanted, (
@@ -228,7 +235,8 @@ DECLARE
     known record;
 BEGIN
     SELECT p.constraint_name, p.place_name, p.is_believed INTO known
-      FROM fieldcrypt_internal.protected_columns() AS p WHERE p.relation = $1 AND p.column_name = $2;
+      FROM jsonb_to_recordset(fieldcrypt_internal.declarations($1)::jsonb) AS p (column_name text, constraint_name text, place_name text, is_believed boolean)
+     WHERE p.column_name = $2;
     IF known.is_believed THEN
         RAISE NOTICE 'protect_column: column % of table % is protected already', $2, $1::regclass;
         RETURN;
@@ -255,7 +263,8 @@ DECLARE
 BEGIN
     FOR item IN
         SELECT p.constraint_name
-          FROM fieldcrypt_internal.protected_columns() AS p WHERE p.relation = $1 AND p.column_name = $2
+          FROM jsonb_to_recordset(fieldcrypt_internal.declarations($1)::jsonb) AS p (column_name text, constraint_name text)
+         WHERE p.column_name = $2
     LOOP
         EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', $1::regclass, item.constraint_name);
         withdrawn := true;
@@ -269,7 +278,7 @@ BEGIN
         SELECT t.relation::regclass AS relation, g.tgname
           FROM fieldcrypt_internal.with_descendants($1) AS t
           JOIN pg_trigger AS g ON g.tgrelid = t.relation AND g.tgparentid = 0 AND g.tgfoid = 'fieldcrypt_internal.bind_values()'::regprocedure
-         WHERE NOT EXISTS (SELECT FROM fieldcrypt_internal.protected_columns() AS p WHERE p.relation = t.relation)
+         WHERE fieldcrypt_internal.declarations(t.relation) = '[]'
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', item.tgname, item.relation);
     END LOOP;

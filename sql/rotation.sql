@@ -130,7 +130,7 @@ BEGIN
     SELECT k.tenant, k.key_id
       INTO tenant, key_id
       FROM fieldcrypt.encryption_keys AS k
-     WHERE k.purpose IN ('field', 'loose')
+     WHERE k.purpose = 'field'
        AND k.state = 'active'
        AND k.tenant > coalesce(after_tenant, '')
        AND k.created_at <= run_started_at - CASE WHEN force THEN interval '0' ELSE coalesce(
@@ -154,6 +154,18 @@ AS $$
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.due_audit_key(boolean, timestamptz) IS
     'the key that authenticates the audit log, if it was due by the default policy when the run started (with force: if there is one)';
+
+CREATE FUNCTION fieldcrypt_internal.due_loose_key(force boolean, run_started_at timestamptz, OUT tenant text, OUT key_id bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
+AS $$
+    SELECT k.tenant, k.key_id
+      FROM fieldcrypt.encryption_keys AS k
+     WHERE k.purpose = 'loose' AND k.state = 'active'
+       AND k.created_at <= $2 - CASE WHEN $1 THEN interval '0' ELSE coalesce(
+               (SELECT p.rotate_every FROM fieldcrypt.rotation_policies AS p WHERE p.tenant = ''), interval '90 days') END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.due_loose_key(boolean, timestamptz) IS
+    'the key of loose values, if it was due by the default policy when the run started (with force: if there is one)';
 
 CREATE FUNCTION fieldcrypt_internal.count_active_tenants() RETURNS bigint
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -232,6 +244,7 @@ DECLARE
     rotated pg_catalog.int8 := 0;
     failed pg_catalog.int8 := 0;
     others pg_catalog.int8 := 0;
+    is_loose_key pg_catalog.bool := false;
     is_audit_key pg_catalog.bool := false;
     from_elsewhere pg_catalog.text;
 BEGIN
@@ -255,12 +268,20 @@ BEGIN
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         PERFORM fieldcrypt_internal.refuse_unless_writable();
         IF tenant IS NULL THEN
-            IF from_elsewhere IS NULL THEN
+            IF from_elsewhere IS NULL AND NOT is_loose_key THEN
                 SELECT n.tenant, n.key_id INTO current_tenant, expected_key_id
                   FROM fieldcrypt_internal.next_tenant(current_tenant, force, run_started_at) AS n;
+                IF current_tenant IS NULL THEN
+                    -- Those after it are no tenants'.
+                    is_loose_key := true;
+                    SELECT n.tenant, n.key_id INTO current_tenant, expected_key_id
+                      FROM fieldcrypt_internal.due_loose_key(force, run_started_at) AS n;
+                END IF;
+            ELSE
+                current_tenant := NULL;
             END IF;
             IF current_tenant IS NULL THEN
-                -- The last one, and no tenant's.
+                -- The last one.
                 is_audit_key := true;
                 SELECT n.tenant, n.key_id INTO current_tenant, expected_key_id
                   FROM fieldcrypt_internal.due_audit_key(force, run_started_at) AS n;

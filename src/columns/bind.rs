@@ -161,7 +161,9 @@ impl<'t> Column<'t, '_> {
         // user outside.
         if security::is_by_foreign_key() {
             if !security::outer_user_may(fields::REENCRYPT) {
-                for (function, right) in [(fields::DECRYPT, "decrypt"), (fields::ENCRYPT, "encrypt")] {
+                for (function, right) in
+                    [(fields::DECRYPT, "decrypt"), (fields::ENCRYPT, "encrypt")]
+                {
                     if !security::outer_user_may(function) {
                         return Err(Error::LacksRight { right });
                     }

@@ -37,7 +37,7 @@ pub fn protect(relation: Oid, wanted: &Wanted<'_>) -> Result<(), Error> {
     let key = key.map(|key| json::in_database_encoding(&key)).transpose()?;
     let relation_number = Parameter::BigInt(Some(i64::from(relation.to_u32())));
     let rows = security::as_owner(|| {
-        spi::text(
+        spi::first_row(
             "SELECT fieldcrypt_internal.declare_protection($1::pg_catalog.oid, $2, $3::pg_catalog.jsonb, $4, $5, $6)",
             &[
                 relation_number,
@@ -47,8 +47,10 @@ pub fn protect(relation: Oid, wanted: &Wanted<'_>) -> Result<(), Error> {
                 Parameter::Text(wanted.name),
                 Parameter::Text(Some(wanted.form.name().as_bytes())),
             ],
+            |row| row.optional_bytes(1)?.map(encoding::to_string).transpose(),
         )
-    })?;
+    })?
+    .flatten();
     refuse_unless_read(relation, wanted.column)?;
     // With the caller's rights and in the caller's name: what fires on the way is the table owner's code.
     if let Some(update) = rows {

@@ -8,7 +8,7 @@ use crate::pg::spi::{self, Parameter};
 use crate::pg::{encoding, roles, security};
 
 /// Makes a view over a table that shows its protected columns decrypted, or makes it anew. What it is made of is read with
-/// the extension's rights; it is made with the caller's, and belongs to him.
+/// the extension's rights; it is made with the caller's, and belongs to the table's owner.
 pub fn create_view(
     relation: Oid,
     name: Option<&[u8]>,
@@ -32,7 +32,10 @@ pub fn create_view(
             |row| encoding::to_string(row.bytes(1)?),
         )
     })?;
-    let guard = TemporarySettings::begin(&[(c"search_path", c"pg_catalog")]);
+    let guard = TemporarySettings::begin(&[
+        (c"search_path", c"pg_catalog"),
+        (c"standard_conforming_strings", c"on"),
+    ]);
     for statement in &statements {
         spi::execute_once(statement)?;
     }

@@ -56,14 +56,24 @@ impl Known {
         }
         let view = trigger.view()?;
         let known = Rc::new(Self { relation, generation, view, prepared: RefCell::default() });
-        KNOWN.with_borrow_mut(|all| {
-            all.retain(|one| one.generation == generation);
+        let gone = KNOWN.with_borrow_mut(|all| {
+            let is_old = |one: &mut Rc<Known>| one.generation != generation;
+            let mut gone: Vec<_> = all.extract_if(.., is_old).collect();
             if all.len() >= MOST {
-                all.clear();
+                gone.append(all);
             }
             all.push(Rc::clone(&known));
+            gone
         });
+        gone.into_iter().for_each(Self::give_back);
         Ok(known)
+    }
+
+    /// Gives its plans back, unless a call further out is at it.
+    fn give_back(known: Rc<Self>) {
+        if let Ok(known) = Rc::try_unwrap(known) {
+            known.prepared.into_inner().into_values().for_each(Prepared::free);
+        }
     }
 
     fn insert(&self, trigger: &TriggerCall) -> Result<Option<Datum>, Error> {
@@ -71,7 +81,9 @@ impl Known {
         let given = |column: &ViewColumn| match &column.behind {
             Some(behind) if behind.is_generated => false,
             Some(behind) => {
-                let is_made = behind.is_identity || !column.is_plain && behind.has_default;
+                let is_sealed_literal =
+                    !column.is_plain && behind.has_default && !column.has_default;
+                let is_made = behind.is_identity || is_sealed_literal;
                 !is_made || trigger.after(column.number).is_some()
             }
             None => false,
@@ -92,36 +104,43 @@ impl Known {
         let columns = self.places(is_written);
         let gives_row = relations::may_read(self.view.relation);
         let statement = Statement { operation: b'u', columns, gives_row };
-        let before = |column: &ViewColumn| trigger.before(column.number);
         let mut arguments =
             self.arguments(&statement.columns, |column| trigger.after(column.number));
-        arguments.extend(self.arguments(&statement.columns, before));
-        arguments.extend(self.arguments(self.key()?, before));
-        let (rows, row) = self.run(trigger, statement, &arguments)?;
-        if rows == 0 {
-            return self.not_found(trigger);
-        }
-        Ok(row.or_else(|| trigger.row_datum()))
-    }
-
-    /// The row is gone, or others have changed what this statement changes since it began: a table's UPDATE would be computed
-    /// anew, which that of a view can't be.
-    fn not_found(&self, trigger: &TriggerCall) -> Result<Option<Datum>, Error> {
-        let statement = Statement { operation: b'?', columns: Vec::new(), gives_row: false };
-        let arguments = self.arguments(self.key()?, |column| trigger.before(column.number));
+        arguments.extend(self.found_by(trigger)?);
         match self.run(trigger, statement, &arguments)? {
-            (0, _) => Ok(Some(Datum::null())),
-            _ => Err(Error::ChangedMeanwhile),
+            (0, _) => self.not_found(trigger),
+            (_, row) => Ok(row.or_else(|| trigger.row_datum())),
         }
     }
 
     fn delete(&self, trigger: &TriggerCall) -> Result<Option<Datum>, Error> {
         let statement = Statement { operation: b'd', columns: Vec::new(), gives_row: false };
-        let arguments = self.arguments(self.key()?, |column| trigger.before(column.number));
-        match self.run(trigger, statement, &arguments)? {
-            (0, _) => Ok(Some(Datum::null())),
+        match self.run(trigger, statement, &self.found_by(trigger)?)? {
+            (0, _) => self.not_found(trigger),
             _ => Ok(trigger.row_datum()),
         }
+    }
+
+    /// The row is gone, or hidden, or others have changed it since the statement began, which chose it by what it was: that of
+    /// a table would be computed anew, and that of a view can't be.
+    fn not_found(&self, trigger: &TriggerCall) -> Result<Option<Datum>, Error> {
+        let statement = Statement { operation: b'?', columns: Vec::new(), gives_row: false };
+        match self.run(trigger, statement, &self.found_by(trigger)?)? {
+            (0, _) => Ok(Some(Datum::null())),
+            _ => Err(Error::ChangedMeanwhile),
+        }
+    }
+
+    /// What finds the row: all that the view shows of its columns, as it was, and its key.
+    fn found_by(&self, trigger: &TriggerCall) -> Result<Vec<(Oid, Option<Datum>)>, Error> {
+        let before = |column: &ViewColumn| trigger.before(column.number);
+        let mut arguments = self.arguments(&self.compared(), before);
+        arguments.extend(self.arguments(self.key()?, before));
+        Ok(arguments)
+    }
+
+    fn compared(&self) -> Vec<usize> {
+        self.places(|column| column.behind.is_some())
     }
 
     fn places(&self, is_wanted: impl Fn(&ViewColumn) -> bool) -> Vec<usize> {
@@ -157,14 +176,15 @@ impl Known {
             Some(prepared) => prepared,
             None => {
                 let types: Vec<Oid> = arguments.iter().map(|(type_oid, _)| *type_oid).collect();
-                let prepared = spi::prepared_once(&self.text(&statement)?, &types)?;
+                let prepared = spi::prepare(&self.text(&statement)?, &types)?;
                 self.prepared.borrow_mut().insert(statement.clone(), prepared);
                 prepared
             }
         };
         // What is encrypted comes back as it was given: who writes may not be who may read.
         let plain = self.places(|column| column.is_plain && column.behind.is_some());
-        spi::run_for_row(prepared, arguments, |row| {
+        let values: Vec<_> = arguments.iter().map(|(_, value)| *value).collect();
+        prepared.run_for_row(&values, |row| {
             if !statement.gives_row {
                 return None;
             }
@@ -195,11 +215,22 @@ impl Known {
         };
         let table = encoding::lossy(&self.view.table);
         let count = statement.columns.len();
-        let found = |first: usize| -> Result<String, Error> {
+        let compared = self.compared();
+        let is_same = |first: usize| {
+            format!(
+                "ROW({})::pg_catalog.record OPERATOR(pg_catalog.*=) ROW({})::pg_catalog.record",
+                list(&shown, &compared),
+                numbers(first, compared.len())
+            )
+        };
+        let has_key = |first: usize| -> Result<String, Error> {
             let same = |(place, number): (&usize, usize)| {
                 format!("t.{} OPERATOR(pg_catalog.=) ${number}", name(place))
             };
             Ok(self.key()?.iter().zip(first..).map(same).collect::<Vec<_>>().join(" AND "))
+        };
+        let found = |first: usize| -> Result<String, Error> {
+            Ok(format!("{} AND {}", has_key(first + compared.len())?, is_same(first)))
         };
         let row = || {
             let plain = self.places(|column| column.is_plain && column.behind.is_some());
@@ -238,16 +269,18 @@ impl Known {
                 )
             }
             b'u' => format!(
-                "UPDATE {table} AS t SET ({}) = ROW({}) WHERE ROW({})::pg_catalog.record OPERATOR(pg_catalog.*=) ROW({})::pg_catalog.record AND {}{}",
+                "UPDATE {table} AS t SET ({}) = ROW({}) WHERE {}{}",
                 list(&name, &statement.columns),
                 numbers(1, count),
-                list(&shown, &statement.columns),
-                numbers(1 + count, count),
-                found(1 + 2 * count)?,
+                found(1 + count)?,
                 row()
             ),
             b'd' => format!("DELETE FROM {table} AS t WHERE {}", found(1)?),
-            _ => format!("SELECT FROM {table} AS t WHERE {}", found(1)?),
+            _ => format!(
+                "SELECT FROM {table} AS t WHERE {} AND NOT {}",
+                has_key(1 + compared.len())?,
+                is_same(1)
+            ),
         })
     }
 }

@@ -60,14 +60,14 @@ const OWN_OBJECTS: &str = "
     check_alerts check_audit_log ciphertext_info ciphertext_text column_contexts compliance_report
     compliance_report_html confirm_key_states count_active_tenants create_decrypted_view create_key
     create_loose_key decrypt_field decrypt_field_as decrypt_field_bytea decrypt_field_jsonb destroy_due_keys
-    destroy_key destroy_step due_audit_key encrypt_field encrypt_field_as encrypt_field_bytea encrypt_field_jsonb
-    encrypted_from_bytea encrypted_hash encrypted_hash_extended encrypted_less encrypted_less_or_same
-    encrypted_more encrypted_more_or_same encrypted_not_same encrypted_order encrypted_same encrypted_text_from
-    encryption_keys event_words export_keys fieldcrypt fieldcrypt_internal fieldcrypt_stats
-    fieldcrypt_stats_reset finish_master_key_rotation grant_access has_audit_trigger health held_of
-    held_privileges import_keys is_said_to_be_audited key_id key_states_status key_usage keys_from keys_to_rewrap
-    list_of live_runs lock_holders lock_tenant loosen mark_compromised master_key_status master_keys
-    next_audit_partition next_tenant note_table_audit origins other_nodes privilege_objects
+    destroy_key destroy_step due_audit_key due_loose_key encrypt_field encrypt_field_as encrypt_field_bytea
+    encrypt_field_jsonb encrypted_from_bytea encrypted_hash encrypted_hash_extended encrypted_less
+    encrypted_less_or_same encrypted_more encrypted_more_or_same encrypted_not_same encrypted_order
+    encrypted_same encrypted_text_from encryption_keys event_words export_keys fieldcrypt fieldcrypt_internal
+    fieldcrypt_stats fieldcrypt_stats_reset finish_master_key_rotation grant_access has_audit_trigger health
+    held_of held_privileges import_keys is_said_to_be_audited key_id key_states_status key_usage keys_from
+    keys_to_rewrap list_of live_runs lock_holders lock_tenant loosen mark_compromised master_key_status
+    master_keys next_audit_partition next_tenant note_table_audit origins other_nodes privilege_objects
     problems_of_audited_table protect_column quiet_step quoted_name rebind_field record_event record_table_audit
     reencrypt reencrypt_begin reencrypt_end reencrypt_field reencrypt_step reencryption_failures
     reencryption_progress refuse_foreign refuse_unless_committable refuse_unless_made_here refuse_unless_writable

@@ -1,16 +1,17 @@
 //! SQL that the extension runs itself: to write keys, and to write and read the audit log; never per value.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::ffi::CString;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::{self, BuiltinOid, Datum, PgOid};
 use pgrx::spi::{OwnedPreparedStatement, Spi, SpiClient, SpiTupleTable};
 
 use super::memory::Scratch;
-use super::transaction;
+use super::setting::TemporarySettings;
 use super::tuple::Row;
 use super::values::Varlena;
+use super::{encoding, transaction};
 use fieldcrypt_error::Error;
 
 /// A parameter of a statement. Texts are bytes in the database's encoding.
@@ -77,63 +78,84 @@ pub fn execute(statement: &'static str, parameters: &[Parameter<'_>]) -> Result<
     run(statement, parameters, |table| Ok(table.len() as u64))
 }
 
-/// A statement that was planned, for as long as the session.
+/// A statement that was planned. Who has it gives it back.
 #[derive(Clone, Copy)]
-pub struct Prepared(&'static OwnedPreparedStatement);
+pub struct Prepared(pg_sys::SPIPlanPtr);
 
-/// Plans a statement, once for each text.
-pub fn prepared_once(statement: &str, types: &[pg_sys::Oid]) -> Result<Prepared, Error> {
-    thread_local! {
-        static KNOWN: RefCell<HashMap<(String, Vec<pg_sys::Oid>), Prepared>> = RefCell::default();
-    }
-    let key = (statement.to_string(), types.to_vec());
-    if let Some(prepared) = KNOWN.with_borrow(|known| known.get(&key).copied()) {
-        return Ok(prepared);
-    }
-    let oids: Vec<PgOid> = types.iter().map(|oid| PgOid::from(*oid)).collect();
-    let prepared =
-        Spi::connect_mut(|client| client.prepare_mut(statement, &oids).map(|it| it.keep()))
-            .map_err(internal)?;
-    // Leaked: see below.
-    let prepared = Prepared(Box::leak(Box::new(prepared)));
-    KNOWN.with_borrow_mut(|known| known.insert(key, prepared));
-    Ok(prepared)
+/// Plans a statement, which is in UTF-8. Whatever the session says of them, backslashes in its texts mean nothing.
+pub fn prepare(statement: &str, types: &[pg_sys::Oid]) -> Result<Prepared, Error> {
+    let text = c_statement(statement)?;
+    let mut types = types.to_vec();
+    let guard = TemporarySettings::begin(&[(c"standard_conforming_strings", c"on")]);
+    let plan = Spi::connect_mut(|_| {
+        // SAFETY: inside of a connection; a plan that is kept lives until it is freed.
+        unsafe {
+            let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
+            if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
+                return Err(Error::Internal("SPI has no plan for a statement".into()));
+            }
+            Ok(plan)
+        }
+    })?;
+    guard.end();
+    Ok(Prepared(plan))
 }
 
-/// Runs it with values of the types that it was planned for. Gives the number of its rows, and of the first that it returns
-/// what `make` makes of it, a tuple, in the caller's memory.
-pub fn run_for_row(
-    prepared: Prepared,
-    arguments: &[(pg_sys::Oid, Option<Datum>)],
-    make: impl FnOnce(&Row<'_>) -> Option<Datum>,
-) -> Result<(u64, Option<Datum>), Error> {
-    let arguments: Vec<DatumWithOid<'_>> = arguments
-        .iter()
-        .map(|(oid, datum)| match datum {
-            // SAFETY: a value of the type, by the contract of who has it from a row.
-            Some(datum) => unsafe { DatumWithOid::new(*datum, *oid) },
-            None => DatumWithOid::null_oid(*oid),
-        })
-        .collect();
-    Spi::connect_mut(|client| {
-        client.update(prepared.0, None, &arguments).map_err(internal)?;
-        // SAFETY: what the statement has just set: its rows are described by the table, which lives until the end of the
-        // connection; what is made is copied to where the caller's memory is.
-        unsafe {
-            let (rows, table) = (pg_sys::SPI_processed, pg_sys::SPI_tuptable);
-            if table.is_null() || rows == 0 || (*(*table).tupdesc).natts == 0 {
-                return Ok((rows, None));
+impl Prepared {
+    /// Gives it back. Nobody runs it any more.
+    pub fn free(self) {
+        // SAFETY: kept by `prepare`, freed once.
+        unsafe { pg_sys::SPI_freeplan(self.0) };
+    }
+
+    /// Runs it with values of the types that it was planned for. Gives the number of its rows, and of the first that it
+    /// returns what `make` makes of it, a tuple, in the caller's memory.
+    pub fn run_for_row(
+        self,
+        values: &[Option<Datum>],
+        make: impl FnOnce(&Row<'_>) -> Option<Datum>,
+    ) -> Result<(u64, Option<Datum>), Error> {
+        let nulls: Vec<std::ffi::c_char> =
+            values.iter().map(|value| if value.is_none() { b'n' } else { b' ' } as _).collect();
+        let mut values: Vec<Datum> =
+            values.iter().map(|value| value.unwrap_or(Datum::null())).collect();
+        Spi::connect_mut(|_| {
+            // SAFETY: as many values as the plan has parameters, of their types, by the contract of who has them from a row.
+            // What the statement has set lives until the end of the connection; what is made is copied to where the
+            // caller's memory is.
+            unsafe {
+                let outcome =
+                    pg_sys::SPI_execute_plan(self.0, values.as_mut_ptr(), nulls.as_ptr(), false, 0);
+                if outcome < 0 {
+                    return Err(Error::Internal(format!("SPI: {outcome}")));
+                }
+                let (rows, table) = (pg_sys::SPI_processed, pg_sys::SPI_tuptable);
+                if table.is_null() || rows == 0 || (*(*table).tupdesc).natts == 0 {
+                    return Ok((rows, None));
+                }
+                let made = make(&Row::deform(*(*table).vals, (*table).tupdesc));
+                Ok((rows, made.map(|tuple| pg_sys::SPI_copytuple(tuple.cast_mut_ptr()).into())))
             }
-            let made = make(&Row::deform(*(*table).vals, (*table).tupdesc));
-            Ok((rows, made.map(|tuple| pg_sys::SPI_copytuple(tuple.cast_mut_ptr()).into())))
+        })
+    }
+}
+
+/// Runs a statement, in UTF-8, that is not run again.
+pub fn execute_once(statement: &str) -> Result<(), Error> {
+    let text = c_statement(statement)?;
+    Spi::connect_mut(|_| {
+        // SAFETY: inside of a connection.
+        match unsafe { pg_sys::SPI_execute(text.as_ptr(), false, 0) } {
+            outcome if outcome < 0 => Err(Error::Internal(format!("SPI: {outcome}"))),
+            _ => Ok(()),
         }
     })
 }
 
-/// Runs a statement that is not run again.
-pub fn execute_once(statement: &str) -> Result<u64, Error> {
-    Spi::connect_mut(|client| client.update(statement, None, &[]).map(|table| table.len() as u64))
-        .map_err(internal)
+/// A statement in the database's encoding.
+fn c_statement(statement: &str) -> Result<CString, Error> {
+    let text = encoding::from_utf8(statement.as_bytes())?.into_owned();
+    CString::new(text).map_err(|_| Error::NotText)
 }
 
 /// Runs a statement and returns the text in the first column of its first row, in UTF-8 databases only

@@ -78,12 +78,7 @@ pub(super) fn may_execute(function: pg_sys::Oid, role: pg_sys::Oid) -> bool {
         #[cfg(feature = "pg15")]
         let result = pg_sys::pg_proc_aclcheck(function, role, execute);
         #[cfg(not(feature = "pg15"))]
-        let result = pg_sys::object_aclcheck(
-            pg_sys::ProcedureRelationId,
-            function,
-            role,
-            execute,
-        );
+        let result = pg_sys::object_aclcheck(pg_sys::ProcedureRelationId, function, role, execute);
         result == pg_sys::AclResult::ACLCHECK_OK
     }
 }

@@ -35,6 +35,8 @@ pub struct ViewColumn {
     pub behind: Option<Column>,
     /// Whether it shows that column as it is.
     pub is_plain: bool,
+    /// Whether the view has a DEFAULT for it.
+    pub has_default: bool,
 }
 
 impl TriggerCall {
@@ -60,9 +62,14 @@ impl TriggerCall {
         let guard = TemporarySettings::begin(&[
             (c"search_path", c"pg_catalog"),
             (c"quote_all_identifiers", c"off"),
+            (c"standard_conforming_strings", c"on"),
         ]);
-        // SAFETY: a view, which is open while the trigger runs.
-        let view = unsafe { read(self.open_relation()) };
+        let view = if self.is_instead() {
+            // SAFETY: the relation is open while the trigger runs; only views have triggers of this kind.
+            unsafe { read(self.open_relation()) }
+        } else {
+            Err(not_over_one_table())
+        };
         guard.end();
         view
     }
@@ -89,6 +96,19 @@ unsafe fn read(view: pg_sys::Relation) -> Result<View, Error> {
     // SAFETY: the query of a view, whose nodes are read as what their tags say; the copies are this call's own.
     unsafe {
         let query = pg_sys::get_view_query(view);
+        // What groups or cuts has rows that are none of the table's.
+        let is_of_rows = (*query).groupClause.is_null()
+            && (*query).groupingSets.is_null()
+            && (*query).distinctClause.is_null()
+            && (*query).setOperations.is_null()
+            && (*query).limitCount.is_null()
+            && (*query).limitOffset.is_null()
+            && !(*query).hasAggs
+            && !(*query).hasWindowFuncs
+            && !(*query).hasTargetSRFs;
+        if !is_of_rows {
+            return Err(not_over_one_table());
+        }
         let tables: Vec<(i32, Oid)> =
             pgrx::PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable)
                 .iter_ptr()
@@ -108,7 +128,8 @@ unsafe fn read(view: pg_sys::Relation) -> Result<View, Error> {
                 continue;
             }
             let node: *mut pg_sys::Node = pg_sys::copyObjectImpl((*entry).expr.cast()).cast();
-            let shown = column_behind(node);
+            let shown = column_behind(node, place);
+            let attribute = &*version::attribute((*view).rd_att, (*entry).resno as usize - 1);
             let type_oid = pg_sys::exprType(node);
             pg_sys::ChangeVarNodes(node, place, 1, 0);
             let text = pg_sys::deparse_expression(node, names, true, false);
@@ -116,7 +137,8 @@ unsafe fn read(view: pg_sys::Relation) -> Result<View, Error> {
                 number: (*entry).resno,
                 type_oid,
                 expression: CStr::from_ptr(text).to_bytes().to_vec(),
-                is_plain: (*node).type_ == pg_sys::NodeTag::T_Var,
+                is_plain: (*node).type_ == pg_sys::NodeTag::T_Var && shown.is_some(),
+                has_default: attribute.atthasdef,
                 behind: shown.and_then(|number| {
                     behind.iter().find(|column| column.number == number).cloned()
                 }),
@@ -144,15 +166,16 @@ unsafe fn read(view: pg_sys::Relation) -> Result<View, Error> {
 }
 
 /// The column that an expression shows, as it is or as the first argument of a function says it.
-unsafe fn column_behind(node: *mut pg_sys::Node) -> Option<i16> {
+unsafe fn column_behind(node: *mut pg_sys::Node, place: i32) -> Option<i16> {
     // SAFETY: a node, read as what its tag says it is.
     unsafe {
         let mut node = node;
         loop {
             node = match (*node).type_ {
                 pg_sys::NodeTag::T_Var => {
-                    return Some((*node.cast::<pg_sys::Var>()).varattno)
-                        .filter(|number| *number > 0);
+                    let var = &*node.cast::<pg_sys::Var>();
+                    let is_of_table = var.varno == place && var.varlevelsup == 0;
+                    return Some(var.varattno).filter(|number| *number > 0 && is_of_table);
                 }
                 pg_sys::NodeTag::T_RelabelType => (*node.cast::<pg_sys::RelabelType>()).arg.cast(),
                 pg_sys::NodeTag::T_FuncExpr => {

@@ -59,6 +59,12 @@ my @calls = (
 	[ 'check_audit_log', 'CALL fieldcrypt.check_audit_log()', qr/^ok: / ],
 	[ 'check_alerts', 'CALL fieldcrypt.check_alerts()', qr/told, .*resolved/ ],
 	[ 'confirm_key_states', q{SELECT fieldcrypt.confirm_key_states('looked')}, 'the states of the keys in this database count as the newest' ],
+	[ 'protect_column', q{CREATE TABLE plain_in (id integer PRIMARY KEY, v fieldcrypt.encrypted_text); SELECT fieldcrypt.protect_column('plain_in', 'v')},
+		'column v of table public.plain_in takes plaintext now; its values are bound to "public.plain_in.v" and the row\'s key' ],
+	[ 'protect_column', q{SELECT fieldcrypt.protect_column('plain_in', 'v')}, 'column v of table public.plain_in is protected already' ],
+	[ 'create_decrypted_view', q{SELECT fieldcrypt.create_decrypted_view('plain_in')}, 'public.decrypted_plain_in shows public.plain_in with v decrypted' ],
+	[ 'unprotect_column', q{SELECT fieldcrypt.unprotect_column('plain_in', 'v'); SELECT fieldcrypt.unprotect_column('plain_in', 'v')},
+		'nothing to do: column v of table public.plain_in is not protected' ],
 	[ 'fieldcrypt_stats_reset', 'SELECT fieldcrypt.fieldcrypt_stats_reset()', 'the statistics of this database begin anew' ]);
 
 # What is part of every request is as quiet as SET is.

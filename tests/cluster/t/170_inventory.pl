@@ -206,12 +206,13 @@ function decrypted_by(text,text,timestamp with time zone,timestamp with time zon
 function decrypted_from(inet,timestamp with time zone,timestamp with time zone,integer) v u p
 function decrypted_view(oid,text,jsonb) v u p
 function decrypting_addresses(timestamp with time zone) v u p
-function defaults_of_view(oid,text[]) s u p
+function defaults_of_view(oid,text[],jsonb) s u p
 function decrypting_roles(timestamp with time zone) v u p
 function destroy_step(bigint[],boolean) v u d p
 function distributed_tables() s u p
 function drop_enforcing_triggers(oid,text) v u p
 function due_audit_key(boolean,timestamp with time zone) s u d p
+function due_loose_key(boolean,timestamp with time zone) s u d p
 function effective_access() s u p
 function empty_audit_partition(text) v u p
 function encrypted_columns() s u d p
@@ -276,6 +277,7 @@ function is_use_recorded() s u p
 function keep_contexts_of_parent(oid,oid) v u p
 function keep_own() v u trigger
 function key_of_places(oid,jsonb) s u p
+function key_of_text(text) i s s
 function key_problem(bigint) v u
 function keys_from(text) v u
 function keys_to_rewrap(bytea) v u d p

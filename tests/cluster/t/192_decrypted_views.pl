@@ -44,7 +44,8 @@ gives($node, 'SELECT count(*), count(ssn) FROM decrypted_people', '3|2', 'all ar
 gives($node, 'COPY (SELECT name, ssn FROM decrypted_people ORDER BY id) TO stdout', "Ada L.\t\\N\nC\t3-3\nD\t4-4", 'and out of it', @app);
 gives($node, 'INSERT INTO decrypted_people DEFAULT VALUES RETURNING name, born', 'nobody|2000-01-01', 'nothing but defaults', @app);
 # An explicit NULL is one, where the column takes it; where it does not, it is refused as by the table.
-gives($node, q{INSERT INTO decrypted_people (name, visits) VALUES ('E', NULL) RETURNING visits IS NULL}, 't', 'NULL is not the default', @app);
+gives($node, q{INSERT INTO decrypted_people (name, visits, born) VALUES ('E', NULL, NULL) RETURNING visits IS NULL, born IS NULL}, 't|t', 'NULL is not the default', @app);
+gives($node, q{SELECT born IS NULL FROM decrypted_people WHERE name = 'E'}, 't', 'nor of what is encrypted', @app);
 refused($node, q{INSERT INTO decrypted_people (name) VALUES (NULL)}, '23502', 'nor NOT NULL', @app);
 refused($node, q{INSERT INTO decrypted_people (id, name) VALUES (99, 'x')}, '428C9', 'the identity is the table\'s', @app);
 refused($node, q{UPDATE decrypted_people SET id = 99 WHERE id = 1}, '428C9', 'and stays', @app);
@@ -74,8 +75,14 @@ $one->value(q{BEGIN; UPDATE decrypted_people SET ssn = 'first' WHERE id = 1});
 $two->send(q{UPDATE decrypted_people SET name = 'second' WHERE id = 1});
 is_waiting($two);
 $one->value('COMMIT');
-$two->gives(q{SELECT 'done'}, 'done', 'two that change different columns both do');
-gives($node, 'SELECT ssn, name FROM decrypted_people WHERE id = 1', 'first|second', 'and both are there', @app);
+$two->refused('SELECT 1', '40001', 'two that change different columns: what chose the row may be another now');
+gives($node, 'SELECT ssn, name FROM decrypted_people WHERE id = 1', 'first|Ada L.', 'and nothing was done', @app);
+$one->value(q{BEGIN; UPDATE people SET name = 'kept' WHERE id = 1});
+$two->send(q{DELETE FROM decrypted_people WHERE name = 'Ada L.'});
+is_waiting($two);
+$one->value('COMMIT');
+$two->refused('SELECT 1', '40001', 'a row that is chosen by what it was is not deleted');
+gives($node, 'SELECT name FROM decrypted_people WHERE id = 1', 'kept', 'and is there', @app);
 $one->value(q{BEGIN; UPDATE decrypted_people SET ssn = 'third' WHERE id = 1});
 $two->send(q{UPDATE decrypted_people SET ssn = ssn || '!' WHERE id = 1});
 is_waiting($two);
@@ -87,6 +94,36 @@ is_waiting($two);
 $one->value('COMMIT');
 $two->gives(q{SELECT 'done'}, 'done', 'a row that is gone is not updated');
 $_->close foreach $one, $two;
+
+# Nothing is changed, and nothing has changed: no error for ever.
+value($node, <<'SQL', @app);
+CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER never BEFORE UPDATE OR DELETE ON people FOR EACH ROW EXECUTE FUNCTION never();
+SQL
+gives($node, q{UPDATE decrypted_people SET name = 'x' RETURNING 1}, '', 'a trigger that lets no row pass: 0 rows, as of the table', @app);
+gives($node, q{DELETE FROM decrypted_people RETURNING 1}, '', 'nor is any deleted', @app);
+value($node, 'DROP TRIGGER never ON people', @app);
+
+# Triggers by hand, and views of others.
+value($node, 'CREATE TABLE by_hand (id integer PRIMARY KEY)', @app);
+foreach my $when ('BEFORE INSERT ON by_hand FOR EACH ROW', 'AFTER INSERT ON by_hand FOR EACH ROW', 'BEFORE INSERT ON by_hand FOR EACH STATEMENT')
+{
+	value($node, "CREATE TRIGGER hand $when EXECUTE FUNCTION fieldcrypt.write_decrypted_view()", @app);
+	refused($node, 'INSERT INTO by_hand VALUES (1)', '39P01', qr/create_decrypted_view makes only/, "a trigger $when", @app);
+	value($node, 'DROP TRIGGER hand ON by_hand', @app);
+}
+value($node, 'CREATE TRIGGER hand BEFORE INSERT ON decrypted_people FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt.write_decrypted_view()', @app);
+refused($node, q{INSERT INTO decrypted_people (name) VALUES ('x')}, '39P01', 'a trigger of the statement', @app);
+value($node, 'DROP TRIGGER hand ON decrypted_people', @app);
+value($node, 'GRANT CREATE ON SCHEMA public TO writer');
+value($node, q{CREATE VIEW trap AS SELECT 1 AS id; CREATE TRIGGER t INSTEAD OF INSERT ON trap FOR EACH ROW EXECUTE FUNCTION fieldcrypt.write_decrypted_view()}, user => 'writer');
+refused($node, q{SELECT fieldcrypt.create_decrypted_view('people', 'trap')}, '42P17', qr/was not made by/, 'a view of another owner is not taken over');
+refused($node, q{INSERT INTO trap VALUES (1)}, '42P17', 'and writes nowhere', user => 'writer');
+value($node, 'DROP VIEW trap', user => 'writer');
+# One that a superuser makes is the table's owner's.
+value($node, q{SELECT fieldcrypt.create_decrypted_view('people', 'by_root'); INSERT INTO by_root (name) VALUES ('R')});
+gives($node, q{SELECT viewowner FROM pg_views WHERE viewname = 'by_root'}, 'app', 'whoever makes a view, it is the table owner\'s');
+value($node, 'DROP VIEW by_root', @app);
 
 # Rights: those on the table count, and nothing else.
 refused($node, 'SELECT * FROM decrypted_people', '42501', "$_ reads nothing", user => $_) foreach qw(writer reader stranger);
@@ -142,6 +179,21 @@ like(value($node, $health), qr/^warning\|.*decrypted_people\.plain.*: shown by a
 value($node, q{SELECT fieldcrypt.create_decrypted_view('folk', 'decrypted_people'); ALTER TABLE folk ALTER COLUMN plain SET DEFAULT 5;
 	SELECT fieldcrypt.create_decrypted_view('folk', 'decrypted_people')}, @app);
 unlike(value($node, $health), qr/DEFAULT/, 'the call brings it up to date');
+
+# A DEFAULT in text of what is no text: the table makes it.
+value($node, q{CREATE TABLE dated (id integer PRIMARY KEY, d fieldcrypt.encrypted_text DEFAULT ('2000-01-01'::text))}, @app);
+value($node, q{SELECT fieldcrypt.protect_column('dated', 'd', plaintext => 'date'), fieldcrypt.create_decrypted_view('dated'); INSERT INTO decrypted_dated (id) VALUES (1)}, @app);
+gives($node, 'SELECT d FROM decrypted_dated', '2000-01-01', 'a DEFAULT that is a text, of a column that is a date', @app);
+# A view that is made anew keeps the rights of columns, too.
+value($node, 'GRANT SELECT (id) ON decrypted_dated TO stranger; ALTER TABLE dated ADD COLUMN a integer, ADD COLUMN b integer', @app);
+value($node, q{DROP VIEW IF EXISTS nothing; SELECT fieldcrypt.create_decrypted_view('dated', columns => '{id,d,b}')}, @app);
+value($node, q{SELECT fieldcrypt.create_decrypted_view('dated')}, @app);
+gives($node, q{SELECT has_column_privilege('stranger', 'decrypted_dated', 'id', 'SELECT'), has_column_privilege('stranger', 'decrypted_dated', 'd', 'SELECT')}, 't|f',
+	'rights of columns are kept', @app);
+# An index of a name that only looks like a value: nothing that looks at literals stumbles.
+value($node, q{CREATE VIEW odd AS SELECT NULL::fieldcrypt.encrypted_text AS "'fc1:zz'::fieldcrypt.encrypted_text"}, @app);
+gives($node, q{SELECT count(*) > 0 FROM fieldcrypt.key_usage()}, 't', 'a name that only looks like a value');
+value($node, 'DROP VIEW odd', @app);
 
 # Refused.
 refused($node, q{SELECT fieldcrypt.create_decrypted_view('folk', 'folk')}, '42P17', qr/was not made by create_decrypted_view/, 'over a table', @app);

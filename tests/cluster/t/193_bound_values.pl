@@ -245,5 +245,29 @@ SELECT fieldcrypt.try_decrypt_field(ssn, 'public.people.ssn/1') IS NULL FROM peo
 gives($node, $people, $as_made, 'after all of it');
 ok(eventually($node, "SELECT count(*) > 10 FROM fieldcrypt.audit_log WHERE event = 'decrypt_failed' AND error_code = 'KF037'", 't'),
 	'what was refused is in the audit log');
+# The swap one table up: a foreign key's action runs with the rights of the table's owner. Who changes the key it follows counts.
+value($node, <<'SQL');
+CREATE ROLE follower LOGIN; CREATE ROLE mallory LOGIN; CREATE ROLE registrar LOGIN;
+SELECT fieldcrypt.grant_access('follower', 'encrypt'), fieldcrypt.grant_access('registrar', 'reencrypt');
+CREATE TABLE person (id integer PRIMARY KEY, name text);
+CREATE TABLE secret (id integer PRIMARY KEY REFERENCES person ON UPDATE CASCADE, ssn fieldcrypt.encrypted_text);
+ALTER TABLE person OWNER TO follower; ALTER TABLE secret OWNER TO follower;
+GRANT SELECT, UPDATE ON person TO mallory, registrar;
+INSERT INTO person VALUES (1, 'a'), (2, 'b');
+SQL
+value($node, q{SELECT fieldcrypt.protect_column('secret', 'ssn'); INSERT INTO secret VALUES (1, 'one'), (2, 'two')}, user => 'follower');
+refused($node, 'UPDATE person SET id = -1 WHERE id = 1', '42501', 'a key that a foreign key follows is not changed by who may not move values', user => 'mallory');
+gives($node, 'UPDATE person SET id = 3 WHERE id = 1', '', 'it is by who may, whatever the owner may', user => 'registrar');
+gives($node, q{SELECT string_agg(id || '=' || fieldcrypt.decrypt_field(ssn, fieldcrypt.context('public.secret.ssn', id)), ',' ORDER BY id) FROM secret}, '2=two,3=one',
+	'and the value is taken along');
+# A domain is its base type.
+value($node, 'CREATE DOMAIN label AS text CHECK (length(value) < 9); CREATE TABLE labelled (id integer PRIMARY KEY, v fieldcrypt.encrypted_text)');
+value($node, q{SELECT fieldcrypt.protect_column('labelled', 'v'); INSERT INTO labelled SELECT 1, 'x'::label});
+gives($node, q{SELECT fieldcrypt.decrypt_field(v, fieldcrypt.context('public.labelled.v', id)) FROM labelled}, 'x', 'a value of a domain over text');
+# The trigger by hand.
+value($node, 'CREATE TRIGGER hand BEFORE INSERT ON labelled FOR EACH STATEMENT EXECUTE FUNCTION fieldcrypt_internal.bind_values()');
+refused($node, q{INSERT INTO labelled VALUES (2, 'y')}, '39P01', qr/protect_column makes only/, 'a trigger of the statement');
+value($node, 'DROP TRIGGER hand ON labelled');
+
 no_crash($node);
 done_testing();
