@@ -12,6 +12,7 @@ import time
 
 import audit
 import audited
+import columns
 import fields
 import memory
 import picture
@@ -52,6 +53,8 @@ def main():
     results["audit"] = audit.measure(quick)
     say("audited tables")
     results["audited"] = audited.measure(quick)
+    say("protected columns")
+    results["columns"] = columns.measure(quick)
 
     results["targets"] = [
         target for module, name in PARTS.items() for target in judgements(module, results[name])
@@ -65,7 +68,7 @@ def main():
 
 
 PARTS = {fields: "fields", tenants: "tenants", memory: "memory", transactions: "transactions",
-         rotation: "rotation", usage: "usage", audit: "audit", audited: "audited"}
+         rotation: "rotation", usage: "usage", audit: "audit", audited: "audited", columns: "columns"}
 
 
 def judgements(module, results):
@@ -90,6 +93,7 @@ def set_up(library):
             ("bare_gcm_open", "bytea", "text"),
         ]:
             session.run(f"CREATE FUNCTION {name}({takes}) RETURNS {gives} LANGUAGE c STRICT AS '{library}', '{name}'")
+        session.run(f"CREATE FUNCTION bare_trigger() RETURNS trigger LANGUAGE c AS '{library}', 'bare_trigger'")
 
 
 def about(quick):

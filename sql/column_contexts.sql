@@ -64,6 +64,12 @@ BEGIN
             MESSAGE = format('table %s has no encrypted column "%s"', $1::regclass, column_name),
             HINT = 'Contexts are remembered for columns of type fieldcrypt.encrypted, and of domains, arrays and composites over it.';
     END IF;
+    IF (constant <> '' OR expression <> '') AND EXISTS (
+        SELECT FROM pg_attribute AS a WHERE a.attrelid = $1 AND a.attname = $2 AND a.atttypid = 'fieldcrypt.encrypted_text'::regtype) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_object_definition',
+            MESSAGE = format('column "%s" of table %s takes plaintext: its values are bound to their rows without a context', $2, $1::regclass),
+            HINT = 'SELECT fieldcrypt.protect_column(relation, column) declares it.';
+    END IF;
     IF constant <> '' AND expression <> '' THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'a context is either a constant or an expression',

@@ -70,11 +70,12 @@ BEGIN
     IF used IS NULL THEN
         RETURN fieldcrypt_internal.finding_of('ok', 'verify_values has found no value that does not open; health(thorough => true) opens a sample');
     END IF;
-    -- Some rows of each table with a context, from three places.
+    -- Some rows of each table with a context or a protected column, from three places.
     FOR item IN
-        SELECT c.relation, c.table_name, fieldcrypt_internal.contexts_of(c.relation) AS contexts
-          FROM (SELECT DISTINCT e.relation, e.table_name FROM fieldcrypt_internal.encrypted_columns() AS e WHERE e.is_readable) AS c
-         WHERE fieldcrypt_internal.contexts_of(c.relation) <> '{}'
+        SELECT c.relation, c.table_name, b.bindings
+          FROM (SELECT DISTINCT e.relation, e.table_name FROM fieldcrypt_internal.encrypted_columns() AS e WHERE e.is_readable) AS c,
+               fieldcrypt_internal.bindings_of(c.relation) AS b (bindings)
+         WHERE b.bindings <> '{}'
          ORDER BY random() LIMIT 200
     LOOP
         blocks := fieldcrypt_internal.table_blocks(item.relation);
@@ -82,7 +83,7 @@ BEGIN
         FOR stretch IN 1 .. 3 LOOP
             place := floor(random() * blocks);
             BEGIN
-                result := fieldcrypt_internal.verify_batch(item.relation, place, 1, blocks, 100, item.contexts)::jsonb;
+                result := fieldcrypt_internal.verify_batch(item.relation, place, 1, blocks, 100, item.bindings)::jsonb;
                 CONTINUE WHEN (result ->> 'is_gone')::boolean;
                 seen := seen + (result ->> 'values')::bigint;
                 failed := failed + (result ->> 'failed')::bigint;

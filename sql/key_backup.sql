@@ -40,7 +40,8 @@ BEGIN
     SELECT k.number_of_keys,
            json_build_object(
                'format', 'pg_fieldcrypt key export',
-               'version', 1,
+               -- The lowest that has the purposes of all keys.
+               'version', CASE WHEN EXISTS (SELECT FROM fieldcrypt.encryption_keys AS o WHERE o.purpose NOT IN ('field', 'audit')) THEN 2 ELSE 1 END,
                'created_at', fieldcrypt_internal.utc_text(clock_timestamp()),
                'states_confirmed', confirmed,
                'database', json_build_object('system_identifier', (h.system_identifier)::text, 'name', current_database()),
@@ -156,8 +157,8 @@ BEGIN
             ON k.tenant = d.tenant AND k.purpose = d.purpose AND k.version = d.version AND k.key_id <> d.key_id
          ORDER BY d.tenant, d.version
     LOOP
-        -- The audit log of this database is not that of the export: its keys stand beside each other.
-        IF renumber = 0 AND clash.purpose <> 'audit' OR fieldcrypt_internal.key_problem(clash.key_here) IS NOT NULL THEN
+        -- The audit log of this database is not that of the export, and loose values of either may be left: their keys stand beside each other.
+        IF renumber = 0 AND clash.purpose NOT IN ('audit', 'loose') OR fieldcrypt_internal.key_problem(clash.key_here) IS NOT NULL THEN
             RETURN json_build_object('conflict', format('key %s of the export is version %s of tenant "%s", which is key %s in this database', clash.key_id, clash.version, clash.tenant, clash.key_here),
                 'hint', 'If that key was made here after the others were lost, import_keys(document, renumber => true) makes it a later version. Otherwise the export is of another database. Nothing was imported.');
         END IF;
@@ -166,7 +167,7 @@ BEGIN
               FROM (SELECT k.version FROM fieldcrypt.encryption_keys AS k WHERE k.tenant = clash.tenant AND k.purpose = clash.purpose
                     UNION ALL
                     SELECT d.version FROM fieldcrypt_internal.exported_keys(contents) AS d WHERE d.tenant = clash.tenant AND d.purpose = clash.purpose) AS v));
-        renumbered := renumbered + (clash.purpose <> 'audit')::integer;
+        renumbered := renumbered + (clash.purpose NOT IN ('audit', 'loose'))::integer;
     END LOOP;
 
     -- A row whose wrapped key is damaged, or whose master key is gone, takes the one of the export: the
@@ -206,7 +207,7 @@ BEGIN
       FROM fieldcrypt_internal.exported_keys(contents) AS d
       JOIN fieldcrypt.encryption_keys AS k
         ON k.tenant = d.tenant AND k.purpose = d.purpose AND k.version < d.version AND k.state = 'active'
-     WHERE d.state = 'active' AND d.purpose <> 'audit'
+     WHERE d.state = 'active' AND d.purpose NOT IN ('audit', 'loose')
        AND NOT EXISTS (SELECT FROM fieldcrypt.encryption_keys AS e WHERE e.key_id = d.key_id)
      ORDER BY d.key_id LIMIT 1;
     IF FOUND THEN
@@ -251,8 +252,8 @@ BEGIN
                 WHERE n.tenant = d.tenant AND n.purpose = d.purpose AND n.version > d.version)) AS newer (is_there)
      CROSS JOIN LATERAL (
            SELECT c.state FROM (VALUES (d.state), (l.state), (CASE WHEN newer.is_there THEN 'deactivated' END),
-                 (CASE WHEN d.purpose = 'audit' AND EXISTS (
-                      SELECT FROM fieldcrypt.encryption_keys AS a WHERE a.purpose = 'audit' AND a.state = 'active') THEN 'deactivated' END)) AS c (state)
+                 (CASE WHEN d.purpose IN ('audit', 'loose') AND EXISTS (
+                      SELECT FROM fieldcrypt.encryption_keys AS a WHERE a.purpose = d.purpose AND a.state = 'active') THEN 'deactivated' END)) AS c (state)
             WHERE c.state IS NOT NULL
             ORDER BY fieldcrypt_internal.state_rank(c.state) DESC LIMIT 1) AS s
      WHERE NOT EXISTS (SELECT FROM fieldcrypt.encryption_keys AS e WHERE e.key_id = d.key_id);

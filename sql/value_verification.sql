@@ -24,7 +24,7 @@ CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON fieldcrypt.value_verifications
 COMMENT ON TABLE fieldcrypt.value_verifications IS 'the last verification of each table''s values, and how far it is: written by CALL fieldcrypt.verify_values()';
 COMMENT ON COLUMN fieldcrypt.value_verifications.relation IS 'the table';
 COMMENT ON COLUMN fieldcrypt.value_verifications.table_name IS 'its name, qualified';
-COMMENT ON COLUMN fieldcrypt.value_verifications.columns IS 'the columns that are verified: those with a context';
+COMMENT ON COLUMN fieldcrypt.value_verifications.columns IS 'the columns that are verified: those with a context, and protected ones';
 COMMENT ON COLUMN fieldcrypt.value_verifications.state IS 'in_progress (the next verify_values goes on), done or failed';
 COMMENT ON COLUMN fieldcrypt.value_verifications.blocks_done IS 'blocks of the table that were read';
 COMMENT ON COLUMN fieldcrypt.value_verifications.blocks_total IS 'blocks that it had when it began';
@@ -69,6 +69,15 @@ CREATE FUNCTION fieldcrypt_internal.verify_batch(
 COMMENT ON FUNCTION fieldcrypt_internal.verify_batch(oid, bigint, bigint, bigint, bigint, text) IS
     'opens the values of a stretch of a table as the table''s owner and tells what does not open, as JSON; granted to nobody';
 
+-- What a column is declared to be is in its table; what it is said to be bound to otherwise, in ours.
+CREATE FUNCTION fieldcrypt_internal.bindings_of(relation oid) RETURNS text
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT (fieldcrypt_internal.contexts_of($1)::jsonb || coalesce(jsonb_object_agg(d.column_name, '{"declared": true}'::jsonb), '{}'))::text
+      FROM jsonb_to_recordset(fieldcrypt_internal.declarations($1)::jsonb) AS d (column_name text)
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.bindings_of(oid) IS 'what is known of what a table''s values are bound to, by column, as JSON: contexts, and declarations; granted to nobody';
+
 CREATE FUNCTION fieldcrypt_internal.verify_begin(relation regclass, column_name text) RETURNS oid[]
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET jit = off
 AS $$
@@ -85,7 +94,7 @@ BEGIN
          WHERE c.is_readable
            AND c.relation IN (SELECT t.relation FROM fieldcrypt_internal.with_descendants(verify_begin.relation) AS t)
            AND (verify_begin.column_name IS NULL OR c.column_name = verify_begin.column_name)
-           AND fieldcrypt_internal.contexts_of(c.relation)::jsonb ? c.column_name
+           AND fieldcrypt_internal.bindings_of(c.relation)::jsonb ? c.column_name
          GROUP BY c.relation, c.table_name
          ORDER BY c.table_name
     LOOP
@@ -108,7 +117,7 @@ BEGIN
     IF cardinality(relations) = 0 THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('no values of %s can be verified: no context of an encrypted column is known', verify_begin.relation),
-            HINT = 'SELECT fieldcrypt.set_column_context(relation, column, expression => ...) says what its values are bound to.';
+            HINT = 'SELECT fieldcrypt.set_column_context(relation, column, expression => ...) says what its values are bound to; for a column of type encrypted_text, protect_column.';
     END IF;
     RETURN relations;
 END
@@ -120,7 +129,7 @@ CREATE FUNCTION fieldcrypt_internal.verify_step(relation oid) RETURNS text
 AS $$
 DECLARE
     piece fieldcrypt.value_verifications;
-    contexts jsonb;
+    bindings jsonb;
     result jsonb;
     code text;
     message text;
@@ -130,11 +139,11 @@ BEGIN
     IF NOT FOUND THEN
         RETURN 'over';
     END IF;
-    SELECT coalesce(jsonb_object_agg(k.column_name, k.context), '{}') INTO contexts
-      FROM jsonb_each(fieldcrypt_internal.contexts_of(piece.relation)::jsonb) AS k (column_name, context)
+    SELECT coalesce(jsonb_object_agg(k.column_name, k.binding), '{}') INTO bindings
+      FROM jsonb_each(fieldcrypt_internal.bindings_of(piece.relation)::jsonb) AS k (column_name, binding)
      WHERE k.column_name = ANY (piece.columns);
     BEGIN
-        result := fieldcrypt_internal.verify_batch(piece.relation, piece.blocks_done, piece.next_row, piece.blocks_total, 20000, contexts::text)::jsonb;
+        result := fieldcrypt_internal.verify_batch(piece.relation, piece.blocks_done, piece.next_row, piece.blocks_total, 20000, bindings::text)::jsonb;
     EXCEPTION WHEN lock_not_available THEN
         RETURN 'wait';
     WHEN OTHERS THEN
@@ -231,4 +240,4 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE fieldcrypt.verify_values(regclass, name) IS
-    'opens every value of a table''s columns that have a context, in committed batches that resume, and lists what does not open in value_failures; shows nothing';
+    'opens every value of a table''s columns that have a context or are protected, in committed batches that resume, and lists what does not open in value_failures; shows nothing';

@@ -161,7 +161,7 @@ fn define_master_key() {
 struct TenantName;
 
 impl Check for TenantName {
-    const DETAIL: &'static CStr = c"A tenant's name has at most 1024 bytes, no control characters, and no blank or invisible character at either end; \"audit log\" is the audit log's own.";
+    const DETAIL: &'static CStr = c"A tenant's name has at most 1024 bytes, no control characters, and no blank or invisible character at either end; \"audit log\" and \"loose values\" are names of the database's own keys.";
 
     fn is_valid(name: &[u8]) -> bool {
         if name.is_empty() {

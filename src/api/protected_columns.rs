@@ -27,14 +27,13 @@ fn is_protected(
     key: KeyValues<'_>,
 ) -> Result<bool, Error> {
     let Some(header) = header else { return Ok(true) };
-    let Some(form) = str::from_utf8(plaintext).ok().and_then(Form::of_name) else {
+    let Ok(Header { binding: Binding::Bound(place), form, .. }) = Header::parse(header) else {
         return Ok(false);
     };
-    let (Ok(header), Some(parts)) = (Header::parse(header), key.behind(Part::Text(name))?) else {
-        return Ok(false);
-    };
-    match header.binding {
-        Binding::Bound(place) if header.form == form => Ok(place.is_of(&context(&parts)?)),
+    let is_form = form.name().as_bytes() == plaintext
+        || str::from_utf8(plaintext).ok().and_then(Form::of_name) == Some(form);
+    match key.behind(Part::Text(name))? {
+        Some(parts) if is_form => Ok(place.is_of(&context(&parts)?)),
         _ => Ok(false),
     }
 }

@@ -9,7 +9,7 @@ use crate::rotation::{self, Stretch};
 
 crate::pg::sql_functions! {
     verify_batch(relation: oid!, block: bigint!, row_offset: bigint!, end_block: bigint!, max_values: bigint!,
-                 contexts: text!) -> text;
+                 bindings: text!) -> text;
 }
 
 fn verify_batch(
@@ -18,7 +18,7 @@ fn verify_batch(
     row_offset: i64,
     end_block: i64,
     max_values: i64,
-    contexts: &[u8],
+    bindings: &[u8],
 ) -> Result<Value, Error> {
     let block_number = |number| u32::try_from(number).unwrap_or(u32::MAX - 1);
     rotation::verify(&Stretch {
@@ -26,6 +26,6 @@ fn verify_batch(
         from: RowId { block: block_number(block), offset: row_offset as u16 },
         end_block: block_number(end_block),
         max_values: max_values.max(1) as u64,
-        contexts,
+        bindings,
     })
 }

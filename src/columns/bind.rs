@@ -40,7 +40,7 @@ struct Column<'t, 'k> {
     arrived: Arrived<'k>,
 }
 
-impl Column<'_, '_> {
+impl<'t> Column<'t, '_> {
     /// The value that the row gets in place of the one that was written; `None` if that may stay.
     fn bound(mut self) -> Result<Option<Varlena>, Error> {
         let is_insert = self.trigger.operation() == Operation::Insert;
@@ -48,10 +48,6 @@ impl Column<'_, '_> {
             self.arrived.forget();
         }
         let number = self.declaration.column;
-        // A key that is NULL is refused by the column of the key; and no constraint takes a value without one.
-        let Some(place) = self.declaration.place_of(|number| self.trigger.after(number))? else {
-            return Ok(None);
-        };
         let Some(header) = self.trigger.beginning_after(number, Header::MAX_LENGTH) else {
             return Ok(None);
         };
@@ -59,7 +55,15 @@ impl Column<'_, '_> {
             Ok(header) => header,
             Err(_) => return self.not_bound().map(Some),
         };
-        if header.kind() == Kind::Loose {
+        let is_loose = header.kind() == Kind::Loose;
+        if !is_loose && !is_insert && self.is_untouched() {
+            return Ok(None);
+        }
+        // A key that is NULL is refused by the column of the key; and no constraint takes a value without one.
+        let Some(place) = self.declaration.place_of(|number| self.trigger.after(number))? else {
+            return Ok(None);
+        };
+        if is_loose {
             return self.bind_loose(&place, is_insert);
         }
         if header.is_expected(Expected::Place(&place)) && header.form == self.declaration.form {
@@ -69,7 +73,7 @@ impl Column<'_, '_> {
             if self.arrived.is(&header) {
                 let value = self.value();
                 let tenant = self.tenant()?;
-                let plaintext = fields::take_out(&parsed(&value)?, Expected::Any)?;
+                let plaintext = fields::take_out(&parsed(value)?, Expected::Any)?;
                 return self.seal(&tenant, &place, plaintext).map(Some);
             }
             let old_place = self.declaration.place_of(|number| self.trigger.before(number))?;
@@ -84,14 +88,21 @@ impl Column<'_, '_> {
         Err(self.foreign(&header))
     }
 
+    /// Whether an UPDATE leaves the value and the place as they are, of a row that is known to meet the declaration.
+    fn is_untouched(&self) -> bool {
+        self.declaration.is_believed
+            && self.trigger.is_kept(self.declaration.column)
+            && self.declaration.place_columns().all(|number| !self.trigger.is_changed(number))
+    }
+
     /// Plaintext that came in is sealed for its row, which needs the right to encrypt. If the row has it already, its value
     /// stays as it is: who compares bytes sees no change then.
     fn bind_loose(&mut self, place: &str, is_insert: bool) -> Result<Option<Varlena>, Error> {
         self.rights.refuse_unless(ENCRYPT)?;
         let value = self.value();
-        let loose = parsed(&value)?;
+        let loose = parsed(value)?;
         let mut plaintext =
-            fields::take_out_loose(&loose).map_err(|error| usage::decrypt_failed(&value, error))?;
+            fields::take_out_loose(&loose).map_err(|error| usage::decrypt_failed(value, error))?;
         let form = self.declaration.form;
         if loose.header().form != form {
             let converted = plaintexts::converted(
@@ -148,9 +159,9 @@ impl Column<'_, '_> {
             self.rights.refuse_unless(ENCRYPT)?;
         }
         let value = self.value();
-        let bound = parsed(&value)?;
+        let bound = parsed(value)?;
         let plaintext = fields::take_out(&bound, Expected::Place(old_place))
-            .map_err(|error| usage::decrypt_failed(&value, error))?;
+            .map_err(|error| usage::decrypt_failed(value, error))?;
         let tenant = match self.declaration.tenant {
             Some(_) => self.tenant()?,
             None => fields::tenant_of(&bound)?,
@@ -179,21 +190,21 @@ impl Column<'_, '_> {
         fields::tenant_of_call(named.as_deref().unwrap_or_default()).map(<[u8]>::to_vec)
     }
 
-    fn value(&self) -> Vec<u8> {
-        self.trigger.bytes_after(self.declaration.column).unwrap_or_default().to_vec()
+    fn value(&self) -> &'t [u8] {
+        self.trigger.bytes_after(self.declaration.column).unwrap_or_default()
     }
 
     /// A value of `encrypt_field`, which no row can be known to be that of, or none at all.
     fn not_bound(&self) -> Result<Varlena, Error> {
         let value = self.value();
-        let key = AnyCiphertext::parse(&value)?.key_id();
+        let key = AnyCiphertext::parse(value)?.key_id();
         let error = Error::NotBound { key, column: self.name() };
-        Err(usage::decrypt_failed(&value, error))
+        Err(usage::decrypt_failed(value, error))
     }
 
     fn foreign(&self, header: &Header) -> Error {
         let error = Error::NotOfThisPlace { key: header.key_id, column: Some(self.name()) };
-        usage::decrypt_failed(&self.value(), error)
+        usage::decrypt_failed(self.value(), error)
     }
 
     fn named(&self, error: Error) -> Error {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::pg::heap::{Access, Table};
 use crate::pg::spi::{self, Parameter};
-use crate::pg::{encoding, json, roles, security};
+use crate::pg::{encoding, json, roles, security, transaction};
 use crate::{fields, lifecycle};
 
 /// What a column is to be.
@@ -26,6 +26,7 @@ pub struct Wanted<'a> {
 
 /// Declares a column, and binds the loose values that it has.
 pub fn protect(relation: Oid, wanted: &Wanted<'_>) -> Result<(), Error> {
+    transaction::prevent_if_read_only(c"protect_column");
     security::refuse_for_planted_code()?;
     roles::refuse_unless_owner(relation)?;
     security::refuse_unless_executable(fields::ENCRYPT, "encrypt")?;
@@ -81,6 +82,7 @@ fn refuse_unless_read(relation: Oid, column: &[u8]) -> Result<(), Error> {
 
 /// Takes a declaration away. The values stay as they are.
 pub fn unprotect(relation: Oid, column: &[u8]) -> Result<(), Error> {
+    transaction::prevent_if_read_only(c"unprotect_column");
     security::refuse_for_planted_code()?;
     roles::refuse_unless_owner(relation)?;
     security::as_owner(|| {

@@ -8,9 +8,9 @@ mod seal;
 
 pub use bound::{
     DECRYPT, ENCRYPT, REENCRYPT, open_bound, reencrypt_bound, seal_bound, seal_loose, take_out,
-    take_out_loose, tenant_of,
+    take_out_loose, tenant_of, verify_bound,
 };
 pub use context::{MAX_CONTEXT_BYTES, with_context};
 pub use open::open;
-pub use reencrypt::{Standing, rebind, reencrypt, standing, verify, verify_in_context};
+pub use reencrypt::{Standing, rebind, reencrypt, standing, verify_in_context};
 pub use seal::{seal, tenant_of_call, tenant_of_key};

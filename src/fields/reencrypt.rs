@@ -55,7 +55,7 @@ pub fn rebind(bytes: &[u8], context: &Context<'_>, new: &Context<'_>) -> Result<
 }
 
 /// Whether a value opens under a context; an error says why not. Nothing is shown, so it counts as no decryption.
-pub fn verify(bytes: &[u8], context: &Context<'_>) -> Result<(), Error> {
+fn verify(bytes: &[u8], context: &Context<'_>) -> Result<(), Error> {
     let value = Ciphertext::parse(bytes)?;
     let mut plaintext = Varlena::of(value.body())?;
     let buffer = plaintext.bytes_mut();

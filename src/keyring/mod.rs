@@ -115,8 +115,14 @@ pub fn with_loose_key<R>(
     with_slot(
         |cache, generation| cache.active_loose(generation),
         |generation| {
-            let row = key_table::active_key(Purpose::Loose, LOOSE_TENANT)?;
-            adopt(row.ok_or(Error::NoLooseKey)?, generation)
+            let Some(row) = key_table::active_key(Purpose::Loose, LOOSE_TENANT)? else {
+                // What makes the first one makes none in the place of one that was suspended.
+                return Err(match key_table::newest_version(Purpose::Loose, LOOSE_TENANT)? {
+                    Some(_) => Error::NoActiveKey { tenant: encoding::lossy(LOOSE_TENANT) },
+                    None => Error::NoLooseKey,
+                });
+            };
+            adopt(row, generation)
         },
         use_it,
     )

@@ -97,6 +97,9 @@ pub struct Rotation {
 /// active; or none was ever made, unless only `create_key` makes a tenant's first.
 pub fn rotate(tenant: &[u8], reason: Option<&[u8]>, force: bool) -> Result<Rotation, Error> {
     transaction::refuse_unless_writable()?;
+    if tenant == keyring::LOOSE_TENANT && !has_versions(tenant)? {
+        return rotate_loose(reason, force);
+    }
     refuse_unknown_name(tenant)?;
     key_locks::alone_with_tenant(Purpose::Field, tenant, || {
         let active = key_table::active_key(Purpose::Field, tenant)?;
@@ -112,6 +115,21 @@ pub fn rotate(tenant: &[u8], reason: Option<&[u8]>, force: bool) -> Result<Rotat
             return Err(no_active_key(tenant));
         }
         replace(Purpose::Field, tenant, active, reason)
+    })
+}
+
+/// The same of the key of loose values. The first is made by who has columns that take plaintext.
+fn rotate_loose(reason: Option<&[u8]>, force: bool) -> Result<Rotation, Error> {
+    let (purpose, tenant) = (Purpose::Loose, keyring::LOOSE_TENANT);
+    key_locks::alone_with_tenant(purpose, tenant, || {
+        let active = key_table::active_key(purpose, tenant)?;
+        if active.is_none() && key_table::newest_version(purpose, tenant)?.is_none() {
+            return Err(Error::NoLooseKey);
+        }
+        if active.is_none() && !force {
+            return Err(no_active_key(tenant));
+        }
+        replace(purpose, tenant, active, reason)
     })
 }
 

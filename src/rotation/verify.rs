@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use fieldcrypt_envelope::{AnyCiphertext, Expected};
 use pgrx::pg_sys::Oid;
 use serde_json::{Value, json};
 
@@ -10,6 +11,7 @@ use super::column::{Holder, holders};
 use super::failure::{RowKey, failure, key_id_of};
 use crate::error::Error;
 use crate::fields;
+use crate::pg::declarations::Declaration;
 use crate::pg::expression::{Evaluation, Expression};
 use crate::pg::heap::{self, Access, Scan, Stop, Table};
 use crate::pg::memory::Scratch;
@@ -33,20 +35,28 @@ pub struct Stretch<'a> {
     pub end_block: u32,
     /// Values after which it ends at the latest.
     pub max_values: u64,
-    /// The contexts that columns are bound to: a JSON object, column name to `{"constant": …}` or
-    /// `{"expression": …}`. Columns that are not in it are not looked at.
-    pub contexts: &'a [u8],
+    /// What columns are bound to: a JSON object, column name to `{"constant": …}`, `{"expression": …}`, or
+    /// `{"declared": true}` for a protected column, whose declaration says it. Columns that are not in it are not looked at.
+    pub bindings: &'a [u8],
 }
 
 /// A column that is verified.
 struct Target {
     holder: Holder,
-    context: TargetContext,
+    binding: Binding,
 }
 
-enum TargetContext {
+/// What a column's values are bound to.
+enum Binding {
     Constant(Vec<u8>),
     Expression(Expression),
+    Declared(Box<Declaration>),
+}
+
+/// The same, of one row. `None` is NULL.
+enum Bound {
+    Context(Option<Vec<u8>>),
+    Place(Option<String>),
 }
 
 /// Verifies a stretch, and gives what was found as JSON.
@@ -93,17 +103,10 @@ impl Stretch<'_> {
                     for target in &targets {
                         let at = target.holder.column.number as usize - 1;
                         let Some(datum) = datums.get(at).copied().flatten() else { continue };
-                        let context = target.context.value(&evaluation, &scan)?;
+                        let bound = target.binding.of_row(&evaluation, &scan)?;
                         target.holder.shape.visit(datum, &mut |bytes| {
                             values += 1;
-                            let opened = context.as_deref().ok_or(Error::ContextIsNull).and_then(
-                                |context| {
-                                    fields::with_context(context, |context| {
-                                        fields::verify(bytes, context)
-                                    })
-                                },
-                            );
-                            match opened {
+                            match target.verify(bytes, &bound) {
                                 Ok(()) => {}
                                 Err(error) if error.is_of_one_value() => {
                                     failed += 1;
@@ -151,36 +154,72 @@ impl Stretch<'_> {
     }
 
     fn targets(&self, table: &Table, evaluation: &Evaluation) -> Result<Vec<Target>, Error> {
-        let contexts: Value = serde_json::from_slice(&encoding::to_utf8(self.contexts)?)
+        let bindings: Value = serde_json::from_slice(&encoding::to_utf8(self.bindings)?)
             .map_err(|_| Error::ContextExpression)?;
+        let declarations = table.declarations()?;
         let mut targets = Vec::new();
         for holder in holders(table)? {
-            let rule = &contexts[&encoding::lossy(&holder.column.name)];
+            let rule = &bindings[&encoding::lossy(&holder.column.name)];
             let text = |name: &str| match rule[name].as_str() {
                 Some(text) => {
                     encoding::from_utf8(text.as_bytes()).map(|text| Some(text.into_owned()))
                 }
                 None => Ok(None),
             };
-            let context = match (text("constant")?, text("expression")?) {
-                (Some(constant), _) => TargetContext::Constant(constant),
-                (_, Some(expression)) => {
-                    TargetContext::Expression(evaluation.prepare(table, &expression)?)
+            let declaration = declarations
+                .iter()
+                .find(|declaration| declaration.column == holder.column.number)
+                .filter(|_| rule["declared"].as_bool() == Some(true));
+            let binding = match (declaration, text("constant")?, text("expression")?) {
+                (Some(declaration), _, _) => Binding::Declared(Box::new(declaration.clone())),
+                (_, Some(constant), _) => Binding::Constant(constant),
+                (_, _, Some(expression)) => {
+                    Binding::Expression(evaluation.prepare(table, &expression)?)
                 }
                 _ => continue,
             };
-            targets.push(Target { holder, context });
+            targets.push(Target { holder, binding });
         }
         Ok(targets)
     }
 }
 
-impl TargetContext {
-    /// The context of the row at which the scan stands, in the database's encoding; `None` is NULL.
-    fn value(&self, evaluation: &Evaluation, scan: &Scan) -> Result<Option<Vec<u8>>, Error> {
-        match self {
-            Self::Constant(text) => Ok(Some(text.clone())),
-            Self::Expression(expression) => evaluation.value(expression, scan),
+impl Target {
+    /// Whether a value is that of a row with this; an error says why not.
+    fn verify(&self, bytes: &[u8], bound: &Bound) -> Result<(), Error> {
+        let place = match bound {
+            Bound::Context(None) | Bound::Place(None) => return Err(Error::ContextIsNull),
+            Bound::Context(Some(context)) => return fields::verify_in_context(bytes, context),
+            Bound::Place(Some(place)) => place,
+        };
+        let column = || Some(encoding::lossy(&self.holder.column.name));
+        match AnyCiphertext::parse(bytes)? {
+            AnyCiphertext::Bound(value) => match &self.binding {
+                Binding::Declared(declaration) if value.header().form != declaration.form => {
+                    let key = value.header().key_id;
+                    Err(Error::NotOfThisPlace { key, column: column() })
+                }
+                _ => fields::verify_bound(&value, Expected::Place(place)),
+            },
+            AnyCiphertext::Field(value) => {
+                let column = column().unwrap_or_default();
+                Err(Error::NotBound { key: value.key_id(), column })
+            }
         }
+    }
+}
+
+impl Binding {
+    /// What values of the row are bound to at which the scan stands.
+    fn of_row(&self, evaluation: &Evaluation, scan: &Scan) -> Result<Bound, Error> {
+        Ok(match self {
+            Self::Constant(text) => Bound::Context(Some(text.clone())),
+            Self::Expression(expression) => Bound::Context(evaluation.value(expression, scan)?),
+            Self::Declared(declaration) => {
+                let row = scan.row();
+                let datum = |number: i16| row.get(number as usize - 1).copied().flatten();
+                Bound::Place(declaration.place_of(datum)?)
+            }
+        })
     }
 }

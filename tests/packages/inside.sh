@@ -11,7 +11,7 @@ extension=postgresql-$PG-fieldcrypt
 library=/usr/lib/postgresql/$PG/lib/pg_fieldcrypt.so
 data=/usr/share/postgresql/$PG/extension
 settings=/etc/postgresql/$PG/main/postgresql.conf
-decrypted=$'SELECT fieldcrypt.decrypt_field(ssn, fieldcrypt.context(\'patients.ssn\', id)) FROM patients WHERE name = \'Ada\''
+decrypted="SELECT ssn FROM decrypted_patients WHERE name = 'Ada'"
 
 main() {
     packages_are_sound

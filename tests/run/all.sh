@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# all.sh [matrix]: everything that `make test` promises, on PostgreSQL 15; on 18 the SQL and concurrency tests and the
+# all.sh [matrix]: everything that `make test` promises, on PostgreSQL 15, the example applications of drivers too; on 18 the SQL and concurrency tests and the
 # files on real clusters that meet what differs between versions, on 16 and 17 a few of those. With `matrix` everything on
 # each of them.
 # VERSIONS="15 18" names others, to be tested whole, PG_CONFIG=/path/to/pg_config one that is there.
@@ -52,6 +52,11 @@ server() {
     suite preloaded on_server tests/run/regress.sh preloaded
     suite isolation on_server tests/run/regress.sh isolation
     T=${2//$'\n'/ } suite cluster on_server tests/run/cluster.sh
+    # What drivers send does not go by the server's version.
+    if (($1 == 15)); then
+        pgrx-config/setup.sh drivers || say "what the example applications need can't all be had here"
+        suite drivers on_server tests/run/drivers.sh
+    fi
     unset FIELDCRYPT_SUITES_OF
 }
 

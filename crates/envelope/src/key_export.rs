@@ -3,7 +3,8 @@
 //!
 //! The authentication is `HMAC-SHA256(export key, message)`, where the message is the canonical form
 //! of what the document says, never its text: white space and the order of an object's fields are
-//! free. Version 1 knows no other fields than these; new ones are a new version.
+//! free. No version knows other fields than these; new ones are a new version. Version 1 knows keys of the purposes `field` and
+//! `audit`; what has others is of version 2, which readers of version 1 refuse.
 
 mod document;
 
@@ -11,13 +12,13 @@ use std::collections::HashSet;
 use std::fmt;
 
 use crate::context::canonical_parts;
-use crate::keys::{Fingerprint, KeyId, KeyMetadata, KeyState, MasterKey, NotAuthentic, WrappedKey};
+use crate::keys::{
+    Fingerprint, KeyId, KeyMetadata, KeyState, MasterKey, NotAuthentic, Purpose, WrappedKey,
+};
 use crate::primitives::HmacSha256;
 
 /// Field `format` of every export.
 pub const FORMAT: &str = "pg_fieldcrypt key export";
-/// Field `version`: the only one that this code reads and writes.
-pub const VERSION: u64 = 1;
 /// Bytes of a document that are read: what Postgres takes for one value.
 pub const MAX_LENGTH: usize = 1 << 30;
 /// UTF-8 bytes of a tenant: the 1024 that the table takes in any database's encoding.
@@ -88,6 +89,16 @@ pub struct KeyEntry {
     pub destroy_scheduled_at: Option<Timestamp>,
     /// Column `destroy_after`.
     pub destroy_after: Option<Timestamp>,
+}
+
+impl Contents {
+    /// Field `version`: the lowest that has the purposes of all keys.
+    pub fn version(&self) -> u64 {
+        let is_of_first = |key: &KeyEntry| {
+            [Purpose::Field, Purpose::Audit].iter().any(|purpose| purpose.name() == key.purpose)
+        };
+        if self.keys.iter().all(is_of_first) { 1 } else { 2 }
+    }
 }
 
 impl KeyEntry {
@@ -254,7 +265,7 @@ impl Contents {
         let mut mac = HmacSha256::new(master_key.export_key());
         mac.update(&canonical_parts(&[
             DOMAIN,
-            &VERSION.to_be_bytes(),
+            &self.version().to_be_bytes(),
             self.created_at.0.as_bytes(),
             &[u8::from(self.states_confirmed)],
             &self.database.system_identifier.to_be_bytes(),

@@ -248,12 +248,39 @@ fn fields_and_entries_that_are_taken_away_or_added_are_refused() {
 #[test]
 fn an_export_of_another_version_or_format_says_so() {
     let mut later: Value = serde_json::from_str(&seal(&contents())).unwrap();
-    later["version"] = json!(2);
-    later["a field of version 2"] = json!([]);
+    later["version"] = json!(3);
+    later["a field of version 3"] = json!([]);
     let error = |document: &Value| SealedExport::parse(&document.to_string()).err().unwrap();
-    assert_eq!(error(&later), ExportError::Version(2));
+    assert_eq!(error(&later), ExportError::Version(3));
     later["format"] = json!("another");
     assert_eq!(error(&later), ExportError::Format);
+}
+
+/// A document's version is the lowest that has the purposes of its keys: who reads version 1 alone is not given a key that
+/// it would take for another kind, and still reads all that has none.
+#[test]
+fn an_export_with_keys_of_new_purposes_is_of_version_2() {
+    for (purpose, version) in [("field", 1), ("audit", 1), ("loose", 2), ("search", 2), ("x", 2)] {
+        let mut given = contents();
+        given["keys"][1]["purpose"] = json!(purpose);
+        for other in [1, 2] {
+            given["version"] = json!(other);
+            let parsed = Contents::parse(&given.to_string());
+            assert_eq!(parsed.is_ok(), other == version, "{purpose}: {other}");
+        }
+        given["version"] = json!(version);
+        let document = seal(&given);
+        assert!(document.contains(&format!("\"version\":{version},\"created_at\"")), "{purpose}");
+        let mut sealed = SealedExport::parse(&document).unwrap();
+        sealed.check(&MasterKey::derive(&OLD)).unwrap();
+        // The version is authenticated, too.
+        let other = document.replacen(
+            &format!("\"version\":{version},"),
+            &format!("\"version\":{},", 3 - version),
+            1,
+        );
+        assert!(SealedExport::parse(&other).is_err());
+    }
 }
 
 #[test]

@@ -592,7 +592,7 @@ impl Error {
                         "Take line ends, tabs and the like out of it, and what turns the direction of writing.",
                     ),
                     TenantNameProblem::Reserved => (
-                        "\"audit log\" is no tenant's name: the key of the audit log is called so",
+                        "\"audit log\" is no tenant's name, nor is \"loose values\": keys of the database are called so",
                         "Name the tenant differently.",
                     ),
                 };

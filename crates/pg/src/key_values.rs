@@ -27,12 +27,15 @@ impl<'c> KeyValues<'c> {
     ///
     /// As of [`parts`](Self::parts).
     pub fn behind(&self, name: Part<'c>) -> Result<Option<Vec<Part<'c>>>, Error> {
-        let is_null = |index| self.call.datum(index).is_none();
-        if !self.call.is_variadic_array() && (self.first..self.call.count()).any(is_null) {
-            return Ok(None);
+        if self.call.is_variadic_array() {
+            return Err(Error::ContextOfArray);
         }
-        let mut parts = self.parts()?;
-        parts.insert(0, name);
+        let mut parts = Vec::with_capacity(self.call.count() - self.first + 1);
+        parts.push(name);
+        for index in self.first..self.call.count() {
+            let Some(datum) = self.call.datum(index) else { return Ok(None) };
+            parts.push(self.part(index, datum)?);
+        }
         Ok(Some(parts))
     }
 
@@ -49,11 +52,15 @@ impl<'c> KeyValues<'c> {
         (self.first..self.call.count())
             .map(|index| {
                 let datum = self.call.datum(index).ok_or(Error::ContextPartIsNull)?;
-                let type_oid = self.call.argument_type(index);
-                part(datum, type_oid)
-                    .ok_or_else(|| Error::ContextPartType { type_name: type_name(type_oid) })
+                self.part(index, datum)
             })
             .collect()
+    }
+
+    fn part(&self, index: usize, datum: Datum) -> Result<Part<'c>, Error> {
+        let type_oid = self.call.argument_type(index);
+        part(datum, type_oid)
+            .ok_or_else(|| Error::ContextPartType { type_name: type_name(type_oid) })
     }
 }
 

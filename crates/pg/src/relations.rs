@@ -12,8 +12,11 @@ use super::{encoding, invalidations, schemas};
 pub fn may_read(relation: Oid) -> bool {
     // SAFETY: a look-up of rights.
     unsafe {
-        pg_sys::pg_class_aclcheck(relation, pg_sys::GetUserId(), pg_sys::ACL_SELECT.into())
-            == pg_sys::AclResult::ACLCHECK_OK
+        pg_sys::pg_class_aclcheck(
+            relation,
+            pg_sys::GetUserId(),
+            pg_sys::ACL_SELECT as pg_sys::AclMode,
+        ) == pg_sys::AclResult::ACLCHECK_OK
     }
 }
 

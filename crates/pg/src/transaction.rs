@@ -85,6 +85,12 @@ pub fn refuse_unless_writable() -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses what is called so where nothing may be written, in the words of Postgres.
+pub fn prevent_if_read_only(command: &std::ffi::CStr) {
+    // SAFETY: reads a variable of the backend; its error quotes the string.
+    unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) }
+}
+
 /// Refuses to go on in a procedure that could not commit: one that is called in a transaction block, by a function, or
 /// where an error would be caught. The caller is a procedure in PL/pgSQL.
 pub fn refuse_unless_committable() -> Result<(), Error> {

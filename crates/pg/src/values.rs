@@ -55,6 +55,18 @@ pub unsafe fn beginning<'a>(datum: Datum, length: usize) -> &'a [u8] {
     }
 }
 
+/// A varlena datum as it is stored, header and all: what lies out of line is a pointer.
+///
+/// # Safety
+///
+/// As for [`detoasted`].
+#[inline]
+pub unsafe fn stored<'a>(datum: Datum) -> &'a [u8] {
+    let stored = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: by the contract.
+    unsafe { std::slice::from_raw_parts(stored.cast::<u8>(), varlena::varsize_any(stored)) }
+}
+
 /// A varlena under construction in the current memory context.
 pub struct Varlena {
     memory: *mut pg_sys::varlena,

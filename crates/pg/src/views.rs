@@ -38,6 +38,19 @@ pub struct ViewColumn {
 }
 
 impl TriggerCall {
+    /// Whether a varlena column is stored the same after as before, as far as can be told without fetching what lies out of
+    /// line. Both being NULL is the same.
+    pub fn is_kept(&self, column: i16) -> bool {
+        match (self.before(column), self.after(column)) {
+            (None, None) => true,
+            // SAFETY: values of the column, which are varlenas of as many bytes as they say.
+            (Some(before), Some(after)) => unsafe {
+                values::stored(before) == values::stored(after)
+            },
+            _ => false,
+        }
+    }
+
     /// The view that the trigger is on.
     ///
     /// # Errors

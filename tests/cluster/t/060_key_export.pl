@@ -97,7 +97,7 @@ my @forged = (
 	[ 'no JSON', 'x', qr/not the JSON of an export/ ],
 	[ 'other JSON', '{"format": "backup", "version": 1}', qr/"format" is another's/ ],
 	[ 'cut short', substr($document, 0, 2000), qr/not the JSON/ ],
-	[ 'a later version', changed(sub { $_[0]{version} = 2; $_[0]{more} = [] }), qr/version 2 is unknown/ ],
+	[ 'a later version', changed(sub { $_[0]{version} = 3; $_[0]{more} = [] }), qr/version 3 is unknown/ ],
 	[ 'an unknown field', changed(sub { $_[0]{keys}[0]{more} = 1 }), qr/not the JSON/ ],
 	[ 'no authentication', changed(sub { delete $_[0]{authentication} }), qr/no authentication/ ],
 	[ 'an empty authentication', changed(sub { $_[0]{authentication} = [] }), qr/does not authenticate/ ],

@@ -116,6 +116,13 @@ view audit_trail
 view fieldcrypt_stats
 view reencryption_progress
 since 0.2.0
+function create_decrypted_view(regclass,text,text[]) v u
+function create_loose_key() v u
+function is_protected(encrypted_text,text,text,text,text,"any") i s
+function loosen(encrypted,text) v u
+function protect_column(regclass,name,text[],name,text,text) v u
+function unprotect_column(regclass,name) v u
+function write_decrypted_view() v u trigger
 EXPECTED
 # What that is made of.
 $expected{fieldcrypt_internal} = <<'EXPECTED';
@@ -137,6 +144,9 @@ function audit_triggers_state(regclass) v u p
 function audited_table_problems() s u p
 function before_alter(text,oid) v u p
 function begin_master_key_rotation(bytea) v u d p
+function believe_protection(oid,text) v u p
+function bind_values() v u trigger
+function bindings_of(oid) v u p
 function by_own_hand() v u
 function change_access(regrole,text[],boolean) v u p
 function check_audit_anchor(jsonb) v u p
@@ -165,6 +175,7 @@ function check_master_key_rotation(jsonb) v u p
 function check_master_key_source(jsonb) v u p
 function check_missing_keys(jsonb) v u p
 function check_preload(jsonb) v u p
+function check_protected_columns(jsonb) v u p
 function check_published_tables(jsonb) v u p
 function check_reencryption(jsonb) v u p
 function check_require_tenant(jsonb) v u p
@@ -187,10 +198,15 @@ function count_in(oid,bigint[]) v u p
 function count_keys(oid) v u
 function count_use(bigint[]) v u p
 function counted_names(text[],bigint,text,bigint) s u p
+function create_binding_triggers(oid) v u p
 function create_enforcing_triggers(oid,text,text,text) v u p
+function declarations(oid) v u
+function declare_protection(oid,text,jsonb,text,text,text) v u p
 function decrypted_by(text,text,timestamp with time zone,timestamp with time zone,interval,integer) v u p
 function decrypted_from(inet,timestamp with time zone,timestamp with time zone,integer) v u p
+function decrypted_view(oid,text,jsonb) v u p
 function decrypting_addresses(timestamp with time zone) v u p
+function defaults_of_view(oid,text[]) s u p
 function decrypting_roles(timestamp with time zone) v u p
 function destroy_step(bigint[],boolean) v u d p
 function distributed_tables() s u p
@@ -214,6 +230,11 @@ function encrypted_recv(internal) i s s
 function encrypted_same(encrypted,encrypted) i s s
 function encrypted_send(encrypted) i s s
 function encrypted_sort(internal) i s s
+function encrypted_text_from("any") s s s
+function encrypted_text_in(cstring) s s s
+function encrypted_text_out(encrypted_text) i s s
+function encrypted_text_recv(internal) s s s
+function encrypted_text_send(encrypted_text) i s s
 function enforcing_triggers() s u p
 function erase_key(bigint,text) v u
 function erase_tenant_keys(text,text) v u
@@ -246,6 +267,7 @@ function is_being_restored() v u p
 function is_changed_to_foreign("any",text,"any",text,text) v u
 function is_foreign("any",text,text) v u
 function is_left(reencryptions,integer) v u p
+function is_loose(encrypted_text) i s s
 function is_owner(column_contexts,oid) s u p
 function is_preloaded() v u p
 function is_reencrypting() v u p
@@ -253,6 +275,7 @@ function is_said_to_be_audited(regclass) s u d p
 function is_use_recorded() s u p
 function keep_contexts_of_parent(oid,oid) v u p
 function keep_own() v u trigger
+function key_of_places(oid,jsonb) s u p
 function key_problem(bigint) v u
 function keys_from(text) v u
 function keys_to_rewrap(bytea) v u d p
@@ -295,6 +318,8 @@ function plan_order(internal) i s s
 function plan_text(internal) i s s
 function privilege_objects(text) s u p
 function problems_of_audited_table(regclass) s u d p
+function problems_of_protected_columns() v u p
+function protected_columns() v u p
 function publications_of_keys() s u p
 function quiet_step(bigint) v u d p
 function quoted_name(text) s u p
@@ -313,6 +338,7 @@ function refuse_change() v u trigger
 function refuse_comparison(encrypted,any_encrypted) i s
 function refuse_comparison_of_text(text,encrypted) i s
 function refuse_comparison_with_text(encrypted,text) i s
+function refuse_declaration(text,text) v u p
 function refuse_destruction(bigint,interval) v u p
 function refuse_element(encrypted,integer) i s
 function refuse_foreign() v u trigger
@@ -328,6 +354,7 @@ function refuse_unless_committable() v u
 function refuse_unless_made_here(text) v u
 function refuse_unless_own_hand() v u
 function refuse_unless_own_run(integer) v u p
+function refuse_unless_protectable(oid,text,text,text) v u p
 function refuse_unless_recordable(text) s u p
 function refuse_unless_writable() v u
 function refuse_without_cron(jsonb) v u p
@@ -381,6 +408,7 @@ function set_destroy_horizon(bigint,text) v u
 function set_key_state(bigint,text,text) v u
 function settings_that_hold(text[]) v u p
 function short_fingerprint(bytea) i u p
+function shown_column(jsonb,text) i u p
 function shown_text(text,integer) s u p
 function shred_step(text,text) v u d p
 function spend_approval(text,text) v u p
@@ -408,6 +436,7 @@ function verify_begin(regclass,text) v u d p
 function verify_step(oid) v u d p
 function version_parts(text) i u p
 function with_descendants(oid) s u p
+function withdraw_protection(oid,text) v u p
 function without_figures(text) i u p
 function write_origin(boolean,text) v u p
 sequence approvals_id_seq
@@ -517,9 +546,9 @@ SELECT format('%s: %s to %s', x.name, a.privilege_type, a.grantee::regrole) FROM
                WHERE typnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND typelem = 0 AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = typrelid AND c.relkind <> 'c')
     UNION ALL SELECT nspname::text, coalesce(nspacl, acldefault('n', nspowner)), nspowner FROM pg_namespace WHERE nspname IN ('fieldcrypt', 'fieldcrypt_internal')
 ) AS x (name, acl, owner), aclexplode(x.acl) AS a WHERE a.grantee <> x.owner
-   -- Everybody's constraints and triggers compute these. The first reads nothing; the others answer yes or no, and are
-   -- in a schema in which nobody can name them.
-   AND x.name <> ALL ('{"fieldcrypt.context(\"any\")","fieldcrypt_internal.is_foreign(\"any\",text,text)","fieldcrypt_internal.is_changed_to_foreign(\"any\",text,\"any\",text,text)"}'::text[])
+   -- Everybody's constraints and triggers compute these. The first reads nothing, the second a header; the others answer
+   -- yes or no, and are in a schema in which nobody can name them.
+   AND x.name <> ALL ('{"fieldcrypt.context(\"any\")","fieldcrypt.is_protected(fieldcrypt.encrypted_text,text,text,text,text,\"any\")","fieldcrypt_internal.is_foreign(\"any\",text,text)","fieldcrypt_internal.is_changed_to_foreign(\"any\",text,\"any\",text,text)"}'::text[])
 SQL
 	'what runs with the owner\'s rights has a search_path' => <<'SQL',
 SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND prosecdef
@@ -576,11 +605,28 @@ SQL
 	'the type sorts and hashes by its bytes' => <<'SQL',
 SELECT oid::text FROM pg_amop WHERE amoplefttype = 'fieldcrypt.encrypted'::regtype AND amopopr::regoperator::text NOT LIKE 'fieldcrypt.*%'
 SQL
-	'the type\'s casts are explicit, or refuse' => <<'SQL',
-SELECT oid::text FROM pg_cast WHERE (castsource = 'fieldcrypt.encrypted'::regtype OR casttarget = 'fieldcrypt.encrypted'::regtype)
+	'the casts of encrypted are explicit, refuse, or are of the same bytes' => <<'SQL',
+SELECT format('%s AS %s', castsource::regtype, casttarget::regtype) FROM pg_cast
+ WHERE (castsource = 'fieldcrypt.encrypted'::regtype OR casttarget = 'fieldcrypt.encrypted'::regtype)
    AND castcontext <> 'e' AND castfunc::regproc::text NOT LIKE 'fieldcrypt_internal.refuse_%'
+   AND (castsource::regtype::text, casttarget::regtype::text, castcontext, castmethod)
+       NOT IN (('fieldcrypt.encrypted_text', 'fieldcrypt.encrypted', 'i', 'b'), ('fieldcrypt.encrypted', 'fieldcrypt.encrypted_text', 'a', 'b'))
 SQL
-	'the type is stored uncompressed, out of line' => q{SELECT typstorage FROM pg_type WHERE oid = 'fieldcrypt.encrypted'::regtype AND typstorage <> 'e'},
+	# An implicit cast to it would have it compared, joined and concatenated where nobody wrote its name.
+	'what becomes encrypted_text is written to it, or is cast by name' => <<'SQL',
+SELECT castsource::regtype FROM pg_cast WHERE casttarget = 'fieldcrypt.encrypted_text'::regtype
+   AND (castcontext = 'i' OR castfunc <> 0 AND castfunc <> 'fieldcrypt_internal.encrypted_text_from'::regproc)
+SQL
+	'encrypted_text becomes encrypted and bytea, and nothing else without a refusal' => <<'SQL',
+SELECT casttarget::regtype FROM pg_cast WHERE castsource = 'fieldcrypt.encrypted_text'::regtype
+   AND NOT (casttarget = 'fieldcrypt.encrypted'::regtype OR casttarget = 'bytea'::regtype AND castcontext = 'e')
+   AND castfunc::regproc::text NOT LIKE 'fieldcrypt_internal.refuse_%'
+SQL
+	'both types are stored uncompressed, out of line' => q{SELECT oid::regtype FROM pg_type WHERE oid IN ('fieldcrypt.encrypted'::regtype, 'fieldcrypt.encrypted_text'::regtype) AND typstorage <> 'e'},
+	'encrypted_text has no operator, class or range of its own' => <<'SQL',
+SELECT oid::regoperator::text FROM pg_operator WHERE 'fieldcrypt.encrypted_text'::regtype IN (oprleft, oprright)
+UNION ALL SELECT opcname FROM pg_opclass WHERE opcintype = 'fieldcrypt.encrypted_text'::regtype
+SQL
 	# The sequence of the log is not: its start is above all ids that a restore brings.
 	# How far a re-encryption is, and which table a name means, is a matter of this database; an approval is for this cluster, its
 	# history is in the log.

@@ -92,6 +92,7 @@ foreach my $case (
 	[ 'manager', 'rotate_keys that fails', q{CALL fieldcrypt.rotate_keys('no such tenant')}, 'KF007' ],
 	[ 'manager', 'steps', q{SELECT fieldcrypt_internal.next_tenant(NULL, true, pg_catalog.now()), fieldcrypt_internal.rotate_step('hostile 2', NULL, false, NULL)} ],
 	[ 'manager', 'audit_table', q{CREATE TABLE mine.audited (id int PRIMARY KEY); SELECT fieldcrypt.audit_table('mine.audited'); INSERT INTO mine.audited VALUES (1); SELECT fieldcrypt.unaudit_table('mine.audited')} ],
+	[ 'mallory', 'protect_column', q{CREATE TEMP TABLE own (id int PRIMARY KEY, value fieldcrypt.encrypted_text); SELECT fieldcrypt.protect_column('own', 'value'); INSERT INTO own VALUES (1, 'x'); UPDATE own SET value = 'y'; SELECT fieldcrypt.unprotect_column('own', 'value')} ],
 	[ $owner, 'grant_access', q{SELECT fieldcrypt.grant_access('nobody', 'audit'), fieldcrypt.revoke_access('nobody', 'audit')} ],
 	[ $owner, 'a superuser rotates', q{CALL fieldcrypt.rotate_keys(reason => 'hostile path', force => true)} ],
 	[ $owner, 'a superuser audits', q{SELECT fieldcrypt.audit_table('public.victims'), fieldcrypt.unaudit_table('public.victims'), fieldcrypt.audit_table('public.victims')} ],
@@ -114,7 +115,7 @@ value($node, 'DROP SCHEMA evil CASCADE; CREATE SCHEMA evil; GRANT ALL ON SCHEMA 
 # Functions that are not for callers, called by those who may and by a superuser: an error, not a crash.
 foreach my $user ('manager', $owner)
 {
-	my @calls = map { "SELECT fieldcrypt_internal.$_()" } qw(audit_change refuse_change refuse_restore_over refuse_restore_over_log invalidate_keys);
+	my @calls = map { "SELECT fieldcrypt_internal.$_()" } qw(audit_change bind_values refuse_change refuse_restore_over refuse_restore_over_log invalidate_keys);
 	my @outcomes = outcomes($node, \@calls, user => $user);
 	unlike($outcomes[$_], qr/^(XX|00000)/, "a trigger function called by hand, $user: $calls[$_]") foreach 0 .. $#calls;
 }

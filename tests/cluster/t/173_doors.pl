@@ -76,7 +76,8 @@ sub sql_type {
     my ($type) = @_;
     my %names = (words => 'text', encrypted => 'fieldcrypt.encrypted', key_id => 'bigint', timestamptz => 'timestamp_with_time_zone',
         planner_request => 'internal', any_encrypted => 'fieldcrypt_internal.any_encrypted',
-        any_value => 'anyelement', any => '"any"', anything => '"any"');
+        encrypted_text => 'fieldcrypt.encrypted_text', encrypted_header => 'fieldcrypt.encrypted_text', texts => 'text[]',
+        input_text => 'cstring', internal_text => 'internal', any_value => 'anyelement', any => '"any"', anything => '"any"');
     return $names{$type} // $type;
 }
 

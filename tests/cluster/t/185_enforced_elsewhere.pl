@@ -74,7 +74,17 @@ my ($sql) = $readme =~ /<!-- tried: keys that the database makes -->\n```sql\n(.
 create_database($node, 'readme');
 my $result = run_sql($node, $sql, db => 'readme');
 is_deeply($result->{sqlstates}, [], 'the SQL that README.md shows runs') or diag $result->{err};
-gives($node, q{SELECT string_agg(fieldcrypt.decrypt_field(ssn, fieldcrypt.context('patients.ssn', id)), ', ' ORDER BY id) FROM patients}, '123-45-6789, 987-65-4321', 'and what it stores opens', db => 'readme');
+gives($node, q{SELECT string_agg(fieldcrypt.decrypt_field(ssn, fieldcrypt.context('members.ssn', id)), ', ' ORDER BY id) FROM members}, '987-65-4321', 'and what it stores opens', db => 'readme');
+
+# Its quick start, and the explicit way.
+foreach my $name ('quick start', 'the explicit way')
+{
+	my ($shown) = $readme =~ /<!-- tried: \Q$name\E -->\n```sql\n(.*?)```/s or die "README.md does not show $name";
+	my $done = run_sql($node, $shown =~ s/^CREATE EXTENSION.*\n//mr, db => 'readme');
+	is_deeply($done->{sqlstates}, [], "the SQL of $name runs") or diag $done->{err};
+}
+gives($node, 'SELECT ssn FROM decrypted_patients', '123-45-6789', 'and gives the plaintext', db => 'readme');
+value($node, 'DROP TABLE staff', db => 'readme');
 
 # And the way of docs/operations.md for a column in plaintext.
 my ($taken_over) = slurp_file("$ENV{TESTDIR}/docs/operations.md") =~ /<!-- tried: a column in plaintext -->\n```sql\n(.*?)```/s or die 'docs/operations.md does not show it';

@@ -132,6 +132,29 @@ foreach my $type ('', '::text', '::varchar')
 	  foreach 'extended', 'prepared';
 }
 
+# A column that takes plaintext has no comparison but those that refuse, and ciphertext becomes a text nowhere unasked.
+value($node, <<'SQL', db => 'page');
+CREATE TABLE given (id bigint PRIMARY KEY, name text, ssn fieldcrypt.encrypted_text, other fieldcrypt.encrypted_text);
+SELECT fieldcrypt.protect_column('given', 'ssn');
+INSERT INTO given VALUES (1, 'Ada', '123-45-6789');
+SQL
+foreach my $expression (
+	(map { ("ssn $_ 'x'", "'x' $_ ssn", "ssn $_ name", "name $_ ssn", "ssn $_ ssn", "ssn $_ other", "ssn $_ 'x'::varchar", "ssn $_ NULL") } '=', '<>', '<', '>='),
+	(map { ("ssn $_ 'x'", "ssn $_ name") } '~~', '!~~*', '~', '->', '->>', '||'),
+	"ssn IN ('x', 'y')", "ssn = ANY ('{x}')", 'ssn NOT IN (SELECT ssn FROM given)', "nullif(ssn, 'x')", "CASE ssn WHEN 'x' THEN 1 END", "ssn IS DISTINCT FROM 'x'",
+	'max(ssn)', 'min(ssn)', 'ssn::text', 'ssn::varchar(3)', 'ssn::name', "'x' || ssn", "(id, ssn) = (1, 'x')", "ssn SIMILAR TO 'x'", "ssn BETWEEN 'a' AND 'b'")
+{
+	my $result = run_sql($node, "SELECT $expression FROM given", db => 'page');
+	is("@{ $result->{sqlstates} }", '0A000', "encrypted_text: $expression") or diag $result->{out} . $result->{err};
+	like($result->{err}, qr/HINT/, '  with a hint');
+}
+foreach my $expression ('ssn = 1', 'ssn = now()', 'ssn = true', 'lower(ssn)', 'length(ssn)', 'sum(ssn)', "string_agg(ssn, ',')", 'substr(ssn, 1, 3)', "ssn ^@ 'f'", 'array[ssn] @> array[name]', "ssn = '{}'::jsonb", "ssn = '\\x00'::bytea")
+{
+	my $result = run_sql($node, "SELECT $expression FROM given", db => 'page');
+	like("@{ $result->{sqlstates} }", qr/^(42883|42725|42804)$/, "encrypted_text: no such thing as $expression") or diag $result->{out} . $result->{err};
+}
+gives($node, "SELECT id FROM given WHERE ssn IS NOT NULL ORDER BY ssn", '1', 'and what asks for no plaintext goes on', db => 'page');
+
 # What is built without asking is named by health.
 my $health = q{SELECT status || ': ' || detail FROM fieldcrypt.health() WHERE "check" = 'encrypted_indexes'};
 gives($node, $health, qr/^ok: /, 'health: no index', db => 'page');

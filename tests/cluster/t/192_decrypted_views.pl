@@ -129,6 +129,20 @@ value($node, 'GRANT SELECT (id, name) ON folk TO stranger; REVOKE SELECT ON folk
 value($node, 'REVOKE ALL ON folk FROM stranger; GRANT SELECT (id, name) ON folk TO stranger', @app);
 gives($node, q{SELECT name FROM few WHERE name = 'N'}, 'N', 'for who may read those columns', user => 'stranger');
 
+# What came in before the column was declared is bound by the declaration, for who may decrypt.
+value($node, q{CREATE TABLE early (id integer PRIMARY KEY, v fieldcrypt.encrypted_text); INSERT INTO early SELECT n, 'early ' || n FROM generate_series(1, 300) AS n}, @app);
+value($node, q{SELECT fieldcrypt.protect_column('early', 'v'), fieldcrypt.create_decrypted_view('early')}, @app);
+gives($node, q{SELECT count(*) FROM decrypted_early WHERE v = 'early ' || id}, '300', 'loose values are bound when their column is declared', @app);
+
+# health() compares the DEFAULTs.
+my $health = q{SELECT status, detail FROM fieldcrypt.health() WHERE "check" = 'protected_columns'};
+unlike(value($node, $health), qr/DEFAULT/, 'a view with the DEFAULTs of its table');
+value($node, 'ALTER TABLE folk ALTER COLUMN plain SET DEFAULT 6', @app);
+like(value($node, $health), qr/^warning\|.*decrypted_people\.plain.*: shown by a decrypted view with other DEFAULTs than the table's/, 'a DEFAULT that was changed since');
+value($node, q{SELECT fieldcrypt.create_decrypted_view('folk', 'decrypted_people'); ALTER TABLE folk ALTER COLUMN plain SET DEFAULT 5;
+	SELECT fieldcrypt.create_decrypted_view('folk', 'decrypted_people')}, @app);
+unlike(value($node, $health), qr/DEFAULT/, 'the call brings it up to date');
+
 # Refused.
 refused($node, q{SELECT fieldcrypt.create_decrypted_view('folk', 'folk')}, '42P17', qr/was not made by create_decrypted_view/, 'over a table', @app);
 refused($node, q{SELECT fieldcrypt.create_decrypted_view('folk', 'a.b.c')}, '42P17', 'a name that is none', @app);

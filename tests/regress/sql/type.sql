@@ -40,6 +40,7 @@ SELECT what, bytes FROM (SELECT ssn::bytea AS good FROM person WHERE id = 1) AS 
     ('another format', set_byte(good, 0, 248)),
     ('suite 0', set_byte(good, 1, 0)),
     ('suite 2', set_byte(good, 1, 2)),
+    ('suite 4', set_byte(good, 1, 4)),
     ('suite 255', set_byte(good, 1, 255)),
     ('key id 0', overlay(good PLACING '\x0000000000000000' FROM 3)),
     ('key id negative', set_byte(good, 2, 255)),
@@ -89,7 +90,7 @@ SELECT test.outcome('SELECT NULL::fieldcrypt.encrypted') AS null_is_null;
 
 -- Casts: to and from bytea, when asked for; nothing happens by itself.
 SELECT castsource::regtype, casttarget::regtype, castcontext, castmethod
-  FROM pg_cast WHERE 'fieldcrypt.encrypted'::regtype IN (castsource, casttarget) ORDER BY 1;
+  FROM pg_cast WHERE 'fieldcrypt.encrypted'::regtype IN (castsource, casttarget) ORDER BY 1, 2;
 SELECT statement, e.code, e.message FROM (VALUES
     ('INSERT INTO person VALUES (7, ''123-45-6789'')'),
     ('INSERT INTO person VALUES (7, ''123-45-6789''::text)'),

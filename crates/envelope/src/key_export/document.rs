@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Authentication, Contents, Database, ExportError, FORMAT, KeyEntry, KeyState, MAX_LENGTH,
-    MAX_TENANT_BYTES, MasterKeyEntry, Timestamp, VERSION,
+    MAX_TENANT_BYTES, MasterKeyEntry, Timestamp,
 };
 use crate::ascii::to_ascii;
 use crate::keys::{Fingerprint, KeyId};
@@ -83,7 +83,7 @@ pub fn read(text: &str) -> Result<(Contents, Option<Vec<Authentication>>), Expor
     if head.format != FORMAT {
         return Err(ExportError::Format);
     }
-    if head.version != VERSION {
+    if !matches!(head.version, 1 | 2) {
         return Err(ExportError::Version(head.version));
     }
     let document: Document = parse(text)?;
@@ -101,6 +101,9 @@ pub fn read(text: &str) -> Result<(Contents, Option<Vec<Authentication>>), Expor
         keys: keys(document.keys, &master_keys)?,
         master_keys,
     };
+    if head.version != contents.version() {
+        return Err(ExportError::Document("its version is not that of the purposes of its keys"));
+    }
     Ok((contents, authentication))
 }
 
@@ -247,7 +250,7 @@ pub fn write(contents: &Contents, authentication: &[Authentication]) -> String {
     let moment = |moment: &Option<Timestamp>| moment.as_ref().map(|one| one.0.clone());
     let document = Document {
         format: FORMAT.into(),
-        version: VERSION,
+        version: contents.version(),
         created_at: contents.created_at.0.clone(),
         states_confirmed: contents.states_confirmed,
         database: DatabaseObject {

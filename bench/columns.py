@@ -1,0 +1,61 @@
+"""What a protected column costs that takes plaintext, beside the same table with a column of type text."""
+
+from session import Session, alternate, ratio
+
+PLAIN, TRIGGER, PROTECTED = "text", "text, a trigger that does nothing", "protected"
+TABLES = [PLAIN, TRIGGER, PROTECTED]
+INSERT = "INSERT INTO {table} SELECT i, 0, lpad(i::text, 40, '0') FROM generate_series(1, {rows}) AS i"
+STATEMENTS = {
+    "INSERT": INSERT,
+    "UPDATE of another column": "UPDATE {table} SET n = n + 1",
+    "UPDATE of the column": "UPDATE {table} SET value = lpad(id::text, 40, '1')",
+    "COPY": "COPY {table} FROM PROGRAM 'cat columns.copy'",
+}
+BY_HAND = "SELECT count(fieldcrypt.decrypt_field(value, fieldcrypt.context('bench.value', id))) FROM protected"
+BY_VIEW = "SELECT count(value) FROM decrypted_protected"
+
+
+def measure(quick):
+    """Processor time of one statement over many rows: statement → table → seconds of each round."""
+    rows, rounds = (10_000, 3) if quick else (100_000, 7)
+    with Session() as session:
+        for name in TABLES:
+            value = "fieldcrypt.encrypted_text" if name == PROTECTED else "text"
+            session.run(f'CREATE TABLE "{name}" (id bigint PRIMARY KEY, n integer, value {value})')
+        session.run(f'CREATE TRIGGER nothing BEFORE INSERT OR UPDATE ON "{TRIGGER}" FOR EACH ROW EXECUTE FUNCTION bare_trigger()')
+        session.run(f"SELECT fieldcrypt.protect_column('{PROTECTED}', 'value', name => 'bench.value')")
+        session.run(f"SELECT fieldcrypt.create_decrypted_view('{PROTECTED}')")
+        session.run(INSERT.format(table=f'"{PLAIN}"', rows=rows))
+        session.run(f"COPY \"{PLAIN}\" TO PROGRAM 'cat >columns.copy'")
+        results = {}
+        for kind, statement in STATEMENTS.items():
+            def run(name):
+                table = f'"{name}"'
+                session.run(f"TRUNCATE {table}")
+                if kind.startswith("UPDATE"):
+                    session.run(INSERT.format(table=table, rows=rows))
+                return session.seconds(statement.format(table=table, rows=rows))
+            results[kind] = alternate({name: lambda name=name: run(name) for name in TABLES}, rounds)
+        session.run(f"TRUNCATE {PROTECTED}")
+        session.run(INSERT.format(table=PROTECTED, rows=rows))
+        reads = {"by hand": lambda: session.seconds(BY_HAND), "by the view": lambda: session.seconds(BY_VIEW)}
+        return {"rows": rows, "statements": results, "reads": alternate(reads, rounds)}
+
+
+def targets(results):
+    statements = results["statements"]
+    insert = statements["INSERT"]
+    yield "INSERT of a protected column, times text with a trigger that does nothing", ratio(insert[PROTECTED], insert[TRIGGER]), 2.0
+    update = statements["UPDATE of another column"]
+    yield "UPDATE of another column, times the same without protection", ratio(update[PROTECTED], update[PLAIN]), 1.15
+    reads = results["reads"]
+    yield "SELECT through the view, times decrypt_field by hand", ratio(reads["by the view"], reads["by hand"]), 1.1
+
+
+def lines(results):
+    yield ""
+    yield f"{results['rows']} rows of a column that takes plaintext, µs a row" + "".join(f"{name:>36}" for name in TABLES)
+    for kind, figures in {**results["statements"], "SELECT": results["reads"]}.items():
+        medians = [(name, sorted(figures[name])[len(figures[name]) // 2] * 1e6 / results["rows"]) for name in figures]
+        shown = "".join(f"{median:>36.2f}" if kind != "SELECT" else f"{f'{name}: {median:.2f}':>36}" for name, median in medians)
+        yield f"  {kind:<48}{shown}"
