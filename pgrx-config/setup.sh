@@ -20,6 +20,7 @@ packages_test=(
     perl libipc-run-perl locales openssl # tests on real clusters
     pgbouncer                     # tenants behind a pooler
     chromium                      # the compliance report is looked at in a browser
+    gdb                           # core dumps that are searched for keys
     g++                           # the fuzzer
 )
 if [[ -n $server_root ]]; then

@@ -107,7 +107,10 @@ BEGIN
                     item.relation, context.expression, item.old_relname,
                     (SELECT string_agg(quote_ident(coalesce(item.old_names ->> n.key, '?' || n.key)), ',' ORDER BY n.key::integer)
                        FROM jsonb_each_text(item.names) AS n));
-            EXCEPTION WHEN OTHERS THEN
+            EXCEPTION
+            WHEN out_of_memory THEN
+                RAISE;
+            WHEN OTHERS THEN
                 RAISE WARNING USING
                     MESSAGE = format('the context of %s.%I can''t be computed any more: %s', context.table_name, context.column_name, SQLERRM),
                     HINT = 'Say it anew: SELECT fieldcrypt.set_column_context(...).';

@@ -120,7 +120,11 @@ BEGIN
         BEGIN
             EXECUTE format('SELECT c.status, c.detail, c.hint, c.identity FROM fieldcrypt_internal.%I($1) AS c', 'check_' || "check")
                INTO status, detail, hint, identity USING used;
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION
+        -- Who asks on after want of memory may end the server (docs/errors.md).
+        WHEN out_of_memory THEN
+            RAISE;
+        WHEN OTHERS THEN
             status := 'critical';
             detail := format('this check failed: %s (%s)', SQLERRM, SQLSTATE);
             hint := 'What it looks for is not known until that is mended.';

@@ -41,7 +41,9 @@ BEGIN
             RETURN;
         END IF;
         destroyed := fieldcrypt_internal.erase_tenant_keys(tenant, reason);
-    EXCEPTION WHEN OTHERS THEN
+    EXCEPTION WHEN out_of_memory THEN
+        RAISE;
+    WHEN OTHERS THEN
         -- The approval, too, is as it was.
         GET STACKED DIAGNOSTICS
             error_code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
@@ -274,7 +276,7 @@ BEGIN
                     detail := format('%s (%s)', step.message, step.error_code);
                 END IF;
             EXCEPTION WHEN OTHERS THEN
-                IF SQLSTATE = '22023' THEN
+                IF SQLSTATE IN ('22023', '53200') THEN
                     RAISE;
                 END IF;
                 detail := format('%s (%s)', SQLERRM, SQLSTATE);
@@ -346,7 +348,9 @@ BEGIN
         next_id := horizon;
         BEGIN
             PERFORM fieldcrypt_internal.set_destroy_horizon(key_id, horizon::text);
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION WHEN out_of_memory THEN
+            RAISE;
+        WHEN OTHERS THEN
             -- Of this key alone: the others go on.
             RETURN format('%s (%s)', SQLERRM, SQLSTATE);
         END;
@@ -418,7 +422,9 @@ BEGIN
             BEGIN
                 PERFORM fieldcrypt_internal.erase_key(key_id, CASE WHEN ignore_uncountable THEN 'ignore_uncountable' END);
                 outcome := 'destroyed';
-            EXCEPTION WHEN OTHERS THEN
+            EXCEPTION WHEN out_of_memory THEN
+                RAISE;
+            WHEN OTHERS THEN
                 outcome := 'failed';
                 message := format('%s (%s)', SQLERRM, SQLSTATE);
                 PERFORM fieldcrypt_internal.record_event('key_refused', NULL, key_id, 'destruction failed: ' || message, NULL);

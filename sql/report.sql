@@ -94,7 +94,10 @@ BEGIN
       FROM fieldcrypt.verify_audit_log(from_time, to_time)
            WITH ORDINALITY AS v(status, finding, leaf, log_id, detail, place);
     RETURN found || jsonb_build_object('seconds', round(EXTRACT(epoch FROM clock_timestamp() - began), 1));
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION
+WHEN out_of_memory THEN
+    RAISE;
+WHEN OTHERS THEN
     RETURN jsonb_build_object('status', 'failed', 'summary', format('%s (%s)', SQLERRM, SQLSTATE));
 END
 $$;
@@ -147,7 +150,10 @@ BEGIN
                         SELECT s.state, is_counted AND h.status <> 'ok' AND h."check" IN ('compromised_keys', 'suspended_keys')
                                         AND h.detail LIKE 'values may be%' AND coalesce((counted #>> ARRAY['totals', s.state])::bigint, 0) = 0 AS is_none
                           FROM (SELECT replace(h."check", '_keys', '') AS state) AS s) AS c) AS h);
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION
+WHEN out_of_memory THEN
+    RAISE;
+WHEN OTHERS THEN
     RETURN jsonb_build_object('status', 'failed', 'problem', format('%s (%s)', SQLERRM, SQLSTATE), 'checks', jsonb '[]');
 END
 $$;

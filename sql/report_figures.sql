@@ -208,7 +208,10 @@ BEGIN
                'values', u."values", 'is_exact', u.is_exact)), '[]')
       INTO rows
       FROM fieldcrypt.key_usage() AS u WHERE u.table_name IS NOT NULL;
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION
+WHEN out_of_memory THEN
+    RAISE;
+WHEN OTHERS THEN
     rows := NULL;
     problem := format('not counted: %s (%s)', SQLERRM, SQLSTATE);
 END

@@ -189,7 +189,10 @@ BEGIN
         SELECT r.old_key_id, r.new_key_id INTO keys
           FROM fieldcrypt_internal.rotate_active_key(tenant, reason, force, expected_key_id) AS r;
         outcome := CASE WHEN keys.new_key_id = 0 THEN 'not due' WHEN keys.old_key_id = 0 THEN 'created' ELSE 'rotated' END;
-    EXCEPTION WHEN OTHERS THEN
+    EXCEPTION
+    WHEN out_of_memory THEN
+        RAISE;
+    WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS
             error_code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
         hint := coalesce(nullif(hint, ''), 'See fieldcrypt.rotation_log.');

@@ -24,6 +24,9 @@ BEGIN
         UNION ALL
         SELECT CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, m.*, t.typowner, coalesce(t.typacl, acldefault('T', owner))
           FROM member AS m JOIN pg_type AS t ON m.classid = 'pg_type'::regclass AND t.oid = m.objid
+         -- From PostgreSQL 17 on, arrays and tables' row types are members, too: their owner and rights follow.
+         WHERE NOT EXISTS (SELECT FROM pg_type AS e WHERE e.typarray = t.oid)
+           AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
         UNION ALL
         -- Only superusers own event triggers.
         SELECT 'EVENT TRIGGER', m.*, t.evtowner, NULL FROM member AS m JOIN pg_event_trigger AS t ON m.classid = 'pg_event_trigger'::regclass AND t.oid = m.objid

@@ -181,7 +181,7 @@ pub enum ReadAt {
 }
 
 /// Brings what is known up to date with what any session has committed. Only where catalogs may be read; the
-/// statement never fails by it, and is never held up by somebody who has locked a catalog. `false` if it can't be
+/// statement never fails by it but for want of memory, and is never held up by somebody who has locked a catalog. `false` if it can't be
 /// told whether it is up to date.
 pub fn refresh(at: ReadAt) -> bool {
     if IS_READING.get() || !log_hook::may_read_catalogs() || !reserve::has_cushion() {

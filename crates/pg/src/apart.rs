@@ -2,7 +2,7 @@
 //! statement, and its own timeout does not count the time.
 
 use std::ffi::c_int;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use fieldcrypt_error::SqlState;
 use pgrx::pg_sys::{self, panic::CaughtError};
@@ -25,9 +25,11 @@ pub fn is_possible() -> bool {
     !unsafe { pg_sys::IsInParallelMode() }
 }
 
-/// Runs work that waits for nobody, in a subtransaction of its own. An error of it comes back as its SQLSTATE.
+/// Runs work that waits for nobody, in a subtransaction of its own. An error of it comes back as its SQLSTATE; want of
+/// memory alone goes on. Until the transaction ends, Postgres keeps a lock that it had no memory to note
+/// (`LockAcquireExtended`), and whoever asks for that one again, as the statement may, ends the server.
 pub fn run(work: impl FnOnce()) -> Result<(), SqlState> {
-    undisturbed(|| {
+    let outcome = undisturbed(|| {
         // SAFETY: the sequence with which PL/pgSQL runs a block that catches errors. Whatever `work` opened is
         // closed at the end of the subtransaction.
         unsafe {
@@ -41,11 +43,17 @@ pub fn run(work: impl FnOnce()) -> Result<(), SqlState> {
             }
             pg_sys::MemoryContextSwitchTo(context);
             pg_sys::CurrentResourceOwner = owner;
-            outcome.map_err(|problem| {
-                let of_postgres = problem.downcast_ref::<CaughtError>();
-                of_postgres.map_or(SqlState(*b"XX000"), |caught| report::of_caught(caught).sqlstate)
-            })
+            outcome
         }
+    });
+    outcome.map_err(|problem| {
+        let of_postgres = problem.downcast_ref::<CaughtError>();
+        let state =
+            of_postgres.map_or(SqlState(*b"XX000"), |caught| report::of_caught(caught).sqlstate);
+        if state.0 == *b"53200" {
+            resume_unwind(problem);
+        }
+        state
     })
 }
 

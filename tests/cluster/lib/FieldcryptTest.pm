@@ -26,7 +26,7 @@ our @EXPORT = qw(
   past_the_guard rename_tenant new_cluster key_text write_key_file use_key_file create_database
   run_sql value gives refused sqlstates session outcomes bind
   configure files_with hkdf processes
-  server_version force_parallel needs_library is_kept
+  server_version force_parallel needs_library needs_program is_kept
   dump_database restore_database contents same_contents no_crash endings crash eventually postmaster
   tool tool_with_input write_file
 );
@@ -451,6 +451,14 @@ sub needs_library
 	my ($name, $what) = @_;
 	chomp(my $libraries = `pg_config --pkglibdir`);
 	plan(skip_all => ($what // $name) . " is not installed: there is no $libraries/$name.so") unless -e "$libraries/$name.so";
+	return;
+}
+
+# The same for a program of the tests, which a root of another server, or somebody's own one, may lack.
+sub needs_program
+{
+	my ($name, $package) = @_;
+	plan(skip_all => "$name is not installed (Debian's package $package)") unless grep { -x "$_/$name" } split /:/, $ENV{PATH};
 	return;
 }
 

@@ -13,6 +13,8 @@ plan skip_all => 'no prlimit, which gives a process less memory' unless defined 
 my $node = new_cluster('primary', conf => <<'CONF');
 shared_preload_libraries = 'pg_fieldcrypt'
 fieldcrypt.require_approval = ''
+max_locks_per_transaction = 2000
+max_connections = 20
 CONF
 value($node, <<'SQL');
 CREATE ROLE manager LOGIN; CREATE ROLE auditor LOGIN;
@@ -37,12 +39,20 @@ sub starved
 	my ($kb, %options) = @_;
 	my $session = session($node, %options);
 	$session->run(q{SET client_min_messages = error; SELECT fieldcrypt.encrypt_field('x')});
+	starve($session, $kb);
+	return $session;
+}
+
+# From now on, a session may grow by so many kB.
+sub starve
+{
+	my ($session, $kb) = @_;
 	my $process = $session->server_process;
 	open my $status, '<', "/proc/$process/status" or die "no status of $process: $!";
 	my ($size) = map { /^VmSize:\s+(\d+) kB/ ? $1 : () } <$status>;
 	my $most = ($size + $kb) * 1024;
 	system($prlimit, '--pid', $process, "--as=$most") == 0 or die 'prlimit failed';
-	return $session;
+	return;
 }
 
 # What came of a statement: SQLSTATEs, or "00000". A session that has ended gives "57P01" or 53200.
@@ -163,6 +173,46 @@ note 'the last kilobytes';
 	cmp_ok($seen{53200} // 0, '>', 50, 'memory was short many times');
 	# 58P01: the system's loader has no memory for PL/pgSQL.
 	is(join(' ', grep { !/^(?:00000|53200|22023|58P01|ended)$/ } sort keys %seen), '', 'want of memory is told of as that');
+}
+
+# PostgreSQL (LockAcquireExtended in lock.c, 15 to 18) forgets no lock that it had no memory to note, until the transaction
+# ends: whoever catches that error and asks for the lock again ends the server. So nobody may who catches others.
+note 'a lock that there was no memory to note';
+{
+	# Leaves some kB of the context that locks are noted in. Its next block is larger than what the session gets.
+	my $full = q{DO $$
+		DECLARE
+		    number bigint := 0;
+		    before bigint := 0;
+		    total bigint := 0;
+		    free bigint;
+		    enough bigint := 0;
+		BEGIN
+		    LOOP
+		        FOR i IN 1 .. 20 LOOP
+		            number := number + 1;
+		            PERFORM pg_advisory_lock(number);
+		        END LOOP;
+		        before := total;
+		        SELECT total_bytes, free_bytes INTO total, free FROM pg_backend_memory_contexts WHERE name = 'TopMemoryContext';
+		        IF total > before THEN
+		            enough := free - (total - before) + 9000;
+		        END IF;
+		        EXIT WHEN total > 2000000 AND free < enough;
+		    END LOOP;
+		END $$};
+	foreach my $sql (
+		'SELECT count(*) FROM fieldcrypt.health()', 'SELECT length(fieldcrypt.compliance_report_html())',
+		q{SELECT count(*) FROM fieldcrypt.retire_keys(1)}, 'CALL fieldcrypt.rotate_keys(force => true)')
+	{
+		my $session = session($node);
+		$session->run("SET client_min_messages = error; $sql"); # all is loaded
+		is(outcome($session, $full), '00000', "  nearly full: $sql");
+		starve($session, 100);
+		is(outcome($session, $sql), '53200', "the first of these errors is the function's: $sql");
+		lives('  and nobody else notices');
+		eval { $session->close };
+	}
 }
 
 is(postmaster($node), $postmaster, 'the same server');
