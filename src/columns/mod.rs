@@ -3,7 +3,9 @@
 mod bind;
 mod declare;
 mod loosen;
+mod twins;
 
 pub use bind::bind;
 pub use declare::{Wanted, create_loose_key, declarations, protect, unprotect};
 pub use loosen::loosen;
+pub use twins::{carry, is_sealed_as, step as migration_step};
