@@ -56,11 +56,20 @@ BEGIN
     END LOOP;
 END
 $encrypted_text_casts$;
--- A ciphertext is no plaintext, whatever the category allows: as for encrypted.
-CREATE CAST (fieldcrypt.encrypted_text AS text) WITH FUNCTION fieldcrypt_internal.refuse_text(fieldcrypt.encrypted) AS ASSIGNMENT;
-CREATE CAST (fieldcrypt.encrypted_text AS varchar) WITH FUNCTION fieldcrypt_internal.refuse_text(fieldcrypt.encrypted) AS ASSIGNMENT;
-CREATE CAST (fieldcrypt.encrypted_text AS bpchar) WITH FUNCTION fieldcrypt_internal.refuse_text(fieldcrypt.encrypted) AS ASSIGNMENT;
-CREATE CAST (fieldcrypt.encrypted_text AS name) WITH FUNCTION fieldcrypt_internal.refuse_name(fieldcrypt.encrypted) AS ASSIGNMENT;
+-- A ciphertext is no plaintext, whatever the category allows: as for encrypted. Functions of their own: a dump makes casts
+-- without regard to the one that would let those of encrypted serve.
+CREATE FUNCTION fieldcrypt_internal.refuse_encrypted_text(fieldcrypt.encrypted_text) RETURNS text
+    LANGUAGE c IMMUTABLE PARALLEL SAFE SUPPORT fieldcrypt_internal.plan_text
+    AS 'MODULE_PATHNAME', 'fieldcrypt_refuse_encrypted_text';
+COMMENT ON FUNCTION fieldcrypt_internal.refuse_encrypted_text(fieldcrypt.encrypted_text) IS 'what casts to text do: an error that names decrypt_field and ciphertext_text';
+CREATE FUNCTION fieldcrypt_internal.refuse_encrypted_name(fieldcrypt.encrypted_text) RETURNS name
+    LANGUAGE c IMMUTABLE PARALLEL SAFE SUPPORT fieldcrypt_internal.plan_text
+    AS 'MODULE_PATHNAME', 'fieldcrypt_refuse_encrypted_name';
+COMMENT ON FUNCTION fieldcrypt_internal.refuse_encrypted_name(fieldcrypt.encrypted_text) IS 'what the cast to name does: the same';
+CREATE CAST (fieldcrypt.encrypted_text AS text) WITH FUNCTION fieldcrypt_internal.refuse_encrypted_text(fieldcrypt.encrypted_text) AS ASSIGNMENT;
+CREATE CAST (fieldcrypt.encrypted_text AS varchar) WITH FUNCTION fieldcrypt_internal.refuse_encrypted_text(fieldcrypt.encrypted_text) AS ASSIGNMENT;
+CREATE CAST (fieldcrypt.encrypted_text AS bpchar) WITH FUNCTION fieldcrypt_internal.refuse_encrypted_text(fieldcrypt.encrypted_text) AS ASSIGNMENT;
+CREATE CAST (fieldcrypt.encrypted_text AS name) WITH FUNCTION fieldcrypt_internal.refuse_encrypted_name(fieldcrypt.encrypted_text) AS ASSIGNMENT;
 
 CREATE FUNCTION fieldcrypt.loosen(value fieldcrypt.encrypted, place text DEFAULT '') RETURNS fieldcrypt.encrypted_text
     LANGUAGE c VOLATILE PARALLEL UNSAFE COST 10 AS 'MODULE_PATHNAME', 'fieldcrypt_loosen';

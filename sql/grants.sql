@@ -21,6 +21,15 @@ AS $$
         ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.create_decrypted_view(regclass, text, text[])'),
         -- It has no right that its caller has not.
         ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.write_decrypted_view()'),
+        -- Of the table's owner, who has decrypt, too. The steps ask for both.
+        ('{encrypt}', 'EXECUTE', 'PROCEDURE fieldcrypt.encrypt_column(regclass, name, text[], name, text, text, text, integer, integer, boolean, boolean, interval)'),
+        ('{encrypt}', 'EXECUTE', 'PROCEDURE fieldcrypt.undo_encrypt_column(regclass, name, text, boolean, interval)'),
+        ('{encrypt}', 'EXECUTE', 'PROCEDURE fieldcrypt.column_migration_run(regclass, name, text, integer, integer, interval, text, boolean)'),
+        ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.drop_plaintext_column(regclass, name)'),
+        ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.column_migration_step(regclass, text, text)'),
+        ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.is_sealed_as(fieldcrypt.encrypted, text, "any", integer)'),
+        ('{encrypt,manage,audit}', 'SELECT', 'TABLE fieldcrypt.column_migrations'),
+        ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.carry_column()'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field(fieldcrypt.encrypted, text)'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field_bytea(fieldcrypt.encrypted, text)'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field_jsonb(fieldcrypt.encrypted, text)'),
@@ -76,7 +85,7 @@ AS $$
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.verify_step(oid)'),
         ('{manage,audit}', 'SELECT', 'TABLE fieldcrypt.value_verifications'),
         ('{manage,audit}', 'SELECT', 'TABLE fieldcrypt.value_failures'),
-        ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.live_runs()'),
+        ('{encrypt,manage,audit}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.live_runs()'),
         ('{manage}', 'SELECT', 'TABLE fieldcrypt.reencryption_progress'),
         ('{manage}', 'SELECT', 'TABLE fieldcrypt.reencryption_failures'),
         ('{manage,backup}', 'SELECT', 'TABLE fieldcrypt.column_contexts'),
@@ -363,5 +372,6 @@ GRANT EXECUTE ON FUNCTION fieldcrypt.context("any") TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fieldcrypt.is_protected(fieldcrypt.encrypted_text, text, text, text, text, "any") TO PUBLIC;
 -- Conditions of triggers are computed with the rights of who writes the row. Nobody calls these by name without
 -- USAGE on their schema. They answer authentic or not, for a value that the caller holds already.
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.is_twin(anyelement, fieldcrypt.encrypted_text, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fieldcrypt_internal.is_foreign("any", text, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fieldcrypt_internal.is_changed_to_foreign("any", text, "any", text, text) TO PUBLIC;

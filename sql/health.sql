@@ -112,7 +112,7 @@ BEGIN
         used := fieldcrypt_internal.count_use(NULL);
     END IF;
     FOREACH "check" IN ARRAY '{key_age,master_key,master_key_age,master_key_rotation,master_key_source,server_file_roles,
-            compromised_keys,suspended_keys,deactivated_keys,key_destruction,reencryption,enforced_contexts,protected_columns,stored_values,values_elsewhere,missing_keys,key_subscriptions,published_tables,encrypted_indexes,restore_order,key_states,key_export,default_tenant,require_tenant,
+            compromised_keys,suspended_keys,deactivated_keys,key_destruction,reencryption,enforced_contexts,protected_columns,stored_values,values_elsewhere,missing_keys,key_subscriptions,published_tables,encrypted_indexes,plaintext_columns,restore_order,key_states,key_export,default_tenant,require_tenant,
             extension_version,preload,statement_logging,statement_visibility,
             failed_decrypts,unusual_hours,unusual_addresses,unusual_volume,
             audit_key_age,audit_verification,audit_gaps,audit_sealing,audit_handover,audit_fork,audit_anchor,audited_tables}'::text[]

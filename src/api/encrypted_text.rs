@@ -1,11 +1,13 @@
 //! Type `fieldcrypt.encrypted_text`: plaintext may come in, and nothing but ciphertext is ever of the type.
 
+use std::convert::Infallible;
+
 use fieldcrypt_envelope::ciphertext::{TEXT_PREFIX, text_length, write_text};
 use fieldcrypt_envelope::{AnyCiphertext, Binding, Form, Header, KeyId};
 use pgrx::pg_sys::Oid;
 
 use super::types::parsed_text;
-use crate::error::Error;
+use crate::error::{Error, Misuse};
 use crate::pg::text_forms::AnyValue;
 use crate::pg::values::{CText, Varlena};
 use crate::pg::{encoding, plaintexts};
@@ -17,6 +19,8 @@ crate::pg::sql_functions! {
     encrypted_text_recv(value: internal_text!) -> encrypted_text = taken_in;
     encrypted_text_send(value: encrypted_text!) -> bytea;
     encrypted_text_from(value: anything!) -> encrypted_text;
+    refuse_encrypted_text(value: encrypted_text) -> text;
+    refuse_encrypted_name(value: encrypted_text) -> name = refuse_encrypted_text;
     loosen(value: encrypted!, place: text) -> encrypted_text;
     is_loose(value: encrypted_header!) -> boolean;
     key_of_text(value: text!) -> bigint;
@@ -58,6 +62,10 @@ fn encrypted_text_from(value: AnyValue) -> Result<Option<Varlena>, Error> {
         Form::Text if plaintext.starts_with(TEXT_PREFIX.as_bytes()) => parsed_text(plaintext),
         form => fields::seal_loose(form, plaintext),
     })
+}
+
+fn refuse_encrypted_text<A>(_: A) -> Result<Infallible, Error> {
+    Err(Error::Misuse(Misuse::Text))
 }
 
 fn loosen(value: &[u8], place: Option<&[u8]>) -> Result<Option<Varlena>, Error> {

@@ -9,6 +9,7 @@ mod audit_status;
 mod audit_table;
 mod audit_verification;
 mod column_contexts;
+mod column_migration;
 mod context;
 mod context_renames;
 mod decrypted_views;

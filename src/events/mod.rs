@@ -108,6 +108,12 @@ events! {
     /// Plaintext that is written to a column is bound to its row from now on.
     ColumnProtected = "column_protected",
     ColumnUnprotected = "column_unprotected",
+    /// What is written to a column is encrypted into another, beside it.
+    ColumnEncryptionStarted = "column_encryption_started",
+    /// A column that had values is encrypted; what it was before is kept.
+    ColumnEncrypted = "column_encrypted",
+    ColumnEncryptionUndone = "column_encryption_undone",
+    PlaintextColumnDropped = "plaintext_column_dropped",
     KeysExported = "keys_exported",
     KeysImported = "keys_imported",
     /// Somebody confirmed that the states of the keys are the newest.

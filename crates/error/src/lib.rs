@@ -61,6 +61,14 @@ pub enum Error {
     ChangedMeanwhile,
     /// A column can't be protected so.
     Declaration { problem: String, hint: &'static str },
+    /// The column that was kept beside an encrypted one is written.
+    TwinIsWritten { twin: String, column: String },
+    /// What is written does not fit the column that is kept beside an encrypted one.
+    NotOfTwin { twin: String },
+    /// A column can't be encrypted where nothing can be written.
+    NotWritable,
+    /// A column that is being encrypted is not as its trigger needs it.
+    TwinIsLost { twin: String, problem: &'static str },
     /// No source of a master key is configured.
     NoMasterKey,
     /// The configured source gives no master key.
@@ -500,6 +508,26 @@ impl Error {
                 "Try again. An UPDATE of the table itself would have waited, and been computed anew.",
             ),
             Self::Declaration { problem, hint } => (b"42P17", problem.clone(), hint),
+            Self::TwinIsWritten { twin, column } => (
+                b"55000",
+                format!("column {twin} follows column {column} and is not written by itself"),
+                "Write the encrypted column. fieldcrypt.undo_encrypt_column gives the old one back, drop_plaintext_column ends with it. INSERT without a list of columns counts it, too: name the columns.",
+            ),
+            Self::NotOfTwin { twin } => (
+                b"22023",
+                format!("the value does not fit column {twin}, which is kept beside the encrypted one"),
+                "It has another type or a limit of length. fieldcrypt.drop_plaintext_column ends with that column.",
+            ),
+            Self::NotWritable => (
+                b"25006",
+                "a column is encrypted where its table can be written".into(),
+                "Connect to the primary, and leave READ ONLY.",
+            ),
+            Self::TwinIsLost { twin, problem } => (
+                b"55000",
+                format!("column {twin} can't be kept beside the encrypted one: {problem}"),
+                "fieldcrypt.undo_encrypt_column or drop_plaintext_column ends it.",
+            ),
             Self::NoMasterKey => (
                 b"KF008",
                 "no master key is configured".into(),

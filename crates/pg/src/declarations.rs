@@ -242,7 +242,7 @@ fn is_function(function: Oid) -> bool {
 }
 
 /// The number of the column that an expression is, as it is or under another name of its type.
-unsafe fn column_of(node: *mut pg_sys::Node) -> Option<i16> {
+pub(super) unsafe fn column_of(node: *mut pg_sys::Node) -> Option<i16> {
     // SAFETY: a node, read as what its tag says it is.
     unsafe {
         let mut node = node;
@@ -256,7 +256,7 @@ unsafe fn column_of(node: *mut pg_sys::Node) -> Option<i16> {
 }
 
 /// A constant text.
-unsafe fn constant(node: *mut pg_sys::Node) -> Option<Vec<u8>> {
+pub(super) unsafe fn constant(node: *mut pg_sys::Node) -> Option<Vec<u8>> {
     // SAFETY: a node, read as what its tag says it is; a constant text is a varlena.
     unsafe {
         if (*node).type_ != pg_sys::NodeTag::T_Const {

@@ -68,6 +68,7 @@ pub mod text_input;
 pub mod transaction;
 pub mod triggers;
 pub mod tuple;
+pub mod twins;
 pub mod values;
 pub mod version;
 pub mod views;

@@ -99,6 +99,51 @@ impl AnyValue {
     }
 }
 
+/// Calls `work` with a column's value as a plaintext of a form; `None` for NULL. Documents of type json are read as texts are.
+///
+/// # Errors
+///
+/// A type that no form is for; a value that is none of the form.
+pub fn of_column<R>(
+    value: &AnyValue,
+    form: Form,
+    work: impl FnOnce(&[u8]) -> Result<R, Error>,
+) -> Result<Option<R>, Error> {
+    // SAFETY: a catalog look-up by type.
+    let type_oid = unsafe { pg_sys::getBaseType(value.type_oid) };
+    if type_oid == pg_sys::JSONOID {
+        let Some(datum) = value.datum else { return Ok(None) };
+        // SAFETY: a value of type json is a text.
+        let text = unsafe { values::detoasted(datum) };
+        return with_text(text, |text| converted(Form::Text, text, form, work)).map(Some);
+    }
+    let value = AnyValue { type_oid, datum: value.datum };
+    value.with_plaintext(|from, plaintext| converted(from, plaintext, form, work))
+}
+
+/// A plaintext as a column takes it that has the type of a value, and this modifier.
+pub fn as_in_column(
+    form: Form,
+    plaintext: &[u8],
+    like: &AnyValue,
+    modifier: i32,
+) -> Result<AnyValue, Error> {
+    // SAFETY: a catalog look-up by type.
+    let type_oid = unsafe { pg_sys::getBaseType(like.type_oid) };
+    Ok(AnyValue { type_oid, datum: for_column(form, plaintext, type_oid, modifier)? })
+}
+
+/// A plaintext as a column of a type takes it, with its limits of length and precision; `None` if it does not. No error
+/// quotes it.
+pub fn for_column(
+    form: Form,
+    plaintext: &[u8],
+    type_oid: Oid,
+    modifier: i32,
+) -> Result<Option<Datum>, Error> {
+    text_input::in_column(&as_text(form, plaintext)?, type_oid, modifier)
+}
+
 fn with_text<R>(text: &[u8], work: impl FnOnce(&[u8]) -> Result<R, Error>) -> Result<R, Error> {
     work(&encoding::to_utf8(text)?)
 }

@@ -47,6 +47,11 @@ pub fn text_in_type(bytes: &[u8], type_oid: Oid) -> Result<Datum, Error> {
 
 /// The value that a text is in this session, as a column of the type takes it; `None` if it is none. No error quotes it.
 pub fn in_session(bytes: &[u8], type_oid: Oid) -> Result<Option<Datum>, Error> {
+    in_column(bytes, type_oid, -1)
+}
+
+/// The same, with the modifier of a column's type.
+pub fn in_column(bytes: &[u8], type_oid: Oid, modifier: i32) -> Result<Option<Datum>, Error> {
     let text = Text { bytes, c_string: values::c_string(bytes)?, type_oid, type_name: Vec::new() };
     // SAFETY: catalog look-ups by type oid, then a call of the type's input function with the arguments that every input
     // function takes.
@@ -54,7 +59,8 @@ pub fn in_session(bytes: &[u8], type_oid: Oid) -> Result<Option<Datum>, Error> {
         let mut function = pg_sys::InvalidOid;
         let mut io_parameter = pg_sys::InvalidOid;
         pg_sys::getTypeInputInfo(type_oid, &mut function, &mut io_parameter);
-        pg_sys::OidInputFunctionCall(function, text.c_string.cast_mut_ptr(), io_parameter, -1)
+        let text = text.c_string.cast_mut_ptr();
+        pg_sys::OidInputFunctionCall(function, text, io_parameter, modifier)
     })
 }
 

@@ -67,6 +67,12 @@ pub fn is_standby() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
+/// Whether nothing can be written: on a standby, or in a READ ONLY transaction.
+pub fn is_read_only() -> bool {
+    // SAFETY: reads variables of the backend and shared memory.
+    unsafe { pg_sys::XactReadOnly || pg_sys::RecoveryInProgress() }
+}
+
 /// Refuses to make a key where its row could not be written, or would be without having been allowed.
 pub fn refuse_unless_writable() -> Result<(), Error> {
     // SAFETY: reads variables of the backend. `RecoveryInProgress` first: a standby's transactions

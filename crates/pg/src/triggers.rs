@@ -198,6 +198,29 @@ impl TriggerCall {
         Some(Datum::from(changed))
     }
 
+    /// The row after with NULL in a column.
+    pub(super) fn row_without(&self, column: i16) -> Option<Datum> {
+        let row = self.row_datum()?;
+        // SAFETY: the tuple is described by the relation, which has the column.
+        let changed = unsafe {
+            pg_sys::heap_modify_tuple_by_cols(
+                row.cast_mut_ptr(),
+                (*(*self.data).tg_relation).rd_att,
+                1,
+                &mut c_int::from(column),
+                &mut Datum::null(),
+                &mut true,
+            )
+        };
+        Some(Datum::from(changed))
+    }
+
+    /// The trigger itself.
+    pub(super) fn trigger(&self) -> *mut pg_sys::Trigger {
+        // SAFETY: valid trigger data.
+        unsafe { (*self.data).tg_trigger }
+    }
+
     /// Bytes that are this trigger's for as long as the statement runs, all zero when it first asks for them.
     #[expect(
         clippy::mut_from_ref,

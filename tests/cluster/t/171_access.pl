@@ -156,7 +156,7 @@ is(breaches(role_with(@privileges), @privileges), '', 'all six at once');
 
 # Of the internals, each privilege has the steps of its own procedures: what it lists, and the schema if that is
 # looked up by name. Conditions of triggers are everybody's, who can't name them without the schema.
-my $everybodys = "'is_foreign', 'is_changed_to_foreign'";
+my $everybodys = "'is_foreign', 'is_changed_to_foreign', 'is_twin'";
 foreach my $privilege (@privileges)
 {
 	my $role = role_with($privilege);

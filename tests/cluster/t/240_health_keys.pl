@@ -30,7 +30,7 @@ is_health('master_key', 'ok', 'loads from fieldcrypt.master_key_file', 'a key fi
 my $checks = value($node, q{SELECT string_agg("check", ' ') FROM fieldcrypt.health()});
 is(join(' ', sort split / /, $checks), join(' ', sort qw(
 	key_age master_key master_key_age master_key_rotation master_key_source server_file_roles compromised_keys suspended_keys deactivated_keys
-	key_destruction reencryption enforced_contexts protected_columns stored_values values_elsewhere missing_keys key_subscriptions published_tables encrypted_indexes restore_order key_states key_export default_tenant require_tenant extension_version preload statement_logging statement_visibility failed_decrypts unusual_hours unusual_addresses unusual_volume
+	key_destruction reencryption enforced_contexts protected_columns stored_values values_elsewhere missing_keys key_subscriptions published_tables encrypted_indexes plaintext_columns restore_order key_states key_export default_tenant require_tenant extension_version preload statement_logging statement_visibility failed_decrypts unusual_hours unusual_addresses unusual_volume
 	audit_key_age audit_verification audit_gaps audit_sealing audit_handover audit_fork audit_anchor audited_tables)), 'every check is there, also those that are ok');
 gives($node, q{SELECT count(*) FROM fieldcrypt.health() WHERE status IS NULL OR detail IS NULL OR status <> 'ok' AND hint IS NULL}, '0', 'each says what it is, and what to do if it is not ok');
 gives($node, 'SELECT array_agg(status) = array_agg(status ORDER BY place, "check") AND array_agg("check") = array_agg("check" ORDER BY place, "check")
