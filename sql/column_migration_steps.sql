@@ -213,7 +213,7 @@ BEGIN
     BEGIN
         EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', $1::regclass);
         EXECUTE format('ALTER TABLE %s ADD COLUMN %I fieldcrypt.encrypted_text', $1::regclass, new_name);
-        PERFORM fieldcrypt_internal.refuse_unless_protectable($1, new_name, arguments ->> 'tenant', place);
+        PERFORM fieldcrypt_internal.refuse_unless_protectable($1, new_name, arguments ->> 'tenant', place, arguments ->> 'name' IS NULL);
         protection := fieldcrypt_internal.free_constraint_name($1, $2, '_is_protected');
         -- The form's name for ever is the one that the declaration is read with.
         FOR attempt IN 1 .. 2 LOOP

@@ -312,7 +312,6 @@ function lets_values_out(text,text) i u p
 function library_version() s s
 function list_failures(oid,jsonb) v u p
 function list_of(text[],integer) s u p
-function library_version() s s
 function literals() v u p
 function live_runs() s u d p
 function loaded_master_keys() v r
