@@ -90,7 +90,11 @@ BEGIN
            array_agg(a.attname::text ORDER BY a.attnum)
       INTO shown, names
       FROM pg_attribute AS a
-     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND (columns IS NULL OR columns ? a.attname::text);
+     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND (columns ? a.attname::text OR columns IS NULL
+           -- What encrypt_column has put beside a column, or keeps of it, is not the application's.
+           AND NOT EXISTS (SELECT FROM fieldcrypt_internal.column_twins() AS w
+                            WHERE w.relation = $1
+                              AND a.attname = CASE WHEN w.step IN ('decrypt', 'forget') THEN w.plaintext_column ELSE w.value_column END));
     there := to_regclass(target);
     -- One of another owner's is his: he could make it show what he reads by it to anybody.
     IF there IS NOT NULL AND NOT EXISTS (

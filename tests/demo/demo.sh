@@ -6,7 +6,6 @@ source "$(dirname "$0")/../../pgrx-config/lib.sh"
 cluster=pgrx-config/cluster.sh
 key=$work/demo/master.key
 ssn=123-45-6789
-iban=DE89370400440532013000
 
 main() {
     say "Starting a private cluster, with a master key file of its own"
@@ -16,13 +15,13 @@ main() {
     as_server tee -a "$work/demo/data/postgresql.conf" >/dev/null <<<"fieldcrypt.master_key_file = '$key'"
     quietly 'SELECT pg_reload_conf()'
 
-    set_up
-    encrypt
+    as_it_was
+    one_call
+    same_code
     thief
-    decrypt
+    copied
     rights
     second_tenant
-    existing_table
     rotate
     audit_log
     health
@@ -33,122 +32,117 @@ main() {
     goodbye
 }
 
-set_up() {
-    heading "A table with an encrypted column"
-    note "The setting fieldcrypt.master_key_file names the master key. It lies outside the data directory."
-    sql <<'SQL'
-CREATE EXTENSION pg_fieldcrypt;
-CREATE TABLE patients (id int PRIMARY KEY, name text, ssn fieldcrypt.encrypted);
-SELECT fieldcrypt.audit_table('patients');
+as_it_was() {
+    heading "A table as it was"
+    note "A column in plaintext, and an application that writes to it and reads it. An ORM sends the same."
+    sql <<SQL
+CREATE TABLE patients (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, ssn text);
+INSERT INTO patients (name, ssn) VALUES ('Ada', '$ssn'), ('Grace', '987-65-4321'), ('Alan', '555-12-3456');
 SQL
 }
 
-encrypt() {
-    heading "Encrypt"
-    note "The context binds a value to its table, column and row: it opens nowhere else."
-    sql <<SQL
-INSERT INTO patients
-SELECT id, name, fieldcrypt.encrypt_field(ssn, fieldcrypt.context('patients.ssn', id))
-FROM (VALUES (1, 'Ada', '$ssn'), (2, 'Grace', '987-65-4321'), (3, 'Alan', '555-12-3456')) AS v (id, name, ssn);
-SELECT id, name, ssn FROM patients;
-SELECT info.* FROM patients, fieldcrypt.ciphertext_info(ssn) AS info WHERE id = 1;
+one_call() {
+    heading "One call"
+    note "The setting fieldcrypt.master_key_file names the master key, which lies outside the data directory. The application goes on meanwhile."
+    sql <<'SQL'
+CREATE EXTENSION pg_fieldcrypt;
+CALL fieldcrypt.encrypt_column('patients', 'ssn');
 SQL
+    note "The view shows what is encrypted, to who may see it. The plaintext is kept for undo_encrypt_column until it is dropped;
+-- VACUUM FULL takes it off the disk."
+    sql <<'SQL'
+SELECT fieldcrypt.create_decrypted_view('patients');
+SELECT fieldcrypt.drop_plaintext_column('patients', 'ssn');
+VACUUM FULL patients;
+SELECT fieldcrypt.audit_table('patients');
+\d patients
+SQL
+}
+
+same_code() {
+    heading "The same code"
+    note "Plaintext goes in by ordinary SQL, into the table or the view."
+    sql <<'SQL'
+INSERT INTO patients (name, ssn) VALUES ('Edsger', '321-54-9876');
+INSERT INTO decrypted_patients (name, ssn) VALUES ('Barbara', '111-22-3333') RETURNING id, ssn;
+UPDATE decrypted_patients SET name = 'Grace Hopper' WHERE ssn = '987-65-4321';
+SELECT * FROM decrypted_patients ORDER BY id;
+SQL
+    local value
+    value=$(value "SELECT ssn FROM decrypted_patients WHERE name = 'Ada'")
+    [[ $value == "$ssn" ]] || die "the value is not what was taken over"
 }
 
 thief() {
     heading "What a thief sees"
-    note "In a dump:"
+    note "With SQL, in a dump, in a replica:"
+    sql <<'SQL'
+SELECT * FROM patients ORDER BY id LIMIT 2;
+SQL
     show "pg_dump --table patients --data-only"
     $cluster exec pg_dump --table patients --data-only | grep '^[0-9]'
     quietly 'CHECKPOINT'
-    note "On the disk: how many files hold a name (names are not encrypted here), and how many a number."
-    show "grep --recursive --files-with-matches Grace \$PGDATA | wc -l"
+    note "In the table's files: how many hold a name (names are not encrypted here), and how many a number."
+    show "grep --recursive --files-with-matches Grace \$PGDATA/base | wc -l"
     files_with Grace
-    show "grep --recursive --files-with-matches $ssn \$PGDATA | wc -l"
+    show "grep --recursive --files-with-matches $ssn \$PGDATA/base | wc -l"
     files_with "$ssn"
     (($(files_with Grace) > 0 && $(files_with "$ssn") == 0)) || die "that is not what should lie on the disk"
+    note "WAL and backups from before the call hold the plaintext until they are gone."
 }
 
 files_with() {
-    { as_server grep --recursive --files-with-matches --text --fixed-strings -e "$1" "$work/demo/data" || true; } | wc -l
+    { as_server grep --recursive --files-with-matches --text --fixed-strings -e "$1" "$work/demo/data/base" || true; } | wc -l
 }
 
-decrypt() {
-    heading "Decrypt"
-    sql <<'SQL'
-SELECT id, name, fieldcrypt.decrypt_field(ssn, fieldcrypt.context('patients.ssn', id)) FROM patients ORDER BY id;
-SQL
-    note "Ada's value in Grace's row: an error, never a wrong value."
-    fails KF002 <<'SQL'
-SELECT fieldcrypt.decrypt_field(ssn, fieldcrypt.context('patients.ssn', 2)) FROM patients WHERE id = 1;
+copied() {
+    heading "A value in another row"
+    note "Each value is bound to its column and row. Ada's in Grace's row: an error, never a wrong value."
+    fails KF037 <<'SQL'
+UPDATE patients SET ssn = (SELECT ssn FROM patients WHERE name = 'Ada') WHERE name = 'Grace Hopper';
 SQL
 }
 
 rights() {
-    heading "A role that encrypts but can't decrypt"
+    heading "A role that writes and can't read"
     sql <<'SQL'
 CREATE ROLE app LOGIN;
-GRANT SELECT, INSERT, UPDATE ON patients TO app;
+GRANT SELECT, INSERT, UPDATE ON patients, decrypted_patients TO app;
 SELECT fieldcrypt.grant_access('app', 'encrypt');
 SQL
     note "Connected as app:"
     user=app sql <<'SQL'
-INSERT INTO patients VALUES (4, 'Edsger', fieldcrypt.encrypt_field('321-54-9876', fieldcrypt.context('patients.ssn', 4)));
+INSERT INTO patients (name, ssn) VALUES ('Kurt', '222-33-4444');
 SQL
     user=app fails 42501 <<'SQL'
-SELECT fieldcrypt.decrypt_field(ssn, fieldcrypt.context('patients.ssn', id)) FROM patients;
+SELECT ssn FROM decrypted_patients;
 SQL
 }
 
 second_tenant() {
-    heading "A second tenant"
+    heading "Many tenants"
     note "Each tenant has keys of its own, made at first use. A transaction that is locked to one neither reads nor writes another's."
     sql <<'SQL'
-CREATE TABLE notes (id int PRIMARY KEY, tenant text, note fieldcrypt.encrypted);
-BEGIN;
-SELECT fieldcrypt.lock_tenant('acme');
-INSERT INTO notes VALUES (1, 'acme', fieldcrypt.encrypt_field('our secret', fieldcrypt.context('notes.note', 1)));
-COMMIT;
+CREATE TABLE notes (id int PRIMARY KEY, tenant text NOT NULL, note fieldcrypt.encrypted_text);
+SELECT fieldcrypt.protect_column('notes', 'note', tenant => 'tenant');
+SELECT fieldcrypt.create_decrypted_view('notes');
+INSERT INTO notes VALUES (1, 'acme', 'our secret'), (2, 'umbrella', 'theirs');
 SELECT tenant, version, state FROM fieldcrypt.encryption_keys WHERE purpose = 'field' ORDER BY tenant;
 SQL
     fails KF006 <<'SQL'
 BEGIN;
 SELECT fieldcrypt.lock_tenant('umbrella');
-SELECT fieldcrypt.decrypt_field(note, fieldcrypt.context('notes.note', id)) FROM notes;
+SELECT * FROM decrypted_notes;
 SQL
-}
-
-existing_table() {
-    heading "A table that is there already"
-    note "It has a column in plaintext. An encrypted one takes its place; VACUUM FULL takes the old rows off the disk."
-    sql <<SQL
-CREATE TABLE staff (id int PRIMARY KEY, name text, iban text);
-INSERT INTO staff VALUES (1, 'Joan', '$iban'), (2, 'Annie', 'GB29NWBK60161331926819');
-
-ALTER TABLE staff ADD COLUMN iban_encrypted fieldcrypt.encrypted;
-UPDATE staff SET iban_encrypted = fieldcrypt.encrypt_field(iban, fieldcrypt.context('staff.iban', id));
-ALTER TABLE staff DROP COLUMN iban;
-ALTER TABLE staff RENAME COLUMN iban_encrypted TO iban;
-VACUUM FULL staff;
-SELECT id, name, fieldcrypt.decrypt_field(iban, fieldcrypt.context('staff.iban', id)) FROM staff;
-SQL
-    note "WAL and backups from before hold the plaintext until they are gone."
-    local value
-    value=$(value "SELECT fieldcrypt.decrypt_field(iban, fieldcrypt.context('staff.iban', id)) FROM staff WHERE id = 1")
-    [[ $value == "$iban" ]] || die "the value is not what was taken over"
 }
 
 rotate() {
     heading "Rotate the key"
-    note "New values take the new key; old values stay readable."
+    note "New values take the new key; old values stay readable. Then the old rows move to it, online and in batches."
     sql <<'SQL'
 CALL fieldcrypt.rotate_keys('default', reason => 'demo');
-INSERT INTO patients VALUES (5, 'Barbara', fieldcrypt.encrypt_field('111-22-3333', fieldcrypt.context('patients.ssn', 5)));
-SELECT id, fieldcrypt.key_id(ssn), fieldcrypt.decrypt_field(ssn, fieldcrypt.context('patients.ssn', id)) FROM patients ORDER BY id;
-SQL
-    note "Move the old rows to the new key, online and in batches. Nobody sees a plaintext on the way."
-    sql <<'SQL'
-SELECT fieldcrypt.set_column_context('patients', 'ssn', expression => $$fieldcrypt.context('patients.ssn', id)$$, enforce => true);
+INSERT INTO patients (name, ssn) VALUES ('Donald', '444-55-6666');
+SELECT count(*) AS patients, count(DISTINCT fieldcrypt.key_id(ssn)) AS keys FROM patients;
 CALL fieldcrypt.reencrypt('patients');
 SELECT table_name, state, rows_done, rows_moved, rows_failed FROM fieldcrypt.reencryption_progress;
 SELECT count(*) AS patients, count(DISTINCT fieldcrypt.key_id(ssn)) AS keys FROM patients;
@@ -160,8 +154,8 @@ SQL
 
 audit_log() {
     heading "Who did what"
-    note "What was refused is recorded too, although its transaction was rolled back: KF002, 42501 and KF006, from above."
-    note "The first key is the log's own, the second the one that the rows were encrypted with."
+    note "What was refused is recorded too, although its transaction was rolled back: KF037, 42501 and KF006, from above."
+    note "The first keys are the log's own and the one that plaintext is taken in with, the third the one that the rows were encrypted with."
     wait_for "SELECT count(*) FROM fieldcrypt.audit_log WHERE event = 'decrypt_failed'" 2
     sql <<'SQL'
 SELECT at::time(0), event, actor, key_id, row_key, error_code
@@ -204,11 +198,10 @@ dump_and_restore() {
     $cluster exec pg_restore --dbname=restored --exit-on-error --single-transaction "$dump"
     note "In the database restored:"
     database=restored sql <<'SQL'
-SELECT id, name, fieldcrypt.decrypt_field(ssn, fieldcrypt.context('patients.ssn', id)) FROM patients ORDER BY id LIMIT 3;
-SELECT id, name, fieldcrypt.decrypt_field(iban, fieldcrypt.context('staff.iban', id)) FROM staff ORDER BY id;
+SELECT * FROM decrypted_patients ORDER BY id LIMIT 3;
 SQL
-    restored=$(database=restored value "SELECT count(fieldcrypt.decrypt_field(ssn, fieldcrypt.context('patients.ssn', id))) FROM patients")
-    [[ $restored == 5 ]] || die "not all values open in the restored database"
+    restored=$(database=restored value "SELECT count(ssn) FROM decrypted_patients")
+    [[ $restored == 7 ]] || die "not all values open in the restored database"
 }
 
 tampering() {
@@ -218,7 +211,7 @@ tampering() {
 -- rights on the tables can put another name to a failure, but it shows: row_changed, with the row's id."
     sql <<'SQL'
 ALTER TABLE fieldcrypt.audit_log DISABLE TRIGGER refuse_change;
-UPDATE fieldcrypt.audit_log SET actor = 'nobody' WHERE error_code = 'KF002';
+UPDATE fieldcrypt.audit_log SET actor = 'nobody' WHERE error_code = 'KF037';
 ALTER TABLE fieldcrypt.audit_log ENABLE TRIGGER refuse_change;
 SELECT status, finding, leaf, log_id FROM fieldcrypt.verify_audit_log() WHERE status <> 'ok';
 SQL
@@ -230,16 +223,16 @@ wrong_master_key() {
     new_master_key "$key"
     quietly 'SELECT pg_reload_conf()'
     fails KF010 <<'SQL'
-SELECT fieldcrypt.decrypt_field(ssn, fieldcrypt.context('patients.ssn', 1)) FROM patients WHERE id = 1;
+SELECT ssn FROM decrypted_patients WHERE id = 1;
 SQL
     note "With the right key back in its place, nothing is lost:"
     as_server cp -p "$key.right" "$key"
     quietly 'SELECT pg_reload_conf()'
     sql <<'SQL'
-SELECT fieldcrypt.decrypt_field(ssn, fieldcrypt.context('patients.ssn', 1)) FROM patients WHERE id = 1;
+SELECT ssn FROM decrypted_patients WHERE id = 1;
 SQL
     local value
-    value=$(value "SELECT fieldcrypt.decrypt_field(ssn, fieldcrypt.context('patients.ssn', 1)) FROM patients WHERE id = 1")
+    value=$(value "SELECT ssn FROM decrypted_patients WHERE id = 1")
     [[ $value == "$ssn" ]] || die "the value is not what was encrypted"
 }
 

@@ -195,6 +195,13 @@ value($node, q{CREATE VIEW odd AS SELECT NULL::fieldcrypt.encrypted_text AS "'fc
 gives($node, q{SELECT count(*) > 0 FROM fieldcrypt.key_usage()}, 't', 'a name that only looks like a value');
 value($node, 'DROP VIEW odd', @app);
 
+# What encrypt_column keeps beside a column is not the application's, and does not hang on the view.
+value($node, q{CREATE TABLE taken (id integer PRIMARY KEY, v text); INSERT INTO taken SELECT n, 'v' || n FROM generate_series(1, 5) AS n}, @app);
+value($node, q{CALL fieldcrypt.encrypt_column('taken', 'v')}, @app);
+value($node, q{SELECT fieldcrypt.create_decrypted_view('taken')}, @app);
+gives($node, 'SELECT * FROM decrypted_taken WHERE id = 1', '1|v1', 'the plaintext that is kept is not shown', @app);
+gives($node, q{SELECT fieldcrypt.drop_plaintext_column('taken', 'v')}, '', 'and can be dropped', @app);
+
 # Refused.
 refused($node, q{SELECT fieldcrypt.create_decrypted_view('folk', 'folk')}, '42P17', qr/was not made by create_decrypted_view/, 'over a table', @app);
 refused($node, q{SELECT fieldcrypt.create_decrypted_view('folk', 'a.b.c')}, '42P17', 'a name that is none', @app);
