@@ -29,7 +29,7 @@ AS $$
         SELECT r.function AS caller, c AS called FROM reached AS r, fieldcrypt_internal.functions_called_by(r.function) AS c
     ), needing (function) AS (
         SELECT p.oid FROM reached AS r JOIN pg_proc AS p ON p.oid = r.function
-         WHERE p.pronamespace = 'fieldcrypt'::regnamespace AND p.proname NOT IN ('context', 'key_id', 'ciphertext_info')
+         WHERE p.pronamespace = 'fieldcrypt'::regnamespace AND p.proname NOT IN ('context', 'key_id', 'ciphertext_info', 'is_protected')
             OR p.pronamespace = 'fieldcrypt_internal'::regnamespace AND p.proname IN ('is_foreign', 'is_changed_to_foreign')
         UNION
         SELECT e.caller FROM needing AS n JOIN edges AS e ON e.called = n.function

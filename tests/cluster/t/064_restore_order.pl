@@ -84,7 +84,8 @@ foreach my $sql (
 	'CREATE INDEX i ON app.t (fieldcrypt.context($$t$$, id))',
 	'CREATE VIEW app.w AS SELECT app.one(v) FROM app.t',
 	'CREATE TEMP TABLE temporary (v fieldcrypt.encrypted CHECK (app.one(v) > $$a$$))',
-	q{SELECT fieldcrypt.set_column_context('app.t', 'v', expression => $$fieldcrypt.context('t', id)$$, enforce => true)})
+	q{SELECT fieldcrypt.set_column_context('app.t', 'v', expression => $$fieldcrypt.context('t', id)$$, enforce => true)},
+	q{CREATE TABLE app.protected (id int PRIMARY KEY, ssn fieldcrypt.encrypted_text); SELECT fieldcrypt.protect_column('app.protected', 'ssn')})
 {
 	gives($node, "BEGIN; $sql; $health; ROLLBACK", qr/(^|\n)ok: no constraint/, "not named: $sql", db => 'kinds');
 }
