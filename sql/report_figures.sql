@@ -66,10 +66,12 @@ AS $$
     ), ages (place, from_days, to_days) AS (
         VALUES (1, 0, 30), (2, 30, 60), (3, 60, 90), (4, 90, 180), (5, 180, 365), (6, 365, NULL)
     )
-    -- By state and age: keys of fields. The audit log's are in 'keys' and 'audit_keys' alone: no tenant has them.
+    -- By state and age: keys of fields. The audit log's and those of loose values are in 'keys' and in a figure of their own
+    -- alone: no tenant has them.
     SELECT jsonb_build_object(
         'totals', (SELECT jsonb_build_object(
             'keys', count(*), 'field_keys', count(*) FILTER (WHERE k.purpose = 'field'), 'audit_keys', count(*) FILTER (WHERE k.purpose = 'audit'),
+            'loose_keys', count(*) FILTER (WHERE k.purpose = 'loose'),
             'tenants', (SELECT count(*) FROM tenants),
             'tenants_without_active_key', (SELECT count(*) FROM tenants AS t WHERE t.active_since IS NULL),
             'tenants_shredded', (SELECT count(*) FROM tenants AS t WHERE t.destroyed = t.versions),

@@ -81,10 +81,10 @@ records! {
         own_policies: Count, ages: Vec<Age>, tenants: List<Tenant>, attention: List<Key>,
     }
     KeyTotals {
-        keys: Count, field_keys: Count, audit_keys: Count, tenants: Count, tenants_without_active_key: Count,
-        tenants_shredded: Count, active: Count, deactivated: Count, suspended: Count, compromised: Count,
-        destroyed: Count, destroyed_in_period: Count, destruction_scheduled: Count,
-        created_in_period: Count, overdue: Count,
+        keys: Count, field_keys: Count, audit_keys: Count, loose_keys: Count, tenants: Count,
+        tenants_without_active_key: Count, tenants_shredded: Count, active: Count, deactivated: Count,
+        suspended: Count, compromised: Count, destroyed: Count, destroyed_in_period: Count,
+        destruction_scheduled: Count, created_in_period: Count, overdue: Count,
     }
     KeysOfAlgorithm { algorithm: String, keys: Count, }
     Age { from_days: Count, to_days: Option<Count>, keys: Count, overdue: Count, }

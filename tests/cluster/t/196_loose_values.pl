@@ -26,6 +26,8 @@ SELECT fieldcrypt.protect_column('accounts', 'pin');
 SELECT fieldcrypt.grant_access('teller', 'encrypt'), fieldcrypt.grant_access('reader', 'decrypt'), fieldcrypt.grant_access('of_both', 'encrypt', 'decrypt'),
        fieldcrypt.grant_access('mover', 'reencrypt');
 SQL
+gives($node, q{SELECT r #>> '{keys,totals,loose_keys}', r #>> '{keys,totals,field_keys}', r #>> '{keys,totals,tenants}' FROM fieldcrypt.compliance_report() AS r},
+	'1|0|0', 'the report counts the key of loose values by itself');
 my $pin = q{SELECT fieldcrypt.decrypt_field(pin, fieldcrypt.context('public.accounts.pin', id)) FROM accounts WHERE id = };
 
 # A session that stays, and what others can see of what it does.

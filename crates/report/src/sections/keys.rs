@@ -41,7 +41,10 @@ pub fn inventory(page: &mut Html, report: &Report) {
         &[
             (
                 "Keys",
-                &format_args!("{}, of which {} for the audit log", totals.keys, totals.audit_keys),
+                &format_args!(
+                    "{}, of which {} for the audit log and {} for loose values",
+                    totals.keys, totals.audit_keys, totals.loose_keys
+                ),
             ),
             ("Tenants", &totals.tenants),
             ("Made in the period", &totals.created_in_period),
