@@ -268,11 +268,6 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'batch_size is 1 to 100000, a rate is not negative, and a source is not empty',
             HINT = '1000 rows take some milliseconds.';
     END IF;
-    IF (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user)
-       AND NOT (SELECT o.rolsuper FROM pg_class AS c JOIN pg_roles AS o ON o.oid = c.relowner WHERE c.oid = relation) THEN
-        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = format('table %s is not a superuser''s: its triggers would run with the rights of one', relation),
-            HINT = format('SET ROLE %s; that role needs the privileges encrypt and decrypt for it.', (SELECT c.relowner::regrole FROM pg_class AS c WHERE c.oid = relation));
-    END IF;
     arguments := jsonb_build_object('column', column_name, 'key', to_jsonb(key), 'tenant', tenant, 'name', name, 'plaintext', plaintext,
         'has_source', source IS NOT NULL, 'drop_dependents', drop_dependents);
     began := clock_timestamp();

@@ -27,9 +27,10 @@ AS $$
         ('{encrypt}', 'EXECUTE', 'PROCEDURE fieldcrypt.column_migration_run(regclass, name, text, integer, integer, interval, text, boolean)'),
         ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.drop_plaintext_column(regclass, name)'),
         ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.column_migration_step(regclass, text, text)'),
-        ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.is_sealed_as(fieldcrypt.encrypted, text, "any", integer)'),
         ('{encrypt,manage,audit}', 'SELECT', 'TABLE fieldcrypt.column_migrations'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.carry_column()'),
+        -- It tells whether a guess is right.
+        ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.is_sealed_as(fieldcrypt.encrypted, text, "any", integer)'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field(fieldcrypt.encrypted, text)'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field_bytea(fieldcrypt.encrypted, text)'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field_jsonb(fieldcrypt.encrypted, text)'),

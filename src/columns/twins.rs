@@ -23,6 +23,8 @@ use crate::pg::{callbacks, encoding, json, plaintexts, roles, security, transact
 thread_local! {
     /// The transaction in which this session does a step, and the table.
     static OWN_STEP: Cell<Option<(u64, Oid)>> = const { Cell::new(None) };
+    /// The transaction in which the last step said that values are to be verified: only there are they compared.
+    static VERIFYING: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
 /// Does a step for the table's owner; gives what it has to say, as JSON.
@@ -31,9 +33,11 @@ pub fn step(relation: Oid, name: &[u8], arguments: &[u8]) -> Result<String, Erro
     if transaction::is_read_only() {
         return Err(Error::NotWritable);
     }
-    roles::refuse_unless_owner(relation)?;
     // Who has only the table may be rid of the old column, and have it back.
-    if !matches!(name, b"drop" | b"undo" | b"lock") {
+    if matches!(name, b"drop" | b"undo" | b"lock") {
+        roles::refuse_unless_owner(relation)?;
+    } else {
+        roles::refuse_unless_owner_by_himself(relation)?;
         security::refuse_unless_executable(fields::ENCRYPT, "encrypt")?;
         security::refuse_unless_executable(fields::DECRYPT, "decrypt")?;
     }
@@ -47,19 +51,27 @@ pub fn step(relation: Oid, name: &[u8], arguments: &[u8]) -> Result<String, Erro
             ],
         )
     })?;
-    OWN_STEP.set(Some((callbacks::transaction_serial(), relation)));
-    Ok(told.unwrap_or_else(|| "null".into()))
+    let told = told.unwrap_or_else(|| "null".into());
+    let serial = callbacks::transaction_serial();
+    OWN_STEP.set(Some((serial, relation)));
+    VERIFYING.set(is_to_verify(name, &told).then_some(serial));
+    Ok(told)
 }
 
-/// Whether a value opens in its place and holds what is given. It shows nothing and counts as no decryption: for a session
-/// that is at a step, which the table's owner has asked for.
+fn is_to_verify(step: &[u8], told: &str) -> bool {
+    step == b"next"
+        && serde_json::from_str::<serde_json::Value>(told).is_ok_and(|told| told["do"] == "verify")
+}
+
+/// Whether a value opens in its place and holds what is given. Who asks could as well guess, and so it is granted with
+/// decrypt, is recorded as any decryption is, and is answered only where a step has just said that values are to be verified.
 pub fn is_sealed_as(
     value: Option<&[u8]>,
     place: Option<&[u8]>,
     plaintext: &AnyValue,
     modifier: Option<i32>,
 ) -> Result<bool, Error> {
-    if OWN_STEP.get().is_none_or(|(serial, _)| serial != callbacks::transaction_serial()) {
+    if VERIFYING.get() != Some(callbacks::transaction_serial()) {
         return Err(Error::BorrowedHands {
             problem: "this is asked while a column is being encrypted, and by nobody else",
             hint: "CALL fieldcrypt.encrypt_column(...) verifies each value itself.",
@@ -71,11 +83,17 @@ pub fn is_sealed_as(
         return Ok(false);
     }
     let Ok(bound) = BoundCiphertext::parse(value) else { return Ok(false) };
-    let mut opened = match fields::take_out(&bound, Expected::Place(&place)) {
-        Ok(opened) => opened,
+    let mut opened = Varlena::of(bound.body())?;
+    match fields::open_recorded(
+        &bound,
+        Expected::Place(&place),
+        place.as_bytes(),
+        opened.bytes_mut(),
+    ) {
+        Ok(()) => {}
         Err(error) if error.is_of_one_value() => return Ok(false),
         Err(error) => return Err(error),
-    };
+    }
     let is_same = is_plaintext(bound.header().form, opened.bytes(), plaintext, modifier);
     opened.bytes_mut().fill(0);
     opened.discard();

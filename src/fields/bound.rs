@@ -83,6 +83,16 @@ pub fn open_bound(
     if settings::lacks_tenant() {
         return Err(settings::tenant_required("decrypt"));
     }
+    open_recorded(value, expected, named, buffer)
+}
+
+/// The same for who has said already whose values these are.
+pub fn open_recorded(
+    value: &BoundCiphertext<'_>,
+    expected: Expected<'_>,
+    named: &[u8],
+    buffer: &mut [u8],
+) -> Result<(), Error> {
     let record = usage::before_decryption()?;
     let key_id = value.header().key_id;
     let told = keyring::with_key(key_id, |cache, slot| {

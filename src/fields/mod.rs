@@ -7,8 +7,8 @@ mod reencrypt;
 mod seal;
 
 pub use bound::{
-    DECRYPT, ENCRYPT, REENCRYPT, open_bound, reencrypt_bound, seal_bound, seal_loose, take_out,
-    take_out_loose, tenant_of, verify_bound,
+    DECRYPT, ENCRYPT, REENCRYPT, open_bound, open_recorded, reencrypt_bound, seal_bound,
+    seal_loose, take_out, take_out_loose, tenant_of, verify_bound,
 };
 pub use context::{MAX_CONTEXT_BYTES, with_context};
 pub use open::open;

@@ -93,6 +93,8 @@ pub enum Error {
     BorrowedHands { problem: &'static str, hint: &'static str },
     /// Somebody who does not own a table says what its values are bound to.
     NotTableOwner { table: String },
+    /// A superuser at a table whose triggers and expressions are not a superuser's.
+    TableOfOther { table: String, owner: String },
     /// An argument that may be left out was given as NULL.
     NullArgument(&'static str),
     /// A tenant can't be called so.
@@ -321,6 +323,7 @@ impl Error {
                 | Self::PlantedCode
                 | Self::BorrowedHands { .. }
                 | Self::NotTableOwner { .. }
+                | Self::TableOfOther { .. }
                 | Self::LacksRight { .. }
                 | Self::ForOtherTenant
                 | Self::LooseOfOther(_)
@@ -592,8 +595,17 @@ impl Error {
             Self::NotTableOwner { table } => (
                 b"42501",
                 format!("must be owner of table {table}"),
-                "The context is computed with the rights of the table's owner.",
+                "What the table computes is computed with the rights of its owner: SET ROLE to that role.",
             ),
+            Self::TableOfOther { table, owner } => {
+                let message = format!(
+                    "table {table} is not a superuser's: its triggers would run with the rights of one"
+                );
+                let hint = format!(
+                    "SET ROLE {owner}; that role needs the privileges encrypt and decrypt for it."
+                );
+                return Report::new(b"42501", message, &hint);
+            }
             Self::NullArgument(name) => (
                 b"22004",
                 format!("{name} must not be NULL"),

@@ -65,6 +65,23 @@ pub fn refuse_unless_owner(relation: pg_sys::Oid) -> Result<(), Error> {
     Err(Error::NotTableOwner { table: encoding::lossy(&name) })
 }
 
+/// The same, and a superuser whose table it is not, unless it is another's: what the table computes would be computed with
+/// his rights.
+pub fn refuse_unless_owner_by_himself(relation: pg_sys::Oid) -> Result<(), Error> {
+    refuse_unless_owner(relation)?;
+    let Some(table) = Table::open(relation, Access::Read) else {
+        return Err(Error::NotScannable { problem: "gone" });
+    };
+    let (owner, name) = (table.owner(), table.name());
+    table.close();
+    // SAFETY: look at the rights of roles.
+    if unsafe { pg_sys::superuser() && !pg_sys::superuser_arg(owner) } {
+        let owner = encoding::lossy(&role_name(owner));
+        return Err(Error::TableOfOther { table: encoding::lossy(&name), owner });
+    }
+    Ok(())
+}
+
 /// Whether the role whose rights count now has those of another.
 pub fn has_rights_of(role: pg_sys::Oid) -> bool {
     // SAFETY: reads a variable of the backend, and catalogs.

@@ -151,6 +151,7 @@ is(scalar(() = slurp_file($path) =~ /0000012\d\d/g), 0, '  and none after VACUUM
 value($node, 'CREATE TABLE mine (id int PRIMARY KEY, ssn text); ALTER TABLE mine OWNER TO owner; INSERT INTO mine VALUES (1, $$1$$)');
 refused($node, $call->(q{'mine'}, q{'ssn'}), '42501', qr/must be owner/, 'not a stranger', user => 'stranger');
 refused($node, $call->(q{'mine'}, q{'ssn'}), '42501', qr/SET ROLE owner/, 'not a superuser with another\'s table: its triggers would run as him');
+refused($node, q{CALL fieldcrypt.undo_encrypt_column('mine', 'ssn')}, '42501', qr/SET ROLE owner/, '  nor to undo it');
 refused($node, $call->(q{'mine'}, q{'ssn'}), '42501', 'not without a privilege', user => 'reader');
 value($node, q{SELECT fieldcrypt.revoke_access('owner', 'decrypt')});
 refused($node, $call->(q{'mine'}, q{'ssn'}), '42501', qr/needs the privilege decrypt/, 'not without decrypt', @owner);
@@ -159,6 +160,31 @@ refused($node, 'BEGIN; ' . $call->(q{'mine'}, q{'ssn'}), '2D000', 'not in a tran
 refused($node, 'SET default_transaction_read_only = on; ' . $call->(q{'mine'}, q{'ssn'}), '25006', 'not where nothing is written', @owner);
 refused($node, "SELECT fieldcrypt.is_sealed_as(NULL::fieldcrypt.encrypted, 'x', 'y'::text, NULL)", '42501', qr/by nobody else/,
 	'what verifies is nobody\'s to ask', @owner);
+# Nor is it to guess with, by who is at a step of a table of his own: with others' values or with his.
+value($node, <<'SQL');
+CREATE ROLE guesser LOGIN;
+CREATE TABLE pins (id int PRIMARY KEY, pin fieldcrypt.encrypted_text);
+SELECT fieldcrypt.protect_column('pins', 'pin'), fieldcrypt.grant_access('guesser', 'encrypt');
+INSERT INTO pins VALUES (1, '4711');
+CREATE TABLE guesses (id int PRIMARY KEY, pin text); INSERT INTO guesses VALUES (1, 'one');
+ALTER TABLE guesses OWNER TO guesser; GRANT SELECT ON pins TO guesser;
+SQL
+my $guess = q{SELECT string_agg(g::text, '') FROM pins, generate_series(4700, 4720) AS g
+	WHERE fieldcrypt.is_sealed_as(pin::fieldcrypt.encrypted, fieldcrypt.context('public.pins.pin', id), g::text, NULL)};
+foreach my $step (qw(lock drop undo next plan begin end))
+{
+	my $guessed = run_sql($node, "BEGIN; DO \$\$ BEGIN PERFORM fieldcrypt.column_migration_step('guesses', '$step', '{\"column\": \"pin\", \"batch_size\": 10}');
+		EXCEPTION WHEN OTHERS THEN NULL; END \$\$; $guess; ROLLBACK", user => 'guesser');
+	is("@{ $guessed->{sqlstates} }", '42501', "who may not decrypt has no answer behind step $step") or diag $guessed->{out};
+	unlike($guessed->{out}, qr/4711/, '  and did not guess it');
+}
+value($node, q{SELECT fieldcrypt.grant_access('guesser', 'decrypt'); ALTER ROLE guesser SET fieldcrypt.audit_decrypt = 'statements'});
+refused($node, "BEGIN; SELECT fieldcrypt.column_migration_step('guesses', 'lock', '{}'); $guess", '42501', qr/by nobody else/,
+	'nor has who may, where nothing is to be verified', user => 'guesser');
+value($node, q{CALL fieldcrypt.encrypt_column('guesses', 'pin', swap => false)}, user => 'guesser');
+ok(eventually($node, q{SELECT sum(value_count) FROM fieldcrypt.audit_log WHERE event = 'values_decrypted' AND actor = 'guesser'}, '1'),
+	'what was verified is recorded as decrypted');
+
 refused($node, 'CREATE TRIGGER t BEFORE INSERT ON mine FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.carry_column()', '42501',
 	'nor to make a trigger of', @owner);
 refused($node, "SELECT fieldcrypt.column_migration_step('mine', '$_',
