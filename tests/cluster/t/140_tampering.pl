@@ -154,7 +154,7 @@ my @junk = (
 	'fc1:' . substr($body, 0, 20) . '%' . substr($body, 21), 'fc1:' . substr($body, 0, 20) . '+' . substr($body, 21),
 	'fc1:' . substr($body, 0, 20) . '/' . substr($body, 21), "fc1:\x{e4}\x{e4}", 'fc1:' . '-' x 57, 'fc1:' . 'A' x 1_000_000,
 	'fc1:' . '!' x 1_000_000, 'x' x 1_000_000, 'fc1:%s%n%d', "fc1:''; DROP TABLE samples; --", '\xf901', '{}', 'null', 'NaN',
-	'fc1:' . encode_base64("\xF9\x02" . "\1" x 60, '') =~ tr{+/}{-_}r =~ s/=//gr);
+	'fc1:' . encode_base64("\xF9\x7F" . "\1" x 60, '') =~ tr{+/}{-_}r =~ s/=//gr);
 foreach my $length (0 .. length($body) - 1)
 {
 	push @junk, 'fc1:' . substr $body, 0, $length if $length < 56 || $length % 4 == 1;
@@ -241,7 +241,7 @@ foreach my $case (
 	[ 'fingerprint of 17 bytes', sprintf($one, 'master_key_fingerprint = master_key_fingerprint || $$x$$'), 'KF012' ],
 	[ 'algorithm', sprintf($one, q{algorithm = 'AES-128'}), 'KF012' ],
 	[ 'algorithm empty', sprintf($one, q{algorithm = ''}), 'KF012' ],
-	[ 'purpose', sprintf($one, q{purpose = 'search'}), 'KF012' ],
+	[ 'purpose', sprintf($one, q{purpose = 'sorting'}), 'KF012' ],
 	[ 'state unknown', sprintf($one, q{state = 'revived'}), 'KF012' ],
 	[ 'state empty', sprintf($one, q{state = ''}), 'KF012' ],
 	[ 'wrapped key NULL', sprintf($one, 'wrapped_key = NULL'), 'KF011' ],

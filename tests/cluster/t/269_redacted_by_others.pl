@@ -64,7 +64,7 @@ my @in = (db => 'without');
 foreach my $call (
 	q{fieldcrypt.encrypt_field('CANARY')}, q{fieldcrypt.no_such_thing('CANARY')}, q{fieldcrypt_internal.nothing('CANARY')},
 	q{encrypt_field('CANARY')}, q{ENCRYPT_FIELD /* c */ ('CANARY')},
-	q{"encrypt_field"('CANARY')}, q{'CANARY'::encrypted}, q{'CANARY'::fieldcrypt.encrypted})
+	q{"encrypt_field"('CANARY')}, q{'CANARY'::encrypted}, q{'CANARY'::fieldcrypt.encrypted}, q{'CANARY'::encrypted_text})
 {
 	hides("without the extension, $call", qr/(?:3F000|42883|42704)/, ["SELECT $call"], @in);
 }
