@@ -13,8 +13,8 @@ trap 'rm -f "$FIELDCRYPT_RESULTS"*' EXIT
 # Files of tests/cluster that meet code which differs between versions of PostgreSQL, or its replication,
 # dumps, plans, settings and log lines.
 # The first list is that of the newest version, the second that of those between.
-differing="003 006 007 009 030 032 033 035 080 085 090 091 092 110 111 180 183 185 189 190 191 201 205 213 222 240 260 261 262
-    264 266 274 277 278"
+differing="003 006 007 009 030 032 033 035 080 085 090 091 092 110 111 180 183 185 189 190 191 192 193 194 199 201 205 213 222 237 240
+    260 261 262 264 266 274 277 278 290 293"
 smoke="003 009 110 111 180 190"
 
 main() {
