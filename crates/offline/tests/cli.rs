@@ -101,6 +101,7 @@ impl Room {
             key["key_check"] = hex(&data_key.check(key_id)).into();
             list.insert(at, key);
         }
+        document["version"] = 2.into();
         document.as_object_mut().unwrap().remove("authentication");
         let contents = Contents::parse(&document.to_string()).unwrap();
         let codes = master_keys.iter().map(|key| contents.authenticate(key)).collect();
