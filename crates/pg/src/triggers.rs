@@ -201,15 +201,16 @@ impl TriggerCall {
     /// The row after with NULL in a column.
     pub(super) fn row_without(&self, column: i16) -> Option<Datum> {
         let row = self.row_datum()?;
+        let (mut column, mut value, mut is_null) = (c_int::from(column), Datum::null(), true);
         // SAFETY: the tuple is described by the relation, which has the column.
         let changed = unsafe {
             pg_sys::heap_modify_tuple_by_cols(
                 row.cast_mut_ptr(),
                 (*(*self.data).tg_relation).rd_att,
                 1,
-                &mut c_int::from(column),
-                &mut Datum::null(),
-                &mut true,
+                &raw mut column,
+                &raw mut value,
+                &raw mut is_null,
             )
         };
         Some(Datum::from(changed))
