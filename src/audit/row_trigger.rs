@@ -11,10 +11,11 @@ use super::Details;
 use super::pending::{self, Change, Changed, RowKey};
 use crate::error::Error;
 use crate::events::Event;
+use crate::pg::encoding;
 use crate::pg::json::{Jsonb, Scalar, in_database_encoding};
+use crate::pg::known_relations::KnownRelations;
 use crate::pg::triggers::{Operation, TriggerCall, is_encrypted, output, same_bytes};
 use crate::pg::tuple::Row;
-use crate::pg::{encoding, invalidations};
 
 /// AFTER INSERT, UPDATE and DELETE for each row, and TRUNCATE. Columns are found by what they are
 /// when the trigger fires, so renamed and added ones are right.
@@ -60,9 +61,6 @@ fn record_truncate(trigger: &TriggerCall) -> Result<(), Error> {
 
 /// What is to be known of a table, or a partition, to record changes of its rows.
 struct Table {
-    relation: Oid,
-    /// As of when it is known.
-    generation: u64,
     name: Rc<[u8]>,
     partition: Option<Rc<[u8]>>,
     key: Key,
@@ -72,30 +70,18 @@ struct Table {
 }
 
 impl Table {
-    /// Tables that are known at a time.
+    /// Of `changed` at a time.
     const MOST: usize = 64;
 
     fn of(trigger: &TriggerCall) -> Result<Rc<Self>, Error> {
-        thread_local! { static KNOWN: RefCell<Vec<Rc<Table>>> = const { RefCell::new(Vec::new()) } }
-        let relation = trigger.relation();
-        let generation = invalidations::any_generation();
-        let is_it =
-            |table: &&Rc<Self>| table.relation == relation && table.generation == generation;
-        if let Some(table) = KNOWN.with_borrow(|known| known.iter().rfind(is_it).cloned()) {
-            return Ok(table);
+        thread_local! {
+            static KNOWN: RefCell<KnownRelations<Table>> = const { RefCell::new(KnownRelations::new()) }
         }
-        let table = Rc::new(Self::look_up(trigger, relation, generation)?);
-        KNOWN.with_borrow_mut(|known| {
-            known.retain(|table| table.generation == generation);
-            if known.len() >= Self::MOST {
-                known.clear();
-            }
-            known.push(Rc::clone(&table));
-        });
-        Ok(table)
+        let look_up = || Self::look_up(trigger).map(Rc::new);
+        KnownRelations::of(&KNOWN, trigger.relation(), look_up, drop)
     }
 
-    fn look_up(trigger: &TriggerCall, relation: Oid, generation: u64) -> Result<Self, Error> {
+    fn look_up(trigger: &TriggerCall) -> Result<Self, Error> {
         let (name, partition) = (trigger.root_name(), trigger.relation_name());
         let columns = trigger.columns();
         let key = Key::of(&columns, &trigger.row_identity())?;
@@ -106,8 +92,6 @@ impl Table {
             }
         }
         Ok(Self {
-            relation,
-            generation,
             partition: (partition != name).then(|| partition.into()),
             name: name.into(),
             key,

@@ -114,8 +114,7 @@ impl<'t> Column<'t, '_> {
                 form,
                 Varlena::of,
             );
-            plaintext.bytes_mut().fill(0);
-            plaintext.discard();
+            plaintext.wipe();
             plaintext = converted.map_err(|error| self.named(error))?;
         }
         if !is_insert && let Some(old) = self.same_as_before(place, plaintext.bytes_mut())? {
@@ -149,8 +148,7 @@ impl<'t> Column<'t, '_> {
             Err(error) => return Err(error),
         };
         let is_same = before.bytes_mut() == plaintext;
-        before.bytes_mut().fill(0);
-        before.discard();
+        before.wipe();
         if is_same { Varlena::of(bytes).map(Some) } else { Ok(None) }
     }
 
@@ -187,8 +185,7 @@ impl<'t> Column<'t, '_> {
     fn seal(&self, tenant: &[u8], place: &str, mut plaintext: Varlena) -> Result<Varlena, Error> {
         let form = self.declaration.form;
         let sealed = fields::seal_bound(tenant, form, place, plaintext.bytes_mut());
-        plaintext.bytes_mut().fill(0);
-        plaintext.discard();
+        plaintext.wipe();
         sealed
     }
 

@@ -31,10 +31,7 @@ pub fn protect(relation: Oid, wanted: &Wanted<'_>) -> Result<(), Error> {
     roles::refuse_unless_owner(relation)?;
     security::refuse_unless_executable(fields::ENCRYPT, "encrypt")?;
     create_loose_key()?;
-    let key = wanted.key.map(|key| {
-        Value::Array(key.iter().map(|name| encoding::lossy(name).into()).collect::<Vec<_>>())
-    });
-    let key = key.map(|key| json::in_database_encoding(&key)).transpose()?;
+    let key = wanted.key.map(json::of_names).transpose()?;
     let relation_number = Parameter::BigInt(Some(i64::from(relation.to_u32())));
     let rows = security::as_owner(|| {
         spi::first_row(

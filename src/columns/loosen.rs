@@ -33,7 +33,6 @@ pub fn loosen(bytes: &[u8], place: &[u8]) -> Result<Varlena, Error> {
         }
     };
     let loose = fields::seal_loose(form, plaintext.bytes_mut());
-    plaintext.bytes_mut().fill(0);
-    plaintext.discard();
+    plaintext.wipe();
     loose
 }

@@ -21,10 +21,23 @@ use crate::pg::values::Varlena;
 use crate::pg::{callbacks, encoding, json, plaintexts, roles, security, transaction};
 
 thread_local! {
-    /// The transaction in which this session does a step, and the table.
-    static OWN_STEP: Cell<Option<(u64, Oid)>> = const { Cell::new(None) };
-    /// The transaction in which the last step said that values are to be verified: only there are they compared.
-    static VERIFYING: Cell<Option<u64>> = const { Cell::new(None) };
+    static LAST_STEP: Cell<Option<LastStep>> = const { Cell::new(None) };
+}
+
+/// What this session did last of a migration.
+#[derive(Clone, Copy)]
+struct LastStep {
+    transaction: u64,
+    relation: Oid,
+    /// Whether it said that values are to be verified: only then are they compared.
+    is_to_verify: bool,
+}
+
+impl LastStep {
+    /// That of this transaction.
+    fn current() -> Option<Self> {
+        LAST_STEP.get().filter(|step| step.transaction == callbacks::transaction_serial())
+    }
 }
 
 /// Does a step for the table's owner; gives what it has to say, as JSON.
@@ -52,9 +65,9 @@ pub fn step(relation: Oid, name: &[u8], arguments: &[u8]) -> Result<String, Erro
         )
     })?;
     let told = told.unwrap_or_else(|| "null".into());
-    let serial = callbacks::transaction_serial();
-    OWN_STEP.set(Some((serial, relation)));
-    VERIFYING.set(is_to_verify(name, &told).then_some(serial));
+    let transaction = callbacks::transaction_serial();
+    let is_to_verify = is_to_verify(name, &told);
+    LAST_STEP.set(Some(LastStep { transaction, relation, is_to_verify }));
     Ok(told)
 }
 
@@ -71,7 +84,7 @@ pub fn is_sealed_as(
     plaintext: &AnyValue,
     modifier: Option<i32>,
 ) -> Result<bool, Error> {
-    if VERIFYING.get() != Some(callbacks::transaction_serial()) {
+    if !LastStep::current().is_some_and(|step| step.is_to_verify) {
         return Err(Error::BorrowedHands {
             problem: "this is asked while a column is being encrypted, and by nobody else",
             hint: "CALL fieldcrypt.encrypt_column(...) verifies each value itself.",
@@ -95,8 +108,7 @@ pub fn is_sealed_as(
         Err(error) => return Err(error),
     }
     let is_same = is_plaintext(bound.header().form, opened.bytes(), plaintext, modifier);
-    opened.bytes_mut().fill(0);
-    opened.discard();
+    opened.wipe();
     is_same
 }
 
@@ -158,7 +170,7 @@ impl Row<'_> {
 
     /// Whether this is the write of a step, which has made the value for the row as it is.
     fn is_of_step(&self) -> bool {
-        OWN_STEP.get() == Some((callbacks::transaction_serial(), self.trigger.root()))
+        LastStep::current().is_some_and(|step| step.relation == self.trigger.root())
     }
 }
 
@@ -179,11 +191,11 @@ impl Keyed<'_> {
         }
         if !trigger.is_insert()
             && !self.has_moved
-            && trigger.is_as_before(plaintext)
+            && !trigger.is_changed(plaintext)
             && let Some(old) = trigger.bytes_before(value)
             && self.is_in_place(old)
         {
-            if trigger.is_as_before(value) {
+            if !trigger.is_changed(value) {
                 return Ok(trigger.row_datum());
             }
             return Ok(trigger.row_with_one(value, Some(Varlena::of(old)?.into_datum())));
@@ -227,7 +239,7 @@ impl Keyed<'_> {
                 self.refuse_if_twin_is_written()?;
                 Ok(trigger.row_with_one(plaintext, None))
             }
-            Some(Some(mut opened)) => {
+            Some(Some(opened)) => {
                 let (type_oid, modifier) = trigger.type_of(plaintext);
                 let form = self.declaration.form;
                 // A row that moves to another partition is inserted there with both.
@@ -236,8 +248,7 @@ impl Keyed<'_> {
                         Ok(trigger.is_insert() && bytes == opened.bytes())
                     });
                 let datum = plaintexts::for_column(form, opened.bytes(), type_oid, modifier);
-                opened.bytes_mut().fill(0);
-                opened.discard();
+                opened.wipe();
                 if is_twin? == Some(true) {
                     return Ok(trigger.row_datum());
                 }
@@ -252,7 +263,7 @@ impl Keyed<'_> {
     /// Only who undoes it can write the old column.
     fn forget(&self) -> Result<Option<Datum>, Error> {
         let (trigger, Twins { plaintext, value, .. }) = (self.row.trigger, self.row.twins);
-        if self.row.is_of_step() && !trigger.is_insert() && trigger.is_as_before(value) {
+        if self.row.is_of_step() && !trigger.is_insert() && !trigger.is_changed(value) {
             return Ok(trigger.row_datum());
         }
         if !trigger.is_insert() {
@@ -265,9 +276,8 @@ impl Keyed<'_> {
                 Ok(trigger.row_with_one(plaintext, None))
             }
             // Also of a row that moves to another partition: what it had there can't be known to be the same.
-            Some(Some(mut opened)) => {
-                opened.bytes_mut().fill(0);
-                opened.discard();
+            Some(Some(opened)) => {
+                opened.wipe();
                 self.note()?;
                 Ok(trigger.row_with_one(plaintext, None))
             }
@@ -278,7 +288,7 @@ impl Keyed<'_> {
     /// or for a key of the row that was changed, changes nothing.
     fn new_plaintext(&self) -> Result<Option<Option<Varlena>>, Error> {
         let (trigger, value) = (self.row.trigger, self.row.twins.value);
-        if !trigger.is_insert() && trigger.is_as_before(value) {
+        if !trigger.is_insert() && !trigger.is_changed(value) {
             return Ok(None);
         }
         let Some(bytes) = trigger.bytes_after(value) else { return Ok(Some(None)) };
@@ -289,10 +299,9 @@ impl Keyed<'_> {
             && trigger.before(self.row.twins.plaintext).is_some()
         {
             match fields::take_out(&before, Expected::Any) {
-                Ok(mut before) => {
+                Ok(before) => {
                     let is_same = before.bytes() == opened.bytes();
-                    before.bytes_mut().fill(0);
-                    before.discard();
+                    before.wipe();
                     if is_same {
                         return Ok(None);
                     }
@@ -306,7 +315,7 @@ impl Keyed<'_> {
 
     fn refuse_if_twin_is_written(&self) -> Result<(), Error> {
         let (trigger, Twins { plaintext, value, .. }) = (self.row.trigger, self.row.twins);
-        if trigger.is_as_before(plaintext) {
+        if !trigger.is_changed(plaintext) {
             return Ok(());
         }
         Err(Error::TwinIsWritten { twin: self.row.name(plaintext), column: self.row.name(value) })

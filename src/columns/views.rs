@@ -5,7 +5,7 @@ use pgrx::pg_sys::Oid;
 use crate::error::Error;
 use crate::pg::setting::TemporarySettings;
 use crate::pg::spi::{self, Parameter};
-use crate::pg::{encoding, roles, security};
+use crate::pg::{encoding, json, roles, security};
 
 /// Makes a view over a table that shows its protected columns decrypted, or makes it anew. What it is made of is read with
 /// the extension's rights; it is made with the caller's, and belongs to the table's owner.
@@ -16,11 +16,7 @@ pub fn create_view(
 ) -> Result<(), Error> {
     security::refuse_for_planted_code()?;
     roles::refuse_unless_owner(relation)?;
-    let columns = columns.map(|columns| {
-        let names = columns.iter().map(|name| encoding::lossy(name).into()).collect();
-        serde_json::Value::Array(names)
-    });
-    let columns = columns.map(|names| crate::pg::json::in_database_encoding(&names)).transpose()?;
+    let columns = columns.map(json::of_names).transpose()?;
     let statements = security::as_owner(|| {
         spi::rows(
             "SELECT s FROM pg_catalog.unnest(fieldcrypt_internal.decrypted_view($1::pg_catalog.oid, $2, $3::pg_catalog.jsonb)) AS s",

@@ -7,10 +7,11 @@ use std::rc::Rc;
 use pgrx::pg_sys::{Datum, Oid};
 
 use crate::error::Error;
+use crate::pg::known_relations::KnownRelations;
 use crate::pg::spi::{self, Prepared};
 use crate::pg::triggers::{Operation, TriggerCall};
 use crate::pg::views::{View, ViewColumn};
-use crate::pg::{encoding, invalidations, relations};
+use crate::pg::{encoding, relations};
 
 /// INSTEAD OF INSERT, UPDATE and DELETE, for each row.
 pub fn write_view(trigger: &TriggerCall) -> Result<Option<Datum>, Error> {
@@ -27,8 +28,6 @@ pub fn write_view(trigger: &TriggerCall) -> Result<Option<Datum>, Error> {
 
 /// What is known of a view, and its statements.
 struct Known {
-    relation: Oid,
-    generation: u64,
     view: View,
     prepared: RefCell<HashMap<Statement, Prepared>>,
 }
@@ -41,32 +40,13 @@ struct Statement {
     gives_row: bool,
 }
 
-/// Views that are known at a time.
-const MOST: usize = 64;
-
 impl Known {
     fn of(trigger: &TriggerCall) -> Result<Rc<Self>, Error> {
-        thread_local! { static KNOWN: RefCell<Vec<Rc<Known>>> = const { RefCell::new(Vec::new()) } }
-        let relation = trigger.relation();
-        let generation = invalidations::any_generation();
-        let is_it =
-            |known: &&Rc<Self>| known.relation == relation && known.generation == generation;
-        if let Some(known) = KNOWN.with_borrow(|known| known.iter().rfind(is_it).cloned()) {
-            return Ok(known);
+        thread_local! {
+            static KNOWN: RefCell<KnownRelations<Known>> = const { RefCell::new(KnownRelations::new()) }
         }
-        let view = trigger.view()?;
-        let known = Rc::new(Self { relation, generation, view, prepared: RefCell::default() });
-        let gone = KNOWN.with_borrow_mut(|all| {
-            let is_old = |one: &mut Rc<Known>| one.generation != generation;
-            let mut gone: Vec<_> = all.extract_if(.., is_old).collect();
-            if all.len() >= MOST {
-                gone.append(all);
-            }
-            all.push(Rc::clone(&known));
-            gone
-        });
-        gone.into_iter().for_each(Self::give_back);
-        Ok(known)
+        let look_up = || Ok(Rc::new(Self { view: trigger.view()?, prepared: RefCell::default() }));
+        KnownRelations::of(&KNOWN, trigger.relation(), look_up, Self::give_back)
     }
 
     /// Gives its plans back, unless a call further out is at it.

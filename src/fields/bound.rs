@@ -190,9 +190,8 @@ pub fn reencrypt_bound(bytes: &[u8], expected: Expected<'_>) -> Result<Varlena, 
 
 /// Whether a value is authentic where it is expected; an error says why not.
 pub fn verify_bound(value: &BoundCiphertext<'_>, expected: Expected<'_>) -> Result<(), Error> {
-    let mut plaintext = take_out(value, expected)?;
-    plaintext.bytes_mut().fill(0);
-    plaintext.discard();
+    let plaintext = take_out(value, expected)?;
+    plaintext.wipe();
     Ok(())
 }
 

@@ -58,12 +58,10 @@ pub fn rebind(bytes: &[u8], context: &Context<'_>, new: &Context<'_>) -> Result<
 fn verify(bytes: &[u8], context: &Context<'_>) -> Result<(), Error> {
     let value = Ciphertext::parse(bytes)?;
     let mut plaintext = Varlena::of(value.body())?;
-    let buffer = plaintext.bytes_mut();
     let result = keyring::with_key(value.key_id(), |cache, slot| {
-        open_with(cache, slot, &value, context, buffer)
+        open_with(cache, slot, &value, context, plaintext.bytes_mut())
     });
-    buffer.fill(0);
-    plaintext.discard();
+    plaintext.wipe();
     result
 }
 

@@ -11,8 +11,9 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::heap::Table;
 use super::key_values::{self, PartReader};
+use super::known_relations::KnownRelations;
 use super::triggers::TriggerCall;
-use super::{encoding, invalidations, schemas, values, version};
+use super::{encoding, schemas, values, version};
 
 /// Bytes that a place may have: it names a column and a row.
 const MAX_PLACE_BYTES: usize = 1 << 20;
@@ -112,39 +113,16 @@ fn unescaped(part: &[u8]) -> Vec<u8> {
     out
 }
 
-struct Known {
-    relation: Oid,
-    generation: u64,
-    declarations: Declarations,
-}
-
-/// Relations that are known at a time.
-const MOST: usize = 64;
-
 /// # Safety
 ///
 /// The relation is open.
 unsafe fn known(relation: pg_sys::Relation) -> Result<Declarations, Error> {
-    thread_local! { static KNOWN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) } }
-    // SAFETY: by the contract.
-    let oid = unsafe { (*relation).rd_id };
-    let generation = invalidations::any_generation();
-    let is_it = |known: &&Known| known.relation == oid && known.generation == generation;
-    let found = KNOWN
-        .with_borrow(|known| known.iter().rfind(is_it).map(|known| Rc::clone(&known.declarations)));
-    if let Some(found) = found {
-        return Ok(found);
+    thread_local! {
+        static KNOWN: RefCell<KnownRelations<[Declaration]>> = const { RefCell::new(KnownRelations::new()) }
     }
     // SAFETY: by the contract.
-    let declarations: Declarations = unsafe { read(relation) }?.into();
-    KNOWN.with_borrow_mut(|known| {
-        known.retain(|known| known.generation == generation);
-        if known.len() >= MOST {
-            known.clear();
-        }
-        known.push(Known { relation: oid, generation, declarations: Rc::clone(&declarations) });
-    });
-    Ok(declarations)
+    let (oid, look_up) = unsafe { ((*relation).rd_id, || read(relation).map(Into::into)) };
+    KnownRelations::of(&KNOWN, oid, look_up, drop)
 }
 
 /// # Safety

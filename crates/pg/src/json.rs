@@ -148,6 +148,11 @@ pub fn in_database_encoding(document: &Value) -> Result<Vec<u8>, Error> {
     Ok(encoding::from_utf8(document.to_string().as_bytes())?.into_owned())
 }
 
+/// Names as an array, in the database's encoding.
+pub fn of_names(names: &[&[u8]]) -> Result<Vec<u8>, Error> {
+    in_database_encoding(&names.iter().map(|name| encoding::lossy(name)).collect())
+}
+
 /// A document as a `text`.
 pub fn to_text(document: &Value) -> Result<Varlena, Error> {
     Varlena::of(&in_database_encoding(document)?)

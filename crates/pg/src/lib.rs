@@ -30,6 +30,7 @@ pub mod json;
 pub mod key_locks;
 pub mod key_table;
 pub mod key_values;
+pub mod known_relations;
 mod lasting;
 pub mod locks;
 pub mod log_hook;

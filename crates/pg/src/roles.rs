@@ -54,32 +54,32 @@ pub fn login_role() -> Vec<u8> {
 
 /// Refuses whoever has not the rights of a relation's owner.
 pub fn refuse_unless_owner(relation: pg_sys::Oid) -> Result<(), Error> {
-    let Some(table) = Table::open(relation, Access::Read) else {
-        return Err(Error::NotScannable { problem: "gone" });
-    };
-    let (owner, name) = (table.owner(), table.name());
-    table.close();
-    if has_rights_of(owner) {
-        return Ok(());
-    }
-    Err(Error::NotTableOwner { table: encoding::lossy(&name) })
+    owner_with_rights(relation).map(drop)
 }
 
-/// The same, and a superuser whose table it is not, unless it is another's: what the table computes would be computed with
-/// his rights.
+/// The same, and a superuser, unless the owner is one, too: what the table computes would be computed with a superuser's
+/// rights.
 pub fn refuse_unless_owner_by_himself(relation: pg_sys::Oid) -> Result<(), Error> {
-    refuse_unless_owner(relation)?;
-    let Some(table) = Table::open(relation, Access::Read) else {
-        return Err(Error::NotScannable { problem: "gone" });
-    };
-    let (owner, name) = (table.owner(), table.name());
-    table.close();
+    let (owner, name) = owner_with_rights(relation)?;
     // SAFETY: look at the rights of roles.
     if unsafe { pg_sys::superuser() && !pg_sys::superuser_arg(owner) } {
         let owner = encoding::lossy(&role_name(owner));
         return Err(Error::TableOfOther { table: encoding::lossy(&name), owner });
     }
     Ok(())
+}
+
+/// The owner of a relation, whose rights the role has that counts now, and the relation's name.
+fn owner_with_rights(relation: pg_sys::Oid) -> Result<(pg_sys::Oid, Vec<u8>), Error> {
+    let Some(table) = Table::open(relation, Access::Read) else {
+        return Err(Error::NotScannable { problem: "gone" });
+    };
+    let (owner, name) = (table.owner(), table.name());
+    table.close();
+    if has_rights_of(owner) {
+        return Ok((owner, name));
+    }
+    Err(Error::NotTableOwner { table: encoding::lossy(&name) })
 }
 
 /// Whether the role whose rights count now has those of another.

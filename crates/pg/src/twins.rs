@@ -6,7 +6,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use super::declarations::{column_of, constant};
 use super::text_forms::AnyValue;
 use super::triggers::{Operation, TriggerCall};
-use super::{values, version};
+use super::version;
 
 /// What the trigger is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,34 +108,10 @@ impl TriggerCall {
         named.map(|(_, name, _)| name).unwrap_or_default()
     }
 
-    /// Whether a column is byte by byte what it was before; of an INSERT, whether it is NULL.
-    pub fn is_as_before(&self, column: i16) -> bool {
-        match (self.before(column), self.after(column)) {
-            (None, None) => true,
-            // SAFETY: two values of the column's type, which says how they are stored.
-            (Some(before), Some(after)) => unsafe {
-                let attribute =
-                    &*version::attribute((*self.open_relation()).rd_att, column as usize - 1);
-                match attribute.attlen {
-                    _ if attribute.attbyval => before.value() == after.value(),
-                    -1 => values::detoasted(before) == values::detoasted(after),
-                    length @ 1.. => {
-                        let bytes = |datum: Datum| {
-                            std::slice::from_raw_parts(datum.cast_mut_ptr::<u8>(), length as usize)
-                        };
-                        bytes(before) == bytes(after)
-                    }
-                    _ => false,
-                }
-            },
-            _ => false,
-        }
-    }
-
     /// Whether an UPDATE changes a column other than this one.
     pub fn changes_another_than(&self, column: i16) -> bool {
         let columns = self.columns();
-        columns.iter().any(|(number, _, _)| *number != column && !self.is_as_before(*number))
+        columns.iter().any(|(number, _, _)| *number != column && self.is_changed(*number))
     }
 
     /// The row after with another value, or NULL, in a column: what a BEFORE trigger returns then.

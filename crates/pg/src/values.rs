@@ -135,6 +135,12 @@ impl Varlena {
         Datum::from(self.memory.cast::<c_void>())
     }
 
+    /// Overwrites it, and gives its memory back: what held a plaintext.
+    pub fn wipe(mut self) {
+        self.bytes_mut().fill(0);
+        self.discard();
+    }
+
     /// Gives its memory back.
     pub fn discard(self) {
         // SAFETY: palloc'd by `around`, and nobody else's.

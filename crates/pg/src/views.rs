@@ -15,7 +15,7 @@ use super::{values, version};
 pub struct View {
     /// The table, qualified, as SQL.
     pub table: Vec<u8>,
-    /// Whether who is at it may read the table, all of it.
+    /// The table.
     pub relation: Oid,
     /// The columns of the view, in its order.
     pub columns: Vec<ViewColumn>,
@@ -74,7 +74,7 @@ impl TriggerCall {
         view
     }
 
-    /// Whether a column is other bytes after than before.
+    /// Whether a column is other bytes after than before; of an INSERT, whether it is not NULL.
     pub fn is_changed(&self, column: i16) -> bool {
         // SAFETY: the relation has the column, of which both are values.
         unsafe {
