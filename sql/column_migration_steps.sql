@@ -11,16 +11,6 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.refuse_migration(text, text, text) IS 'what encrypt_column says of what it does not do; granted to nobody';
 
 -- A name that is made of a column's, within what a name may have.
-CREATE FUNCTION fieldcrypt_internal.name_beside(column_name text, ending text) RETURNS text
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT left($1, n.length) || $2
-      FROM generate_series(length($1), 1, -1) AS n (length)
-     WHERE octet_length(left($1, n.length) || $2) <= 63
-     ORDER BY n.length DESC LIMIT 1
-$$;
-COMMENT ON FUNCTION fieldcrypt_internal.name_beside(text, text) IS 'the name of what is made for a column';
-
 -- What is known of a migration: by its trigger, its declaration, and the row that says how far it is.
 CREATE FUNCTION fieldcrypt_internal.migration_plan(relation oid, column_name text) RETURNS jsonb
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
@@ -193,20 +183,13 @@ BEGIN
     IF refused.problem IS NOT NULL THEN
         PERFORM fieldcrypt_internal.refuse_declaration(refused.problem, refused.hint);
     END IF;
-    key_columns := fieldcrypt_internal.key_of_places($1, nullif(arguments -> 'key', 'null'));
-    IF $2 = ANY (key_columns || (arguments ->> 'tenant')) THEN
-        PERFORM fieldcrypt_internal.refuse_declaration(format('column "%s" can''t be part of its own key', $2), 'Name other columns: key => ''{...}''.');
-    END IF;
+    key_columns := fieldcrypt_internal.key_of_places($1, $2, nullif(arguments -> 'key', 'null'), arguments ->> 'tenant');
     IF EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = $1 AND a.attname IN (new_name, old_name) AND NOT a.attisdropped) THEN
         PERFORM fieldcrypt_internal.refuse_declaration(
             format('table %s has a column "%s" or "%s"', $1::regclass, new_name, old_name), 'The column that is encrypted and the one that is kept are called so: rename yours.');
     END IF;
     PERFORM fieldcrypt_internal.tell_dependents($1, $2, (arguments ->> 'drop_dependents')::boolean, arguments ? 'was_told');
-    place := coalesce(arguments ->> 'name', (
-        SELECT format('%I.%I.%I', n.nspname, c.relname, $2) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1));
-    IF place = '' OR octet_length(place) > 1024 THEN
-        PERFORM fieldcrypt_internal.refuse_declaration('the name of a column''s places has 1 to 1024 bytes', 'Leave it out for schema.table.column as they are called now.');
-    END IF;
+    place := fieldcrypt_internal.name_of_places($1, $2, arguments ->> 'name');
     form := coalesce(arguments ->> 'plaintext', CASE WHEN has_source THEN 'text'
         ELSE fieldcrypt_internal.form_of_type((SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = $1 AND a.attname = $2)) END);
     PERFORM fieldcrypt.create_loose_key();
@@ -217,10 +200,7 @@ BEGIN
         protection := fieldcrypt_internal.free_constraint_name($1, $2, '_is_protected');
         -- The form's name for ever is the one that the declaration is read with.
         FOR attempt IN 1 .. 2 LOOP
-            EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (fieldcrypt.is_protected(%I, %L, %L, %L, '''', %s)) NOT VALID',
-                $1::regclass, protection, new_name, place, form, CASE WHEN arguments ->> 'tenant' IS NULL THEN 'session' ELSE 'column' END,
-                (SELECT string_agg(quote_ident(c.name), ', ' ORDER BY c.place)
-                   FROM unnest(CASE WHEN arguments ->> 'tenant' IS NULL THEN '{}' ELSE ARRAY[arguments ->> 'tenant'] END || key_columns) WITH ORDINALITY AS c (name, place)));
+            PERFORM fieldcrypt_internal.add_declaration($1, protection, new_name, place, form, arguments ->> 'tenant', key_columns);
             SELECT d.plaintext, d.attnum INTO refused
               FROM jsonb_to_recordset(fieldcrypt_internal.declarations($1)::jsonb) AS d (attnum smallint, constraint_name text, plaintext text)
              WHERE d.constraint_name = protection;
@@ -253,18 +233,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.begin_migration(oid, text, jsonb) IS 'step: begins to encrypt a column, or goes on; granted to nobody';
-
-CREATE FUNCTION fieldcrypt_internal.free_constraint_name(relation oid, column_name text, ending text) RETURNS text
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off
-AS $$
-    SELECT m.name
-      FROM generate_series(0, 100) AS n (number), fieldcrypt_internal.name_beside($2, $3 || CASE n.number WHEN 0 THEN '' ELSE n.number::text END) AS m (name)
-     WHERE NOT EXISTS (
-        SELECT FROM pg_constraint AS c
-         WHERE c.conname = m.name AND c.conrelid IN (SELECT t.relation FROM fieldcrypt_internal.with_descendants($1) AS t))
-     ORDER BY n.number LIMIT 1
-$$;
-COMMENT ON FUNCTION fieldcrypt_internal.free_constraint_name(oid, text, text) IS 'a name for a constraint of a column, which no other has; granted to nobody';
 
 -- Statements that the caller runs as himself. Where the source stands they are cut in two, since it is told nobody. A row that
 -- others hold is left for the next pass: what they write, the trigger takes over.

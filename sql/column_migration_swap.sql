@@ -293,10 +293,7 @@ AS $$
 BEGIN
     DELETE FROM fieldcrypt_internal.migration_marks AS m WHERE m.relation = $1 AND m.place_name = plan ->> 'place_name';
     DELETE FROM fieldcrypt_internal.column_migrations AS m WHERE m.relation = $1 AND m.attnum = (plan ->> 'attnum')::smallint;
-    -- That trigger is for all protected columns of its table.
-    IF NOT EXISTS (SELECT FROM fieldcrypt_internal.protected_columns() AS p WHERE p.relation = $1) THEN
-        EXECUTE format('DROP TRIGGER IF EXISTS "~fieldcrypt_bind_values" ON %s', $1::regclass);
-    END IF;
+    PERFORM fieldcrypt_internal.drop_binding_triggers($1);
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.forget_migration(oid, jsonb) IS 'the end of a migration; granted to nobody';
@@ -308,7 +305,6 @@ AS $$
 DECLARE
     plan jsonb := fieldcrypt_internal.migration_plan($1, $2);
     other integer;
-    hints text;
 BEGIN
     IF plan IS NULL OR NOT (plan ->> 'is_swapped')::boolean THEN
         PERFORM fieldcrypt_internal.refuse_migration(
@@ -332,8 +328,7 @@ BEGIN
     EXECUTE format('ALTER TABLE %s DROP COLUMN %I', $1::regclass, plan ->> 'plaintext');
     PERFORM fieldcrypt_internal.forget_migration($1, plan);
     PERFORM fieldcrypt_internal.record_event('plaintext_column_dropped', NULL, NULL, plan ->> 'plaintext', $1::regclass::text);
-    hints := format('drop_plaintext_column: column %s of table %s is gone; what was in it is still in', plan ->> 'plaintext', $1::regclass);
-    RAISE NOTICE '%', hints;
+    RAISE NOTICE 'drop_plaintext_column: column % of table % is gone; what was in it is still in', plan ->> 'plaintext', $1::regclass;
     RAISE NOTICE 'drop_plaintext_column: the files of the table and its indexes: VACUUM FULL %; (it locks the table; pg_repack --table=% does not)', $1::regclass, $1::regclass;
     RAISE NOTICE 'drop_plaintext_column: statistics: ANALYZE %; VACUUM FULL pg_catalog.pg_statistic;', $1::regclass;
     RAISE NOTICE 'drop_plaintext_column: WAL and its archive: until what is older than now is recycled (CHECKPOINT; SELECT pg_switch_wal();) and deleted from the archive';

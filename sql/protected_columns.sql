@@ -55,6 +55,25 @@ END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.create_binding_triggers(oid) IS 'the trigger of a table with protected columns, and of those that inherit from it, where it is not there; granted to nobody';
 
+-- The trigger is for all protected columns of its table.
+CREATE FUNCTION fieldcrypt_internal.drop_binding_triggers(relation oid) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
+AS $$
+DECLARE
+    item record;
+BEGIN
+    FOR item IN
+        SELECT t.relation::regclass AS relation, g.tgname
+          FROM fieldcrypt_internal.with_descendants($1) AS t
+          JOIN pg_trigger AS g ON g.tgrelid = t.relation AND g.tgparentid = 0 AND g.tgfoid = 'fieldcrypt_internal.bind_values()'::regprocedure
+         WHERE fieldcrypt_internal.declarations(t.relation) = '[]'
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', item.tgname, item.relation);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.drop_binding_triggers(oid) IS 'the end of that trigger, where no column is protected any more; granted to nobody';
+
 CREATE FUNCTION fieldcrypt_internal.refuse_declaration(problem text, hint text) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -65,7 +84,7 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.refuse_declaration(text, text) IS 'what protect_column says of what can''t be protected; granted to nobody';
 
 -- The columns that tell the rows of a table apart, as they stand in its primary key, or as they are named if they do.
-CREATE FUNCTION fieldcrypt_internal.key_of_places(relation oid, named jsonb) RETURNS text[]
+CREATE FUNCTION fieldcrypt_internal.key_of_places(relation oid, column_name text, named jsonb, tenant text) RETURNS text[]
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off
 AS $$
 DECLARE
@@ -102,10 +121,66 @@ BEGIN
     IF problem IS NOT NULL THEN
         PERFORM fieldcrypt_internal.refuse_declaration(problem, 'The key of a value''s place is the primary key, or other columns that are NOT NULL and UNIQUE together.');
     END IF;
+    IF $2 = ANY (found || tenant) THEN
+        PERFORM fieldcrypt_internal.refuse_declaration(format('column "%s" can''t be part of its own key', $2), 'Name other columns: key => ''{...}''.');
+    END IF;
     RETURN found;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.key_of_places(oid, jsonb) IS 'the columns of the key by which values are bound to rows; an error if there is none; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.key_of_places(oid, text, jsonb, text) IS
+    'the columns of the key by which values of a column are bound to rows; an error if there is none; granted to nobody';
+
+CREATE FUNCTION fieldcrypt_internal.name_of_places(relation oid, column_name text, wanted text) RETURNS text
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
+AS $$
+DECLARE
+    name text := coalesce(wanted, (
+        SELECT format('%I.%I.%I', n.nspname, c.relname, $2) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1));
+BEGIN
+    IF name = '' OR octet_length(name) > 1024 THEN
+        PERFORM fieldcrypt_internal.refuse_declaration('the name of a column''s places has 1 to 1024 bytes', 'Leave it out for schema.table.column as they are called now.');
+    END IF;
+    RETURN name;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.name_of_places(oid, text, text) IS 'what the places of a column begin with: as wanted, or what it is called now; granted to nobody';
+
+CREATE FUNCTION fieldcrypt_internal.name_beside(column_name text, ending text) RETURNS text
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT left($1, n.length) || $2
+      FROM generate_series(length($1), 1, -1) AS n (length)
+     WHERE octet_length(left($1, n.length) || $2) <= 63
+     ORDER BY n.length DESC LIMIT 1
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.name_beside(text, text) IS 'the name of what is made for a column';
+
+CREATE FUNCTION fieldcrypt_internal.free_constraint_name(relation oid, column_name text, ending text) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off
+AS $$
+    SELECT m.name
+      FROM generate_series(0, 100) AS n (number), fieldcrypt_internal.name_beside($2, $3 || CASE n.number WHEN 0 THEN '' ELSE n.number::text END) AS m (name)
+     WHERE NOT EXISTS (
+        SELECT FROM pg_constraint AS c
+         WHERE c.conname = m.name AND c.conrelid IN (SELECT t.relation FROM fieldcrypt_internal.with_descendants($1) AS t))
+     ORDER BY n.number LIMIT 1
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.free_constraint_name(oid, text, text) IS 'a name for a constraint of a column, which no other has; granted to nobody';
+
+-- The declaration, for rows that are written from now on.
+CREATE FUNCTION fieldcrypt_internal.add_declaration(
+        relation oid, constraint_name text, column_name text, place_name text, form text, tenant text, key_columns text[]) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off SET standard_conforming_strings = on
+AS $$
+BEGIN
+    EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (fieldcrypt.is_protected(%I, %L, %L, %L, '''', %s)) NOT VALID',
+        $1::regclass, constraint_name, column_name, place_name, form, CASE WHEN tenant IS NULL THEN 'session' ELSE 'column' END,
+        (SELECT string_agg(quote_ident(c.name), ', ' ORDER BY c.place)
+           FROM unnest(CASE WHEN tenant IS NULL THEN '{}' ELSE ARRAY[tenant] END || key_columns) WITH ORDINALITY AS c (name, place)));
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.add_declaration(oid, text, text, text, text, text, text[]) IS
+    'the CHECK constraint that says how a column is protected; granted to nobody';
 
 -- place: the name that its values are to be bound to; NULL if it is declared already. is_default: nobody has said it.
 CREATE FUNCTION fieldcrypt_internal.refuse_unless_protectable(relation oid, column_name text, tenant text, place text, is_default boolean) RETURNS void
@@ -177,24 +252,15 @@ CREATE FUNCTION fieldcrypt_internal.declare_protection(
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off SET standard_conforming_strings = on
 AS $$
 DECLARE
-    place text := coalesce(wanted, (
-        SELECT format('%I.%I.%I', n.nspname, c.relname, $2) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1));
+    place text := fieldcrypt_internal.name_of_places($1, $2, wanted);
     columns text[];
     known record;
-    constraint_name text;
-    number integer := 0;
     has_values boolean;
 BEGIN
-    IF place = '' OR octet_length(place) > 1024 THEN
-        PERFORM fieldcrypt_internal.refuse_declaration('the name of a column''s places has 1 to 1024 bytes', 'Leave it out for schema.table.column as they are called now.');
-    END IF;
     SELECT p.place_name, p.plaintext, p.tenant, p.key, p.is_believed INTO known
       FROM fieldcrypt_internal.protected_columns() AS p WHERE p.relation = $1 AND p.column_name = $2;
     PERFORM fieldcrypt_internal.refuse_unless_protectable($1, $2, tenant, CASE WHEN known.place_name IS NULL THEN place END, wanted IS NULL);
-    columns := fieldcrypt_internal.key_of_places($1, key);
-    IF $2 = ANY (columns || tenant) THEN
-        PERFORM fieldcrypt_internal.refuse_declaration(format('column "%s" can''t be part of its own key', $2), 'Name other columns: key => ''{...}''.');
-    END IF;
+    columns := fieldcrypt_internal.key_of_places($1, $2, key, tenant);
     IF known.place_name IS NOT NULL THEN
         IF (known.plaintext, known.tenant, known.key) IS DISTINCT FROM ($6, $4, columns)
            OR known.place_name <> wanted THEN
@@ -207,18 +273,8 @@ BEGIN
             RETURN NULL;
         END IF;
     ELSE
-        LOOP
-            constraint_name := CASE number WHEN 0 THEN '' ELSE number::text END;
-            constraint_name := format('%s_is_protected%s', left($2, 46), constraint_name);
-            EXIT WHEN NOT EXISTS (
-                SELECT FROM pg_constraint AS c
-                 WHERE c.conname = constraint_name AND c.conrelid IN (SELECT t.relation FROM fieldcrypt_internal.with_descendants($1) AS t));
-            number := number + 1;
-        END LOOP;
-        EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (fieldcrypt.is_protected(%I, %L, %L, %L, '''', %s)) NOT VALID',
-            $1::regclass, constraint_name, $2, place, $6, CASE WHEN tenant IS NULL THEN 'session' ELSE 'column' END,
-            (SELECT string_agg(quote_ident(c.name), ', ' ORDER BY c.place)
-               FROM unnest(CASE WHEN tenant IS NULL THEN '{}' ELSE ARRAY[tenant] END || columns) WITH ORDINALITY AS c (name, place)));
+        PERFORM fieldcrypt_internal.add_declaration(
+            $1, fieldcrypt_internal.free_constraint_name($1, $2, '_is_protected'), $2, place, $6, tenant, columns);
     END IF;
     PERFORM fieldcrypt_internal.create_binding_triggers($1);
     EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I IS NOT NULL)', $1::regclass, $2) INTO has_values;
@@ -273,15 +329,7 @@ BEGIN
         RAISE NOTICE 'unprotect_column: nothing to do: column % of table % is not protected', $2, $1::regclass;
         RETURN;
     END IF;
-    -- The trigger is for all protected columns of its table.
-    FOR item IN
-        SELECT t.relation::regclass AS relation, g.tgname
-          FROM fieldcrypt_internal.with_descendants($1) AS t
-          JOIN pg_trigger AS g ON g.tgrelid = t.relation AND g.tgparentid = 0 AND g.tgfoid = 'fieldcrypt_internal.bind_values()'::regprocedure
-         WHERE fieldcrypt_internal.declarations(t.relation) = '[]'
-    LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', item.tgname, item.relation);
-    END LOOP;
+    PERFORM fieldcrypt_internal.drop_binding_triggers($1);
     RAISE WARNING USING
         MESSAGE = format('column %s of table %s is not protected any more: what is written from now on stays bound to no row', $2, $1::regclass),
         HINT = 'Values that are there stay bound: they open with the place of their row. fieldcrypt.protect_column binds all that is loose.';

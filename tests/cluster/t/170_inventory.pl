@@ -135,6 +135,7 @@ EXPECTED
 $expected{fieldcrypt_internal} = <<'EXPECTED';
 function access_step() v u d p
 function access_words(text) s u p
+function add_declaration(oid,text,text,text,text,text,text[]) v u p
 function add_result(reencryption_chunks,jsonb) v u p
 function after_alter(text) v u p
 function alert_jobs(text,text) s u p
@@ -226,6 +227,7 @@ function defaults_of_view(oid,text[],jsonb) s u p
 function decrypting_roles(timestamp with time zone) v u p
 function destroy_step(bigint[],boolean) v u d p
 function distributed_tables() s u p
+function drop_binding_triggers(oid) v u p
 function drop_enforcing_triggers(oid,text) v u p
 function drop_twin(oid,text) v u p
 function due_audit_key(boolean,timestamp with time zone) s u d p
@@ -299,7 +301,7 @@ function is_twin(anyelement,encrypted_text,text) i s
 function is_use_recorded() s u p
 function keep_contexts_of_parent(oid,oid) v u p
 function keep_own() v u trigger
-function key_of_places(oid,jsonb) s u p
+function key_of_places(oid,text,jsonb,text) s u p
 function key_of_text(text) i s s
 function key_problem(bigint) v u
 function keys_from(text) v u
@@ -331,6 +333,7 @@ function migration_plan(oid,text) v u p
 function migration_step(oid,text,jsonb) v u p
 function move_contexts(jsonb) v u p
 function name_beside(text,text) i u p
+function name_of_places(oid,text,text) s u p
 function needs_approval(text) s u
 function next_audit_partition(text) v u d p
 function next_of_migration(oid,text,jsonb) v u p
