@@ -314,5 +314,17 @@ refused($node, 'ALTER TABLE texts ALTER v TYPE text', '0A000', '  and does not b
 gives($node, q{ALTER TABLE texts ADD more fieldcrypt.encrypted_text DEFAULT ('same'::text); SELECT fieldcrypt.protect_column('texts', 'more');
 	SELECT count(DISTINCT more::bytea), min(fieldcrypt.decrypt_field(more, fieldcrypt.context('public.texts.more', id))) FROM texts}, "\n2|same",
 		'a new column with a DEFAULT: each row has its own');
+# Names of 62 bytes that differ in the last: what is made for the columns is cut, and neither the other's.
+my $long = run_sql($node, <<'SQL');
+SELECT format('CREATE TABLE long (id int PRIMARY KEY, %I fieldcrypt.encrypted_text, %I fieldcrypt.encrypted_text)', c || 'a', c || 'b'),
+       format('SELECT fieldcrypt.protect_column(''long'', %L), fieldcrypt.protect_column(''long'', %L)', c || 'a', c || 'b'),
+       format('INSERT INTO long VALUES (1, ''one'', ''two'')')
+  FROM (SELECT repeat('x', 1) || repeat(chr(228), 30) AS c) AS l \gexec
+SQL
+is("@{ $long->{sqlstates} }", '', 'columns of long names') or diag $long->{err};
+unlike($long->{err}, qr/truncated/, '  nothing is cut in silence');
+gives($node, q{SELECT count(*), bool_and(conname ~ '_is_protected1?$') FROM pg_constraint WHERE conrelid = 'long'::regclass AND contype = 'c'}, '2|t',
+	'  and each has a constraint of its own');
+
 no_crash($node);
 done_testing();
