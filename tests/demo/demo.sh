@@ -165,8 +165,8 @@ SQL
 
 health() {
     heading "Is everything well?"
-    note "What a new server still lacks: a verification every night, copies elsewhere. And \"default\" has values beside a
--- tenant's. The column hint says what to do."
+    note "What a new server still lacks: a verification every night, copies elsewhere. And \"default\" has values beside
+-- two tenants'. The column hint says what to do."
     sql <<'SQL'
 SELECT "check", status, detail FROM fieldcrypt.health() WHERE status <> 'ok';
 SQL
