@@ -39,7 +39,8 @@ SELECT what, bytes FROM (SELECT ssn::bytea AS good FROM person WHERE id = 1) AS 
     ('plaintext', convert_to('123-45-6789 123-45-6789 123-45-6789 123-45-6789', 'UTF8')),
     ('another format', set_byte(good, 0, 248)),
     ('suite 0', set_byte(good, 1, 0)),
-    ('suite 2', set_byte(good, 1, 2)),
+    -- Where suite 1 has its random nonce, suite 2 has a form: one that there is not.
+    ('suite 2', overlay(set_byte(good, 1, 2) PLACING decode(repeat('ff', 24), 'hex') FROM 11)),
     ('suite 4', set_byte(good, 1, 4)),
     ('suite 255', set_byte(good, 1, 255)),
     ('key id 0', overlay(good PLACING '\x0000000000000000' FROM 3)),
