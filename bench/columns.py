@@ -3,13 +3,16 @@
 from session import Session, alternate, ratio
 
 PLAIN, TRIGGER, PROTECTED = "text", "text, a trigger that does nothing", "protected"
-TABLES = [PLAIN, TRIGGER, PROTECTED]
-INSERT = "INSERT INTO {table} SELECT i, 0, lpad(i::text, 40, '0') FROM generate_series(1, {rows}) AS i"
+# What any column costs that is sealed by a trigger and checked by a constraint, whatever these do: what is stored is longer.
+FLOOR = "text as long as sealed, trigger, check"
+TABLES = [PLAIN, TRIGGER, FLOOR, PROTECTED]
+INSERT = "INSERT INTO {table} SELECT i, 0, lpad(i::text, {length}, '0') FROM generate_series(1, {rows}) AS i"
+LENGTH, SEALED_LENGTH = 40, 40 + 59
 STATEMENTS = {
     "INSERT": INSERT,
     "UPDATE of another column": "UPDATE {table} SET n = n + 1",
-    "UPDATE of the column": "UPDATE {table} SET value = lpad(id::text, 40, '1')",
-    "COPY": "COPY {table} FROM PROGRAM 'cat columns.copy'",
+    "UPDATE of the column": "UPDATE {table} SET value = lpad(id::text, {length}, '1')",
+    "COPY": "COPY {table} FROM PROGRAM 'cat {length}.copy'",
 }
 BY_HAND = "SELECT count(fieldcrypt.decrypt_field(value, fieldcrypt.context('bench.value', id))) FROM protected"
 BY_VIEW = "SELECT count(value) FROM decrypted_protected"
@@ -21,23 +24,27 @@ def measure(quick):
     with Session() as session:
         for name in TABLES:
             value = "fieldcrypt.encrypted_text" if name == PROTECTED else "text"
-            session.run(f'CREATE TABLE "{name}" (id bigint PRIMARY KEY, n integer, value {value})')
-        session.run(f'CREATE TRIGGER nothing BEFORE INSERT OR UPDATE ON "{TRIGGER}" FOR EACH ROW EXECUTE FUNCTION bare_trigger()')
+            check = ", CHECK (value <> '')" if name == FLOOR else ""
+            session.run(f'CREATE TABLE "{name}" (id bigint PRIMARY KEY, n integer, value {value}{check})')
+            if name in (TRIGGER, FLOOR):
+                session.run(f'CREATE TRIGGER nothing BEFORE INSERT OR UPDATE ON "{name}" FOR EACH ROW EXECUTE FUNCTION bare_trigger()')
         session.run(f"SELECT fieldcrypt.protect_column('{PROTECTED}', 'value', name => 'bench.value')")
         session.run(f"SELECT fieldcrypt.create_decrypted_view('{PROTECTED}')")
-        session.run(INSERT.format(table=f'"{PLAIN}"', rows=rows))
-        session.run(f"COPY \"{PLAIN}\" TO PROGRAM 'cat >columns.copy'")
+        for length in (LENGTH, SEALED_LENGTH):
+            session.run(f'TRUNCATE "{PLAIN}"')
+            session.run(INSERT.format(table=f'"{PLAIN}"', rows=rows, length=length))
+            session.run(f"COPY \"{PLAIN}\" TO PROGRAM 'cat >{length}.copy'")
         results = {}
         for kind, statement in STATEMENTS.items():
             def run(name):
-                table = f'"{name}"'
-                session.run(f"TRUNCATE {table}")
+                values = {"table": f'"{name}"', "rows": rows, "length": SEALED_LENGTH if name == FLOOR else LENGTH}
+                session.run("TRUNCATE {table}".format(**values))
                 if kind.startswith("UPDATE"):
-                    session.run(INSERT.format(table=table, rows=rows))
-                return session.seconds(statement.format(table=table, rows=rows))
+                    session.run(INSERT.format(**values))
+                return session.seconds(statement.format(**values))
             results[kind] = alternate({name: lambda name=name: run(name) for name in TABLES}, rounds)
         session.run(f"TRUNCATE {PROTECTED}")
-        session.run(INSERT.format(table=PROTECTED, rows=rows))
+        session.run(INSERT.format(table=PROTECTED, rows=rows, length=LENGTH))
         reads = {"by hand": lambda: session.seconds(BY_HAND), "by the view": lambda: session.seconds(BY_VIEW)}
         return {"rows": rows, "statements": results, "reads": alternate(reads, rounds)}
 
@@ -54,8 +61,8 @@ def targets(results):
 
 def lines(results):
     yield ""
-    yield f"{results['rows']} rows of a column that takes plaintext, µs a row" + "".join(f"{name:>36}" for name in TABLES)
+    yield f"{results['rows']} rows of a column that takes plaintext, µs a row" + "".join(f"{name:>40}" for name in TABLES)
     for kind, figures in {**results["statements"], "SELECT": results["reads"]}.items():
         medians = [(name, sorted(figures[name])[len(figures[name]) // 2] * 1e6 / results["rows"]) for name in figures]
-        shown = "".join(f"{median:>36.2f}" if kind != "SELECT" else f"{f'{name}: {median:.2f}':>36}" for name, median in medians)
+        shown = "".join(f"{median:>40.2f}" if kind != "SELECT" else f"{f'{name}: {median:.2f}':>40}" for name, median in medians)
         yield f"  {kind:<48}{shown}"

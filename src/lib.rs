@@ -37,6 +37,7 @@ pub extern "C-unwind" fn _PG_init() {
     events::init();
     usage::init();
     keyring::init();
+    fields::init();
     master_key::init();
     lifecycle::init();
     audit::init();

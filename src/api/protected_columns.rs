@@ -5,7 +5,8 @@ use pgrx::pg_sys::{Datum, Oid};
 
 use crate::columns::{self, Wanted};
 use crate::error::Error;
-use crate::pg::declarations::context;
+use crate::fields;
+use crate::pg::declarations::with_context;
 use crate::pg::key_values::KeyValues;
 use crate::pg::triggers::TriggerCall;
 
@@ -33,7 +34,9 @@ fn is_protected(
     let is_form = form.name().as_bytes() == plaintext
         || str::from_utf8(plaintext).ok().and_then(Form::of_name) == Some(form);
     match key.behind(Part::Text(name))? {
-        Some(parts) if is_form => Ok(place.is_of(&context(&parts)?)),
+        Some(parts) if is_form => {
+            with_context(&parts, |context| fields::is_place_of(&place, context))
+        }
         _ => Ok(false),
     }
 }

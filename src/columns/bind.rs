@@ -104,8 +104,8 @@ impl<'t> Column<'t, '_> {
         self.rights.refuse_unless(ENCRYPT)?;
         let value = self.value();
         let loose = parsed(value)?;
-        let mut plaintext =
-            fields::take_out_loose(&loose).map_err(|error| usage::decrypt_failed(value, error))?;
+        let mut plaintext = fields::take_out_loose(&loose, value)
+            .map_err(|error| usage::decrypt_failed(value, error))?;
         let form = self.declaration.form;
         if loose.header().form != form {
             let converted = plaintexts::converted(

@@ -1,6 +1,7 @@
 //! Values of suites 0x02 and 0x03: plaintext that comes in is sealed as a loose value, bound to its row when it is stored,
 //! and opened where it belongs.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use fieldcrypt_envelope::bound::{OpenError, header_length, overhead, seal_in_place};
@@ -8,6 +9,7 @@ use fieldcrypt_envelope::{
     Binding, BoundCiphertext, Expected, Form, Header, Kind, Place, Session, Stamp,
 };
 
+use super::just_sealed;
 use super::open::refuse_other_tenant;
 use crate::error::Error;
 use crate::keyring::{self, Cache, Slot, Tally};
@@ -20,13 +22,16 @@ use crate::usage;
 /// Seals a plaintext that comes in, for this session to store in a row.
 pub fn seal_loose(form: Form, plaintext: &[u8]) -> Result<Varlena, Error> {
     let Session { database, process, started_at } = session::of_loose_values();
-    // A clock that was set back must not make the session's own values foreign to it.
-    let stamp = Stamp { database, process, sealed_at: clock::now().max(started_at) };
+    // The statement's time is enough to tell it from an older session's, and no system call. A clock that was set back must not
+    // make the session's own values foreign to it.
+    let sealed_at = clock::statement_start().max(started_at);
+    let stamp = Stamp { database, process, sealed_at };
     let length = plaintext.len() + overhead(Kind::Loose);
     let mut value = Varlena::around(length, PLAINTEXT_OFFSET, plaintext)?;
     keyring::with_loose_key(|cache, slot| {
         seal_with(cache, slot, form, Binding::Loose(stamp), value.bytes_mut())
     })?;
+    just_sealed::keep(value.bytes(), plaintext);
     Ok(value)
 }
 
@@ -45,8 +50,9 @@ pub fn seal_bound(
     let mut value = Varlena::around(length, PLAINTEXT_OFFSET, plaintext)?;
     keyring::with_active_key(tenant, lifecycle::first_key_on_use, |cache, slot| {
         let stopwatch = cache.stopwatch();
-        let place = Place::new(cache.next_salt()?, place);
-        seal_with(cache, slot, form, Binding::Bound(place), value.bytes_mut())?;
+        let bound_to = Place::new(cache.next_salt()?, place);
+        LAST_PLACE.with_borrow_mut(|last| last.note(bound_to, place));
+        seal_with(cache, slot, form, Binding::Bound(bound_to), value.bytes_mut())?;
         let time = stopwatch.nanoseconds();
         let tally = cache.tally(slot);
         tally.encrypted += 1;
@@ -55,6 +61,39 @@ pub fn seal_bound(
         Ok(())
     })?;
     Ok(value)
+}
+
+/// Whether a place is that of a context.
+pub fn is_place_of(place: &Place, context: &str) -> bool {
+    LAST_PLACE.with_borrow(|last| last.is(place, context)) || place.is_of(context)
+}
+
+thread_local! {
+    static LAST_PLACE: RefCell<LastPlace> = const { RefCell::new(LastPlace { place: None, context: String::new() }) };
+}
+
+/// What a value was bound to last: the constraint asks the same of it right after the trigger, and need not hash it again.
+struct LastPlace {
+    place: Option<Place>,
+    context: String,
+}
+
+impl LastPlace {
+    /// Longer ones are not kept.
+    const LONGEST: usize = 256;
+
+    fn note(&mut self, place: Place, context: &str) {
+        self.place = None;
+        if context.len() <= Self::LONGEST {
+            self.context.clear();
+            self.context.push_str(context);
+            self.place = Some(place);
+        }
+    }
+
+    fn is(&self, place: &Place, context: &str) -> bool {
+        self.place.as_ref() == Some(place) && self.context == context
+    }
 }
 
 fn seal_with(
@@ -195,8 +234,12 @@ pub fn verify_bound(value: &BoundCiphertext<'_>, expected: Expected<'_>) -> Resu
     Ok(())
 }
 
-/// A loose value as who is at it may take it: one of this session, or any for who may both encrypt and decrypt.
-pub fn take_out_loose(value: &BoundCiphertext<'_>) -> Result<Varlena, Error> {
+/// A loose value as who is at it may take it: one of this session, or any for who may both encrypt and decrypt. `bytes` are
+/// those of the value.
+pub fn take_out_loose(value: &BoundCiphertext<'_>, bytes: &[u8]) -> Result<Varlena, Error> {
+    if let Some(plaintext) = just_sealed::take(bytes)? {
+        return Ok(plaintext);
+    }
     match take_out(value, Expected::Session(&session::of_loose_values())) {
         Err(Error::LooseOfOther(_)) if security::may(ENCRYPT) && security::may(DECRYPT) => {
             take_out(value, Expected::Any)

@@ -45,6 +45,6 @@ pub use keys::{
     WrongKey,
 };
 pub use nonce::{BlockScope, Entropy, Nonce, NonceBlock, SystemEntropy};
-pub use place::{MAX_CONTEXT_BYTES, MAX_SHORT_BYTES, Part, place};
+pub use place::{MAX_CONTEXT_BYTES, MAX_SHORT_BYTES, Part, place, place_into};
 pub use primitives::{RandomnessUnavailable, random, sha256};
 pub use search::{Domain, SearchTag};

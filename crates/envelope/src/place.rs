@@ -35,21 +35,28 @@ pub enum Part<'a> {
 /// `None` if that would be longer than `most` bytes, of which nothing has been written then. A caller who has to ask
 /// for memory asks for `most` and [`MAX_SHORT_BYTES`] for each part.
 pub fn place(parts: &[Part<'_>], most: usize) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    place_into(&mut out, parts, most).then_some(out)
+}
+
+/// The same into memory that was used before, which holds nothing else afterwards; whether there was room.
+pub fn place_into(out: &mut Vec<u8>, parts: &[Part<'_>], most: usize) -> bool {
+    out.clear();
     let mut least = parts.len().saturating_sub(1);
     for part in parts {
         least = least.saturating_add(part.least_bytes());
         if least > most {
-            return None;
+            return false;
         }
     }
-    let mut out = Vec::with_capacity(least + parts.len() * MAX_SHORT_BYTES);
+    out.reserve(least + parts.len() * MAX_SHORT_BYTES);
     for (index, part) in parts.iter().enumerate() {
         if index > 0 {
             out.push(b'/');
         }
-        part.write(&mut out);
+        part.write(out);
     }
-    (out.len() <= most).then_some(out)
+    out.len() <= most
 }
 
 /// Bytes that a context may have: it names a place, it is not a document.
@@ -75,7 +82,9 @@ impl Part<'_> {
         let text = match *self {
             Self::Text(text) => return write_escaped(text, out),
             Self::Numeric(digits) => return out.extend_from_slice(without_trailing_zeros(digits)),
-            Self::Integer(number) => number.to_string(),
+            Self::Integer(number) => {
+                return out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+            }
             Self::Boolean(value) => value.to_string(),
             Self::Uuid(bytes) => uuid(bytes),
             Self::Date(i32::MIN) | Self::Timestamp(i64::MIN) | Self::Timestamptz(i64::MIN) => {

@@ -152,8 +152,36 @@ impl Call {
 
     /// The type that an argument has in this call, for polymorphic functions.
     pub fn argument_type(&self, index: usize) -> pg_sys::Oid {
+        if let Some(type_oid) = self.type_of_plain_argument(index) {
+            return type_oid;
+        }
         // SAFETY: `flinfo` belongs to the call; the function answers InvalidOid if it can't tell.
         unsafe { pg_sys::get_fn_expr_argtype((*self.0).flinfo, index as i32) }
+    }
+
+    /// The same of an argument that is a column, a constant or a parameter, which takes no call into Postgres: on the row path
+    /// pgrx's guard around one would cost more than the look.
+    #[inline]
+    fn type_of_plain_argument(&self, index: usize) -> Option<pg_sys::Oid> {
+        // SAFETY: the look-up belongs to the call, or is null; its expression is null or a node, read as what its tag says
+        // it is; a list has as many elements as it says.
+        unsafe {
+            let call = (*self.0).flinfo.as_ref()?.fn_expr.cast::<pg_sys::Node>();
+            if call.is_null() || (*call).type_ != pg_sys::NodeTag::T_FuncExpr {
+                return None;
+            }
+            let arguments = (*call.cast::<pg_sys::FuncExpr>()).args.as_ref()?;
+            if index >= usize::try_from(arguments.length).ok()? {
+                return None;
+            }
+            let argument = (*arguments.elements.add(index)).ptr_value.cast::<pg_sys::Node>();
+            match (*argument).type_ {
+                pg_sys::NodeTag::T_Var => Some((*argument.cast::<pg_sys::Var>()).vartype),
+                pg_sys::NodeTag::T_Const => Some((*argument.cast::<pg_sys::Const>()).consttype),
+                pg_sys::NodeTag::T_Param => Some((*argument.cast::<pg_sys::Param>()).paramtype),
+                _ => None,
+            }
+        }
     }
 
     /// How many arguments there are.

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::ffi::CStr;
 use std::rc::Rc;
 
-use fieldcrypt_envelope::{Form, Part, place};
+use fieldcrypt_envelope::{Form, Part, place, place_into};
 use fieldcrypt_error::Error;
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -89,15 +89,35 @@ impl Declaration {
 }
 
 /// The text of a place, in UTF-8.
-pub fn context(parts: &[Part<'_>]) -> Result<String, Error> {
-    let text =
-        place(parts, MAX_PLACE_BYTES).ok_or(Error::TooLong { what: "a place", most: "1 MB" })?;
+fn context(parts: &[Part<'_>]) -> Result<String, Error> {
+    let text = place(parts, MAX_PLACE_BYTES).ok_or(TOO_LONG)?;
     match encoding::to_utf8(&text)? {
         std::borrow::Cow::Borrowed(_) => String::from_utf8(text),
         std::borrow::Cow::Owned(text) => String::from_utf8(text),
     }
     .map_err(|_| Error::NotUtf8)
 }
+
+const TOO_LONG: Error = Error::TooLong { what: "a place", most: "1 MB" };
+
+/// Calls `work` with the text of a place, in UTF-8. It is written where the last one was: a constraint asks for one each row.
+pub fn with_context<R>(parts: &[Part<'_>], work: impl FnOnce(&str) -> R) -> Result<R, Error> {
+    thread_local! { static LAST: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) } }
+    let mut text = LAST.take();
+    if !place_into(&mut text, parts, MAX_PLACE_BYTES) {
+        return Err(TOO_LONG);
+    }
+    let utf8 = encoding::to_utf8(&text)?;
+    let result = work(str::from_utf8(&utf8).map_err(|_| Error::NotUtf8)?);
+    drop(utf8);
+    if text.capacity() <= MOST_KEPT {
+        LAST.set(text);
+    }
+    Ok(result)
+}
+
+/// Bytes that are kept for the next place.
+const MOST_KEPT: usize = 1 << 12;
 
 /// A single part is a text with `%25` and `%2F` in it: the tenant's name is without.
 fn unescaped(part: &[u8]) -> Vec<u8> {

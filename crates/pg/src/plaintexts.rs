@@ -72,9 +72,14 @@ impl AnyValue {
         work: impl FnOnce(Form, &[u8]) -> Result<R, Error>,
     ) -> Result<Option<R>, Error> {
         let Some(datum) = self.datum else { return Ok(None) };
-        // SAFETY: a catalog look-up by type. A domain is its base type.
-        let base = unsafe { pg_sys::getBaseType(self.type_oid) };
-        let form = form_of(base).ok_or_else(|| not_one(self.type_oid))?;
+        let (base, form) = match form_of(self.type_oid) {
+            Some(form) => (self.type_oid, form),
+            None => {
+                // SAFETY: a catalog look-up by type. A domain is its base type.
+                let base = unsafe { pg_sys::getBaseType(self.type_oid) };
+                (base, form_of(base).ok_or_else(|| not_one(self.type_oid))?)
+            }
+        };
         // SAFETY: a value of the type, which is brought to the one that the form is of.
         let datum = unsafe {
             match base {

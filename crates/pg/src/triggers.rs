@@ -172,6 +172,9 @@ impl TriggerCall {
 
     /// The row after with other values in some columns: what a BEFORE trigger returns then.
     pub fn row_with(&self, changes: &[(i16, Datum)]) -> Option<Datum> {
+        if let [(column, value)] = changes {
+            return self.row_modified(&mut [(*column).into()], &mut [*value], &mut [false]);
+        }
         let changes: Vec<_> =
             changes.iter().map(|(column, value)| (*column, Some(*value))).collect();
         self.row_with_any(&changes)
@@ -179,38 +182,36 @@ impl TriggerCall {
 
     /// The same; `None` is NULL.
     pub fn row_with_any(&self, changes: &[(i16, Option<Datum>)]) -> Option<Datum> {
-        let row = self.row_datum()?;
         let mut columns: Vec<c_int> = changes.iter().map(|(column, _)| (*column).into()).collect();
         let mut values: Vec<Datum> =
             changes.iter().map(|(_, value)| value.unwrap_or(Datum::null())).collect();
         let mut nulls: Vec<bool> = changes.iter().map(|(_, value)| value.is_none()).collect();
+        self.row_modified(&mut columns, &mut values, &mut nulls)
+    }
+
+    /// The row after with NULL in a column.
+    pub(super) fn row_without(&self, column: i16) -> Option<Datum> {
+        self.row_modified(&mut [column.into()], &mut [Datum::null()], &mut [true])
+    }
+
+    /// The three lists are as long. Postgres wants them mutable and leaves them as they are.
+    fn row_modified(
+        &self,
+        columns: &mut [c_int],
+        values: &mut [Datum],
+        nulls: &mut [bool],
+    ) -> Option<Datum> {
+        assert!(columns.len() == values.len() && values.len() == nulls.len());
+        let row = self.row_datum()?;
         // SAFETY: the tuple is described by the relation, which has the columns; the three lists are as long.
         let changed = unsafe {
             pg_sys::heap_modify_tuple_by_cols(
                 row.cast_mut_ptr(),
                 (*(*self.data).tg_relation).rd_att,
-                changes.len() as c_int,
+                columns.len() as c_int,
                 columns.as_mut_ptr(),
                 values.as_mut_ptr(),
                 nulls.as_mut_ptr(),
-            )
-        };
-        Some(Datum::from(changed))
-    }
-
-    /// The row after with NULL in a column.
-    pub(super) fn row_without(&self, column: i16) -> Option<Datum> {
-        let row = self.row_datum()?;
-        let (mut column, mut value, mut is_null) = (c_int::from(column), Datum::null(), true);
-        // SAFETY: the tuple is described by the relation, which has the column.
-        let changed = unsafe {
-            pg_sys::heap_modify_tuple_by_cols(
-                row.cast_mut_ptr(),
-                (*(*self.data).tg_relation).rd_att,
-                1,
-                &raw mut column,
-                &raw mut value,
-                &raw mut is_null,
             )
         };
         Some(Datum::from(changed))
