@@ -15,6 +15,7 @@ import audited
 import columns
 import fields
 import memory
+import migration
 import picture
 import rotation
 import tenants
@@ -55,6 +56,8 @@ def main():
     results["audited"] = audited.measure(quick)
     say("protected columns")
     results["columns"] = columns.measure(quick)
+    say("encrypt_column")
+    results["migration"] = migration.measure(quick)
 
     results["targets"] = [
         target for module, name in PARTS.items() for target in judgements(module, results[name])
@@ -68,7 +71,8 @@ def main():
 
 
 PARTS = {fields: "fields", tenants: "tenants", memory: "memory", transactions: "transactions",
-         rotation: "rotation", usage: "usage", audit: "audit", audited: "audited", columns: "columns"}
+         rotation: "rotation", usage: "usage", audit: "audit", audited: "audited", columns: "columns",
+         migration: "migration"}
 
 
 def judgements(module, results):

@@ -38,7 +38,7 @@ def measure(quick):
         "rate": rate,
         "finished table": finished_table,
         "memory": memory,
-        "application": lambda quick: beside.measure(open_session, DATABASE, ROTATE, quick),
+        "application": lambda quick: beside.measure(open_session, DATABASE, beside.reencryption(ROTATE), quick),
         "keys": keys,  # the last: it changes the master key
     }
     results = {}
