@@ -80,15 +80,18 @@ COMMENT ON FUNCTION fieldcrypt.is_sealed_as(fieldcrypt.encrypted, text, "any", i
 
 CREATE FUNCTION fieldcrypt_internal.column_twins()
     RETURNS TABLE (relation oid, attnum smallint, trigger_name text, plaintext_column text, value_column text, step text, fires boolean, is_copy boolean)
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off SET standard_conforming_strings = on
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off SET standard_conforming_strings = on
 AS $$
-    SELECT t.tgrelid, a.attnum, t.tgname::text, (parse_ident(d.parts[1]))[1], a.attname::text, d.parts[3], t.tgenabled = 'A', t.tgparentid <> 0
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY SELECT t.tgrelid, a.attnum, t.tgname::text, (parse_ident(d.parts[1]))[1], a.attname::text, d.parts[3], t.tgenabled = 'A', t.tgparentid <> 0
       FROM pg_trigger AS t,
            regexp_match(pg_get_triggerdef(t.oid),
                'is_twin\(new\.("(?:[^"]|"")+"|[^ ",]+), new\.("(?:[^"]|"")+"|[^ ",]+), ''(\w+)''') AS d(parts),
            pg_attribute AS a
      WHERE t.tgfoid = 'fieldcrypt_internal.carry_column()'::regprocedure
-       AND a.attrelid = t.tgrelid AND a.attname = (parse_ident(d.parts[2]))[1] AND NOT a.attisdropped
+       AND a.attrelid = t.tgrelid AND a.attname = (parse_ident(d.parts[2]))[1] AND NOT a.attisdropped;
+END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.column_twins() IS
     'columns of which one takes over from the other, as the triggers that keep them alike say it';

@@ -10,12 +10,13 @@ END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.refuse_migration(text, text, text) IS 'what encrypt_column says of what it does not do; granted to nobody';
 
--- A name that is made of a column's, within what a name may have.
 -- What is known of a migration: by its trigger, its declaration, and the row that says how far it is.
 CREATE FUNCTION fieldcrypt_internal.migration_plan(relation oid, column_name text) RETURNS jsonb
-    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
 AS $$
-    SELECT jsonb_build_object(
+#variable_conflict use_column
+BEGIN
+    RETURN (SELECT jsonb_build_object(
                'table', $1::regclass::text, 'attnum', w.attnum, 'trigger', w.trigger_name, 'step', w.step, 'column', $2,
                'plaintext', w.plaintext_column, 'value', w.value_column, 'has_source', w.step IN ('mark', 'forget'),
                'is_swapped', w.step IN ('decrypt', 'forget'),
@@ -33,7 +34,8 @@ AS $$
       LEFT JOIN jsonb_to_recordset(fieldcrypt_internal.declarations($1)::jsonb)
            AS d (attnum smallint, constraint_name text, place_name text, plaintext text, tenant text, key text[], is_believed boolean) ON d.attnum = w.attnum
       LEFT JOIN fieldcrypt_internal.column_migrations AS m ON m.relation = $1 AND m.attnum = w.attnum
-     WHERE w.relation = $1 AND NOT w.is_copy AND $2 = CASE WHEN w.step IN ('encrypt', 'mark') THEN w.plaintext_column ELSE w.value_column END
+     WHERE w.relation = $1 AND NOT w.is_copy AND $2 = CASE WHEN w.step IN ('encrypt', 'mark') THEN w.plaintext_column ELSE w.value_column END);
+END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.migration_plan(oid, text) IS 'what is known of a column that is being encrypted, or of which the plaintext is kept still; NULL if it is neither; granted to nobody';
 
@@ -237,9 +239,11 @@ COMMENT ON FUNCTION fieldcrypt_internal.begin_migration(oid, text, jsonb) IS 'st
 -- Statements that the caller runs as himself. Where the source stands they are cut in two, since it is told nobody. A row that
 -- others hold is left for the next pass: what they write, the trigger takes over.
 CREATE FUNCTION fieldcrypt_internal.statements_of_migration(plan jsonb, state text, part oid) RETURNS jsonb
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
 AS $$
-    SELECT CASE WHEN state = 'filling' THEN jsonb_build_object('do', 'fill', 'sql', s.fill, 'rows', format('SELECT t.ctid FROM ONLY %s AS t WHERE %s', s.part, s.pending))
+#variable_conflict use_variable
+BEGIN
+    RETURN (SELECT CASE WHEN state = 'filling' THEN jsonb_build_object('do', 'fill', 'sql', s.fill, 'rows', format('SELECT t.ctid FROM ONLY %s AS t WHERE %s', s.part, s.pending))
                 ELSE jsonb_build_object('do', 'verify', 'sql', s.verify) END
            || jsonb_build_object('key', format('SELECT %s FROM ONLY %s AS t WHERE t.ctid OPERATOR(pg_catalog.=) $1', s.key, s.part))
       FROM (
@@ -263,7 +267,8 @@ AS $$
                    format('t.ctid OPERATOR(pg_catalog.>=) $1 AND t.ctid OPERATOR(pg_catalog.<) $2 AND t.%I IS NOT NULL AND t.%I IS NULL', plan ->> 'plaintext', plan ->> 'value') AS pending,
                    (SELECT format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, t.%I', k.name, k.name), ', ')) FROM jsonb_array_elements_text(plan -> 'key') AS k (name)) AS key
           ) AS p
-      ) AS s
+      ) AS s);
+END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.statements_of_migration(jsonb, text, oid) IS 'what the caller runs over a stretch of a table: fills or verifies; granted to nobody';
 
@@ -297,6 +302,7 @@ DECLARE
     part jsonb;
     blocks bigint;
     behind bigint;
+    density numeric;
 BEGIN
     SELECT m.* INTO known FROM fieldcrypt_internal.column_migrations AS m WHERE m.relation = $1 AND m.attnum = (plan ->> 'attnum')::smallint;
     IF known.has_source AND known.state IN ('ready', 'undoing') AND (
@@ -313,7 +319,7 @@ BEGIN
             || CASE WHEN known.state = 'ready' AND known.has_source THEN jsonb_build_object('marks', fieldcrypt_internal.statements_of_marks($1, plan, known.state)) ELSE '{}'::jsonb END;
     END IF;
     FOR item IN
-        SELECT c.oid, c.reltuples / nullif(c.relpages, 0) AS density, pg_relation_filenode(c.oid) AS file
+        SELECT c.oid, c.reltuples::numeric AS reltuples, c.relpages, pg_relation_filenode(c.oid) AS file
           FROM fieldcrypt_internal.with_descendants($1) AS t JOIN pg_class AS c ON c.oid = t.relation AND c.relkind = 'r' ORDER BY c.oid
     LOOP
         part := known.parts -> item.oid::text;
@@ -328,8 +334,10 @@ BEGIN
              WHERE m.relation = $1 AND m.attnum = known.attnum;
         END IF;
         IF (part ->> 'next')::bigint < (part ->> 'end')::bigint THEN
+            -- The table has grown since it was analyzed, by what was filled; and a stretch that is full would be gone through twice.
+            density := coalesce(nullif(item.reltuples, -1) / nullif(greatest(item.relpages, (part ->> 'end')::bigint), 0), 100);
             RETURN jsonb_build_object('oid', item.oid, 'from', part -> 'next', 'to', least((part ->> 'end')::bigint,
-                       (part ->> 'next')::bigint + least(1000, greatest(1, round((arguments ->> 'batch_size')::numeric / CASE WHEN item.density > 0 THEN item.density::numeric ELSE 100 END)))::bigint))
+                       (part ->> 'next')::bigint + least(1000, greatest(1, floor((arguments ->> 'batch_size')::numeric / greatest(density, 1))))::bigint))
                 || fieldcrypt_internal.statements_of_migration(plan, known.state, item.oid);
         END IF;
     END LOOP;
