@@ -242,6 +242,23 @@ gives($node, q{BEGIN; UPDATE people AS p SET ssn = (substr(p.ssn::bytea, 1, 43) 
 SELECT fieldcrypt.try_decrypt_field(ssn, 'public.people.ssn/1') IS NULL FROM people WHERE id = 1; ROLLBACK}, 't',
 	'another row\'s body behind an own header opens nowhere');
 
+# What this session has sealed just now is bound without opening it: only what is the same to the last byte.
+foreach my $byte (2, 10, 26, 27, 31, 35, 43, 50, 58)
+{
+	# Key, nonce, form, database, process, time, body, tag.
+	my ($flipped) = q{set_byte(fresh::bytea, %1$d, get_byte(fresh::bytea, %1$d) # 1)::fieldcrypt.encrypted} =~ s/%1\$d/$byte/gr;
+	my $result = run_sql($node, "SET fieldcrypt.tenant = 'default'; UPDATE people SET ssn = $flipped FROM (SELECT 'a plaintext of today'::text::fieldcrypt.encrypted_text AS fresh OFFSET 0) AS f WHERE id = 1");
+	like("@{ $result->{sqlstates} }", qr/^KF0(01|02|03|37|38)$/, "a flipped bit in byte $byte of a value that was sealed just now");
+}
+gives($node, q{BEGIN;
+CREATE TEMP TABLE fresh AS SELECT n, repeat(chr(96 + n), CASE WHEN n = 12 THEN 5000 ELSE n * 30 END)::fieldcrypt.encrypted_text AS v FROM generate_series(1, 12) AS n;
+SELECT count(*) FROM fresh AS f, LATERAL (SELECT f.v::bytea) AS b (bytes) WHERE position(convert_to(repeat(chr(96 + n), 8), 'UTF8') IN bytes) > 0;
+UPDATE people SET ssn = (SELECT v FROM fresh WHERE n = 12), phone = (SELECT v FROM fresh WHERE n = 1) WHERE id = 1;
+UPDATE people SET ssn = (SELECT v FROM fresh WHERE n = 3), phone = (SELECT v FROM fresh WHERE n = 3) WHERE id = 2;
+SELECT string_agg(left(fieldcrypt.decrypt_field(ssn, fieldcrypt.context('public.people.ssn', id)), 1) || length(fieldcrypt.decrypt_field(ssn, fieldcrypt.context('public.people.ssn', id)))
+	|| left(fieldcrypt.decrypt_field(phone, fieldcrypt.context('public.people.phone', id)), 1) || length(fieldcrypt.decrypt_field(phone, fieldcrypt.context('public.people.phone', id))), ' ' ORDER BY id)
+  FROM people WHERE id < 3; ROLLBACK}, "0\nl5000a30 c90c90", 'more values than are kept, a long one, and one that is written twice');
+
 gives($node, $people, $as_made, 'after all of it');
 ok(eventually($node, "SELECT count(*) > 10 FROM fieldcrypt.audit_log WHERE event = 'decrypt_failed' AND error_code = 'KF037'", 't'),
 	'what was refused is in the audit log');
