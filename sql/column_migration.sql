@@ -16,6 +16,7 @@ CREATE TABLE fieldcrypt_internal.column_migrations (
     rows_verified bigint NOT NULL DEFAULT 0,
     error_code text,
     error text,
+    filled_before xid8,
     started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     PRIMARY KEY (relation, attnum)
@@ -36,6 +37,7 @@ COMMENT ON COLUMN fieldcrypt_internal.column_migrations.rows_done IS 'rows that 
 COMMENT ON COLUMN fieldcrypt_internal.column_migrations.rows_verified IS 'rows that were opened and compared';
 COMMENT ON COLUMN fieldcrypt_internal.column_migrations.error_code IS 'SQLSTATE of what it stopped at';
 COMMENT ON COLUMN fieldcrypt_internal.column_migrations.error IS 'what it stopped at, without values';
+COMMENT ON COLUMN fieldcrypt_internal.column_migrations.filled_before IS 'a transaction before which all rows were encrypted: older snapshots would see none after the swap';
 COMMENT ON COLUMN fieldcrypt_internal.column_migrations.started_at IS 'when it began';
 COMMENT ON COLUMN fieldcrypt_internal.column_migrations.updated_at IS 'when a step last ended';
 
@@ -86,8 +88,9 @@ AS $$
 BEGIN
     RETURN QUERY SELECT t.tgrelid, a.attnum, t.tgname::text, (parse_ident(d.parts[1]))[1], a.attname::text, d.parts[3], t.tgenabled = 'A', t.tgparentid <> 0
       FROM pg_trigger AS t,
+           -- At its end: what comes before has names of the owner's.
            regexp_match(pg_get_triggerdef(t.oid),
-               'is_twin\(new\.("(?:[^"]|"")+"|[^ ",]+), new\.("(?:[^"]|"")+"|[^ ",]+), ''(\w+)''') AS d(parts),
+               'WHEN \(fieldcrypt_internal\.is_twin\(new\.("(?:[^"]|"")+"|[^ ",]+), new\.("(?:[^"]|"")+"|[^ ",]+), ''(\w+)''::text\)\) EXECUTE FUNCTION fieldcrypt_internal\.carry_column\(\)$') AS d(parts),
            pg_attribute AS a
      WHERE t.tgfoid = 'fieldcrypt_internal.carry_column()'::regprocedure
        AND a.attrelid = t.tgrelid AND a.attname = (parse_ident(d.parts[2]))[1] AND NOT a.attisdropped;

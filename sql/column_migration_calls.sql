@@ -212,7 +212,8 @@ BEGIN
             IF clock_timestamp() - idle_since > wait_for_locks THEN
                 RAISE EXCEPTION USING ERRCODE = 'lock_not_available',
                     MESSAGE = format('column "%s" of table %s: others hold %s', column_name, relation,
-                        CASE WHEN work ->> 'do' = 'wait' THEN 'rows, or a trigger of the table keeps them from being changed' ELSE 'the table' END),
+                        CASE WHEN (outcome ->> 'older')::boolean THEN 'older snapshots than its values (processes ' || (outcome ->> 'holders') || ')'
+                             WHEN work ->> 'do' = 'wait' THEN 'rows, or a trigger of the table keeps them from being changed' ELSE 'the table' END),
                     HINT = 'CALL again: it goes on where it stopped. wait_for_locks => how long it tries.';
             END IF;
             IF clock_timestamp() - told > interval '10 seconds' THEN

@@ -259,7 +259,7 @@ BEGIN
                        plan ->> 'value', plan ->> 'place') || CASE WHEN p.has_source THEN '' ELSE format('t.%I', plan ->> 'plaintext') END,
                    format('), %s) END AS is_same FROM ONLY %s AS t WHERE t.ctid OPERATOR(pg_catalog.>=) $1 AND t.ctid OPERATOR(pg_catalog.<) $2) AS v', p.modifier, p.part)) AS verify
           FROM (
-            SELECT part::regclass::text AS part,
+            SELECT fieldcrypt_internal.qualified_name(part) AS part,
                    -- Of what was written to the encrypted column the old one has what its type makes of it.
                    CASE WHEN (plan ->> 'is_swapped')::boolean
                         THEN (SELECT a.atttypmod::text FROM pg_attribute AS a WHERE a.attrelid = part AND a.attname = plan ->> 'plaintext') ELSE 'NULL' END AS modifier,
@@ -277,9 +277,9 @@ CREATE FUNCTION fieldcrypt_internal.statements_of_marks(relation oid, plan jsonb
 AS $$
     SELECT jsonb_build_object('do', 'marks', 'sql', jsonb_build_array(
                format('WITH fieldcrypt_wanted AS MATERIALIZED (SELECT k.value AS fieldcrypt_key FROM pg_catalog.jsonb_array_elements($1) AS k), fieldcrypt_picked AS MATERIALIZED (SELECT fieldcrypt_key, t.tableoid AS fieldcrypt_part, t.ctid AS fieldcrypt_at FROM fieldcrypt_wanted JOIN %s AS t ON %s WHERE %s FOR NO KEY UPDATE OF t SKIP LOCKED), fieldcrypt_done AS (UPDATE %s AS t SET %I = (',
-                   $1::regclass, s.is_row, s.pending, $1::regclass, s.target),
+                   fieldcrypt_internal.qualified_name($1), s.is_row, s.pending, fieldcrypt_internal.qualified_name($1), s.target),
                format(') FROM fieldcrypt_picked WHERE t.tableoid OPERATOR(pg_catalog.=) fieldcrypt_part AND t.ctid OPERATOR(pg_catalog.=) fieldcrypt_at AND %s RETURNING fieldcrypt_key, t.%I IS NULL AS fieldcrypt_is_none) SELECT (SELECT pg_catalog.count(*) FROM fieldcrypt_done), (SELECT pg_catalog.jsonb_agg(fieldcrypt_key) FROM fieldcrypt_wanted JOIN %s AS t ON %s WHERE %s AND NOT EXISTS (SELECT FROM fieldcrypt_done WHERE fieldcrypt_done.fieldcrypt_key OPERATOR(pg_catalog.=) fieldcrypt_wanted.fieldcrypt_key)), (SELECT pg_catalog.count(*) FROM fieldcrypt_done WHERE fieldcrypt_is_none)',
-                   s.pending, s.target, $1::regclass, s.is_row, s.pending)))
+                   s.pending, s.target, fieldcrypt_internal.qualified_name($1), s.is_row, s.pending)))
       FROM (
         SELECT string_agg(format('t.%I OPERATOR(pg_catalog.=) (fieldcrypt_key OPERATOR(pg_catalog.->>) %s)::%s', k.name, k.place - 1, format_type(a.atttypid, a.atttypmod)), ' AND ') AS is_row,
                min(CASE WHEN state = 'undoing' THEN plan ->> 'plaintext' ELSE plan ->> 'value' END) AS target,
@@ -355,7 +355,8 @@ BEGIN
         RETURN jsonb_build_object('do', 'undo');
     END IF;
     UPDATE fieldcrypt_internal.column_migrations AS m
-       SET state = CASE m.state WHEN 'filling' THEN 'validating' ELSE 'ready' END, updated_at = clock_timestamp()
+       SET state = CASE m.state WHEN 'filling' THEN 'validating' ELSE 'ready' END, updated_at = clock_timestamp(),
+           filled_before = pg_current_xact_id()
      WHERE m.relation = $1 AND m.attnum = known.attnum;
     RETURN jsonb_build_object('do', 'more');
 END

@@ -48,9 +48,9 @@ BEGIN
             'CALL fieldcrypt.undo_encrypt_column(..., verify => false), and begin again.');
     END IF;
     BEGIN
-        EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', $1::regclass, plan ->> 'protection');
+        PERFORM fieldcrypt_internal.on_table($1, format('ALTER TABLE %s VALIDATE CONSTRAINT %I', fieldcrypt_internal.qualified_name($1), plan ->> 'protection'));
         IF plan -> 'twins' <> 'null' THEN
-            EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', $1::regclass, plan -> 'twins' ->> 'name');
+            PERFORM fieldcrypt_internal.on_table($1, format('ALTER TABLE %s VALIDATE CONSTRAINT %I', fieldcrypt_internal.qualified_name($1), plan -> 'twins' ->> 'name'));
         END IF;
     EXCEPTION WHEN check_violation THEN
         -- A partition was attached, or the trigger did not fire: once more over all.
@@ -67,12 +67,21 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.validate_migration(oid, text) IS 'step: every row meets the constraints; granted to nobody';
 
 -- Asked for a moment only: who waits for it keeps others waiting.
-CREATE FUNCTION fieldcrypt_internal.lock_migration(relation oid) RETURNS jsonb
+CREATE FUNCTION fieldcrypt_internal.lock_migration(relation oid, column_name text) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
 AS $$
 DECLARE
     holders integer[];
 BEGIN
+    -- Whose snapshot is older than a row's encrypted value would read NULL from then on, without an error.
+    SELECT array_agg(a.pid ORDER BY a.pid) INTO holders
+      FROM fieldcrypt_internal.column_migrations AS m
+      JOIN pg_stat_activity AS a ON a.datid = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+     WHERE m.relation = $1 AND m.column_name = $2 AND m.state = 'ready' AND a.pid <> pg_backend_pid() AND a.backend_type <> 'autovacuum worker'
+       AND age(a.backend_xmin) > age(m.filled_before::xid);
+    IF holders IS NOT NULL THEN
+        RETURN jsonb_build_object('busy', true, 'older', true, 'holders', array_to_string(holders[:10], ', '));
+    END IF;
     BEGIN
         EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', $1::regclass);
         RETURN jsonb_build_object('busy', false);
@@ -87,7 +96,7 @@ BEGIN
     END;
 END
 $$;
-COMMENT ON FUNCTION fieldcrypt_internal.lock_migration(oid) IS 'step: nobody else is at the table, if that can be had at once; granted to nobody';
+COMMENT ON FUNCTION fieldcrypt_internal.lock_migration(oid, text) IS 'step: nobody else is at the table, or reads with an older snapshot, if that can be had at once; granted to nobody';
 
 -- What the old column had, the new one gets.
 CREATE FUNCTION fieldcrypt_internal.carry_over(relation oid, from_column text, to_column text) RETURNS void
@@ -211,10 +220,10 @@ BEGIN
     LOOP
         BEGIN
             IF NOT item.convalidated THEN
-                EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', $1::regclass, item.conname);
+                PERFORM fieldcrypt_internal.on_table($1, format('ALTER TABLE %s VALIDATE CONSTRAINT %I', fieldcrypt_internal.qualified_name($1), item.conname));
                 RETURN jsonb_build_object('busy', false, 'again', true);
             END IF;
-            EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL', $1::regclass, $2);
+            PERFORM fieldcrypt_internal.on_table($1, format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL', fieldcrypt_internal.qualified_name($1), $2));
             EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', $1::regclass, item.conname);
         EXCEPTION WHEN lock_not_available THEN
             RETURN jsonb_build_object('busy', true, 'again', true);
@@ -239,6 +248,16 @@ BEGIN
             'See fieldcrypt.column_migrations. After drop_plaintext_column nothing is left to go back to.');
     END IF;
     PERFORM fieldcrypt_internal.take_migration($1, $2, plan, CASE WHEN (plan ->> 'is_swapped')::boolean AND plan ->> 'state' IS DISTINCT FROM 'undoing' THEN 'undoing' END);
+    -- A dump has the trigger, and not what was noted of rows: they are those whose old value was taken away.
+    IF plan ->> 'state' IS NULL AND (plan ->> 'has_source')::boolean AND (plan ->> 'is_swapped')::boolean AND plan -> 'key' <> 'null' THEN
+        INSERT INTO fieldcrypt_internal.migration_marks (relation, place_name, row_key)
+        SELECT $1, plan ->> 'place_name', k.value::text
+          FROM jsonb_array_elements(fieldcrypt_internal.on_table($1, format(
+              'SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(%s)) FROM %s AS t WHERE t.%I IS NOT NULL AND t.%I IS NULL',
+              (SELECT string_agg(format('pg_catalog.to_jsonb(t.%I) OPERATOR(pg_catalog.#>>) ''{}''', n.name), ', ' ORDER BY n.place)
+                 FROM jsonb_array_elements_text(plan -> 'key') WITH ORDINALITY AS n (name, place)),
+              fieldcrypt_internal.qualified_name($1), plan ->> 'value', plan ->> 'plaintext'))::jsonb) AS k;
+    END IF;
     RETURN fieldcrypt_internal.migration_plan($1, $2);
 END
 $$;
@@ -276,7 +295,7 @@ BEGIN
             EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET DEFAULT %s', $1::regclass, $2, was.default_text);
         END IF;
         IF was.is_not_null THEN
-            EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL', $1::regclass, $2);
+            PERFORM fieldcrypt_internal.on_table($1, format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL', fieldcrypt_internal.qualified_name($1), $2));
         END IF;
     END IF;
     PERFORM fieldcrypt_internal.forget_migration($1, plan);
@@ -305,11 +324,28 @@ AS $$
 DECLARE
     plan jsonb := fieldcrypt_internal.migration_plan($1, $2);
     other integer;
+    lost text;
 BEGIN
     IF plan IS NULL OR NOT (plan ->> 'is_swapped')::boolean THEN
         PERFORM fieldcrypt_internal.refuse_migration(
             format('column "%s" of table %s has no old column beside it', $2, $1::regclass),
             CASE WHEN plan IS NULL THEN 'See fieldcrypt.column_migrations.' ELSE 'It is not encrypted yet: CALL fieldcrypt.encrypt_column(...) goes on.' END);
+    END IF;
+    -- The old column may be the last that can be read.
+    IF plan ->> 'place_name' IS NULL OR (plan ->> 'is_believed')::boolean IS NOT TRUE THEN
+        PERFORM fieldcrypt_internal.refuse_migration(
+            format('the declaration of column "%s" of table %s is gone, or not valid: what it holds may open nowhere', $2, $1::regclass),
+            'CALL fieldcrypt.undo_encrypt_column(..., verify => false) gives the column back as it was before.');
+    END IF;
+    SELECT string_agg(DISTINCT u ->> 'key_id', ', ') INTO lost
+      FROM fieldcrypt_internal.with_descendants($1) AS t JOIN pg_class AS c ON c.oid = t.relation AND c.relkind = 'r'
+     CROSS JOIN LATERAL jsonb_array_elements(fieldcrypt_internal.count_in(c.oid, NULL)) AS u
+     WHERE u ->> 'column' = $2 AND NOT EXISTS (
+        SELECT FROM fieldcrypt.encryption_keys AS k WHERE k.key_id = (u ->> 'key_id')::bigint AND k.state <> 'suspended');
+    IF lost IS NOT NULL THEN
+        PERFORM fieldcrypt_internal.refuse_migration(
+            format('column "%s" of table %s has values of encryption keys that are not here, or suspended: %s', $2, $1::regclass, lost),
+            'SELECT fieldcrypt.import_keys(...), or resume_key(...), before the old column goes.');
     END IF;
     IF plan ->> 'state' = 'finishing' THEN
         PERFORM fieldcrypt_internal.refuse_migration(format('NOT NULL of column "%s" of table %s is not carried over yet', $2, $1::regclass),
@@ -354,7 +390,7 @@ BEGIN
         WHEN 'count' THEN PERFORM fieldcrypt_internal.count_migration($1, name, arguments);
         WHEN 'failed' THEN PERFORM fieldcrypt_internal.fail_migration($1, name, arguments);
         WHEN 'validate' THEN RETURN fieldcrypt_internal.validate_migration($1, name);
-        WHEN 'lock' THEN RETURN fieldcrypt_internal.lock_migration($1);
+        WHEN 'lock' THEN RETURN fieldcrypt_internal.lock_migration($1, name);
         WHEN 'swap' THEN RETURN fieldcrypt_internal.swap_migration($1, name);
         WHEN 'finish' THEN RETURN fieldcrypt_internal.finish_migration($1, name);
         WHEN 'undo_begin' THEN RETURN fieldcrypt_internal.begin_undo($1, name);

@@ -39,19 +39,61 @@ AS $$
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.altered_tables(text, oid) IS 'tables whose name, or whose columns'' names, an ALTER may change; what: relation, schema or extension (all)';
 
+-- PostgreSQL drops a CHECK constraint with any column that it names: with a column of the key the declaration would be gone,
+-- and with it the place by which every value is bound to its row.
+CREATE FUNCTION fieldcrypt_internal.declared_columns(relation oid) RETURNS jsonb
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_agg(d.attnum)
+      FROM jsonb_to_recordset(CASE WHEN EXISTS (
+               SELECT FROM pg_constraint AS k JOIN pg_depend AS u ON u.classid = 'pg_constraint'::regclass AND u.objid = k.oid
+                WHERE k.conrelid = $1 AND k.contype = 'c' AND u.refclassid = 'pg_proc'::regclass
+                  AND u.refobjid = 'fieldcrypt.is_protected(fieldcrypt.encrypted_text, text, text, text, text, "any")'::regprocedure)
+           THEN fieldcrypt_internal.declarations($1)::jsonb ELSE '[]' END) AS d (attnum smallint)
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.declared_columns(oid) IS 'the protected columns of a table, by number; NULL if it has none';
+
+CREATE FUNCTION fieldcrypt_internal.refuse_undeclared(relation oid, declared jsonb) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    lost text;
+BEGIN
+    SELECT a.attname INTO lost
+      FROM jsonb_array_elements_text(declared) AS d (attnum)
+      JOIN pg_attribute AS a ON a.attrelid = $1 AND a.attnum = d.attnum::smallint AND NOT a.attisdropped
+     WHERE NOT coalesce(fieldcrypt_internal.declared_columns($1), '[]') @> to_jsonb(d.attnum::smallint) LIMIT 1;
+    IF lost IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'dependent_objects_still_exist',
+            MESSAGE = format('column "%s" of table %s would not be protected any more: its declaration goes with what is dropped', lost, $1::regclass),
+            HINT = format('Its values are bound to what the declaration names. SELECT fieldcrypt.unprotect_column(%L, %L) first, if that is meant; another key for the rows: see docs/columns.md.',
+                $1::regclass, lost);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.refuse_undeclared(oid, jsonb) IS 'an error if a column that was protected is no longer, and is still there; granted to nobody';
+
 CREATE FUNCTION fieldcrypt_internal.before_alter(what text, object oid) RETURNS text
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off SET jit = off
 AS $$
+DECLARE
+    declared jsonb;
+    contexts text;
 BEGIN
     IF what = 'leaves' THEN
         RETURN coalesce((SELECT jsonb_build_object('leaves', object::bigint, 'parents', jsonb_agg(i.inhparent::bigint))
                            FROM pg_inherits AS i WHERE i.inhrelid = object HAVING count(*) > 0)::text, '');
     END IF;
-    IF NOT EXISTS (SELECT FROM fieldcrypt.column_contexts) THEN
+    IF what = 'relation' THEN
+        declared := fieldcrypt_internal.declared_columns(object);
+    ELSIF what = 'our relation' THEN
+        what := 'relation';
+    END IF;
+    IF declared IS NULL AND NOT EXISTS (SELECT FROM fieldcrypt.column_contexts) THEN
         RETURN '';
     END IF;
     -- Of those that count: a table of another owner may have the name by now.
-    RETURN coalesce((
+    contexts := coalesce((
         SELECT jsonb_agg(jsonb_build_object('table_name', x.table_name, 'column_name', x.column_name, 'relation', c.oid::bigint,
                    'attnum', a.attnum, 'relname', c.relname, 'names', fieldcrypt_internal.column_names(c.oid)))
           FROM fieldcrypt_internal.altered_tables(what, object) AS t
@@ -60,6 +102,8 @@ BEGIN
           JOIN fieldcrypt.column_contexts AS x
             ON x.table_name = format('%I.%I', n.nspname, c.relname) AND fieldcrypt_internal.is_owner(x, c.relowner)
           JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = x.column_name AND NOT a.attisdropped)::text, '');
+    RETURN CASE WHEN declared IS NULL THEN contexts
+                ELSE jsonb_build_object('declared', declared, 'relation', object::bigint, 'contexts', nullif(contexts, '')::jsonb)::text END;
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.before_alter(text, oid) IS 'what an ALTER may change of remembered contexts, or take from a partition, as it is before; empty: nothing; granted to nobody';
@@ -68,7 +112,12 @@ CREATE FUNCTION fieldcrypt_internal.after_alter(before text) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF jsonb_typeof(before::jsonb) = 'object' THEN
+    IF before::jsonb ? 'declared' THEN
+        PERFORM fieldcrypt_internal.refuse_undeclared((before::jsonb ->> 'relation')::oid, before::jsonb -> 'declared');
+        IF jsonb_typeof(before::jsonb -> 'contexts') = 'array' THEN
+            PERFORM fieldcrypt_internal.move_contexts(before::jsonb -> 'contexts');
+        END IF;
+    ELSIF jsonb_typeof(before::jsonb) = 'object' THEN
         PERFORM fieldcrypt_internal.follow_parents((before::jsonb ->> 'leaves')::oid, before::jsonb -> 'parents');
     ELSE
         PERFORM fieldcrypt_internal.move_contexts(before::jsonb);

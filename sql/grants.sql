@@ -28,7 +28,6 @@ AS $$
         ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.drop_plaintext_column(regclass, name)'),
         ('{encrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.column_migration_step(regclass, text, text)'),
         ('{encrypt,manage,audit}', 'SELECT', 'TABLE fieldcrypt.column_migrations'),
-        ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.carry_column()'),
         -- It tells whether a guess is right.
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.is_sealed_as(fieldcrypt.encrypted, text, "any", integer)'),
         ('{decrypt}', 'EXECUTE', 'FUNCTION fieldcrypt.decrypt_field(fieldcrypt.encrypted, text)'),
@@ -41,7 +40,6 @@ AS $$
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt.create_key(text)'),
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt.create_loose_key()'),
         -- As for refuse_foreign: protect_column makes the trigger, and who restores a dump makes it again.
-        ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.bind_values()'),
         ('{manage}', 'EXECUTE', 'PROCEDURE fieldcrypt.rotate_keys(text, text, boolean)'),
         -- Rotation of keys and of the master key, and their schedule.
         ('{manage}', 'EXECUTE', 'FUNCTION fieldcrypt_internal.rotate_step(text, text, boolean, bigint)'),
@@ -371,8 +369,28 @@ $default_privileges$;
 -- What reads no key and shows nothing, and runs in constraints and triggers for whoever writes a row.
 GRANT EXECUTE ON FUNCTION fieldcrypt.context("any") TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fieldcrypt.is_protected(fieldcrypt.encrypted_text, text, text, text, text, "any") TO PUBLIC;
+-- What only refuses, with a hint, for whoever writes it.
+GRANT USAGE ON TYPE fieldcrypt_internal.any_encrypted TO PUBLIC;
+DO $refusals$
+DECLARE
+    item regprocedure;
+BEGIN
+    FOR item IN
+        SELECT p.oid FROM pg_catalog.pg_proc AS p
+         WHERE p.pronamespace = 'fieldcrypt_internal'::regnamespace
+           AND p.proname IN ('refuse_comparison', 'refuse_comparison_with_text', 'refuse_comparison_of_text', 'refuse_match', 'refuse_member',
+                             'refuse_element', 'refuse_order', 'refuse_text', 'refuse_name', 'refuse_encrypted_text', 'refuse_encrypted_name')
+    LOOP
+        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', item);
+    END LOOP;
+END
+$refusals$;
 -- Conditions of triggers are computed with the rights of who writes the row. Nobody calls these by name without
 -- USAGE on their schema. They answer authentic or not, for a value that the caller holds already.
 GRANT EXECUTE ON FUNCTION fieldcrypt_internal.is_twin(anyelement, fieldcrypt.encrypted_text, text) TO PUBLIC;
+-- Of triggers that partitions get from their parent, whoever makes them. By hand they give nobody what he has not: what they do
+-- is the table's owner's right, and nobody has a name that is another's (refuse_taken_names).
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.bind_values() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.carry_column() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fieldcrypt_internal.is_foreign("any", text, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fieldcrypt_internal.is_changed_to_foreign("any", text, "any", text, text) TO PUBLIC;

@@ -38,7 +38,7 @@ AS $$
     SELECT DISTINCT 4, 'with a trigger behind the one that binds values', format('%s.%I', p.relation::regclass, p.column_name)
       FROM protected AS p JOIN binding AS b ON b.tgrelid = p.relation JOIN pg_trigger AS t ON t.tgrelid = p.relation
      -- Bits of a trigger: for each row, before, INSERT or UPDATE.
-     WHERE t.tgfoid <> 'fieldcrypt_internal.bind_values()'::regprocedure AND t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0 AND t.tgenabled <> 'D'
+     WHERE t.tgfoid NOT IN ('fieldcrypt_internal.bind_values()'::regprocedure, 'fieldcrypt_internal.carry_column()'::regprocedure) AND t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0 AND t.tgenabled <> 'D'
        AND t.tgname::text COLLATE "C" > b.tgname::text COLLATE "C"
     UNION ALL
     SELECT DISTINCT 5, 'with a literal that other sessions can''t use', l.place FROM fieldcrypt_internal.literals() AS l

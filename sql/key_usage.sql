@@ -194,14 +194,16 @@ BEGIN
                   FROM jsonb_array_elements(of_relation) AS u
                  WHERE u ->> 'column' = item.column_name), '[]');
         ELSE
-            EXECUTE format(
-                'SELECT $1 || coalesce(jsonb_agg(to_jsonb(s)), ''[]'') FROM (
-                    SELECT fieldcrypt.key_id(v.%I)::text AS key_id, $2 AS "table", $3 AS "column",
-                           round(count(*) * 100 / $4)::bigint AS "values", false AS is_exact
-                      FROM ONLY %s AS v TABLESAMPLE SYSTEM ($4)
+            -- As the table's owner, with functions of Postgres alone: to plan it may compute what is the owner's.
+            counted := counted || coalesce(fieldcrypt_internal.on_table(item.relation, format(
+                'SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(s)) FROM (
+                    SELECT (''x'' || pg_catalog.encode(pg_catalog.substr(v.%I::pg_catalog.bytea, 3, 8), ''hex''))::pg_catalog.bit(64)::pg_catalog.int8::pg_catalog.text AS key_id,
+                           %L::pg_catalog.text AS "table", %L::pg_catalog.text AS "column",
+                           pg_catalog.round(pg_catalog.count(*) * 100 / (%s)::pg_catalog.float8)::pg_catalog.int8 AS "values", false AS is_exact
+                      FROM ONLY %s AS v TABLESAMPLE SYSTEM (%s)
                      WHERE v.%I IS NOT NULL GROUP BY 1) AS s',
-                item.column_name, item.relation::regclass, item.column_name)
-              INTO counted USING counted, item.relation::regclass::text, item.column_name, percent;
+                item.column_name, item.relation::regclass::text, item.column_name, percent, fieldcrypt_internal.qualified_name(item.relation), percent,
+                item.column_name))::jsonb, '[]');
         END IF;
     END LOOP;
     counted := counted || coalesce((

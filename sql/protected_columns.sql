@@ -32,6 +32,18 @@ AS $$
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.protected_columns() IS 'every protected column of this database, of partitions and children too';
 
+CREATE FUNCTION fieldcrypt_internal.on_table(relation oid, statement text) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_on_table';
+COMMENT ON FUNCTION fieldcrypt_internal.on_table(oid, text) IS
+    'runs a statement on a table as its owner, whose code it may compute, and gives the first text of its result; granted to nobody';
+
+CREATE FUNCTION fieldcrypt_internal.qualified_name(relation oid) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+AS $$
+    SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.qualified_name(oid) IS 'a table''s name, the same whatever the search_path';
+
 -- The name sorts behind what people call triggers: what other triggers have made of the row is bound, not the other way
 -- round.
 CREATE FUNCTION fieldcrypt_internal.create_binding_triggers(relation oid) RETURNS void
@@ -182,7 +194,7 @@ $$;
 COMMENT ON FUNCTION fieldcrypt_internal.add_declaration(oid, text, text, text, text, text, text[]) IS
     'the CHECK constraint that says how a column is protected; granted to nobody';
 
--- place: the name that its values are to be bound to; NULL if it is declared already. is_default: nobody has said it.
+-- place: the name that its values are to be bound to. is_default: nobody has said it.
 CREATE FUNCTION fieldcrypt_internal.refuse_unless_protectable(relation oid, column_name text, tenant text, place text, is_default boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off
 AS $$
@@ -232,6 +244,9 @@ BEGIN
                    CASE WHEN c.relowner <> found.relowner THEN ', which is another owner''s' ELSE '' END) INTO problem
           FROM fieldcrypt_internal.protected_columns() AS p JOIN pg_class AS c ON c.oid = p.relation
          WHERE p.place_name = $4
+           -- A constraint alone, which anybody can write, keeps nobody from a name.
+           AND (p.relation = $1 OR c.relowner = found.relowner OR EXISTS (
+                SELECT FROM pg_trigger AS g WHERE g.tgrelid = p.relation AND g.tgfoid = 'fieldcrypt_internal.bind_values()'::regprocedure))
            AND CASE WHEN p.relation = $1 THEN p.column_name <> $2
                     ELSE (c.relowner <> found.relowner OR is_default)
                          AND p.relation NOT IN (SELECT t.relation FROM fieldcrypt_internal.with_descendants($1) AS t)
@@ -246,6 +261,48 @@ END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.refuse_unless_protectable(oid, text, text, text, boolean) IS 'an error that says why a column can''t be protected; granted to nobody';
 
+-- A declaration is a constraint, which a table's owner can write as he likes: not by the name of another owner's column, to
+-- whose rows values would be bound then, or with whose rights opened.
+CREATE FUNCTION fieldcrypt_internal.refuse_taken_names() RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
+AS $$
+DECLARE
+    found record;
+BEGIN
+    SELECT t.relation::regclass AS table_name, d.column_name, d.place_name, p.relation::regclass AS taken_by INTO found
+      FROM (SELECT DISTINCT x.relation
+              FROM pg_event_trigger_ddl_commands() AS e
+              LEFT JOIN pg_trigger AS g ON e.classid = 'pg_trigger'::regclass AND g.oid = e.objid
+             CROSS JOIN LATERAL fieldcrypt_internal.with_descendants(CASE WHEN e.classid = 'pg_class'::regclass THEN e.objid ELSE g.tgrelid END) AS x
+             WHERE e.classid IN ('pg_class'::regclass, 'pg_trigger'::regclass)
+               AND EXISTS (SELECT FROM pg_constraint AS k JOIN pg_depend AS u ON u.classid = 'pg_constraint'::regclass AND u.objid = k.oid
+                            WHERE k.conrelid = x.relation AND k.contype = 'c' AND u.refclassid = 'pg_proc'::regclass
+                              AND u.refobjid = 'fieldcrypt.is_protected(fieldcrypt.encrypted_text, text, text, text, text, "any")'::regprocedure)) AS t
+      JOIN pg_class AS c ON c.oid = t.relation
+     CROSS JOIN LATERAL jsonb_to_recordset(fieldcrypt_internal.declarations(t.relation)::jsonb) AS d (column_name text, place_name text)
+      JOIN fieldcrypt_internal.protected_columns() AS p ON p.place_name = d.place_name AND p.relation <> t.relation
+      JOIN pg_class AS o ON o.oid = p.relation AND o.relowner <> c.relowner
+     WHERE EXISTS (SELECT FROM pg_trigger AS b WHERE b.tgrelid = p.relation AND b.tgfoid = 'fieldcrypt_internal.bind_values()'::regprocedure)
+     LIMIT 1;
+    IF found.table_name IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('column "%s" of table %s can''t be declared as "%s": so is one of table %s, which is another owner''s',
+                found.column_name, found.table_name, found.place_name, found.taken_by),
+            HINT = 'Each owner''s columns have names of their own: fieldcrypt.protect_column(..., name => ...).';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION fieldcrypt_internal.refuse_taken_names() IS 'at the end of DDL: an error if a table has a declaration by another owner''s name; granted to nobody';
+
+CREATE FUNCTION fieldcrypt_internal.note_declarations() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'fieldcrypt_note_declarations';
+COMMENT ON FUNCTION fieldcrypt_internal.note_declarations() IS 'event trigger: no table has a protected column by another owner''s name';
+CREATE EVENT TRIGGER fieldcrypt_declarations ON ddl_command_end
+    WHEN TAG IN ('CREATE TABLE', 'CREATE SCHEMA', 'ALTER TABLE', 'CREATE TRIGGER')
+    EXECUTE FUNCTION fieldcrypt_internal.note_declarations();
+ALTER EVENT TRIGGER fieldcrypt_declarations ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER fieldcrypt_declarations IS 'pg_fieldcrypt: no table has a protected column by another owner''s name';
+
 -- Gives the statement that binds what the column has already; NULL if it has nothing.
 CREATE FUNCTION fieldcrypt_internal.declare_protection(
         relation oid, column_name text, key jsonb, tenant text, wanted text, plaintext text) RETURNS text
@@ -259,7 +316,8 @@ DECLARE
 BEGIN
     SELECT p.place_name, p.plaintext, p.tenant, p.key, p.is_believed INTO known
       FROM fieldcrypt_internal.protected_columns() AS p WHERE p.relation = $1 AND p.column_name = $2;
-    PERFORM fieldcrypt_internal.refuse_unless_protectable($1, $2, tenant, CASE WHEN known.place_name IS NULL THEN place END, wanted IS NULL);
+    -- Also of a constraint that somebody has written: it may have another's name.
+    PERFORM fieldcrypt_internal.refuse_unless_protectable($1, $2, tenant, coalesce(known.place_name, place), wanted IS NULL AND known.place_name IS NULL);
     columns := fieldcrypt_internal.key_of_places($1, $2, key, tenant);
     IF known.place_name IS NOT NULL THEN
         IF (known.plaintext, known.tenant, known.key) IS DISTINCT FROM ($6, $4, columns)
@@ -277,8 +335,9 @@ BEGIN
             $1, fieldcrypt_internal.free_constraint_name($1, $2, '_is_protected'), $2, place, $6, tenant, columns);
     END IF;
     PERFORM fieldcrypt_internal.create_binding_triggers($1);
-    EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I IS NOT NULL)', $1::regclass, $2) INTO has_values;
-    RETURN CASE WHEN has_values THEN format('UPDATE %s SET %I = %I WHERE %I IS NOT NULL', $1::regclass, $2, $2, $2) END;
+    has_values := fieldcrypt_internal.on_table($1, format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I IS NOT NULL)',
+        fieldcrypt_internal.qualified_name($1), $2))::boolean;
+    RETURN CASE WHEN has_values THEN format('UPDATE %s SET %I = %I WHERE %I IS NOT NULL', fieldcrypt_internal.qualified_name($1), $2, $2, $2) END;
 END
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.declare_protection(oid, text, jsonb, text, text, text) IS
@@ -298,7 +357,7 @@ BEGIN
         RETURN;
     END IF;
     BEGIN
-        EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', $1::regclass, known.constraint_name);
+        PERFORM fieldcrypt_internal.on_table($1, format('ALTER TABLE %s VALIDATE CONSTRAINT %I', fieldcrypt_internal.qualified_name($1), known.constraint_name));
     EXCEPTION WHEN check_violation THEN
         PERFORM fieldcrypt_internal.refuse_declaration(
             format('column "%s" of table %s has values that are bound to no row of it', $2, $1::regclass),

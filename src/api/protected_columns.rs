@@ -3,7 +3,7 @@
 use fieldcrypt_envelope::{Binding, Form, Header, Part};
 use pgrx::pg_sys::{Datum, Oid};
 
-use crate::columns::{self, Wanted};
+use crate::columns::{self, Wanted, note_declarations};
 use crate::error::Error;
 use crate::fields;
 use crate::pg::declarations::with_context;
@@ -15,7 +15,9 @@ crate::pg::sql_functions! {
     protect_column(relation: regclass!, column_name: name!, key: texts, tenant: name, name: text, plaintext: text!) -> void;
     unprotect_column(relation: regclass!, column_name: name!) -> void = columns::unprotect;
     declarations(relation: oid!) -> text = columns::declarations;
+    on_table(relation: oid!, statement: text!) -> text = columns::on_table;
     trigger bind_values;
+    event_trigger note_declarations;
 }
 
 /// What a CHECK constraint asks of each row. It needs no key, and so it can be asked before there are any.

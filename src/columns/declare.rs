@@ -5,9 +5,10 @@ use pgrx::pg_sys::Oid;
 use serde_json::{Value, json};
 
 use crate::error::Error;
+use crate::pg::drops::EventTriggerCall;
 use crate::pg::heap::{Access, Table};
 use crate::pg::spi::{self, Parameter};
-use crate::pg::{encoding, json, roles, security, transaction};
+use crate::pg::{encoding, json, relations, roles, security, transaction};
 use crate::{fields, lifecycle};
 
 /// What a column is to be.
@@ -28,7 +29,7 @@ pub struct Wanted<'a> {
 pub fn protect(relation: Oid, wanted: &Wanted<'_>) -> Result<(), Error> {
     transaction::prevent_if_read_only(c"protect_column");
     security::refuse_for_planted_code()?;
-    roles::refuse_unless_owner(relation)?;
+    let owner = roles::refuse_unless_owner(relation)?;
     security::refuse_unless_executable(fields::ENCRYPT, "encrypt")?;
     create_loose_key()?;
     let key = wanted.key.map(json::of_names).transpose()?;
@@ -49,9 +50,13 @@ pub fn protect(relation: Oid, wanted: &Wanted<'_>) -> Result<(), Error> {
     })?
     .flatten();
     refuse_unless_read(relation, wanted.column)?;
-    // With the caller's rights and in the caller's name: what fires on the way is the table owner's code.
+    // With the caller's rights and in the caller's name; but what fires on the way is the table owner's code.
     if let Some(update) = rows {
-        spi::execute_once(&update)?;
+        if roles::is_superuser_at(owner) {
+            security::as_table_owner(owner, || spi::execute_once(&update))?;
+        } else {
+            spi::execute_once(&update)?;
+        }
     }
     security::as_owner(|| {
         spi::execute(
@@ -96,6 +101,25 @@ pub fn unprotect(relation: Oid, column: &[u8]) -> Result<(), Error> {
 /// The key that plaintext is taken in with, made if there never was one.
 pub fn create_loose_key() -> Result<KeyId, Error> {
     lifecycle::ensure_loose()
+}
+
+/// Runs a statement on a table as its owner and no more, inside of what is done as the extension's: what the statement plans or
+/// computes may be code of that owner. Gives the text in the first column of its first row.
+pub fn on_table(relation: Oid, statement: &[u8]) -> Result<Option<String>, Error> {
+    let Some(table) = Table::open(relation, Access::Read) else { return Ok(None) };
+    let owner = table.owner();
+    table.close();
+    let statement = encoding::to_string(statement)?;
+    security::as_table_owner_again(owner, || spi::text_once(&statement))
+}
+
+/// At the end of DDL: nobody declares a column by another owner's name. A superuser may: a restore does.
+pub fn note_declarations(_: &EventTriggerCall) -> Result<(), Error> {
+    if roles::is_superuser() || relations::owner_of_keys().is_err() {
+        return Ok(());
+    }
+    security::as_owner(|| spi::execute("SELECT fieldcrypt_internal.refuse_taken_names()", &[]))?;
+    Ok(())
 }
 
 /// The declarations of a relation, as JSON.

@@ -32,7 +32,11 @@ pub fn loosen(bytes: &[u8], place: &[u8]) -> Result<Varlena, Error> {
             (header.form, plaintext)
         }
     };
-    let loose = fields::seal_loose(form, plaintext.bytes_mut());
+    // Bytes that are no text would open nowhere any more.
+    let loose = match form {
+        Form::Text if str::from_utf8(plaintext.bytes()).is_err() => Err(Error::NotUtf8),
+        form => fields::seal_loose(form, plaintext.bytes_mut()),
+    };
     plaintext.wipe();
     loose
 }

@@ -8,7 +8,9 @@ mod views;
 mod write_view;
 
 pub use bind::bind;
-pub use declare::{Wanted, create_loose_key, declarations, protect, unprotect};
+pub use declare::{
+    Wanted, create_loose_key, declarations, note_declarations, on_table, protect, unprotect,
+};
 pub use loosen::loosen;
 pub use twins::{carry, is_sealed_as, step as migration_step};
 pub use views::create_view;

@@ -135,6 +135,7 @@ fn is_plaintext(
 /// after that.
 pub fn carry(trigger: &TriggerCall) -> Result<Option<Datum>, Error> {
     let Some(twins) = trigger.twins() else { return Err(Error::NotATrigger) };
+    trigger.once_of_twins(|| refuse_unless_owner_may(trigger, twins.step))?;
     let declarations = trigger.declarations()?;
     let declaration = declarations.iter().find(|declared| declared.column == twins.value);
     let row = Row { trigger, twins };
@@ -152,6 +153,19 @@ pub fn carry(trigger: &TriggerCall) -> Result<Option<Datum>, Error> {
         Step::Decrypt => row.decrypt(),
         Step::Forget => row.forget(),
     }
+}
+
+/// The trigger does for whoever writes what the table's owner has the right to: who lost it, or made the trigger without it,
+/// gets nothing done.
+fn refuse_unless_owner_may(trigger: &TriggerCall, step: Step) -> Result<(), Error> {
+    let (function, right) = match step {
+        Step::Encrypt | Step::Mark => (fields::ENCRYPT, "encrypt"),
+        Step::Decrypt | Step::Forget => (fields::DECRYPT, "decrypt"),
+    };
+    if security::role_may(function, trigger.owner()) {
+        return Ok(());
+    }
+    Err(Error::OwnerLacksRight { right, table: encoding::lossy(&trigger.relation_name()) })
 }
 
 struct Row<'t> {
@@ -310,7 +324,13 @@ impl Keyed<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Some(Some(opened)))
+        // What stands in the old column then is seen by who reads it: as any decryption it needs a tenant, and is recorded.
+        opened.wipe();
+        let value = BoundCiphertext::parse(bytes)?;
+        let mut shown = Varlena::of(value.body())?;
+        let place = &self.place;
+        fields::open_bound(&value, Expected::Place(place), place.as_bytes(), shown.bytes_mut())?;
+        Ok(Some(Some(shown)))
     }
 
     fn refuse_if_twin_is_written(&self) -> Result<(), Error> {

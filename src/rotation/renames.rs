@@ -42,6 +42,10 @@ pub fn note_alter(trigger: &EventTriggerCall) -> Result<(), Error> {
     }
     let (what, object) = match trigger.altered() {
         None => return Ok(()),
+        // What the extension itself takes away, it means to.
+        Some(Altered::Relation(oid)) if security::guards_are_open() => {
+            (b"our relation".as_slice(), oid.to_u32())
+        }
         Some(Altered::Relation(oid)) => (b"relation".as_slice(), oid.to_u32()),
         Some(Altered::Schema(oid)) => (b"schema".as_slice(), oid.to_u32()),
         Some(Altered::Extension) => (b"extension".as_slice(), 0),

@@ -69,6 +69,8 @@ pub enum Error {
     NotWritable,
     /// A column that is being encrypted is not as its trigger needs it.
     TwinIsLost { twin: String, problem: &'static str },
+    /// The owner of a table has not the right to what its trigger does for whoever writes.
+    OwnerLacksRight { right: &'static str, table: String },
     /// No source of a master key is configured.
     NoMasterKey,
     /// The configured source gives no master key.
@@ -325,6 +327,7 @@ impl Error {
                 | Self::NotTableOwner { .. }
                 | Self::TableOfOther { .. }
                 | Self::LacksRight { .. }
+                | Self::OwnerLacksRight { .. }
                 | Self::ForOtherTenant
                 | Self::LooseOfOther(_)
                 | Self::TenantLocked
@@ -529,7 +532,12 @@ impl Error {
             Self::TwinIsLost { twin, problem } => (
                 b"55000",
                 format!("column {twin} can't be kept beside the encrypted one: {problem}"),
-                "fieldcrypt.undo_encrypt_column or drop_plaintext_column ends it.",
+                "CALL fieldcrypt.undo_encrypt_column(..., verify => false) gives the column back as it was.",
+            ),
+            Self::OwnerLacksRight { right, table } => (
+                b"42501",
+                format!("the owner of table {table} has not the privilege {right}, with which one column is kept as the other"),
+                "SELECT fieldcrypt.grant_access(owner, 'encrypt', 'decrypt'); or undo_encrypt_column, or drop_plaintext_column.",
             ),
             Self::NoMasterKey => (
                 b"KF008",
@@ -599,10 +607,10 @@ impl Error {
             ),
             Self::TableOfOther { table, owner } => {
                 let message = format!(
-                    "table {table} is not a superuser's: its triggers would run with the rights of one"
+                    "table {table} is not a superuser's: its triggers could run with the rights of one"
                 );
                 let hint = format!(
-                    "SET ROLE {owner}; that role needs the privileges encrypt and decrypt for it."
+                    "Log in as {owner}, or as a member of that role that is no superuser: after SET ROLE alone a trigger could RESET ROLE. The owner needs the privileges encrypt and decrypt."
                 );
                 return Report::new(b"42501", message, &hint);
             }

@@ -196,7 +196,7 @@ unsafe fn declared(
         }
         let arguments: Vec<_> =
             pgrx::PgList::<pg_sys::Node>::from_pg((*call).args).iter_ptr().collect();
-        let [value, name, form, tenant, _domain, parts @ ..] = &arguments[..] else {
+        let [value, name, form, tenant, domain, parts @ ..] = &arguments[..] else {
             return Ok(None);
         };
         let (Some(column), Some(name), Some(form), Some(tenant)) =
@@ -204,6 +204,10 @@ unsafe fn declared(
         else {
             return Ok(None);
         };
+        // Whatever else it were, it would be computed for each row.
+        if constant(*domain).is_none_or(|domain| !domain.is_empty()) {
+            return Ok(None);
+        }
         let Some(form) = str::from_utf8(&form).ok().and_then(Form::of_name) else {
             return Ok(None);
         };

@@ -52,21 +52,36 @@ pub fn login_role() -> Vec<u8> {
     role_name(unsafe { pg_sys::GetAuthenticatedUserId() })
 }
 
-/// Refuses whoever has not the rights of a relation's owner.
-pub fn refuse_unless_owner(relation: pg_sys::Oid) -> Result<(), Error> {
-    owner_with_rights(relation).map(drop)
+/// Refuses whoever has not the rights of a relation's owner; gives that.
+pub fn refuse_unless_owner(relation: pg_sys::Oid) -> Result<pg_sys::Oid, Error> {
+    owner_with_rights(relation).map(|(owner, _)| owner)
 }
 
-/// The same, and a superuser, unless the owner is one, too: what the table computes would be computed with a superuser's
-/// rights.
+/// The same, and whoever has logged in as a superuser, unless the owner is one, too: what the table computes would be computed
+/// with a superuser's rights, or could take them back with RESET ROLE.
 pub fn refuse_unless_owner_by_himself(relation: pg_sys::Oid) -> Result<(), Error> {
     let (owner, name) = owner_with_rights(relation)?;
-    // SAFETY: look at the rights of roles.
-    if unsafe { pg_sys::superuser() && !pg_sys::superuser_arg(owner) } {
+    if is_superuser_at(owner) {
         let owner = encoding::lossy(&role_name(owner));
         return Err(Error::TableOfOther { table: encoding::lossy(&name), owner });
     }
     Ok(())
+}
+
+/// Whether the role whose rights count now is a superuser's.
+pub fn is_superuser() -> bool {
+    // SAFETY: reads a variable of the backend, and a catalog.
+    unsafe { pg_sys::superuser() }
+}
+
+/// Whether the session can have a superuser's rights, and a table's owner has not.
+pub fn is_superuser_at(owner: pg_sys::Oid) -> bool {
+    // SAFETY: read variables of the backend, and look at the rights of roles.
+    unsafe {
+        let may_be =
+            [pg_sys::GetUserId(), pg_sys::GetSessionUserId(), pg_sys::GetAuthenticatedUserId()];
+        !pg_sys::superuser_arg(owner) && may_be.into_iter().any(|role| pg_sys::superuser_arg(role))
+    }
 }
 
 /// The owner of a relation, whose rights the role has that counts now, and the relation's name.

@@ -65,7 +65,8 @@ pub fn outer_user_may(function: &CStr) -> bool {
     role_may(function, unsafe { pg_sys::GetOuterUserId() })
 }
 
-fn role_may(function: &CStr, role: pg_sys::Oid) -> bool {
+/// The same of a role.
+pub fn role_may(function: &CStr, role: pg_sys::Oid) -> bool {
     // SAFETY: the input function of `regprocedure` reads a C string and gives an oid; then a look-up of rights.
     unsafe {
         let oid = pgrx::direct_function_call::<pg_sys::Oid>(
@@ -150,6 +151,37 @@ pub fn as_table_owner<R>(
 ) -> Result<R, Error> {
     let restrictions = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS;
     as_user(owner, restrictions, work)
+}
+
+/// The same inside of [`as_owner`]: the guards are closed meanwhile, and code of the table's owner is what it is.
+pub fn as_table_owner_again<R>(
+    owner: pg_sys::Oid,
+    work: impl FnOnce() -> Result<R, Error>,
+) -> Result<R, Error> {
+    let guards = Closed::begin();
+    let result = as_table_owner(owner, work);
+    drop(guards);
+    result
+}
+
+/// Closes the guards while it lives.
+struct Closed {
+    was_restricted_here: bool,
+    were_open: u32,
+}
+
+impl Closed {
+    fn begin() -> Self {
+        let was_restricted_here = RESTRICTED_HERE.replace(false);
+        Self { was_restricted_here, were_open: GUARDS_OPEN.replace(0) }
+    }
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        RESTRICTED_HERE.set(self.was_restricted_here);
+        GUARDS_OPEN.set(self.were_open);
+    }
 }
 
 /// Runs `work` as another user, for the time of a call, with more restrictions than there are.

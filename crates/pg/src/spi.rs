@@ -1,7 +1,7 @@
 //! SQL that the extension runs itself: to write keys, and to write and read the audit log; never per value.
 
 use std::cell::RefCell;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::{self, BuiltinOid, Datum, PgOid};
@@ -148,6 +148,29 @@ pub fn execute_once(statement: &str) -> Result<(), Error> {
         match unsafe { pg_sys::SPI_execute(text.as_ptr(), false, 0) } {
             outcome if outcome < 0 => Err(Error::Internal(format!("SPI: {outcome}"))),
             _ => Ok(()),
+        }
+    })
+}
+
+/// The same; gives the text in the first column of its first row, if it gives any.
+pub fn text_once(statement: &str) -> Result<Option<String>, Error> {
+    let text = c_statement(statement)?;
+    Spi::connect_mut(|_| {
+        // SAFETY: inside of a connection, of which the table of rows is; the string is copied.
+        unsafe {
+            match pg_sys::SPI_execute(text.as_ptr(), false, 0) {
+                outcome if outcome < 0 => return Err(Error::Internal(format!("SPI: {outcome}"))),
+                _ => {}
+            }
+            let table = pg_sys::SPI_tuptable;
+            if table.is_null() || pg_sys::SPI_processed == 0 {
+                return Ok(None);
+            }
+            let value = pg_sys::SPI_getvalue(*(*table).vals, (*table).tupdesc, 1);
+            if value.is_null() {
+                return Ok(None);
+            }
+            encoding::to_string(CStr::from_ptr(value).to_bytes()).map(Some)
         }
     })
 }

@@ -46,10 +46,29 @@ pub struct Twins {
     pub step: Step,
 }
 
+/// Bytes that the trigger keeps for a statement: what its condition says, and whether its table's owner was asked for his right.
+const KEPT: usize = 7;
+
 impl TriggerCall {
+    /// Asks once a statement.
+    pub fn once_of_twins<E>(&self, ask: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let kept = self.kept(KEPT);
+        if kept[6] == 0 {
+            ask()?;
+            kept[6] = 1;
+        }
+        Ok(())
+    }
+
+    /// Who owns the relation.
+    pub fn owner(&self) -> Oid {
+        // SAFETY: valid trigger data; the relation is open while the trigger runs.
+        unsafe { (*(*self.open_relation()).rd_rel).relowner }
+    }
+
     /// The columns that the trigger's condition names: read once a statement.
     pub fn twins(&self) -> Option<Twins> {
-        let kept = self.kept(6);
+        let kept = self.kept(KEPT);
         if kept[0] == 0 {
             let found = self.read_twins()?;
             kept[2..4].copy_from_slice(&found.plaintext.to_ne_bytes());
