@@ -371,20 +371,17 @@ GRANT EXECUTE ON FUNCTION fieldcrypt.context("any") TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fieldcrypt.is_protected(fieldcrypt.encrypted_text, text, text, text, text, "any") TO PUBLIC;
 -- What only refuses, with a hint, for whoever writes it.
 GRANT USAGE ON TYPE fieldcrypt_internal.any_encrypted TO PUBLIC;
-DO $refusals$
-DECLARE
-    item regprocedure;
-BEGIN
-    FOR item IN
-        SELECT p.oid FROM pg_catalog.pg_proc AS p
-         WHERE p.pronamespace = 'fieldcrypt_internal'::regnamespace
-           AND p.proname IN ('refuse_comparison', 'refuse_comparison_with_text', 'refuse_comparison_of_text', 'refuse_match', 'refuse_member',
-                             'refuse_element', 'refuse_order', 'refuse_text', 'refuse_name', 'refuse_encrypted_text', 'refuse_encrypted_name')
-    LOOP
-        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', item);
-    END LOOP;
-END
-$refusals$;
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.refuse_comparison(fieldcrypt.encrypted, fieldcrypt_internal.any_encrypted) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.refuse_comparison_with_text(fieldcrypt.encrypted, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.refuse_comparison_of_text(text, fieldcrypt.encrypted) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.refuse_match(fieldcrypt.encrypted, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.refuse_member(fieldcrypt.encrypted, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.refuse_element(fieldcrypt.encrypted, integer) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.refuse_order(fieldcrypt.encrypted, fieldcrypt.encrypted) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.refuse_text(fieldcrypt.encrypted) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.refuse_name(fieldcrypt.encrypted) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.refuse_encrypted_text(fieldcrypt.encrypted_text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fieldcrypt_internal.refuse_encrypted_name(fieldcrypt.encrypted_text) TO PUBLIC;
 -- Conditions of triggers are computed with the rights of who writes the row. Nobody calls these by name without
 -- USAGE on their schema. They answer authentic or not, for a value that the caller holds already.
 GRANT EXECUTE ON FUNCTION fieldcrypt_internal.is_twin(anyelement, fieldcrypt.encrypted_text, text) TO PUBLIC;

@@ -63,6 +63,14 @@ pub fn seal_bound(
     Ok(value)
 }
 
+/// Whether this session has bound this value just now, from a plaintext that came in or a value that it moved.
+pub fn is_just_bound(header: &Header) -> bool {
+    let (Binding::Bound(place) | Binding::Searchable(place, _)) = &header.binding else {
+        return false;
+    };
+    LAST_PLACE.with_borrow(|last| last.place.as_ref() == Some(place))
+}
+
 /// Whether a place is that of a context.
 pub fn is_place_of(place: &Place, context: &str) -> bool {
     LAST_PLACE.with_borrow(|last| last.is(place, context)) || place.is_of(context)

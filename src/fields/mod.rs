@@ -8,8 +8,8 @@ mod reencrypt;
 mod seal;
 
 pub use bound::{
-    DECRYPT, ENCRYPT, REENCRYPT, is_place_of, open_bound, open_recorded, reencrypt_bound,
-    seal_bound, seal_loose, take_out, take_out_loose, tenant_of, verify_bound,
+    DECRYPT, ENCRYPT, REENCRYPT, is_just_bound, is_place_of, open_bound, open_recorded,
+    reencrypt_bound, seal_bound, seal_loose, take_out, take_out_loose, tenant_of, verify_bound,
 };
 pub use context::{MAX_CONTEXT_BYTES, with_context};
 pub use just_sealed::init;

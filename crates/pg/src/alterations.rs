@@ -10,7 +10,7 @@ use super::schemas;
 /// What a statement renames, moves or takes out of its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Altered {
-    /// A relation, or a column of it, gets another name, or the relation another schema; or a column or a constraint is dropped.
+    /// A relation, or a column of it, gets another name, or the relation another schema; or a column is dropped.
     Relation(Oid),
     /// A schema gets another name.
     Schema(Oid),
@@ -103,9 +103,7 @@ unsafe fn subject(statement: *const pg_sys::Node) -> Option<Subject> {
                 pgrx::PgList::<pg_sys::AlterTableCmd>::from_pg(alter.cmds).iter_ptr().find_map(
                     |command| match (*command).subtype {
                         AlterTableType::AT_DropInherit => Some(Subject::Leaves(alter.relation)),
-                        AlterTableType::AT_DropColumn | AlterTableType::AT_DropConstraint => {
-                            relation(alter.relation)
-                        }
+                        AlterTableType::AT_DropColumn => relation(alter.relation),
                         AlterTableType::AT_DetachPartition
                         | AlterTableType::AT_DetachPartitionFinalize => {
                             let partition = (*command).def.cast::<pg_sys::PartitionCmd>();

@@ -218,6 +218,7 @@ function create_binding_triggers(oid) v u p
 function create_enforcing_triggers(oid,text,text,text) v u p
 function create_twin_trigger(oid,integer,text,text,text) v u p
 function declarations(oid) v u
+function declared_columns(oid) v u p
 function declare_protection(oid,text,jsonb,text,text,text) v u p
 function decrypted_by(text,text,timestamp with time zone,timestamp with time zone,interval,integer) v u p
 function decrypted_from(inet,timestamp with time zone,timestamp with time zone,integer) v u p
@@ -320,7 +321,7 @@ function loaded_master_keys() v r
 function lock_audit_partition(text) v u p
 function lock_holders(regclass) v u d p
 function lock_master_keys() v u
-function lock_migration(oid) v u p
+function lock_migration(oid,text) v u p
 function log_rotation(timestamp with time zone,timestamp with time zone,text,text,bigint,bigint,text,text,text) v u
 function logged_states() s u p
 function login_role() s r
@@ -339,7 +340,9 @@ function next_audit_partition(text) v u d p
 function next_of_migration(oid,text,jsonb) v u p
 function next_tenant(text,boolean,timestamp with time zone) s u d p
 function note_alter() v u
+function note_declarations() v u
 function note_table_audit(regclass) v u d p
+function on_table(oid,text) v u
 function opened_of_tally(jsonb) i u p
 function origin_checks() v u p
 function origin_here() v u p
@@ -357,6 +360,7 @@ function problems_of_audited_table(regclass) s u d p
 function problems_of_protected_columns() v u p
 function protected_columns() v u p
 function publications_of_keys() s u p
+function qualified_name(oid) s u p
 function quiet_step(bigint) v u d p
 function quoted_name(text) s u p
 function read_export(text) v u
@@ -389,7 +393,9 @@ function refuse_name(encrypted) i s
 function refuse_order(encrypted,encrypted) i s
 function refuse_restore_over() v u trigger
 function refuse_restore_over_log() v u trigger
+function refuse_taken_names() v u p
 function refuse_text(encrypted) i s
+function refuse_undeclared(oid,jsonb) v u p
 function refuse_unless_committable() v u
 function refuse_unless_made_here(text) v u
 function refuse_unless_own_hand() v u
@@ -599,7 +605,7 @@ SELECT format('%s: %s to %s', x.name, a.privilege_type, a.grantee::regrole) FROM
 ) AS x (name, acl, owner), aclexplode(x.acl) AS a WHERE a.grantee <> x.owner
    -- Everybody's constraints and triggers compute these. The first reads nothing, the second a header; the others answer
    -- yes or no, and are in a schema in which nobody can name them.
-   AND x.name <> ALL ('{"fieldcrypt.context(\"any\")","fieldcrypt.is_protected(fieldcrypt.encrypted_text,text,text,text,text,\"any\")","fieldcrypt_internal.is_foreign(\"any\",text,text)","fieldcrypt_internal.is_changed_to_foreign(\"any\",text,\"any\",text,text)","fieldcrypt_internal.is_twin(anyelement,fieldcrypt.encrypted_text,text)"}'::text[])
+   AND x.name <> ALL ('{"fieldcrypt.context(\"any\")","fieldcrypt.is_protected(fieldcrypt.encrypted_text,text,text,text,text,\"any\")","fieldcrypt_internal.is_foreign(\"any\",text,text)","fieldcrypt_internal.is_changed_to_foreign(\"any\",text,\"any\",text,text)","fieldcrypt_internal.is_twin(anyelement,fieldcrypt.encrypted_text,text)","fieldcrypt_internal.bind_values()","fieldcrypt_internal.carry_column()","fieldcrypt_internal.refuse_comparison(fieldcrypt.encrypted,fieldcrypt_internal.any_encrypted)","fieldcrypt_internal.refuse_comparison_with_text(fieldcrypt.encrypted,text)","fieldcrypt_internal.refuse_comparison_of_text(text,fieldcrypt.encrypted)","fieldcrypt_internal.refuse_match(fieldcrypt.encrypted,text)","fieldcrypt_internal.refuse_member(fieldcrypt.encrypted,text)","fieldcrypt_internal.refuse_element(fieldcrypt.encrypted,integer)","fieldcrypt_internal.refuse_order(fieldcrypt.encrypted,fieldcrypt.encrypted)","fieldcrypt_internal.refuse_text(fieldcrypt.encrypted)","fieldcrypt_internal.refuse_name(fieldcrypt.encrypted)","fieldcrypt_internal.refuse_encrypted_text(fieldcrypt.encrypted_text)","fieldcrypt_internal.refuse_encrypted_name(fieldcrypt.encrypted_text)","fieldcrypt_internal.any_encrypted"}'::text[])
 SQL
 	'what runs with the owner\'s rights has a search_path' => <<'SQL',
 SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND prosecdef

@@ -155,8 +155,8 @@ foreach my $privilege (@privileges)
 is(breaches(role_with(@privileges), @privileges), '', 'all six at once');
 
 # Of the internals, each privilege has the steps of its own procedures: what it lists, and the schema if that is
-# looked up by name. Conditions of triggers are everybody's, who can't name them without the schema.
-my $everybodys = "'is_foreign', 'is_changed_to_foreign', 'is_twin'";
+# looked up by name. What triggers are made of is everybody's, who can't name it without the schema, and what only refuses.
+my $everybodys = join(', ', map { "'$_'" } qw(is_foreign is_changed_to_foreign is_twin bind_values carry_column refuse_comparison refuse_comparison_with_text refuse_comparison_of_text refuse_match refuse_member refuse_element refuse_order refuse_text refuse_name refuse_encrypted_text refuse_encrypted_name));
 foreach my $privilege (@privileges)
 {
 	my $role = role_with($privilege);

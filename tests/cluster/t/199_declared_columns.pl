@@ -125,7 +125,9 @@ gives($node, q{CREATE TABLE archived (id int PRIMARY KEY, v fieldcrypt.encrypted
 	"\n1", 'an archive of a table has its name if its owner says so, and takes its rows', user => 'owner');
 value($node, 'DROP TABLE archived, pair', user => 'owner');
 # By hand, without our functions: the trigger is nobody's.
-value($node, q{ALTER TABLE copied ADD CHECK (fieldcrypt.is_protected(v, 'public.mine.v', 'text', 'session', '', id))}, user => 'other');
+refused($node, q{ALTER TABLE copied ADD CHECK (fieldcrypt.is_protected(v, 'public.mine.v', 'text', 'session', '', id))}, '42501',
+	'a constraint that was written by hand does not take another owner\'s name', user => 'other');
+value($node, q{ALTER TABLE copied ADD CHECK (fieldcrypt.is_protected(v, 'public.copied.v', 'text', 'session', '', id))}, user => 'other');
 refused($node, q{INSERT INTO copied VALUES (1, 'x')}, '23514', 'a constraint that was written by hand binds nothing', user => 'other');
 refused($node, 'CREATE TRIGGER t BEFORE INSERT OR UPDATE ON copied FOR EACH ROW EXECUTE FUNCTION fieldcrypt_internal.bind_values()', '42501',
 	'  and its trigger is not to be had', user => 'other');

@@ -94,7 +94,6 @@ refused($node, "CREATE SCHEMA AUTHORIZATION enc CREATE TABLE inside (id bigint P
 	if value($node, 'GRANT CREATE ON DATABASE postgres TO enc; SELECT true') eq 't';
 value($node, q{SELECT fieldcrypt.protect_column('mine_mover', 's')}, user => 'mover');
 refused($node, "ALTER TABLE mine_mover DROP CONSTRAINT s_is_protected, ADD $declared", '42501', 'in the place of one\'s own', user => 'mover');
-refused($node, 'ALTER TABLE mine_mover DROP CONSTRAINT s_is_protected', '2BP01', 'nor does a declaration go by itself', user => 'mover');
 gives($node, q{SELECT string_agg(fieldcrypt.decrypt_field(ssn, fieldcrypt.context('public.patients.ssn', id)), ' ' ORDER BY id) FROM patients}, '111-11-1111 222-22-2222',
 	'all values are where they were', user => 'victim');
 # Who was first with a name that nobody had keeps it by protect_column only.
@@ -112,16 +111,10 @@ value($node, q{SELECT fieldcrypt.revoke_access('encdec', 'decrypt')});
 refused($node, q{INSERT INTO kept (id, s) VALUES (3, 'three')}, '42501', 'the owner of a table has lost decrypt: nothing is opened for the old column', user => 'encdec');
 value($node, q{SELECT fieldcrypt.grant_access('encdec', 'decrypt')});
 gives($node, q{INSERT INTO kept (id, s) VALUES (3, 'three'); SELECT string_agg(s_plaintext, ' ' ORDER BY id) FROM kept}, 'x two three', 'with it the columns are alike', user => 'encdec');
-gives($node, q{SET fieldcrypt.audit_decrypt = 'all'; INSERT INTO kept (id, s) VALUES (4, 'four'); SELECT 'written'}, 'written', 'and where every decryption is recorded');
-ok(eventually($node, q{SELECT count(*) > 0 FROM fieldcrypt.audit_log WHERE event = 'values_decrypted'}, 't'), '  so is that');
-refused($node, q{SET fieldcrypt.require_tenant = 'on'; INSERT INTO kept (id, s) VALUES (5, 'five')}, 'KF029', 'and needs a tenant where others do');
-foreach my $step (qw(encrypt decrypt))
-{
-	refused($node, qq{CREATE TRIGGER "~t" BEFORE INSERT ON mine_man FOR EACH ROW WHEN (fieldcrypt_internal.is_twin(NEW.p, NEW.s, '$step'))
-		EXECUTE FUNCTION fieldcrypt_internal.carry_column();
-		ALTER TABLE mine_man ADD CHECK (fieldcrypt.is_protected(s, 'man.s', 'text', 'session', '', id)); INSERT INTO mine_man (id, p, s) VALUES (1, 'x', NULL)},
-		'42501', "who has manage alone attaches it by hand: $step", user => 'man') if $step eq 'encrypt';
-}
+refused($node, q{CREATE TRIGGER "~t" BEFORE INSERT ON mine_man FOR EACH ROW WHEN (fieldcrypt_internal.is_twin(NEW.p, NEW.s, 'encrypt'))
+	EXECUTE FUNCTION fieldcrypt_internal.carry_column();
+	ALTER TABLE mine_man ADD CHECK (fieldcrypt.is_protected(s, 'man.s', 'text', 'session', '', id)); INSERT INTO mine_man (id, p, s) VALUES (1, 'x', NULL)},
+	'42501', 'who has manage alone attaches it by hand', user => 'man');
 
 # Names of one owner's objects are nothing to another's.
 value($node, q{ALTER TRIGGER "~fieldcrypt_keep_twin_3" ON kept RENAME TO "~f is_twin(new.a, new.1x, 'decrypt'"}, user => 'encdec');
@@ -141,7 +134,7 @@ gives($node, q{SELECT count(*) FROM parts WHERE s IS NOT NULL}, '2', 'partitions
 # A table that only the session has, beside one of its name.
 value($node, q{CREATE TABLE tt (id int PRIMARY KEY, s fieldcrypt.encrypted_text); INSERT INTO tt VALUES (1, 'in public'::text)}, user => 'victim');
 gives($node, q{SET search_path = public, pg_temp; CREATE TEMP TABLE tt (id int PRIMARY KEY, s fieldcrypt.encrypted_text); INSERT INTO pg_temp.tt VALUES (1, 'temporary'::text);
-	SELECT fieldcrypt.protect_column('pg_temp.tt', 's') IS NOT NULL, (SELECT fieldcrypt.try_decrypt_field(s) IS NOT NULL FROM public.tt), (SELECT fieldcrypt.try_decrypt_field(s) IS NOT NULL FROM pg_temp.tt)}, 't|t|f',
+	SELECT fieldcrypt.protect_column('pg_temp.tt', 's') IS NOT NULL; SELECT (SELECT fieldcrypt.decrypt_field(s) FROM public.tt)}, "t\nin public",
 	'protect_column of a temporary table', user => 'victim');
 
 # An older snapshot reads what it has always read, or the swap waits.
