@@ -14,7 +14,7 @@ BEGIN
            coalesce(array_agg(t.plaintext_place ORDER BY t.plaintext_place COLLATE "C") FILTER (WHERE NOT t.fires), '{}')
       INTO kept, standing, silent
       FROM (
-        SELECT w.step, w.is_copy, w.fires, m.state IS NOT DISTINCT FROM 'swapped' AS is_at_rest, l.pid,
+        SELECT w.step, w.is_copy, w.fires, coalesce(m.state, CASE WHEN w.step IN ('decrypt', 'forget') THEN 'swapped' END) IS NOT DISTINCT FROM 'swapped' AS is_at_rest, l.pid,
                format('%s.%I', w.relation::regclass, w.plaintext_column) AS plaintext_place,
                format('%s.%I', w.relation::regclass, CASE WHEN w.step IN ('decrypt', 'forget') THEN w.value_column ELSE w.plaintext_column END) AS place
           FROM fieldcrypt_internal.column_twins() AS w

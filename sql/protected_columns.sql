@@ -17,17 +17,24 @@ CREATE FUNCTION fieldcrypt_internal.declarations(relation oid) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_declarations';
 COMMENT ON FUNCTION fieldcrypt_internal.declarations(oid) IS 'the protected columns of a relation, as its constraints say, as JSON';
 
+CREATE FUNCTION fieldcrypt_internal.declared(relation oid, name text, expression text, is_believed boolean) RETURNS text
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'fieldcrypt_declared';
+COMMENT ON FUNCTION fieldcrypt_internal.declared(oid, text, text, boolean) IS
+    'the protected column that a constraint of the catalog declares, as JSON; NULL: none; reads expressions of the catalog and no others; granted to nobody';
+
+-- From the catalog, without a lock on any of the tables: somebody may hold one for hours.
 CREATE FUNCTION fieldcrypt_internal.protected_columns()
     RETURNS TABLE (relation oid, attnum smallint, column_name text, constraint_name text, place_name text, plaintext text,
                    tenant text, key text[], is_believed boolean)
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off
 AS $$
     SELECT r.relation, d.attnum, d.column_name, d.constraint_name, d.place_name, d.plaintext, d.tenant, d.key, d.is_believed
-      FROM (SELECT DISTINCT c.conrelid AS relation
+      FROM (SELECT DISTINCT c.oid, c.conrelid AS relation, c.conname, c.conbin::text AS expression,
+                   c.convalidated AND NOT c.connoinherit AND to_jsonb(c) -> 'conenforced' IS DISTINCT FROM 'false' AS is_believed
               FROM pg_depend AS p JOIN pg_constraint AS c ON c.oid = p.objid AND c.contype = 'c' AND c.conrelid <> 0
              WHERE p.classid = 'pg_constraint'::regclass AND p.refclassid = 'pg_proc'::regclass
                AND p.refobjid = 'fieldcrypt.is_protected(fieldcrypt.encrypted_text, text, text, text, text, "any")'::regprocedure) AS r,
-           jsonb_to_recordset(fieldcrypt_internal.declarations(r.relation)::jsonb)
+           jsonb_to_record(fieldcrypt_internal.declared(r.relation, r.conname, r.expression, r.is_believed)::jsonb)
            AS d (attnum smallint, column_name text, constraint_name text, place_name text, plaintext text, tenant text, key text[], is_believed boolean)
 $$;
 COMMENT ON FUNCTION fieldcrypt_internal.protected_columns() IS 'every protected column of this database, of partitions and children too';
@@ -324,7 +331,7 @@ BEGIN
            OR known.place_name <> wanted THEN
             PERFORM fieldcrypt_internal.refuse_declaration(
                 format('column "%s" of table %s is protected otherwise already', $2, $1::regclass),
-                'See its CHECK constraint. To change it: unprotect_column, then encrypt_column into a new column.');
+                'See its CHECK constraint. To change it: unprotect_column; UPDATE the column to fieldcrypt.loosen(column, place); protect_column. See docs/columns.md.');
         END IF;
         IF known.is_believed THEN
             PERFORM fieldcrypt_internal.create_binding_triggers($1);
@@ -361,7 +368,7 @@ BEGIN
     EXCEPTION WHEN check_violation THEN
         PERFORM fieldcrypt_internal.refuse_declaration(
             format('column "%s" of table %s has values that are bound to no row of it', $2, $1::regclass),
-            'They were made by encrypt_field, or for another row: CALL fieldcrypt.encrypt_column(...) takes them over into a new column.');
+            'UPDATE them to fieldcrypt.loosen(column, place), with the place or the context that each is bound to, and call again: see docs/columns.md.');
     END;
     RAISE NOTICE 'protect_column: column % of table % takes plaintext now; its values are bound to "%" and the row''s key', $2, $1::regclass, known.place_name;
     PERFORM fieldcrypt_internal.record_event('column_protected', NULL, NULL, format('%s, bound to %s', $2, known.place_name), $1::regclass::text);

@@ -15,6 +15,7 @@ crate::pg::sql_functions! {
     protect_column(relation: regclass!, column_name: name!, key: texts, tenant: name, name: text, plaintext: text!) -> void;
     unprotect_column(relation: regclass!, column_name: name!) -> void = columns::unprotect;
     declarations(relation: oid!) -> text = columns::declarations;
+    declared(relation: oid!, name: text!, expression: text!, is_believed: boolean!) -> text = columns::declared;
     on_table(relation: oid!, statement: text!) -> text = columns::on_table;
     trigger bind_values;
     event_trigger note_declarations;

@@ -5,6 +5,7 @@ use pgrx::pg_sys::Oid;
 use serde_json::{Value, json};
 
 use crate::error::Error;
+use crate::pg::declarations::{self, Declaration};
 use crate::pg::drops::EventTriggerCall;
 use crate::pg::heap::{Access, Table};
 use crate::pg::spi::{self, Parameter};
@@ -132,23 +133,33 @@ pub fn declarations(relation: Oid) -> Result<Value, Error> {
             .find(|column| column.number == number)
             .map(|column| encoding::lossy(&column.name))
     };
-    let declared = table
-        .declarations()?
-        .iter()
-        .map(|declaration| {
-            let tenants = usize::from(declaration.tenant.is_some());
-            json!({
-                "attnum": declaration.column,
-                "column_name": encoding::lossy(&declaration.column_name),
-                "constraint_name": encoding::lossy(&declaration.constraint),
-                "place_name": encoding::lossy(&declaration.name),
-                "plaintext": declaration.form.name(),
-                "tenant": declaration.tenant.and_then(name_of),
-                "key": declaration.place_columns().skip(tenants).filter_map(name_of).collect::<Vec<_>>(),
-                "is_believed": declaration.is_believed,
-            })
-        })
-        .collect();
+    let declared = table.declarations()?.iter().map(|one| as_json(one, name_of)).collect();
     table.close();
     Ok(Value::Array(declared))
+}
+
+/// The declaration that a row of `pg_constraint` is, as JSON; `None` if it is none.
+pub fn declared(
+    relation: Oid,
+    constraint: &[u8],
+    expression: &[u8],
+    is_believed: bool,
+) -> Result<Option<Value>, Error> {
+    let found = declarations::of_catalog(relation, constraint, expression, is_believed)?;
+    let name_of = |number| Some(encoding::lossy(&declarations::column_name(relation, number)));
+    Ok(found.map(|declaration| as_json(&declaration, name_of)))
+}
+
+fn as_json(declaration: &Declaration, name_of: impl Fn(i16) -> Option<String>) -> Value {
+    let tenants = usize::from(declaration.tenant.is_some());
+    json!({
+        "attnum": declaration.column,
+        "column_name": encoding::lossy(&declaration.column_name),
+        "constraint_name": encoding::lossy(&declaration.constraint),
+        "place_name": encoding::lossy(&declaration.name),
+        "plaintext": declaration.form.name(),
+        "tenant": declaration.tenant.and_then(&name_of),
+        "key": declaration.place_columns().skip(tenants).filter_map(&name_of).collect::<Vec<_>>(),
+        "is_believed": declaration.is_believed,
+    })
 }

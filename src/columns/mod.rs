@@ -9,7 +9,8 @@ mod write_view;
 
 pub use bind::bind;
 pub use declare::{
-    Wanted, create_loose_key, declarations, note_declarations, on_table, protect, unprotect,
+    Wanted, create_loose_key, declarations, declared, note_declarations, on_table, protect,
+    unprotect,
 };
 pub use loosen::loosen;
 pub use twins::{carry, is_sealed_as, step as migration_step};

@@ -12,6 +12,7 @@ use zeroize::Zeroize;
 
 use crate::error::Error;
 use crate::pg::callbacks::{self, Listener};
+use crate::pg::invalidations;
 use crate::pg::values::Varlena;
 
 /// Bytes of the longest plaintext that is kept. To copy a longer one costs about what opening does.
@@ -21,6 +22,8 @@ const KEPT: usize = 8;
 struct Entry {
     /// 0: none. The shortest value is longer.
     length: usize,
+    /// That of the keys when it was sealed: what was done to one since must not be passed by.
+    generation: u64,
     sealed: [u8; LONGEST + overhead(Kind::Loose)],
     plaintext: [u8; LONGEST],
 }
@@ -51,6 +54,7 @@ pub fn keep(sealed: &[u8], plaintext: &[u8]) {
         let entry = &mut last.entries[last.next % KEPT];
         entry.wipe();
         entry.length = sealed.len();
+        entry.generation = invalidations::generation();
         entry.sealed[..sealed.len()].copy_from_slice(sealed);
         entry.plaintext[..plaintext.len()].copy_from_slice(plaintext);
         last.next = (last.next + 1) % KEPT;
@@ -61,15 +65,21 @@ pub fn keep(sealed: &[u8], plaintext: &[u8]) {
 /// The plaintext of a value that is kept, which it is no longer.
 #[inline]
 pub fn take(sealed: &[u8]) -> Result<Option<Varlena>, Error> {
+    invalidations::accept_invalidations();
+    let generation = invalidations::generation();
     LAST.with_borrow_mut(|slab| {
         let Some(last) = slab.get_mut(0) else { return Ok(None) };
         let is_it = |entry: &&mut Entry| {
             entry.length == sealed.len() && entry.sealed[..entry.length] == *sealed
         };
         let Some(entry) = last.entries.iter_mut().find(is_it) else { return Ok(None) };
-        let plaintext = Varlena::of(&entry.plaintext[..entry.plaintext_length()])?;
+        let is_good = entry.generation == generation;
+        let plaintext = match is_good {
+            true => Some(Varlena::of(&entry.plaintext[..entry.plaintext_length()])?),
+            false => None,
+        };
         entry.wipe();
-        Ok(Some(plaintext))
+        Ok(plaintext)
     })
 }
 
@@ -97,8 +107,12 @@ fn last_of(slab: &mut LockedSlab<Last>) -> Option<&mut Last> {
 }
 
 impl Entry {
-    const NONE: Self =
-        Self { length: 0, sealed: [0; LONGEST + overhead(Kind::Loose)], plaintext: [0; LONGEST] };
+    const NONE: Self = Self {
+        length: 0,
+        generation: 0,
+        sealed: [0; LONGEST + overhead(Kind::Loose)],
+        plaintext: [0; LONGEST],
+    };
 
     fn plaintext_length(&self) -> usize {
         self.length.saturating_sub(overhead(Kind::Loose))

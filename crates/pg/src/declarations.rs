@@ -166,8 +166,11 @@ unsafe fn read(relation: pg_sys::Relation) -> Result<Vec<Declaration>, Error> {
             }
             let node = pg_sys::stringToNode(text.as_ptr()).cast::<pg_sys::Node>();
             let name = CStr::from_ptr((*check).ccname).to_bytes().to_vec();
-            if let Some(declaration) = declared(relation, name, node, version::is_believed(check))?
-            {
+            let name_of = |column| {
+                let attribute = &*version::attribute((*relation).rd_att, column as usize - 1);
+                CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes().to_vec()
+            };
+            if let Some(declaration) = declared(name, node, version::is_believed(check), name_of)? {
                 found.push(declaration);
             }
         }
@@ -178,12 +181,12 @@ unsafe fn read(relation: pg_sys::Relation) -> Result<Vec<Declaration>, Error> {
 
 /// # Safety
 ///
-/// The node is the expression of a constraint of the relation, which is open.
+/// The node is the expression of a constraint, of a relation of whose columns `name_of` gives the names.
 unsafe fn declared(
-    relation: pg_sys::Relation,
     constraint: Vec<u8>,
     node: *mut pg_sys::Node,
     is_believed: bool,
+    name_of: impl Fn(i16) -> Vec<u8>,
 ) -> Result<Option<Declaration>, Error> {
     // SAFETY: nodes are cast after their tags were read; the relation has the columns that its constraints name.
     unsafe {
@@ -219,17 +222,48 @@ unsafe fn declared(
             };
             readers.push((number, reader));
         }
-        let attribute = &*version::attribute((*relation).rd_att, column as usize - 1);
         Ok(Some(Declaration {
             constraint,
             column,
-            column_name: CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes().to_vec(),
+            column_name: name_of(column),
             name,
             form,
             tenant: readers.first().filter(|_| tenant == b"column").map(|(number, _)| *number),
             parts: readers,
             is_believed,
         }))
+    }
+}
+
+/// The declaration that a row of `pg_constraint` is, as the catalog has it: without a lock on its table, and without waiting for
+/// who has one.
+///
+/// # Errors
+///
+/// As of reading the relation's own. The expression must be the catalog's: who is asked for another might read anything.
+pub fn of_catalog(
+    relation: Oid,
+    constraint: &[u8],
+    expression: &[u8],
+    is_believed: bool,
+) -> Result<Option<Declaration>, Error> {
+    if !expression.starts_with(b"{FUNCEXPR") {
+        return Ok(None);
+    }
+    let text = std::ffi::CString::new(expression).map_err(|_| Error::NotText)?;
+    // SAFETY: an expression of the catalog in Postgres's own text form, by the contract of the SQL function, which nobody else may call.
+    unsafe {
+        let node = pg_sys::stringToNode(text.as_ptr()).cast::<pg_sys::Node>();
+        declared(constraint.to_vec(), node, is_believed, |column| column_name(relation, column))
+    }
+}
+
+/// The name of a column, in the database's encoding; empty if it is gone.
+pub fn column_name(relation: Oid, column: i16) -> Vec<u8> {
+    // SAFETY: a catalog look-up that answers NULL if there is none; the string is copied.
+    unsafe {
+        let name = pg_sys::get_attname(relation, column, true);
+        if name.is_null() { Vec::new() } else { CStr::from_ptr(name).to_bytes().to_vec() }
     }
 }
 

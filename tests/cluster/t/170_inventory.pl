@@ -218,6 +218,7 @@ function create_binding_triggers(oid) v u p
 function create_enforcing_triggers(oid,text,text,text) v u p
 function create_twin_trigger(oid,integer,text,text,text) v u p
 function declarations(oid) v u
+function declared(oid,text,text,boolean) v u s
 function declared_columns(oid) v u p
 function declare_protection(oid,text,jsonb,text,text,text) v u p
 function decrypted_by(text,text,timestamp with time zone,timestamp with time zone,interval,integer) v u p

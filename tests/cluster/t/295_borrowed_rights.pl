@@ -123,6 +123,19 @@ value($node, q{CREATE TABLE calm (id bigint PRIMARY KEY, s text); CALL fieldcryp
 gives($node, q{SELECT count(*) FROM fieldcrypt.health() WHERE status = 'failed'}, '0', 'and every check can be made');
 gives($node, q{SELECT count(*) FROM fieldcrypt.health() WHERE "check" = 'protected_columns' AND detail ~ 'behind the one'}, '0', 'a trigger of ours is none behind ours');
 
+# A lock on one owner's table keeps nobody else waiting.
+my $locker = $node->background_psql('postgres', on_error_stop => 0);
+$locker->query_safe('BEGIN; LOCK TABLE future IN ACCESS EXCLUSIVE MODE');
+value($node, q{SET statement_timeout = '20s'; CREATE TABLE unhindered (id bigint PRIMARY KEY, s fieldcrypt.encrypted_text); SELECT fieldcrypt.protect_column('unhindered', 's');
+	CREATE TABLE also (id bigint PRIMARY KEY, s text); CALL fieldcrypt.encrypt_column('also', 's')}, user => 'encdec');
+$locker->query_safe('COMMIT');
+$locker->quit;
+
+# A key that was suspended does not seal what came in before.
+refused($node, q{BEGIN; CREATE TEMP TABLE fresh AS SELECT 'x'::text::fieldcrypt.encrypted_text AS s;
+	SELECT fieldcrypt.suspend_key(key_id, 'test') FROM fieldcrypt.encryption_keys WHERE purpose = 'loose' AND state = 'active';
+	INSERT INTO unhindered SELECT 1, s FROM fresh; COMMIT}, 'KF004', 'plaintext that came in before its key was suspended');
+
 # Partitions are made by a table's owner, who has encrypt and nothing more.
 value($node, q{CREATE TABLE parts (id bigint, s fieldcrypt.encrypted_text, PRIMARY KEY (id)) PARTITION BY RANGE (id); SELECT fieldcrypt.protect_column('parts', 's');
 	CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (1) TO (10);

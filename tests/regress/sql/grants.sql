@@ -34,7 +34,7 @@ GRANT SELECT ON sample TO PUBLIC;
 GRANT CREATE ON SCHEMA public TO regress_fc_encrypt, regress_fc_nobody;
 SELECT count(*) > 0 AS some FROM test.new_log();
 
--- Nothing for PUBLIC, but for what constraints and triggers of everybody compute: context, is_protected and the conditions of enforced contexts.
+-- Nothing for PUBLIC, but for what constraints and triggers of everybody compute, and what only refuses.
 SELECT count(*) AS open_functions FROM pg_proc AS p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
  WHERE p.pronamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND a.grantee = 0;
 SELECT count(*) AS open_relations FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.relnamespace = ANY ('{fieldcrypt,fieldcrypt_internal}'::regnamespace[]) AND a.grantee = 0;
