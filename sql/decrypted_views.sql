@@ -125,7 +125,7 @@ BEGIN
         statements := ARRAY[format('DROP VIEW %s', target)];
     END IF;
     statements := statements || format('CREATE OR REPLACE VIEW %s WITH (security_invoker = true) AS SELECT %s FROM %s AS t',
-        target, array_to_string(shown, ', '), $1::regclass);
+        target, array_to_string(shown, ', '), fieldcrypt_internal.qualified_name($1));
     statements := statements || ARRAY(
         SELECT CASE WHEN d.expression IS NULL THEN format('ALTER VIEW %s ALTER COLUMN %I DROP DEFAULT', target, d.column_name)
                     ELSE format('ALTER VIEW %s ALTER COLUMN %I SET DEFAULT %s', target, d.column_name, d.expression) END
@@ -139,7 +139,7 @@ BEGIN
         statements := statements || format('ALTER VIEW %s OWNER TO %s', target, of_table.relowner::regrole);
     END IF;
     RAISE NOTICE 'create_decrypted_view: % shows % with % decrypted', target, $1::regclass,
-        (SELECT string_agg(n.name, ', ') FROM unnest(names) AS n (name) WHERE declared ? n.name);
+        coalesce((SELECT string_agg(n.name, ', ') FROM unnest(names) AS n (name) WHERE declared ? n.name), 'no column');
     RETURN statements || coalesce(grants, '{}');
 END
 $$;

@@ -408,7 +408,7 @@ impl Error {
             Self::KeyDestroyed(key) => (
                 b"KF005",
                 format!("encryption key {key} has been destroyed"),
-                "Values encrypted with a destroyed key can't be decrypted any more.",
+                "Values encrypted with a destroyed key can't be decrypted any more. Where others are read beside them, try_decrypt_field gives NULL.",
             ),
             Self::OtherTenant(_) => (
                 b"KF006",
@@ -458,7 +458,7 @@ impl Error {
             Self::NoLooseKey => (
                 b"KF036",
                 "this database has no key yet to take plaintext in with".into(),
-                "fieldcrypt.protect_column makes it. Where columns are declared and keys are not there, as after a restore of the schema alone: SELECT fieldcrypt.create_loose_key().",
+                "fieldcrypt.protect_column makes it. Where columns are declared and keys are not there, as after a restore of the schema alone: SELECT fieldcrypt.create_loose_key(), unless the dump's data are still to come, which have it.",
             ),
             Self::NotOfThisPlace { column: Some(column), .. } => (
                 b"KF037",
