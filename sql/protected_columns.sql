@@ -45,7 +45,7 @@ COMMENT ON FUNCTION fieldcrypt_internal.on_table(oid, text) IS
     'runs a statement on a table as its owner, whose code it may compute, and gives the first text of its result; granted to nobody';
 
 CREATE FUNCTION fieldcrypt_internal.qualified_name(relation oid) RETURNS text
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET citus.override_table_visibility = off SET quote_all_identifiers = off
 AS $$
     SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1
 $$;
