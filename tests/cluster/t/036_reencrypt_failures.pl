@@ -56,7 +56,7 @@ UPDATE fieldcrypt.encryption_keys SET state = 'deactivated', deactivated_at = no
 UPDATE fieldcrypt.encryption_keys SET wrapped_key = set_byte(wrapped_key, 40, get_byte(wrapped_key, 40) # 1) WHERE key_id = $key{unwrapped}
 SQL
 value($node, <<'SQL');
-UPDATE damaged SET v = set_byte(v::bytea, 2, 1)::fieldcrypt.encrypted WHERE tenant = 'unknown';
+UPDATE damaged SET v = set_byte(v::bytea, 2, get_byte(v::bytea, 2) # 1)::fieldcrypt.encrypted WHERE tenant = 'unknown';
 UPDATE damaged SET v = set_byte(v::bytea, 30, get_byte(v::bytea, 30) # 1)::fieldcrypt.encrypted WHERE tenant = 'good' AND id > 8;
 SQL
 my $unknown = value($node, q{SELECT DISTINCT fieldcrypt.key_id(v) FROM damaged WHERE tenant = 'unknown'});
